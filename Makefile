@@ -45,6 +45,7 @@ help:
 	@echo 'make clean   remove $(VENV), caches and demo output'
 
 setup: $(INSTALLED)
+	@echo '$(VENV) is ready; source $(BIN)/activate, then: secateur --help'
 
 demo: $(INSTALLED)
 	@$(BIN)/secateur demo $(ARGS)
@@ -80,7 +81,7 @@ $(INSTALLED): pyproject.toml
 	@echo 'setup [1/4] $(VENV) with $(PYTHON)'
 	@$(PYTHON) -m venv $(VENV)
 	@echo "setup [2/4] PyTorch: "$(TORCH_BUILD)" (CPU: 200 MB; GPU: several GB)"
-	@$(PIP) $(TORCH_BUILD) $(TORCH_INDEX) || $(PIP) $(TORCH_BUILD) || \
+	@$(PIP) --no-deps $(TORCH_BUILD) $(TORCH_INDEX) || $(PIP) --no-deps $(TORCH_BUILD) || \
 		{ echo "setup: PyTorch cannot be installed:" $(TORCH_BUILD) $(TORCH_INDEX) >&2; exit 1; }
 	@echo 'setup [3/4] secateur[$(EXTRA),dev] and what it needs (2 to 5 minutes; PIP_FLAGS= shows every step)'
 	@$(PIP) -e '.[$(EXTRA),dev]'

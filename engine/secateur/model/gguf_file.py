@@ -164,9 +164,7 @@ class _Cursor:
 RawEntry = tuple[str, tuple[int, ...], int, int]
 
 
-def _header(
-    cursor: _Cursor, file: Path
-) -> tuple[dict[str, object], dict[str, int], list[RawEntry], int]:
+def _header(cursor: _Cursor, file: Path) -> tuple[dict[str, object], dict[str, int], list[RawEntry], int]:
     version = cursor.read("I")
     if version not in SUPPORTED_VERSIONS:
         raise UnsupportedModel("MODEL", file, f"GGUF version {version}; versions 2 and 3 can be read")

