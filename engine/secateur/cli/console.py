@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console
@@ -44,14 +44,15 @@ def emit_json(document: Mapping[str, Any]) -> None:
 def stdout_to_stderr() -> Iterator[None]:
     """Send to stderr whatever libraries and child processes print on stdout meanwhile.
 
-    Works on the file descriptor, because vLLM's engine process inherits it and logs there. Commands
-    do their work inside and call `emit_json` after it.
+    Works on the file descriptor too, because vLLM's engine process inherits it and logs there.
+    Commands do their work inside and call `emit_json` after it.
     """
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         sys.stdout.flush()
         os.dup2(kept, 1)

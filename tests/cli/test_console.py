@@ -1,0 +1,76 @@
+"""What goes to stdout, what goes to stderr, and how long things are said to take."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+
+import pytest
+
+from secateur.cli import console
+
+
+def test_json_is_one_valid_document(capsys: pytest.CaptureFixture[str]) -> None:
+    console.emit_json({"perplexity": {"a": math.inf, "b": 2.5}, "widths": (1, math.nan), "name": "é"})
+    printed = capsys.readouterr()
+    assert json.loads(printed.out, parse_constant=pytest.fail) == {
+        "perplexity": {"a": None, "b": 2.5},
+        "widths": [1, None],
+        "name": "é",
+    }
+    assert printed.err == ""
+
+
+def test_say_goes_to_stderr_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("layer [3] of [bold]x[/bold] " + "w" * 200)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "layer [3] of [bold]x[/bold] " + "w" * 200 + "\n"
+
+
+def test_stdout_to_stderr_catches_libraries_and_children(capfd: pytest.CaptureFixture[str]) -> None:
+    with console.stdout_to_stderr():
+        print("library")
+        subprocess.run(["echo", "child"], check=True)
+    console.emit_json({"ok": True})
+    printed = capfd.readouterr()
+    assert json.loads(printed.out) == {"ok": True}
+    assert sorted(printed.err.split()) == ["child", "library"]
+
+
+def test_stdout_comes_back_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), console.stdout_to_stderr():
+        raise ZeroDivisionError
+    print("back")
+    assert capfd.readouterr().out == "back\n"
+
+
+def test_progress_without_a_terminal_is_a_few_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 5))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    with console.progress("calibrating", 10) as advance:
+        for _ in range(10):
+            advance(note="layer 3")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "calibrating ..."
+    assert lines[1] == "calibrating: 3/10, about 35 s left layer 3"
+    assert lines[-1] == "calibrating: done in 55 s"
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3900, "1 h 05 min"),
+        (math.nan, "an unknown time"),
+    ],
+)
+def test_duration(seconds: float, said: str) -> None:
+    assert console.duration(seconds) == said
