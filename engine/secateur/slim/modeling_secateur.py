@@ -9,7 +9,7 @@ embedding, sliding window and key/value cache are therefore exactly the family's
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -55,7 +55,6 @@ class SecateurForCausalLM(LlamaForCausalLM):
     """The pruned model; what is inherited from Llama (head, loss, tying) is common to all families."""
 
     config_class = SecateurConfig
-    _no_split_modules: ClassVar[list[str]] = [family.layer.__name__ for family in FAMILIES.values()]
 
     def __init__(self, config: SecateurConfig) -> None:
         # Not LlamaForCausalLM's: that would build the dense model first.
