@@ -28,7 +28,7 @@ TORCH_INDEX := --extra-index-url https://download.pytorch.org/whl/cpu --retries 
 UNWANTED := torchvision torchaudio torchcodec
 endif
 
-USABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+USABLE := import sys, ssl, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
@@ -79,7 +79,8 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c '$(USABLE)' || { echo 'setup: $(PYTHON) is not Python 3.11 to 3.13 with venv' >&2; exit 1; }
 	@if [ -d $(VENV) ] && ls $(VENV)/.installed-* 2>/dev/null | grep -qv -e '-$(EXTRA)$$'; then rm -rf $(VENV); fi
 	@echo 'setup [1/4] $(VENV) with $(PYTHON)'
-	@$(PYTHON) -m venv $(VENV)
+	@# A .venv that works is kept, an interrupted one is made again.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setup [2/4] PyTorch: "$(TORCH_BUILD)" (CPU: 200 MB; GPU: several GB)"
 	@$(PIP) --no-deps $(TORCH_BUILD) $(TORCH_INDEX) || $(PIP) --no-deps $(TORCH_BUILD) || \
 		{ echo "setup: PyTorch cannot be installed:" $(TORCH_BUILD) $(TORCH_INDEX) >&2; exit 1; }
