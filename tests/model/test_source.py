@@ -156,6 +156,7 @@ class TestBrokenFolder:
     @pytest.mark.parametrize("text", ["{", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "{}"])
     def test_damaged_index(self, tiny_llama: Path, editable: Editable, text: str) -> None:
         folder = editable(tiny_llama)
+        (folder / "model.safetensors").unlink()
         (folder / "model.safetensors.index.json").write_text(text)
         refused(BrokenCheckpoint, folder, "not a safetensors index")
 

@@ -48,11 +48,11 @@ def open_safetensors(folder: Path) -> SafetensorsFiles:
 
 
 def _shards(folder: Path) -> Iterable[Path]:
+    if (folder / SINGLE).is_file():  # before an index, as transformers does
+        return [folder / SINGLE]
     index = folder / INDEX
     if index.is_file():
         return _indexed_shards(folder, index)
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
     if any(folder.glob("pytorch_model*.bin")):
         raise BrokenCheckpoint(
             "MODEL",

