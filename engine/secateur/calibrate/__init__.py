@@ -1,0 +1,1 @@
+"""From text to the block library: corpora, activation statistics, ranking, least-squares repair."""

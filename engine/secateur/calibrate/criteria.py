@@ -1,0 +1,161 @@
+"""Ranking criteria: in which order the units of a sub-block are worth keeping.
+
+A criterion sees one sub-block's statistics and returns an order of its units, most important
+first. Units are KV groups (attention) or channels (FFN); a unit spans `span` inner channels.
+
+Shape suffixes: U units, S inner channels of a unit, N = U*S inner channels, H hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from secateur.calibrate.repair import damped
+from secateur.errors import BadInput
+from secateur.model.dense import Attention, SubBlock
+
+_GREEDY_FRACTION = 96  # greedy elimination takes 1/96 of the units per step
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+        block: the sub-block.
+        weight_HN: its last projection.
+        gram_NN: Gram matrix of its inner activations.
+        span: inner channels per unit.
+        taylor_N: first-order Taylor scores of the inner channels, where they were collected.
+    """
+
+    block: SubBlock
+    weight_HN: Tensor
+    gram_NN: Tensor
+    span: int
+    taylor_N: Tensor | None = None
+
+    @property
+    def num_units(self) -> int:
+        """Units of the sub-block."""
+        return self.weight_HN.shape[1] // self.span
+
+
+class Criterion(Protocol):
+    """Orders units. Implementations are stateless functions of the evidence."""
+
+    def __call__(self, evidence: Evidence, *, shrinkage: float) -> Tensor:
+        """Unit indices [U], most important first."""
+
+
+def _by_score(score_U: Tensor) -> Tensor:
+    return torch.argsort(score_U, descending=True, stable=True)
+
+
+def _per_unit(score_N: Tensor, span: int) -> Tensor:
+    return score_N.view(-1, span).sum(-1)
+
+
+def magnitude(evidence: Evidence, *, shrinkage: float) -> Tensor:
+    """Squared norm of all coupled weights of a unit (the L2 criterion of LLM-Pruner)."""
+    block = evidence.block
+    if isinstance(block, Attention):
+        rows = (block.query_QH, block.key_KH, block.value_KH)
+    else:
+        rows = (block.gate_CH, block.up_CH)
+    score_U = _per_unit(evidence.weight_HN.float().square().sum(0), evidence.span)
+    for matrix in rows:
+        score_U = score_U + matrix.float().square().sum(-1).view(evidence.num_units, -1).sum(-1)
+    return _by_score(score_U)
+
+
+def activation(evidence: Evidence, *, shrinkage: float) -> Tensor:
+    """||w_j||^2 E[x_j^2], the structured form of Wanda (arXiv 2306.11695)."""
+    score_N = evidence.weight_HN.float().square().sum(0) * evidence.gram_NN.diagonal()
+    return _by_score(_per_unit(score_N, evidence.span))
+
+
+def taylor(evidence: Evidence, *, shrinkage: float) -> Tensor:
+    """First-order Taylor: the loss change when a unit's activations go to zero (LLM-Pruner, arXiv 2305.11627)."""
+    if evidence.taylor_N is None:
+        raise BadInput("--criterion", "taylor", "needs gradients, which this calibration did not collect")
+    return _by_score(_per_unit(evidence.taylor_N, evidence.span))
+
+
+def obs(evidence: Evidence, *, shrinkage: float) -> Tensor:
+    """OBS cost of removing one unit with all others re-fitted: tr(w_j ((C^-1)_jj)^-1 w_j^T)."""
+    inverse = _inverse(damped(evidence.gram_NN, shrinkage))
+    return _by_score(_obs_cost(evidence.weight_HN.double(), inverse, evidence.span))
+
+
+def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
+    """Units removed a few at a time by OBS cost, the rest re-fitted after each step (as ZipLM, arXiv 2302.04089).
+
+    The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
+    not both called unimportant.
+    """
+    span, units = evidence.span, evidence.num_units
+    weight = evidence.weight_HN.double().clone()
+    inverse = _inverse(damped(evidence.gram_NN, shrinkage))
+    alive = torch.arange(units)
+    removed: list[Tensor] = []
+    step = max(1, units // _GREEDY_FRACTION)
+    while len(alive) > step:
+        cost = _obs_cost(weight, inverse, span)
+        losers = torch.argsort(cost, stable=True)[:step]
+        removed.append(alive[losers])
+        alive, weight, inverse = _eliminate(alive, weight, inverse, losers, span)
+    last = _by_score(_obs_cost(weight, inverse, span))
+    return torch.cat([alive[last], *reversed([part.flip(0) for part in removed])])
+
+
+def _inverse(positive_NN: Tensor) -> Tensor:
+    return torch.cholesky_inverse(torch.linalg.cholesky(positive_NN))
+
+
+def _obs_cost(weight_HN: Tensor, inverse_NN: Tensor, span: int) -> Tensor:
+    if span == 1:
+        return weight_HN.square().sum(0) / inverse_NN.diagonal()
+    units = weight_HN.shape[1] // span
+    blocks_USS = torch.stack([inverse_NN[i : i + span, i : i + span] for i in range(0, units * span, span)])
+    weight_UHS = weight_HN.view(-1, units, span).transpose(0, 1)
+    factor_USS = torch.linalg.cholesky(blocks_USS)
+    solved = torch.linalg.solve_triangular(factor_USS, weight_UHS.transpose(1, 2), upper=False)
+    return solved.square().sum((1, 2))
+
+
+def _eliminate(
+    alive_U: Tensor, weight_HN: Tensor, inverse_NN: Tensor, losers: Tensor, span: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    keep_units = torch.ones(len(alive_U), dtype=torch.bool)
+    keep_units[losers] = False
+    keep = keep_units.repeat_interleave(span)
+    core = inverse_NN[~keep][:, ~keep]
+    rows = torch.cholesky_solve(inverse_NN[~keep][:, keep], torch.linalg.cholesky(core))
+    weight = weight_HN[:, keep] - weight_HN[:, ~keep] @ rows
+    inverse = inverse_NN[keep][:, keep] - inverse_NN[keep][:, ~keep] @ rows
+    return alive_U[keep_units], weight, inverse
+
+
+CRITERIA: dict[str, Criterion] = {
+    "obs-greedy": obs_greedy,
+    "obs": obs,
+    "activation": activation,
+    "magnitude": magnitude,
+    "taylor": taylor,
+}
+
+
+def criterion_named(name: str) -> Criterion:
+    """The criterion of that name.
+
+    Raises:
+        BadInput: no such criterion.
+    """
+    if name not in CRITERIA:
+        raise BadInput("--criterion", name, f"allowed are {', '.join(CRITERIA)}")
+    return CRITERIA[name]

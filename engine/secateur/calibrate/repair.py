@@ -1,0 +1,56 @@
+"""Least-squares repair of a sub-block's last projection after units have been cut.
+
+With C the Gram matrix of the inner activations (units sorted, most important first) and one
+Cholesky factor C + damping I = L L^T, the leading block of L is the factor of every prefix. Hence a
+single factor repairs *every* width: with K the kept prefix and R the rest,
+
+    W'_K = W_K + W_R C_RK (C_KK + damping I)^-1 = W_K + W_R L_RK L_KK^-1
+
+and the error left over (the Schur complement) is || W_R L_RR ||_F^2. Shrinkage pulls towards the
+plain cut W_K, not towards zero. Source: optimal brain surgeon / linear reconstruction, design.md idea 2.
+
+Shape suffixes: H hidden, N inner channels, K kept ones, R removed ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DEFAULT_SHRINKAGE = 0.01
+
+
+def damped(gram_NN: Tensor, shrinkage: float) -> Tensor:
+    """The Gram matrix in fp64 with `shrinkage` times its mean diagonal added to the diagonal."""
+    gram64 = gram_NN.double()
+    level = gram64.diagonal().mean() * shrinkage
+    return gram64 + torch.eye(len(gram64), dtype=torch.float64) * torch.clamp(level, min=1e-12)
+
+
+def factorise(gram_NN: Tensor, order_N: Tensor, shrinkage: float) -> Tensor:
+    """The lower Cholesky factor [N, N] fp32 of the damped Gram matrix, permuted by `order_N`."""
+    permuted = damped(gram_NN, shrinkage)[order_N][:, order_N]
+    return torch.linalg.cholesky(permuted).float().contiguous()
+
+
+def repaired(weight_HN: Tensor, factor_NN: Tensor, keep: int) -> Tensor:
+    """The projection of the first `keep` channels that best stands in for all, [H, K] in the dtype of `weight_HN`.
+
+    Cost: 2 H R K + H K^2 FLOPs in fp64.
+    """
+    if keep == weight_HN.shape[1]:
+        return weight_HN
+    kept_KK = factor_NN[:keep, :keep].double()
+    cross_RK = factor_NN[keep:, :keep].double()
+    rest_HK = weight_HN[:, keep:].double() @ cross_RK
+    update_HK = torch.linalg.solve_triangular(kept_KK, rest_HK, upper=False, left=False)
+    return (weight_HN[:, :keep].double() + update_HK).to(weight_HN.dtype)
+
+
+def residual_errors(weight_HN: Tensor, factor_NN: Tensor, keeps: list[int]) -> list[float]:
+    """Squared output error (summed over calibration tokens) that repair leaves at each of `keeps`."""
+    weight = weight_HN.float()
+    errors = []
+    for keep in keeps:
+        errors.append(float((weight[:, keep:] @ factor_NN[keep:, keep:]).square().sum()))
+    return errors

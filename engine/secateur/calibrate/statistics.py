@@ -1,0 +1,86 @@
+"""One pass over calibration windows, layer by layer: the Gram matrix of every sub-block's inner activations.
+
+All windows advance through one sub-block before the next begins, so that memory holds the residual
+stream of the windows and a single Gram matrix, whatever the depth of the model.
+
+Shape suffixes: B windows, T tokens, H hidden, N inner channels of a sub-block, M tokens flattened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.model.dense import KINDS, Kind, Model
+from secateur.model.forward import Geometry, embed, inner, project
+
+CHUNK_WINDOWS = 16
+
+
+@dataclass(frozen=True)
+class Gram:
+    """Second moments of what a sub-block's last projection reads.
+
+    Attributes:
+        layer, kind: which sub-block.
+        gram_NN: sum over tokens of x x^T, fp32, N = its inner channels.
+        tokens: how many tokens were summed.
+    """
+
+    layer: int
+    kind: Kind
+    gram_NN: Tensor
+    tokens: int
+
+
+def collect(model: Model, windows_BT: Tensor, geo: Geometry) -> Iterator[Gram]:
+    """The Gram matrices of every sub-block that exists, in order of depth.
+
+    Arguments to the products are in the model's dtype, sums in fp32. Cost per token: one forward
+    pass plus 2 N^2 FLOPs per sub-block.
+    """
+    states = [embed(model, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
+    tokens = windows_BT.numel()
+    for index, layer in enumerate(model.layers):
+        for kind in KINDS:
+            block = layer.sub_block(kind)
+            if block is None:
+                continue
+            gram_NN: Tensor | None = None
+            for position, state_BTH in enumerate(states):
+                inner_BTN = inner(state_BTH, block, geo, index)
+                gram_NN = accumulate(gram_NN, inner_BTN)
+                states[position] = state_BTH + project(inner_BTN, block)
+            assert gram_NN is not None  # windows_BT is never empty
+            yield Gram(index, kind, gram_NN, tokens)
+
+
+def accumulate(total_NN: Tensor | None, x_BTN: Tensor, y_BTP: Tensor | None = None) -> Tensor:
+    """`total` + sum of x^T y over tokens, fp32; y is x when not given."""
+    x_MN = x_BTN.flatten(0, 1).float()
+    y_MP = x_MN if y_BTP is None else y_BTP.flatten(0, 1).float()
+    exact_in_bf16 = x_BTN.dtype == torch.bfloat16 and (y_BTP is None or y_BTP.dtype == torch.bfloat16)
+    with bf16_products() if exact_in_bf16 else nullcontext():
+        if total_NN is None:
+            return x_MN.T @ y_MP
+        return total_NN.addmm_(x_MN.T, y_MP)
+
+
+@contextmanager
+def bf16_products() -> Iterator[None]:
+    """fp32 products on a CPU through its bf16 units, summed in fp32.
+
+    Exact but for the order of the sum when the arguments are bf16 numbers, and 2-3 times as fast;
+    a product that *returns* bf16 would round every entry to 8 bits.
+    """
+    backend = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before

@@ -1,0 +1,282 @@
+"""A decoder model as immutable sub-blocks of tensors, dense or slim.
+
+Widths are read from the tensors themselves, so a slim checkpoint loads through the same door: a
+sub-block whose tensors are absent is None. Nothing here is ever modified in place; cutting and
+permuting make new values that share storage where they can.
+
+Shape suffixes: V vocabulary, H hidden, Q query channels (query heads x head_dim), K key/value
+channels (KV groups x head_dim), C FFN channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from secateur.errors import BrokenCheckpoint, UnsupportedModel
+from secateur.model.families import Family, family_of
+
+Kind = Literal["attention", "ffn"]
+KINDS: tuple[Kind, Kind] = ("attention", "ffn")
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention half of a layer. Heads are stored group by group, as the families store them."""
+
+    norm_H: Tensor
+    query_QH: Tensor
+    key_KH: Tensor
+    value_KH: Tensor
+    output_HQ: Tensor
+    query_bias_Q: Tensor | None = None
+    key_bias_K: Tensor | None = None
+    value_bias_K: Tensor | None = None
+    output_bias_H: Tensor | None = None
+    query_norm_D: Tensor | None = None
+    key_norm_D: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Ffn:
+    """FFN half of a layer (SwiGLU)."""
+
+    norm_H: Tensor
+    gate_CH: Tensor
+    up_CH: Tensor
+    down_HC: Tensor
+    gate_bias_C: Tensor | None = None
+    up_bias_C: Tensor | None = None
+    down_bias_H: Tensor | None = None
+
+
+SubBlock = Attention | Ffn
+Block = TypeVar("Block", Attention, Ffn)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer; a removed sub-block is None."""
+
+    attention: Attention | None
+    ffn: Ffn | None
+
+    def sub_block(self, kind: Kind) -> SubBlock | None:
+        """The half of the layer that `kind` names."""
+        return self.attention if kind == "attention" else self.ffn
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder language model.
+
+    Attributes:
+        config: the transformers config it was loaded with.
+        family: where its tensors are called what.
+        head_dim: channels per head.
+        queries_per_group: query heads that share one key/value head (a KV group).
+        head_VH: the output head; the embedding itself when tied.
+    """
+
+    config: Any
+    family: Family
+    head_dim: int
+    queries_per_group: int
+    embedding_VH: Tensor
+    layers: tuple[Layer, ...]
+    final_norm_H: Tensor
+    head_VH: Tensor
+    tied: bool
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers, removed ones included."""
+        return len(self.layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self.embedding_VH.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the weights."""
+        return self.embedding_VH.dtype
+
+    def width(self, layer: int, kind: Kind) -> int:
+        """KV groups or channels of a sub-block; 0 when it is removed."""
+        block = self.layers[layer].sub_block(kind)
+        if block is None:
+            return 0
+        if isinstance(block, Attention):
+            return block.key_KH.shape[0] // self.head_dim
+        return block.gate_CH.shape[0]
+
+    def to(self, dtype: torch.dtype) -> Model:
+        """The same model with every tensor in `dtype`."""
+        convert = lambda tensor: tensor.to(dtype)  # noqa: E731
+        embedding = convert(self.embedding_VH)
+        return replace(
+            self,
+            embedding_VH=embedding,
+            layers=tuple(map_layer(layer, convert) for layer in self.layers),
+            final_norm_H=convert(self.final_norm_H),
+            head_VH=embedding if self.tied else convert(self.head_VH),
+        )
+
+
+def tensors_of(block: SubBlock) -> dict[str, Tensor]:
+    """The tensors of a sub-block by field name, absent ones left out."""
+    named = ((field.name, getattr(block, field.name)) for field in fields(block))
+    return {name: tensor for name, tensor in named if tensor is not None}
+
+
+def map_block(block: Block, change: Callable[[Tensor], Tensor]) -> Block:
+    """A sub-block with `change` applied to every tensor."""
+    return replace(block, **{name: change(tensor) for name, tensor in tensors_of(block).items()})
+
+
+def map_layer(layer: Layer, change: Callable[[Tensor], Tensor]) -> Layer:
+    """A layer with `change` applied to every tensor."""
+    return Layer(
+        attention=map_block(layer.attention, change) if layer.attention else None,
+        ffn=map_block(layer.ffn, change) if layer.ffn else None,
+    )
+
+
+# field of the sub-block -> (attribute of the family row, tensor kind)
+ATTENTION_FIELDS = {
+    "norm_H": ("attention_norm", "weight"),
+    "query_QH": ("query", "weight"),
+    "key_KH": ("key", "weight"),
+    "value_KH": ("value", "weight"),
+    "output_HQ": ("output", "weight"),
+    "query_bias_Q": ("query", "bias"),
+    "key_bias_K": ("key", "bias"),
+    "value_bias_K": ("value", "bias"),
+    "output_bias_H": ("output", "bias"),
+    "query_norm_D": ("query_norm", "weight"),
+    "key_norm_D": ("key_norm", "weight"),
+}
+FFN_FIELDS = {
+    "norm_H": ("ffn_norm", "weight"),
+    "gate_CH": ("gate", "weight"),
+    "up_CH": ("up", "weight"),
+    "down_HC": ("down", "weight"),
+    "gate_bias_C": ("gate", "bias"),
+    "up_bias_C": ("up", "bias"),
+    "down_bias_H": ("down", "bias"),
+}
+
+
+def base_model_type(config: Any) -> str:
+    """The family key of a config: a slim checkpoint's is that of the model it was cut from."""
+    return getattr(config, "base_model_type", None) or config.model_type
+
+
+def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> Model:
+    """The model made of a config and its named tensors.
+
+    Args:
+        config: transformers config of a supported family, or of a slim checkpoint.
+        tensors: weights by their Hugging Face names.
+        reference: how the user called the model, for messages.
+
+    Raises:
+        UnsupportedModel: family or activation not supported.
+        BrokenCheckpoint: tensors are missing or left over.
+    """
+    family = family_of(base_model_type(config))
+    if getattr(config, "hidden_act", "silu") != "silu":
+        raise UnsupportedModel("MODEL activation", config.hidden_act, "only silu (SwiGLU) is supported")
+    remaining = dict(tensors)
+
+    def take(name: str) -> Tensor:
+        if name not in remaining:
+            raise BrokenCheckpoint("MODEL", reference, f"tensor {name} is missing")
+        return remaining.pop(name)
+
+    embedding = take(f"{family.embedding}.weight")
+    head_name = f"{family.head}.weight"
+    tied = head_name not in remaining
+    layers = tuple(_take_layer(family, index, remaining, reference) for index in range(config.num_hidden_layers))
+    model = Model(
+        config=config,
+        family=family,
+        head_dim=_head_dim(config),
+        queries_per_group=_queries_per_group(config),
+        embedding_VH=embedding,
+        layers=layers,
+        final_norm_H=take(f"{family.final_norm}.weight"),
+        head_VH=embedding if tied else take(head_name),
+        tied=tied,
+    )
+    leftover = [name for name in remaining if not name.endswith("rotary_emb.inv_freq")]
+    if leftover:
+        raise BrokenCheckpoint("MODEL", reference, f"unexpected tensor {leftover[0]} ({len(leftover)} in all)")
+    return model
+
+
+def named_tensors(model: Model) -> dict[str, Tensor]:
+    """The inverse of `build_model`: every tensor by its Hugging Face name."""
+    family = model.family
+    named = {f"{family.embedding}.weight": model.embedding_VH}
+    for index, layer in enumerate(model.layers):
+        for block, table in ((layer.attention, ATTENTION_FIELDS), (layer.ffn, FFN_FIELDS)):
+            if block is None:
+                continue
+            for field, tensor in tensors_of(block).items():
+                role, kind = table[field]
+                named[family.layer_tensor(index, getattr(family, role), kind)] = tensor
+    named[f"{family.final_norm}.weight"] = model.final_norm_H
+    if not model.tied:
+        named[f"{family.head}.weight"] = model.head_VH
+    return named
+
+
+def _take_layer(family: Family, index: int, remaining: dict[str, Tensor], reference: str) -> Layer:
+    attention = _take_fields(family, index, ATTENTION_FIELDS, remaining)
+    ffn = _take_fields(family, index, FFN_FIELDS, remaining)
+    return Layer(
+        attention=_whole(Attention, attention, f"layer {index} attention", reference) if attention else None,
+        ffn=_whole(Ffn, ffn, f"layer {index} ffn", reference) if ffn else None,
+    )
+
+
+def _whole(kind: type[Block], found: dict[str, Tensor], where: str, reference: str) -> Block:
+    required = [field.name for field in fields(kind) if field.default is MISSING]
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise BrokenCheckpoint("MODEL", reference, f"{where} lacks {', '.join(missing)}")
+    return kind(**found)
+
+
+def _take_fields(
+    family: Family, index: int, table: Mapping[str, tuple[str, str]], remaining: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    found = {}
+    for field, (role, kind) in table.items():
+        module = getattr(family, role)
+        if module is None or (kind == "bias" and module not in family.biased):
+            continue
+        name = family.layer_tensor(index, module, kind)
+        if name in remaining:
+            found[field] = remaining.pop(name)
+    return found
+
+
+def _head_dim(config: Any) -> int:
+    explicit = getattr(config, "head_dim", None)
+    return int(explicit or config.hidden_size // config.num_attention_heads)
+
+
+def _queries_per_group(config: Any) -> int:
+    """Whole groups are cut, so every layer that still has attention agrees."""
+    if base_model_type(config) != config.model_type:
+        config = next(layer for layer in config.per_layer_config if "attention" not in layer.skip)
+    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return int(config.num_attention_heads // groups)

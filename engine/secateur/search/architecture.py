@@ -1,0 +1,74 @@
+"""An architecture: the widths kept, per layer. Immutable, hashable, JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.model.dense import KINDS, Kind, Model
+
+
+@dataclass(frozen=True, order=True)
+class Architecture:
+    """Widths kept per layer; 0 removes the sub-block.
+
+    Attributes:
+        groups: KV groups per layer.
+        channels: FFN channels per layer.
+    """
+
+    groups: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.groups) != len(self.channels):
+            raise ValueError(f"{len(self.groups)} layers of groups, {len(self.channels)} of channels")
+        if any(width < 0 for width in (*self.groups, *self.channels)):
+            raise ValueError("widths cannot be negative")
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the dense model, removed ones included."""
+        return len(self.groups)
+
+    def width(self, layer: int, kind: Kind) -> int:
+        """The width of one sub-block."""
+        return self.groups[layer] if kind == "attention" else self.channels[layer]
+
+    def with_width(self, layer: int, kind: Kind, width: int) -> Architecture:
+        """The same architecture with one sub-block of another width."""
+        values = list(self.groups if kind == "attention" else self.channels)
+        values[layer] = width
+        if kind == "attention":
+            return Architecture(tuple(values), self.channels)
+        return Architecture(self.groups, tuple(values))
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Widths in the order of computation: attention 0, FFN 0, attention 1, ..."""
+        return tuple(self.width(layer, kind) for layer in range(self.num_layers) for kind in KINDS)
+
+    @property
+    def digest(self) -> str:
+        """A short stable identity."""
+        return hashlib.blake2b(json.dumps(self.to_json()).encode(), digest_size=8).hexdigest()
+
+    def to_json(self) -> dict[str, list[int]]:
+        """As plain lists."""
+        return {"groups": list(self.groups), "channels": list(self.channels)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Architecture:
+        """The inverse of `to_json`."""
+        return cls(tuple(document["groups"]), tuple(document["channels"]))
+
+
+def architecture_of(model: Model) -> Architecture:
+    """The architecture that a model has."""
+    layers = range(model.num_layers)
+    return Architecture(
+        tuple(model.width(layer, "attention") for layer in layers),
+        tuple(model.width(layer, "ffn") for layer in layers),
+    )

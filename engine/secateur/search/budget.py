@@ -1,0 +1,128 @@
+"""Budgets: what the slim model must fit, as a cost that adds up over sub-blocks.
+
+Every cost model answers one question, what a sub-block of some width costs; the rest of the search
+never asks what is being counted. Latency comes in as another table of the same form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from secateur.calibrate.library import num_parameters, prefix
+from secateur.errors import BadInput, InfeasibleBudget
+from secateur.model.dense import Model
+from secateur.search.architecture import Architecture
+from secateur.search.space import Slot, Space
+
+BUDGET_KINDS = ("params", "memory")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Additive cost over sub-blocks.
+
+    Attributes:
+        unit: what is counted, for messages.
+        fixed: what no architecture can avoid.
+        table: cost of every allowed width of every sub-block.
+    """
+
+    unit: str
+    fixed: int
+    table: dict[Slot, dict[int, int]] = field(repr=False)
+
+    def block(self, slot: Slot, width: int) -> int:
+        """Cost of one sub-block at a width."""
+        return self.table[slot][width]
+
+    def of(self, candidate: Architecture) -> int:
+        """Cost of an architecture."""
+        return self.fixed + sum(row[candidate.width(*slot)] for slot, row in self.table.items())
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A cost that may not be exceeded."""
+
+    kind: str
+    cost: Cost
+    limit: int
+
+    def admits(self, candidate: Architecture) -> bool:
+        """Whether the candidate fits."""
+        return self.cost.of(candidate) <= self.limit
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of an architecture or model."""
+
+    total: int
+    non_embedding: int
+
+    def to_json(self) -> dict[str, int]:
+        """As in every JSON document of Secateur."""
+        return {"total": self.total, "non_embedding": self.non_embedding}
+
+
+def parameter_cost(model: Model, space: Space) -> Cost:
+    """Non-embedding parameters: every sub-block with its norm, and the final norm."""
+    table: dict[Slot, dict[int, int]] = {}
+    for layer, kind in space.slots:
+        block = model.layers[layer].sub_block(kind)
+        widths = space.widths(layer, kind)
+        if block is None:
+            table[layer, kind] = dict.fromkeys(widths, 0)
+            continue
+        cut = {w: prefix(block, w, model.head_dim, model.queries_per_group) for w in widths if w > 0}
+        table[layer, kind] = {0: 0} | {width: num_parameters(part) for width, part in cut.items()}
+    return Cost("non-embedding parameters", model.final_norm_H.numel(), table)
+
+
+def embedding_parameters(model: Model) -> int:
+    """Parameters of the embedding and, when it is not tied, of the head."""
+    return model.embedding_VH.numel() * (1 if model.tied else 2)
+
+
+def count_parameters(model: Model) -> ParameterCount:
+    """Parameters of a model as it is."""
+    blocks = sum(num_parameters(half) for layer in model.layers for half in (layer.attention, layer.ffn))
+    non_embedding = blocks + model.final_norm_H.numel()
+    return ParameterCount(non_embedding + embedding_parameters(model), non_embedding)
+
+
+def keep_budget(model: Model, space: Space, keep: float, kind: str = "params") -> Budget:
+    """The budget of keeping a fraction of the dense model.
+
+    Args:
+        keep: fraction of non-embedding parameters (``params``) or of weight bytes, the embedding
+            included (``memory``).
+
+    Raises:
+        BadInput: `keep` is not in (0, 1], or the kind is unknown.
+        InfeasibleBudget: even the smallest architecture of the space is over it.
+    """
+    if not 0.0 < keep <= 1.0:
+        raise BadInput("--keep", keep, "allowed is a fraction over 0 and up to 1")
+    if kind not in BUDGET_KINDS:
+        raise BadInput("--budget", kind, f"allowed are {', '.join(BUDGET_KINDS)}")
+    cost = parameter_cost(model, space)
+    if kind == "memory":
+        cost = _bytes_cost(model, cost)
+    budget = Budget(kind, cost, int(keep * cost.of(space.dense)))
+    smallest = cost.fixed + min_blocks(cost)
+    if smallest > budget.limit:
+        least = smallest / cost.of(space.dense)
+        raise InfeasibleBudget("--keep", keep, f"the smallest feasible is {least:.4f} ({smallest} {cost.unit})")
+    return budget
+
+
+def min_blocks(cost: Cost) -> int:
+    """The least that a model with at least one sub-block can cost beyond the fixed part."""
+    return min(min(price for width, price in row.items() if width > 0) for row in cost.table.values())
+
+
+def _bytes_cost(model: Model, parameters: Cost) -> Cost:
+    size = model.embedding_VH.element_size()
+    table = {slot: {w: n * size for w, n in row.items()} for slot, row in parameters.table.items()}
+    return Cost("weight bytes", (parameters.fixed + embedding_parameters(model)) * size, table)

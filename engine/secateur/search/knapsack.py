@@ -1,0 +1,66 @@
+"""The additive optimum: widths that minimise a sum of table entries within a budget.
+
+Lagrangian relaxation (each sub-block alone minimises value + price * cost), then the slack that
+discreteness leaves is spent greedily. Exact up to one move per sub-block; the table is not exact
+either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget
+from secateur.search.space import Slot, Space
+
+Values = Mapping[Slot, Mapping[int, float]]
+
+
+def solve(space: Space, budget: Budget, values: Values) -> Architecture:
+    """The architecture of least total value found within the budget."""
+    low, high = 0.0, _ceiling(budget, values)
+    for _ in range(80):
+        price = (low + high) / 2
+        if budget.admits(_pick(space, budget, values, price)):
+            high = price
+        else:
+            low = price
+    return spend_slack(space, budget, values, _pick(space, budget, values, high))
+
+
+def spend_slack(space: Space, budget: Budget, values: Values, start: Architecture) -> Architecture:
+    """Widen sub-blocks while something fits, best gain per cost first."""
+    current, slack = start, budget.limit - budget.cost.of(start)
+    while True:
+        best: tuple[float, Slot, int, int] | None = None
+        for slot in space.slots:
+            width = current.width(*slot)
+            for wider in space.widths(*slot):
+                extra = budget.cost.block(slot, wider) - budget.cost.block(slot, width)
+                gain = values[slot][width] - values[slot][wider]
+                if wider > width and 0 < extra <= slack and (best is None or gain / extra > best[0]):
+                    best = (gain / extra, slot, wider, extra)
+        if best is None:
+            return current
+        _, slot, wider, extra = best
+        current, slack = current.with_width(*slot, wider), slack - extra
+
+
+def _ceiling(budget: Budget, values: Values) -> float:
+    """A price at which nothing is worth keeping."""
+    worst = max(max(row.values()) for row in values.values())
+    cheapest = min(price for row in budget.cost.table.values() for price in row.values() if price > 0)
+    return 2.0 * (worst + 1e-9) / cheapest
+
+
+def _pick(space: Space, budget: Budget, values: Values, price: float) -> Architecture:
+    widths = {
+        slot: min(
+            space.widths(*slot), key=lambda w, s=slot: (values[s][w] + price * budget.cost.block(s, w), w)
+        )
+        for slot in space.slots
+    }
+    layers = range(space.dense.num_layers)
+    return Architecture(
+        tuple(widths[layer, "attention"] for layer in layers), tuple(widths[layer, "ffn"] for layer in layers)
+    )

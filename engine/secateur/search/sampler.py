@@ -1,0 +1,164 @@
+"""The sampler: which architectures to evaluate next. Pure functions of the seed and the pairs so far.
+
+Round 1 are seeds (even trims, the additive optimum at several sharpness values, with and without
+attention cuts); later rounds mutate and cross the best pairs within the budget, rank thousands of
+such children with the predictor, and pick the most promising and the most uncertain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget
+from secateur.search.knapsack import Values, solve, spend_slack
+from secateur.search.predictor import Predictor
+from secateur.search.space import Slot, Space
+from secateur.search.table import AdditiveTable
+
+SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
+PARENTS = 10
+CHILDREN = 1500
+EXPLORE = 0.25  # share of a round that goes to the most uncertain
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture to evaluate, and where it came from."""
+
+    architecture: Architecture
+    origin: str
+
+
+class Sampler:
+    """Proposes architectures that fit the budget and spend it."""
+
+    def __init__(self, space: Space, budget: Budget, table: AdditiveTable) -> None:
+        self._space = space
+        self._budget = budget
+        self._table = table
+
+    def seeds(self) -> list[Proposal]:
+        """The first round, best guess first."""
+        proposals = [
+            Proposal(solve(self._space, self._budget, self._values(power)), f"knapsack^{power}")
+            for power in SHARPNESS
+        ]
+        for power in (1.0, 0.65):
+            values = self._without_attention_cuts(self._values(power))
+            proposals.append(Proposal(solve(self._space, self._budget, values), f"knapsack^{power}, ffn only"))
+        proposals.append(Proposal(solve(self._space, self._budget, self._even()), "even trim"))
+        fitting = [p for p in proposals if self._budget.admits(p.architecture)]
+        return _distinct(fitting, exclude=())
+
+    def propose(
+        self, ranked: Sequence[Architecture], predictor: Predictor, rng: np.random.Generator, count: int
+    ) -> list[Proposal]:
+        """Up to `count` new architectures.
+
+        Args:
+            ranked: evaluated architectures that fit the budget, best first.
+        """
+        parents = list(ranked[:PARENTS])
+        known = set(ranked)
+        children = {
+            child: None
+            for _ in range(CHILDREN)
+            if (child := self._child(parents, rng)) not in known and self._budget.admits(child)
+        }
+        pool = list(children)
+        if not pool:
+            return []
+        prediction = predictor.predict(pool)
+        explore = int(count * EXPLORE)
+        promising = np.argsort(prediction.mean, kind="stable")[: count - explore]
+        hopeful = np.argsort(prediction.mean - 2.0 * prediction.std, kind="stable")
+        chosen = [Proposal(pool[i], "promising") for i in promising]
+        chosen += [Proposal(pool[i], "uncertain") for i in hopeful[:count]]
+        return _distinct(chosen, exclude=known)[:count]
+
+    def _child(self, parents: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
+        child = parents[_rank_weighted(len(parents), rng)]
+        if len(parents) > 1 and rng.random() < 0.3:
+            child = _cross(child, parents[rng.integers(len(parents))], rng)
+        for _ in range(int(rng.integers(1, 4))):
+            child = self._move(child, rng)
+        return spend_slack(self._space, self._budget, self._jitter(rng), self._shrink_to_fit(child, rng))
+
+    def _move(self, child: Architecture, rng: np.random.Generator) -> Architecture:
+        slot = self._space.slots[rng.integers(len(self._space.slots))]
+        widths = self._space.widths(*slot)
+        here = widths.index(child.width(*slot))
+        reach = 1 if slot[1] == "attention" else 4
+        there = int(np.clip(here + rng.integers(-reach, reach + 1), 0, len(widths) - 1))
+        return child.with_width(*slot, widths[there])
+
+    def _shrink_to_fit(self, child: Architecture, rng: np.random.Generator) -> Architecture:
+        """Narrow sub-blocks, those that the table says hurt least first (with noise), until the budget holds."""
+        values = self._jitter(rng)
+        while not self._budget.admits(child):
+            narrower = [(s, w) for s in self._space.slots if (w := self._below(child, s)) is not None]
+            slot, width = min(narrower, key=lambda step: self._loss_per_cost(child, values, *step))
+            child = child.with_width(*slot, width)
+        return child
+
+    def _below(self, child: Architecture, slot: Slot) -> int | None:
+        widths = self._space.widths(*slot)
+        here = widths.index(child.width(*slot))
+        return widths[here - 1] if here > 0 else None
+
+    def _loss_per_cost(self, child: Architecture, values: Values, slot: Slot, width: int) -> float:
+        cost = self._budget.cost
+        saved = cost.block(slot, child.width(*slot)) - cost.block(slot, width)
+        return (values[slot][width] - values[slot][child.width(*slot)]) / max(saved, 1)
+
+    def _values(self, sharpness: float) -> Values:
+        return {slot: {w: kl**sharpness for w, kl in row.items()} for slot, row in self._table.kl.items()}
+
+    def _jitter(self, rng: np.random.Generator) -> Values:
+        """The table with every sub-block's row scaled by a random factor, so that repairs of children vary."""
+        scale = np.exp(rng.normal(0.0, 0.35, len(self._table.kl)))
+        rows = zip(self._table.kl.items(), scale, strict=True)
+        return {slot: {w: kl * factor for w, kl in row.items()} for (slot, row), factor in rows}
+
+    def _without_attention_cuts(self, values: Values) -> Values:
+        def guarded(slot: Slot, row: Mapping[int, float]) -> Mapping[int, float]:
+            full = self._space.dense.width(*slot)
+            if slot[1] == "ffn":
+                return row
+            return {w: kl if w == full else kl + 1e6 for w, kl in row.items()}
+
+        return {slot: guarded(slot, row) for slot, row in values.items()}
+
+    def _even(self) -> Values:
+        """Values whose optimum trims every FFN evenly and attention last."""
+
+        def convex(slot: Slot, width: int) -> float:
+            missing = 1.0 - width / max(self._space.dense.width(*slot), 1)
+            return missing**2 * (1.0 if slot[1] == "ffn" else 1e3)
+
+        return {slot: {w: convex(slot, w) for w in self._space.widths(*slot)} for slot in self._space.slots}
+
+
+def _cross(left: Architecture, right: Architecture, rng: np.random.Generator) -> Architecture:
+    """Layers before a random depth from one parent, the rest from the other."""
+    at = int(rng.integers(1, max(2, left.num_layers)))
+    return Architecture(left.groups[:at] + right.groups[at:], left.channels[:at] + right.channels[at:])
+
+
+def _rank_weighted(count: int, rng: np.random.Generator) -> int:
+    weights = 1.0 / (1.0 + np.arange(count))
+    return int(rng.choice(count, p=weights / weights.sum()))
+
+
+def _distinct(proposals: Sequence[Proposal], exclude: Sequence[Architecture] | set[Architecture]) -> list[Proposal]:
+    seen = set(exclude)
+    kept = []
+    for proposal in proposals:
+        if proposal.architecture not in seen:
+            seen.add(proposal.architecture)
+            kept.append(proposal)
+    return kept

@@ -1,0 +1,138 @@
+"""The study: every pair of one search, in an Optuna journal on disk.
+
+An append-only file survives a kill at any instant: at worst its last line is torn, and is dropped
+on opening. Optuna's dashboard and plots read it as it is. A study belongs to one model, corpus,
+space and seed; opening it for another is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from secateur.errors import StudyMismatch
+from secateur.search.architecture import Architecture
+from secateur.search.evaluator import Measurement
+from secateur.search.space import Space
+
+JOURNAL = "study.journal"
+_NAME = "secateur"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An evaluated architecture.
+
+    Attributes:
+        round: 0 for the single cuts of the table, then the rounds of the search.
+        origin: who proposed it.
+    """
+
+    architecture: Architecture
+    measurement: Measurement
+    round: int
+    origin: str
+
+
+class Study:
+    """Pairs by architecture, kept on disk as they come.
+
+    Args:
+        folder: where the journal lies; made when missing.
+        identity: what the pairs depend on; compared with what the journal says.
+
+    Raises:
+        StudyMismatch: the folder holds a study of something else; names the difference.
+    """
+
+    def __init__(self, folder: Path, space: Space, identity: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = folder / JOURNAL
+        _drop_torn_line(journal)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._study = optuna.create_study(
+            storage=storage, study_name=_NAME, direction="minimize", load_if_exists=True
+        )
+        self._distributions = {
+            _parameter(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
+            for layer, kind in space.slots
+        }
+        self._check(folder, json.loads(json.dumps(dict(identity))))
+        self.pairs: dict[Architecture, Pair] = {}
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            pair = _pair_of(trial)
+            self.pairs[pair.architecture] = pair
+
+    def add(self, pair: Pair) -> None:
+        """Record a pair, on disk before this returns."""
+        candidate = pair.architecture
+        params = {
+            _parameter(layer, kind): candidate.width(layer, kind)
+            for layer in range(candidate.num_layers)
+            for kind in ("attention", "ffn")
+        }
+        self._study.add_trial(
+            create_trial(
+                params=params,
+                distributions=self._distributions,
+                value=pair.measurement.kl,
+                user_attrs={"measurement": asdict(pair.measurement), "round": pair.round, "origin": pair.origin},
+            )
+        )
+        self.pairs[candidate] = pair
+
+    def _check(self, folder: Path, identity: dict[str, Any]) -> None:
+        known = self._study.user_attrs.get("identity")
+        if known is None:
+            self._study.set_user_attr("identity", identity)
+            return
+        for field in sorted(known.keys() | identity.keys()):
+            if known.get(field) != identity.get(field):
+                raise StudyMismatch(
+                    "--study",
+                    folder,
+                    f"made with another {field} ({_short(known.get(field))}, now {_short(identity.get(field))}); "
+                    "give another folder or remove this one",
+                )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _parameter(layer: int, kind: str) -> str:
+    return f"layer_{layer:03d}.{'groups' if kind == 'attention' else 'channels'}"
+
+
+def _pair_of(trial: FrozenTrial) -> Pair:
+    layers = len(trial.params) // 2
+    candidate = Architecture(
+        tuple(trial.params[_parameter(layer, "attention")] for layer in range(layers)),
+        tuple(trial.params[_parameter(layer, "ffn")] for layer in range(layers)),
+    )
+    attrs = trial.user_attrs
+    return Pair(candidate, Measurement(**attrs["measurement"]), attrs["round"], attrs["origin"])
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut the journal after its last complete line; what follows was being written when the process died."""
+    if not journal.is_file():
+        return
+    with journal.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
+            os.fsync(file.fileno())
