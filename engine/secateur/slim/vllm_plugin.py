@@ -9,10 +9,9 @@ from __future__ import annotations
 
 def register() -> None:
     """Make known the configuration class and, lazily, the model class. May be called repeatedly."""
-    from transformers import AutoConfig
     from vllm import ModelRegistry
 
-    from secateur.slim.configuration_secateur import SecateurConfig
+    from secateur.slim.registration import register_config
 
-    AutoConfig.register(SecateurConfig.model_type, SecateurConfig, exist_ok=True)
+    register_config()
     ModelRegistry.register_model("SecateurForCausalLM", "secateur.slim.vllm_model:SecateurForCausalLM")

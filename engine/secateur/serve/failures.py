@@ -1,0 +1,107 @@
+"""Why a call fails: one exception, and how every other one becomes a google.rpc.Status."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DOMAIN = "secateur"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One field of a request that cannot be accepted, and what would be."""
+
+    field: str
+    description: str
+
+
+@dataclass
+class Refused(Exception):
+    """A call is not, or no longer, served.
+
+    Attributes:
+        code: a google.rpc.Code.
+        reason: UPPER_SNAKE_CASE, stable, for programs.
+        message: one line for people.
+        violations: the fields at fault, for INVALID_ARGUMENT.
+        metadata: facts for programs, such as the model's name.
+        retry_seconds: when trying again makes sense; None = unsaid.
+    """
+
+    code: int
+    reason: str
+    message: str
+    violations: Sequence[Violation] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+
+    def to_status(self) -> status_pb2.Status:
+        """Return the wire form, with its details."""
+        details: list[Any] = [
+            error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata))
+        ]
+        if self.violations:
+            details.append(
+                error_details_pb2.BadRequest(
+                    field_violations=[
+                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+                        for v in self.violations
+                    ]
+                )
+            )
+        if self.retry_seconds is not None:
+            delay = duration_pb2.Duration()
+            delay.FromMilliseconds(int(self.retry_seconds * 1000))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        packed = []
+        for detail in details:
+            wrapped = any_pb2.Any()
+            wrapped.Pack(detail)
+            packed.append(wrapped)
+        return status_pb2.Status(code=self.code, message=self.message, details=packed)
+
+
+def invalid(*violations: Violation) -> Refused:
+    """Return the refusal of a request with these fields at fault."""
+    message = "; ".join(f"{v.field}: {v.description}" for v in violations)
+    return Refused(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", message, violations)
+
+
+def unavailable(reason: str, message: str, retry_seconds: float | None = None) -> Refused:
+    """Return the refusal of a request that may succeed later or elsewhere."""
+    return Refused(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
+
+
+def reported(
+    handler: Callable[[Any, Any, Any], Awaitable[Any]],
+) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+    """Make a handler answer `Refused`, and any bug, with a rich status."""
+
+    @functools.wraps(handler)
+    async def wrapped(service: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            return await handler(service, request, context)
+        except Exception as error:
+            await _abort(context, error)
+
+    return wrapped
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: Exception) -> None:
+    if not isinstance(error, Refused):
+        log.exception("a call failed unexpectedly", exc_info=error)
+        error = Refused(code_pb2.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}")
+    await context.abort_with_status(rpc_status.to_status(error.to_status()))
