@@ -78,7 +78,9 @@ def prepare_teacher(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor) -> Tea
     return Teacher(hidden_NH.float(), probabilities, torch.cat(mass), torch.cat(mean), torch.cat(target))
 
 
-def linear_kl(hidden_NH: Tensor, teacher: Teacher, head_VH: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+def linear_kl(
+    hidden_NH: Tensor, teacher: Teacher, head_VH: Tensor, target_N: Tensor
+) -> tuple[Tensor, Tensor]:
     """KL(teacher || candidate) and the candidate's NLL per token, two [N] fp32 tensors, nats.
 
     Defined by ``p = softmax(teacher @ head.T); q = softmax(hidden @ head.T);

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +23,7 @@ from secateur.calibrate.statistics import Gram, collect
 from secateur.calibrate.taylor import taylor_scores
 from secateur.model.dense import Kind, Model
 from secateur.model.forward import geometry
+from secateur.storage import reported, write_json
 
 TAYLOR_WINDOWS = 16
 Orders = dict[tuple[int, Kind], Tensor]
@@ -89,7 +89,8 @@ def calibrate(model: Model, windows_BT: Tensor, folder: Path, recipe: Recipe) ->
     The folder counts only once the iterator is exhausted.
     """
     criterion = criterion_named(recipe.criterion)
-    folder.mkdir(parents=True, exist_ok=True)
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     geo = geometry(model, windows_BT.shape[1])
     scores = taylor_scores(model, windows_BT[:TAYLOR_WINDOWS], geo) if recipe.criterion == "taylor" else {}
     pending: dict[str, Tensor] = {}
@@ -108,7 +109,7 @@ def calibrate(model: Model, windows_BT: Tensor, folder: Path, recipe: Recipe) ->
         pending = _flush(model, folder, gram, pending)
         yield gram
     meta = {"recipe": asdict(recipe), "tokens": windows_BT.numel(), "sub_blocks": done}
-    _write_json(folder / "calibration.json", meta)
+    write_json(folder / "calibration.json", meta)
 
 
 def _flush(model: Model, folder: Path, gram: Gram, pending: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -116,16 +117,11 @@ def _flush(model: Model, folder: Path, gram: Gram, pending: dict[str, Tensor]) -
     if gram.kind == "attention" and model.layers[gram.layer].ffn is not None:
         return pending
     temporary = folder / f".layer-{gram.layer:03d}.tmp"
-    save_file(pending, temporary)
-    os.replace(temporary, _layer_file(folder, gram.layer))
+    with reported(folder):
+        save_file(pending, temporary)
+        os.replace(temporary, _layer_file(folder, gram.layer))
     return {}
 
 
 def _layer_file(folder: Path, layer: int) -> Path:
     return folder / f"layer-{layer:03d}.safetensors"
-
-
-def _write_json(path: Path, document: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document))
-    os.replace(temporary, path)

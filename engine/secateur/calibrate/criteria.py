@@ -63,6 +63,7 @@ def _per_unit(score_N: Tensor, span: int) -> Tensor:
 def magnitude(evidence: Evidence, *, shrinkage: float) -> Tensor:
     """Squared norm of all coupled weights of a unit (the L2 criterion of LLM-Pruner)."""
     block = evidence.block
+    rows: tuple[Tensor, ...]
     if isinstance(block, Attention):
         rows = (block.query_QH, block.key_KH, block.value_KH)
     else:
@@ -80,7 +81,7 @@ def activation(evidence: Evidence, *, shrinkage: float) -> Tensor:
 
 
 def taylor(evidence: Evidence, *, shrinkage: float) -> Tensor:
-    """First-order Taylor: the loss change when a unit's activations go to zero (LLM-Pruner, arXiv 2305.11627)."""
+    """First-order Taylor: the loss change when a unit's activations go to zero (see `taylor`)."""
     if evidence.taylor_N is None:
         raise BadInput("--criterion", "taylor", "needs gradients, which this calibration did not collect")
     return _by_score(_per_unit(evidence.taylor_N, evidence.span))
@@ -93,7 +94,7 @@ def obs(evidence: Evidence, *, shrinkage: float) -> Tensor:
 
 
 def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
-    """Units removed a few at a time by OBS cost, the rest re-fitted after each step (as ZipLM, arXiv 2302.04089).
+    """Units removed a few at a time by OBS cost, the rest re-fitted after each step (arXiv 2302.04089).
 
     The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
     not both called unimportant.

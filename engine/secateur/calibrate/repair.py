@@ -34,7 +34,7 @@ def factorise(gram_NN: Tensor, order_N: Tensor, shrinkage: float) -> Tensor:
 
 
 def repaired(weight_HN: Tensor, factor_NN: Tensor, keep: int) -> Tensor:
-    """The projection of the first `keep` channels that best stands in for all, [H, K] in the dtype of `weight_HN`.
+    """The projection [H, K] of the first `keep` channels that best stands in for all, in the given dtype.
 
     Cost: 2 H R K + H K^2 FLOPs in fp64.
     """

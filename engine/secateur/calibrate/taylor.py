@@ -27,7 +27,9 @@ def taylor_scores(model: Model, windows_BT: Tensor, geo: Geometry, *, chunk: int
 
 
 def _chunk_scores(model: Model, tokens_BT: Tensor, geo: Geometry) -> Scores:
-    halves = [(index, kind, layer.sub_block(kind)) for index, layer in enumerate(model.layers) for kind in KINDS]
+    halves = [
+        (index, kind, layer.sub_block(kind)) for index, layer in enumerate(model.layers) for kind in KINDS
+    ]
     inputs = [embed(model, tokens_BT)]
     for index, _, block in halves:
         inputs.append(apply_block(inputs[-1], block, geo, index))

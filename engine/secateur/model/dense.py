@@ -55,7 +55,7 @@ class Ffn:
 
 
 SubBlock = Attention | Ffn
-Block = TypeVar("Block", Attention, Ffn)
+Block = TypeVar("Block", bound=Attention | Ffn)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        """dtype of the weights."""
+        """Dtype of the weights."""
         return self.embedding_VH.dtype
 
     def width(self, layer: int, kind: Kind) -> int:
@@ -203,7 +203,9 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> M
     embedding = take(f"{family.embedding}.weight")
     head_name = f"{family.head}.weight"
     tied = head_name not in remaining
-    layers = tuple(_take_layer(family, index, remaining, reference) for index in range(config.num_hidden_layers))
+    layers = tuple(
+        _take_layer(family, index, remaining, reference) for index in range(config.num_hidden_layers)
+    )
     model = Model(
         config=config,
         family=family,
@@ -217,7 +219,9 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> M
     )
     leftover = [name for name in remaining if not name.endswith("rotary_emb.inv_freq")]
     if leftover:
-        raise BrokenCheckpoint("MODEL", reference, f"unexpected tensor {leftover[0]} ({len(leftover)} in all)")
+        raise BrokenCheckpoint(
+            "MODEL", reference, f"unexpected tensor {leftover[0]} ({len(leftover)} in all)"
+        )
     return model
 
 

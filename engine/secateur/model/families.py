@@ -58,9 +58,7 @@ FAMILIES: dict[str, Family] = {
         Family("llama", biased=_ATTENTION | _FFN),
         Family("mistral"),
         Family("qwen2", biased=_QKV),
-        Family(
-            "qwen3", biased=_ATTENTION, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"
-        ),
+        Family("qwen3", biased=_ATTENTION, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
     )
 }
 
@@ -72,5 +70,7 @@ def family_of(model_type: str) -> Family:
         UnsupportedModel: no such row; names those that exist.
     """
     if model_type not in FAMILIES:
-        raise UnsupportedModel("MODEL architecture", model_type, f"supported are {', '.join(sorted(FAMILIES))}")
+        raise UnsupportedModel(
+            "MODEL architecture", model_type, f"supported are {', '.join(sorted(FAMILIES))}"
+        )
     return FAMILIES[model_type]

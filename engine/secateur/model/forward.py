@@ -118,7 +118,11 @@ def ffn_inner(x_BTH: Tensor, block: Ffn, geo: Geometry) -> Tensor:
     h_BTH = rms_norm(x_BTH, block.norm_H, geo.norm_eps)
     gate_BTC = functional.linear(h_BTH, block.gate_CH, block.gate_bias_C)
     up_BTC = functional.linear(h_BTH, block.up_CH, block.up_bias_C)
-    return functional.silu(gate_BTC).mul_(up_BTC) if not gate_BTC.requires_grad else functional.silu(gate_BTC) * up_BTC
+    return (
+        functional.silu(gate_BTC).mul_(up_BTC)
+        if not gate_BTC.requires_grad
+        else functional.silu(gate_BTC) * up_BTC
+    )
 
 
 def inner(x_BTH: Tensor, block: SubBlock, geo: Geometry, layer: int) -> Tensor:
@@ -152,9 +156,7 @@ def final_hidden(model: Model, x_BTH: Tensor) -> Tensor:
     return rms_norm(x_BTH, model.final_norm_H, model.config.rms_norm_eps)
 
 
-def run_blocks(
-    x_BTH: Tensor, blocks: Iterable[tuple[int, SubBlock | None]], geo: Geometry
-) -> Tensor:
+def run_blocks(x_BTH: Tensor, blocks: Iterable[tuple[int, SubBlock | None]], geo: Geometry) -> Tensor:
     """The residual stream after several sub-blocks, given as (layer, sub-block)."""
     for layer, block in blocks:
         x_BTH = apply_block(x_BTH, block, geo, layer)
@@ -163,7 +165,9 @@ def run_blocks(
 
 def hidden_states(model: Model, tokens_BT: Tensor, geo: Geometry) -> Tensor:
     """What the output head reads for whole windows, [B, T, H]."""
-    blocks = ((index, half) for index, layer in enumerate(model.layers) for half in (layer.attention, layer.ffn))
+    blocks = (
+        (index, half) for index, layer in enumerate(model.layers) for half in (layer.attention, layer.ffn)
+    )
     return final_hidden(model, run_blocks(embed(model, tokens_BT), blocks, geo))
 
 

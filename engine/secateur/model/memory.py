@@ -19,4 +19,6 @@ def keep_freed_pages() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    )

@@ -113,7 +113,9 @@ def keep_budget(model: Model, space: Space, keep: float, kind: str = "params") -
     smallest = cost.fixed + min_blocks(cost)
     if smallest > budget.limit:
         least = smallest / cost.of(space.dense)
-        raise InfeasibleBudget("--keep", keep, f"the smallest feasible is {least:.4f} ({smallest} {cost.unit})")
+        raise InfeasibleBudget(
+            "--keep", keep, f"the smallest feasible is {least:.4f} ({smallest} {cost.unit})"
+        )
     return budget
 
 

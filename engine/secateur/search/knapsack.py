@@ -54,13 +54,14 @@ def _ceiling(budget: Budget, values: Values) -> float:
 
 
 def _pick(space: Space, budget: Budget, values: Values, price: float) -> Architecture:
-    widths = {
-        slot: min(
-            space.widths(*slot), key=lambda w, s=slot: (values[s][w] + price * budget.cost.block(s, w), w)
-        )
-        for slot in space.slots
-    }
+    widths = {slot: _cheapest(space, budget, values, slot, price) for slot in space.slots}
     layers = range(space.dense.num_layers)
     return Architecture(
         tuple(widths[layer, "attention"] for layer in layers), tuple(widths[layer, "ffn"] for layer in layers)
     )
+
+
+def _cheapest(space: Space, budget: Budget, values: Values, slot: Slot, price: float) -> int:
+    """The width of one sub-block with the least value + price * cost, the narrowest of equals."""
+    priced = [(values[slot][w] + price * budget.cost.block(slot, w), w) for w in space.widths(*slot)]
+    return min(priced)[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -78,7 +78,7 @@ class BoostedTrees:
     def __init__(self, features: Features, seed: int) -> None:
         self._features = features
         self._seed = seed
-        self._models: list[object] = []
+        self._models: list[Any] = []
 
     def fit(self, candidates: Sequence[Architecture], kl: Sequence[float]) -> None:
         """Learn from pairs; with fewer than `MIN_PAIRS` the additive table alone predicts."""
@@ -102,7 +102,7 @@ class BoostedTrees:
         if not self._models:
             return Prediction(prior, np.zeros_like(prior))
         matrix = self._features.matrix(candidates)
-        votes = np.stack([model.predict(matrix) for model in self._models])  # type: ignore[attr-defined]
+        votes = np.stack([model.predict(matrix) for model in self._models])
         return Prediction(prior + votes.mean(0), votes.std(0))
 
 
@@ -123,7 +123,7 @@ def cross_validated_tau(
     return tau if np.isfinite(tau) else None
 
 
-def _trees(seed: int) -> object:
+def _trees(seed: int) -> Any:
     from xgboost import XGBRegressor
 
     return XGBRegressor(

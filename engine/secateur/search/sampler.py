@@ -49,7 +49,9 @@ class Sampler:
         ]
         for power in (1.0, 0.65):
             values = self._without_attention_cuts(self._values(power))
-            proposals.append(Proposal(solve(self._space, self._budget, values), f"knapsack^{power}, ffn only"))
+            proposals.append(
+                Proposal(solve(self._space, self._budget, values), f"knapsack^{power}, ffn only")
+            )
         proposals.append(Proposal(solve(self._space, self._budget, self._even()), "even trim"))
         fitting = [p for p in proposals if self._budget.admits(p.architecture)]
         return _distinct(fitting, exclude=())
@@ -83,7 +85,7 @@ class Sampler:
     def _child(self, parents: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
         child = parents[_rank_weighted(len(parents), rng)]
         if len(parents) > 1 and rng.random() < 0.3:
-            child = _cross(child, parents[rng.integers(len(parents))], rng)
+            child = _cross(child, parents[int(rng.integers(len(parents)))], rng)
         for _ in range(int(rng.integers(1, 4))):
             child = self._move(child, rng)
         return spend_slack(self._space, self._budget, self._jitter(rng), self._shrink_to_fit(child, rng))
@@ -97,7 +99,7 @@ class Sampler:
         return child.with_width(*slot, widths[there])
 
     def _shrink_to_fit(self, child: Architecture, rng: np.random.Generator) -> Architecture:
-        """Narrow sub-blocks, those that the table says hurt least first (with noise), until the budget holds."""
+        """Narrow sub-blocks until the budget holds: first those that hurt least, says the table with noise."""
         values = self._jitter(rng)
         while not self._budget.admits(child):
             narrower = [(s, w) for s in self._space.slots if (w := self._below(child, s)) is not None]
@@ -119,7 +121,7 @@ class Sampler:
         return {slot: {w: kl**sharpness for w, kl in row.items()} for slot, row in self._table.kl.items()}
 
     def _jitter(self, rng: np.random.Generator) -> Values:
-        """The table with every sub-block's row scaled by a random factor, so that repairs of children vary."""
+        """The table with every row scaled by a random factor, so that children of one parent differ."""
         scale = np.exp(rng.normal(0.0, 0.35, len(self._table.kl)))
         rows = zip(self._table.kl.items(), scale, strict=True)
         return {slot: {w: kl * factor for w, kl in row.items()} for (slot, row), factor in rows}
@@ -154,7 +156,9 @@ def _rank_weighted(count: int, rng: np.random.Generator) -> int:
     return int(rng.choice(count, p=weights / weights.sum()))
 
 
-def _distinct(proposals: Sequence[Proposal], exclude: Sequence[Architecture] | set[Architecture]) -> list[Proposal]:
+def _distinct(
+    proposals: Sequence[Proposal], exclude: Sequence[Architecture] | set[Architecture]
+) -> list[Proposal]:
     seen = set(exclude)
     kept = []
     for proposal in proposals:

@@ -84,12 +84,13 @@ class Search:
         done: list[Pair] = []
         for number in range(1, self._evaluations + 1):
             wanted = min(ROUND_SIZE, self._evaluations - len(done))
-            proposals = sampler.seeds() if number == 1 else self._proposals(sampler, features, done, number, wanted)
+            proposals = (
+                sampler.seeds() if number == 1 else self._proposals(sampler, features, done, number, wanted)
+            )
             proposals = proposals[:wanted]
             if not proposals:
                 return
-            for step in self._evaluate(proposals, number, done):
-                yield step
+            yield from self._evaluate(proposals, number, done)
             if len(done) >= self._evaluations:
                 return
 
@@ -102,7 +103,9 @@ class Search:
     def ranked(self) -> list[Pair]:
         """Pairs that fit the budget, best first."""
         fitting = [
-            pair for pair in self._study.pairs.values() if pair.round > 0 and self._budget.admits(pair.architecture)
+            pair
+            for pair in self._study.pairs.values()
+            if pair.round > 0 and self._budget.admits(pair.architecture)
         ]
         return _ranked(fitting)
 
@@ -132,7 +135,7 @@ class Search:
         return sampler.propose(candidates, predictor, rng, count)
 
     def _evaluate(self, proposals: list[Proposal], number: int, done: list[Pair]) -> Iterator[Progress]:
-        """Evaluate one round; `done` grows by its pairs, in an order that does not depend on interruptions."""
+        """Evaluate one round; `done` grows by its pairs, in the same order with and without interruptions."""
         origin = {proposal.architecture: proposal.origin for proposal in proposals}
         pairs = self._study.pairs
         known = [pairs[item] for item in origin if item in pairs]

