@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from secateur.errors import BackendUnavailable
 from secateur.serve.options import EngineOptions
+from secateur.slim.vllm_plugin import SERVER_PID
 
 PLUGIN = "secateur"
 
@@ -52,6 +53,7 @@ def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, s
         logging.getLogger("vllm").setLevel(logging.ERROR)
     environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    environ[SERVER_PID] = str(os.getpid())
     # gRPC has threads; a forked child would inherit their locks without the threads.
     environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if on_cpu():

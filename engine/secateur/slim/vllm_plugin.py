@@ -6,6 +6,15 @@ cheap and repeatable; the model class is named, not imported, until a checkpoint
 
 from __future__ import annotations
 
+import os
+import threading
+import time
+
+SERVER_PID = "SECATEUR_SERVER_PID"
+"""Set by `secateur serve` to its process id: engines are to end with it."""
+
+POLL_SECONDS = 1.0
+
 
 def register() -> None:
     """Make known the configuration class and, lazily, the model class. May be called repeatedly."""
@@ -15,3 +24,21 @@ def register() -> None:
 
     register_config()
     ModelRegistry.register_model("SecateurForCausalLM", "secateur.slim.vllm_model:SecateurForCausalLM")
+    _follow_server()
+
+
+def _follow_server() -> None:
+    """In an engine started by `secateur serve`: end when the server is gone.
+
+    vLLM's engine does not notice a parent that was killed; it would keep its memory for ever. (The
+    kernel's parent-death signal is no help: it fires already when the thread that started us ends.)
+    """
+    server = os.environ.get(SERVER_PID)
+    if server and os.getppid() == int(server):
+        threading.Thread(target=_end_with, args=(int(server),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)

@@ -1,0 +1,154 @@
+"""How a server ends: drained, cut off, or with its engine or itself killed. No process stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from secateur.serve.client import CallFailed, Client, Event
+from secateur.serve.process import read_document, start
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--listen", "127.0.0.1:0")
+# Long enough to still be running when the signal arrives.
+LONG: dict[str, Any] = {"max_tokens": 450, "temperature": 0.0, "ignore_eos": True}
+SERVING, NOT_SERVING = 1, 2
+
+
+@contextmanager
+def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server with its address; killed with all its children at the end, if need be."""
+    process = start([*arguments, *SMALL])
+    children: list[psutil.Process] = []
+    try:
+        address = read_document(process)["address"]
+        children = psutil.Process(process.pid).children(recursive=True)
+        yield process, address
+    finally:
+        for one in [*children, process]:
+            if one.is_running() if isinstance(one, psutil.Process) else one.poll() is None:
+                one.kill()
+        process.wait()
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those not ended; a zombie has ended, whether or not the container's init collects it."""
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def health_of(address: str, service: str) -> int:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return int(stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
+
+
+class Stream(threading.Thread):
+    """A long generation in the background."""
+
+    def __init__(self, address: str, model: str) -> None:
+        super().__init__(daemon=True)
+        self.address, self.model = address, model
+        self.events: list[Event] = []
+        self.failure: CallFailed | None = None
+        self.start()
+        assert eventually(lambda: bool(self.events))
+
+    def run(self) -> None:
+        with Client(self.address, timeout=60) as client:
+            try:
+                for event in client.generate(self.model, "Once upon a time", **LONG):
+                    self.events.append(event)
+            except CallFailed as failure:
+                self.failure = failure
+
+    @property
+    def finish_reason(self) -> int:
+        self.join(30)
+        assert self.failure is None, self.failure
+        return int(self.events[-1].response.finish_reason)
+
+
+def test_interrupt_drains_and_leaves_nothing_behind(folders: dict[str, Path]) -> None:
+    with running(f"llama={folders['llama']}") as (process, address):
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert alive(children)
+        stream = Stream(address, "llama")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: engines get it too
+        assert eventually(lambda: health_of(address, "") == NOT_SERVING, 2)
+        with Client(address) as client, pytest.raises(CallFailed, match="UNAVAILABLE: .*shutting down"):
+            client.complete("llama", "x")
+        assert stream.finish_reason == 2  # length: it ran to its own end
+        assert sum(len(event.token_ids) for event in stream.events) == 450
+        assert process.wait(30) == 0
+        assert not alive(children)
+
+
+def test_second_interrupt_cuts_off(folders: dict[str, Path]) -> None:
+    with running(f"llama={folders['llama']}", "--drain-seconds", "600") as (process, address):
+        children = psutil.Process(process.pid).children(recursive=True)
+        stream = Stream(address, "llama")
+        process.send_signal(signal.SIGINT)
+        assert eventually(lambda: health_of(address, "") == NOT_SERVING, 2)
+        process.send_signal(signal.SIGINT)
+        assert stream.finish_reason == 3  # abort
+        assert process.wait(30) == 0
+        assert not alive(children)
+
+
+def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
+    models = ("stock", "llama")
+    with running(*(f"{name}={folders[name]}" for name in models)) as (process, address):
+        engines = [p for p in psutil.Process(process.pid).children() if "EngineCore" in p.name()]
+        assert len(engines) == 2
+        streams = {name: Stream(address, name) for name in models}
+        engines[0].kill()
+        assert eventually(lambda: health_of(address, "") == NOT_SERVING)
+        up = {name: health_of(address, f"model/{name}") == SERVING for name in models}
+        assert sorted(up.values()) == [False, True]
+        for name in models:
+            if up[name]:
+                assert streams[name].finish_reason == 2
+                continue
+            streams[name].join(30)
+            assert streams[name].failure is not None
+            assert streams[name].failure.code is grpc.StatusCode.UNAVAILABLE
+            with Client(address) as client, pytest.raises(CallFailed, match=f"engine of {name} died"):
+                client.complete(name, "x")
+        process.kill()
+        process.wait()
+        assert eventually(lambda: not alive(engines))
+
+
+def test_interrupt_while_loading(folders: dict[str, Path]) -> None:
+    process = start([f"llama={folders['llama']}", *SMALL])
+    parent = psutil.Process(process.pid)
+    try:
+        assert eventually(lambda: bool(parent.children()), 60)
+        time.sleep(1)
+        children = parent.children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert eventually(lambda: not alive(children))
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,27 @@
+"""The generated code is what the .proto files say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
+    protoc = pytest.importorskip("grpc_tools.protoc")
+    include = Path(sys.modules["grpc_tools"].__file__ or "").parent / "_proto"
+    protos = sorted((ROOT / "proto/secateur/v1").glob("*.proto"))
+    assert protos
+    flags = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", *flags, *map(str, protos)]
+    assert protoc.main(arguments) == 0
+    fresh = {file.name: file.read_text() for file in (tmp_path / "secateur/v1").iterdir()}
+    stored = {
+        file.name: file.read_text()
+        for file in (ROOT / "engine/secateur/v1").iterdir()
+        if file.is_file() and file.name != "__init__.py"
+    }
+    assert stored == fresh, "run `make proto`"

@@ -1,0 +1,43 @@
+"""What vLLM serves is what was exported: the same log-probabilities, for every family and shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from secateur.serve.client import CallFailed, Client
+from secateur.slim.registration import register_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("model", ["stock", "llama", "mistral", "qwen2", "qwen3"])
+@torch.no_grad()
+def test_served_logprobs_are_those_of_transformers(
+    client: Client, folders: dict[str, Path], model: str
+) -> None:
+    register_config()
+    from secateur.slim.modeling_secateur import SecateurForCausalLM
+
+    cls = AutoModelForCausalLM if model == "stock" else SecateurForCausalLM
+    reference = cls.from_pretrained(folders[model], dtype=torch.float32).eval()
+    token_ids, logprobs = client.score(model, "It was a bright cold day in April, and " * 6)
+    assert len(logprobs) == len(token_ids) - 1 > 60
+    ids = torch.tensor([token_ids])
+    expected = reference(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    assert expected.std() > 0.3  # a model that says the same everywhere would prove nothing
+    torch.testing.assert_close(torch.tensor(logprobs), expected, atol=1e-3, rtol=0)
+
+
+def test_score_of_tokens_is_score_of_text(client: Client) -> None:
+    token_ids, logprobs = client.score("llama", "a bright cold day")
+    assert client.score("llama", token_ids) == (token_ids, logprobs)
+
+
+@pytest.mark.parametrize("text", ["", [5], [5] * 512, [5, 300]])
+def test_what_cannot_be_scored_is_refused(client: Client, text: str | list[int]) -> None:
+    with pytest.raises(CallFailed, match=r"INVALID_ARGUMENT: (text|token_ids): got"):
+        client.score("llama", text)

@@ -1,0 +1,147 @@
+"""What the server decides before any engine runs: sizes, addresses, memory, environment, sampling."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from secateur.errors import BackendUnavailable, BadInput
+from secateur.serve import environment, memory
+from secateur.serve.failures import Refused
+from secateur.serve.options import EngineOptions, check_listen, parse_bytes
+from secateur.serve.pool import Pool, State
+from secateur.serve.sampling import FIELDS, engine_parameters
+from secateur.v1 import inference_pb2, models_pb2
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("512MiB", 2**29), ("2GiB", 2**31), ("1.5 gib", 3 * 2**29), ("1000", 1000), (None, None)],
+)
+def test_sizes(text: str | None, bytes_: int | None) -> None:
+    assert parse_bytes("--kv-cache-memory", text) == bytes_
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:1", "unix:/run/s.sock"])
+def test_addresses_of_this_machine(listen: str) -> None:
+    check_listen(listen, insecure=False)
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "example.org:1", "10.0.0.1:1"])
+def test_addresses_others_can_reach_need_consent(listen: str) -> None:
+    check_listen(listen, insecure=True)
+    with pytest.raises(BadInput, match="--insecure"):
+        check_listen(listen, insecure=False)
+
+
+def test_memory_is_shared_between_engines_within_limits() -> None:
+    gib = 2**30
+    assert memory.share(2 * gib, 1) == pytest.approx(0.8 * gib, rel=1e-6)
+    assert memory.share(2 * gib, 2) == pytest.approx(0.4 * gib, rel=1e-6)
+    assert memory.share(100 * gib, 1) == memory.MOST
+    assert memory.share(0, 3) == memory.LEAST
+    assert 0 < memory.available_bytes() < 2**50
+
+
+@pytest.mark.parametrize(
+    ("cores", "engines", "threads"), [(1, 1, 1), (2, 1, 1), (16, 1, 15), (16, 2, 7), (4, 9, 1)]
+)
+def test_cores_are_shared_between_engines(cores: int, engines: int, threads: int) -> None:
+    assert environment.threads_per_engine(cores, engines) == threads
+
+
+def test_environment_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "on_cpu", lambda: True)
+    environ = {"VLLM_LOGGING_LEVEL": "DEBUG"}
+    environment.prepare(EngineOptions(threads=3), 1, environ)
+    assert environ["VLLM_LOGGING_LEVEL"] == "DEBUG"  # the user's stays
+    assert environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert environ["OMP_NUM_THREADS"] == "3"
+    assert environ["TORCHDYNAMO_DISABLE"] == "1"
+
+
+def test_environment_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "on_cpu", lambda: False)
+    environ: dict[str, str] = {}
+    environment.prepare(EngineOptions(), 1, environ)
+    assert environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert not {"OMP_NUM_THREADS", "TORCHDYNAMO_DISABLE", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(environ)
+
+
+def test_an_allow_list_without_our_plugin_is_explained() -> None:
+    with pytest.raises(BackendUnavailable, match="set VLLM_PLUGINS=other,secateur"):
+        environment.prepare(EngineOptions(), 1, {"VLLM_PLUGINS": "other"})
+
+
+def test_missing_vllm_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(environment, "version", missing)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'secateur\[cpu\]'"):
+        environment.on_cpu()
+
+
+def test_sampling_defaults() -> None:
+    parameters = engine_parameters(inference_pb2.SamplingParameters(), vocabulary=10, room=1000)
+    assert parameters["temperature"] == 1.0
+    assert parameters["max_tokens"] == 256
+    assert parameters["seed"] is None and parameters["logprobs"] is None
+    assert parameters["ignore_eos"] is False
+    # Every field of the message is taken over, under the engine's name for it.
+    assert set(parameters) == {field.name for field in inference_pb2.SamplingParameters.DESCRIPTOR.fields}
+
+
+def test_sampling_is_cut_to_the_context() -> None:
+    sampling = inference_pb2.SamplingParameters(max_tokens=100, min_tokens=50)
+    parameters = engine_parameters(sampling, vocabulary=10, room=20)
+    assert (parameters["max_tokens"], parameters["min_tokens"]) == (20, 20)
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if math.isfinite(field.highest)])
+def test_sampling_ranges_are_enforced(name: str) -> None:
+    field = FIELDS[name]
+    is_float = isinstance(field.default, float)
+    for value in (field.highest,) if field.above else (field.lowest, field.highest):
+        sampling = inference_pb2.SamplingParameters(**{name: value if is_float else int(value)})
+        assert engine_parameters(sampling, 10, 1000)[name] == pytest.approx(value)
+    if is_float:
+        for value in (math.nan, field.highest + 0.1, field.lowest - 0.1):
+            with pytest.raises(Refused, match=f"sampling.{name}: got"):
+                engine_parameters(inference_pb2.SamplingParameters(**{name: value}), 10, 1000)
+
+
+def test_states_are_those_of_the_proto() -> None:
+    for state in State:
+        assert models_pb2.ModelState.Name(state.value) == f"MODEL_STATE_{state.name}"
+
+
+def test_pool_finds_the_only_model_without_a_name() -> None:
+    assert Pool(("a",)).find("").name == "a"
+    with pytest.raises(Refused, match="there are: a, b"):
+        Pool(("a", "b")).find("")
+
+
+def test_loading_models_say_when_to_come_back() -> None:
+    with pytest.raises(Refused, match="a is still loading") as refusal:
+        Pool(("a",)).find("a").ready_engine()
+    assert [detail.TypeName() for detail in refusal.value.to_status().details] == [
+        "google.rpc.ErrorInfo",
+        "google.rpc.RetryInfo",
+    ]
+
+
+def test_requests_are_counted_however_they_end() -> None:
+    model = Pool(("a",)).find("a")
+    with model.request(5) as request:
+        request.generated(2)
+        assert model.in_flight == 1
+        request.complete()
+    with pytest.raises(KeyError), model.request(3):
+        raise KeyError
+    totals = model.totals
+    assert model.in_flight == 0
+    assert (totals.prompt_tokens, totals.generated_tokens) == (8, 2)
+    assert (totals.finished, totals.aborted) == (1, 1)
