@@ -95,7 +95,7 @@ def test_interrupt_drains_and_leaves_nothing_behind(folders: dict[str, Path]) ->
         stream = Stream(address, "llama")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: engines get it too
         assert eventually(lambda: health_of(address, "") == NOT_SERVING, 2)
-        with Client(address) as client, pytest.raises(CallFailed, match="UNAVAILABLE: .*shutting down"):
+        with Client(address) as client, pytest.raises(CallFailed, match=r"UNAVAILABLE: .*shutting down"):
             client.complete("llama", "x")
         assert stream.finish_reason == 2  # length: it ran to its own end
         assert sum(len(event.token_ids) for event in stream.events) == 450

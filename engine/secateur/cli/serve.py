@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
 
 if TYPE_CHECKING:
+    from secateur.serve.options import ServeOptions
     from secateur.serve.server import Ready
 
 
@@ -77,7 +79,7 @@ def serve(
     _run(options, as_json)
 
 
-def _run(options: Any, as_json: bool) -> None:
+def _run(options: ServeOptions, as_json: bool) -> None:
     import asyncio
     import os
 
@@ -86,17 +88,17 @@ def _run(options: Any, as_json: bool) -> None:
     from secateur.serve.server import serve as serve_until_interrupted
 
     # Engines inherit file descriptor 1 when they start; stdout is for the one JSON document.
-    redirected = stdout_to_stderr()
+    with ExitStack() as redirection:
+        redirection.enter_context(stdout_to_stderr())
 
-    def ready(server: Ready) -> None:
-        redirected.__exit__(None, None, None)
-        if as_json:
-            emit_json(document(server))
-        names = ", ".join(model.name for model in server.models)
-        say(f"serving {names} on {server.address} after {duration(server.seconds)}; Ctrl-C to stop")
+        def ready(server: Ready) -> None:
+            redirection.close()
+            if as_json:
+                emit_json(document(server))
+            names = ", ".join(model.name for model in server.models)
+            say(f"serving {names} on {server.address} after {duration(server.seconds)}; Ctrl-C to stop")
 
-    redirected.__enter__()
-    asyncio.run(serve_until_interrupted(options, ready, say))
+        asyncio.run(serve_until_interrupted(options, ready, say))
 
 
 def document(server: Ready) -> dict[str, Any]:
