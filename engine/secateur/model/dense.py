@@ -137,7 +137,8 @@ def tensors_of(block: SubBlock) -> dict[str, Tensor]:
 
 def map_block(block: Block, change: Callable[[Tensor], Tensor]) -> Block:
     """A sub-block with `change` applied to every tensor."""
-    return replace(block, **{name: change(tensor) for name, tensor in tensors_of(block).items()})
+    changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors_of(block).items()}
+    return replace(block, **changed)
 
 
 def map_layer(layer: Layer, change: Callable[[Tensor], Tensor]) -> Layer:

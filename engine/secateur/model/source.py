@@ -86,7 +86,10 @@ class Source:
         try:
             if self.kind == "gguf":
                 return AutoTokenizer.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
-            return AutoTokenizer.from_pretrained(str(self.path), local_files_only=True)
+            # The config given and remote code refused: a slim checkpoint's own code is never asked for.
+            return AutoTokenizer.from_pretrained(
+                str(self.path), local_files_only=True, config=self.config, trust_remote_code=False
+            )
         except Exception as error:  # any exception type may come out of a damaged tokenizer file
             raise BrokenCheckpoint(
                 "MODEL", self.reference, f"unreadable tokenizer: {_line(error)}"

@@ -99,7 +99,7 @@ class Sampler:
         return child.with_width(*slot, widths[there])
 
     def _shrink_to_fit(self, child: Architecture, rng: np.random.Generator) -> Architecture:
-        """Narrow sub-blocks until the budget holds: first those that hurt least, says the table with noise."""
+        """Narrow sub-blocks until the budget holds, those that hurt least first, by the table with noise."""
         values = self._jitter(rng)
         while not self._budget.admits(child):
             narrower = [(s, w) for s in self._space.slots if (w := self._below(child, s)) is not None]

@@ -48,5 +48,6 @@ def _loading(record: Mapping[str, Any]) -> str:
         return "It is the stock architecture: every tool that loads the dense model loads it."
     return (
         "Layers differ in width: load with "
-        "`AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)`, or serve with vLLM where the `secateur` package is installed."
+        "`AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)`, "
+        "or serve with vLLM where the `secateur` package is installed."
     )
