@@ -203,7 +203,7 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> M
 
     embedding = take(f"{family.embedding}.weight")
     head_name = f"{family.head}.weight"
-    tied = head_name not in remaining
+    tied = head_name not in remaining and bool(config.tie_word_embeddings)
     layers = tuple(
         _take_layer(family, index, remaining, reference) for index in range(config.num_hidden_layers)
     )
