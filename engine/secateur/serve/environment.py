@@ -61,8 +61,8 @@ def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, s
 
 
 def _prepare_cpu(options: EngineOptions, engines: int, environ: MutableMapping[str, str]) -> None:
-    # Compute in the engine's own process instead of one more child of it: half the start time, 700 MB
-    # less, and no hop between processes for every token.
+    # Compute in the engine's own process instead of one more child of it: seconds less at start (one
+    # import of everything), 700 MB less, the same speed.
     environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     # vLLM would pin each engine to the same cores; unpinned, several engines spread out.
     environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
