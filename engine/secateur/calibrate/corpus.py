@@ -7,6 +7,7 @@ tokens and cut into non-overlapping windows; what does not fill a window is drop
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,12 +107,12 @@ def _enough(text: str, tokenizer: Any, tokens: int) -> str:
 
 def _read(name: str) -> str:
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
         files = sorted(path.glob("*.txt"))
         if not files:
             raise BadInput("--corpus", name, "the folder has no *.txt file")
         return "\n\n".join(_read(str(file)) for file in files)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise BadInput(
             "--corpus", name, f"unknown; give a text file, a folder of *.txt files, or {', '.join(_EMBEDDED)}"
         )

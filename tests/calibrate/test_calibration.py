@@ -1,0 +1,116 @@
+"""A calibration folder counts once it is whole, and gives the same orders and factors every time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
+from secateur.calibrate.criteria import CRITERIA
+from secateur.calibrate.library import expand, unit_span
+from secateur.calibrate.repair import factorise
+from secateur.errors import BadInput, OutputFailed
+from secateur.model.dense import Model, build_model
+from secateur.model.source import open_source
+
+WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
+
+
+def load(folder: Path) -> Model:
+    source = open_source(folder)
+    return build_model(source.config, source.tensors(), str(folder))
+
+
+@pytest.fixture
+def model(tiny_llama: Path) -> Model:
+    return load(tiny_llama)
+
+
+def run(model: Model, folder: Path, recipe: Recipe | None = None) -> Calibration:
+    list(calibrate(model, WINDOWS, folder, recipe or Recipe()))
+    return Calibration(folder)
+
+
+def test_orders_and_factors_of_every_sub_block(model: Model, tmp_path: Path) -> None:
+    grams = {(gram.layer, gram.kind): gram for gram in calibrate(model, WINDOWS, tmp_path / "c", Recipe())}
+    found = Calibration(tmp_path / "c")
+    assert list(found.factors) == list(found.orders) == list(grams)
+    assert len(found.factors) == 6
+    for key, gram in grams.items():
+        order = found.orders[key]
+        assert sorted(order.tolist()) == list(range(model.width(*key)))
+        expected = factorise(gram.gram_NN, expand(order, unit_span(model, key[1])), Recipe().shrinkage)
+        assert torch.equal(found.factors[key], expected)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion(criterion: str, model: Model, tmp_path: Path) -> None:
+    found = run(model, tmp_path / "c", Recipe(criterion))
+    assert sorted(found.orders[2, "ffn"].tolist()) == list(range(192))
+
+
+def test_the_same_twice(model: Model, tmp_path: Path) -> None:
+    first, second = run(model, tmp_path / "a"), run(model, tmp_path / "b")
+    for key in first.orders:
+        assert torch.equal(first.orders[key], second.orders[key])
+        assert torch.equal(first.factors[key], second.factors[key])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 6])
+def test_an_interrupted_one_does_not_count(steps: int, model: Model, tmp_path: Path) -> None:
+    going = calibrate(model, WINDOWS, tmp_path / "c", Recipe())
+    for _ in range(steps):
+        next(going)
+    going.close()
+    assert not is_complete(tmp_path / "c")
+
+
+def test_a_whole_one_counts_and_leaves_no_temporary_file(model: Model, tmp_path: Path) -> None:
+    run(model, tmp_path / "c")
+    assert is_complete(tmp_path / "c")
+    assert sorted(file.name for file in (tmp_path / "c").iterdir()) == [
+        "calibration.json",
+        *(f"layer-{layer:03d}.safetensors" for layer in range(3)),
+    ]
+
+
+def test_unknown_criterion(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--criterion"):
+        next(calibrate(model, WINDOWS, tmp_path / "c", Recipe("best")))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_place_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputFailed, match="cannot be written"):
+        next(calibrate(model, WINDOWS, tmp_path / "file" / "c", Recipe()))
+
+
+def test_a_bf16_model(model: Model, tmp_path: Path) -> None:
+    found = run(model.to(torch.bfloat16), tmp_path / "c")
+    assert found.factors[0, "ffn"].dtype == torch.float32
+
+
+def test_inside_inference_mode(model: Model, tmp_path: Path) -> None:
+    """As the pipeline runs it; the same numbers."""
+    plain = run(model, tmp_path / "a")
+    with torch.inference_mode():
+        inside = run(model, tmp_path / "b")
+    assert torch.equal(plain.factors[1, "ffn"], inside.factors[1, "ffn"])
+
+
+def test_taylor_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """The ranking is that of the scores of `taylor_scores` on the first windows."""
+    from secateur.calibrate.calibration import TAYLOR_WINDOWS
+    from secateur.calibrate.taylor import taylor_scores
+    from secateur.model.forward import geometry
+
+    model = load(make_tiny("mistral", seed=4))
+    found = run(model, tmp_path / "c", Recipe("taylor"))
+    scores = taylor_scores(model, WINDOWS[:TAYLOR_WINDOWS], geometry(model, 24))
+    ranked: Tensor = scores[1, "ffn"][found.orders[1, "ffn"]]
+    assert torch.equal(ranked, ranked.sort(descending=True).values)
