@@ -100,7 +100,8 @@ def test_interrupt_drains_and_leaves_nothing_behind(folders: dict[str, Path]) ->
         assert stream.finish_reason == 2  # length: it ran to its own end
         assert sum(len(event.token_ids) for event in stream.events) == 450
         assert process.wait(30) == 0
-        assert not alive(children)
+        # multiprocessing's resource tracker ends by itself a moment after the server.
+        assert eventually(lambda: not alive(children), 5)
 
 
 def test_second_interrupt_cuts_off(folders: dict[str, Path]) -> None:
@@ -112,7 +113,8 @@ def test_second_interrupt_cuts_off(folders: dict[str, Path]) -> None:
         process.send_signal(signal.SIGINT)
         assert stream.finish_reason == 3  # abort
         assert process.wait(30) == 0
-        assert not alive(children)
+        # multiprocessing's resource tracker ends by itself a moment after the server.
+        assert eventually(lambda: not alive(children), 5)
 
 
 def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
