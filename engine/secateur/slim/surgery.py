@@ -65,9 +65,7 @@ def repair_in_sequence(
             dense_states = [apply_block(state, teacher, geo, index) for state in dense_states]
             student = layers[index].sub_block(kind)
             if student is not None:
-                student = _refit(student, dense, slim_states, dense_states, geo, index, shrinkage)
-                fast = map_block(student, lambda tensor: tensor.to(dense.dtype))
-                slim_states = [apply_block(state, fast, geo, index) for state in slim_states]
+                student, slim_states = _refit(student, slim_states, dense_states, geo, index, shrinkage)
             halves[kind] = student
             advance()
         layers[index] = Layer(**halves)  # type: ignore[arg-type]
@@ -76,23 +74,29 @@ def repair_in_sequence(
 
 def _refit(
     block: SubBlock,
-    dense: Model,
     slim_states: list[Tensor],
     dense_states: list[Tensor],
     geo: Geometry,
     layer: int,
     shrinkage: float,
-) -> SubBlock:
-    fast = map_block(block, lambda tensor: tensor.to(dense.dtype))
+) -> tuple[SubBlock, list[Tensor]]:
+    """The sub-block with its projection fitted again, and the slim residual streams after it."""
+    dtype = slim_states[0].dtype
+    fast = map_block(block, lambda tensor: tensor.to(dtype))
     gram_KK: Tensor | None = None
     cross_KH: Tensor | None = None
+    inners = []  # kept: computing them twice would cost more than the fit
     for slim_BTH, dense_BTH in zip(slim_states, dense_states, strict=True):
         inner_BTK = inner(slim_BTH, fast, geo, layer)
-        left_BTH = dense_BTH.float() - slim_BTH.float() - project(inner_BTK, fast).float()
+        left_BTH = (dense_BTH.float() - slim_BTH).sub_(project(inner_BTK, fast))
         gram_KK = accumulate(gram_KK, inner_BTK)
-        cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(inner_BTK.dtype))
+        cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
+        inners.append(inner_BTK)
     assert gram_KK is not None and cross_KH is not None  # there is at least one chunk
     factor_KK = torch.linalg.cholesky(damped(gram_KK, shrinkage))
     update_KH = torch.cholesky_solve(cross_KH.double(), factor_KK)
     weight_HK = last_projection(block)
-    return with_projection(block, (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous())
+    fitted_HK = (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous()
+    fast = with_projection(fast, fitted_HK.to(dtype))
+    after = [state + project(part, fast) for state, part in zip(slim_states, inners, strict=True)]
+    return with_projection(block, fitted_HK), after
