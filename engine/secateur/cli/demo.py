@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,19 +48,19 @@ def demo(
 
 
 def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
-    from secateur.model.memory import keep_freed_pages
+    from secateur.serve.process import served
 
-    keep_freed_pages()
     options = _options(out, keep, seed)
     say(f"1/4  prune {MODEL} to {keep:.0%} of its non-embedding parameters (4 to 6 minutes)")
     dense, slim = _checkpoints(options, out)
     say(f"2/4  perplexity of both on {TEST_CORPUS}, text that nothing before has seen (half a minute)")
     evaluation = _evaluate(out, slim, seed)
     say("3/4  serve both with vLLM behind gRPC (about a minute to start)")
-    with _server(dense, slim) as address:
+    folders = {"dense": dense, "slim": slim}
+    with served(folders) as server:
         say("4/4  ask both")
-        served = _ask(address)
-    document = _document(evaluation, served, {"dense": dense, "slim": slim})
+        answers = _ask(server.address)
+    document = _document(evaluation, answers, folders)
     _show(document)
     return document
 
@@ -119,37 +115,6 @@ def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
     return document
 
 
-@contextmanager
-def _server(dense: Path, slim: Path) -> Iterator[str]:
-    """A real `secateur serve` beside this process; yields its address, stops it at the end."""
-    command = [sys.executable, "-m", "secateur.cli.app", "serve", f"dense={dense}", f"slim={slim}"]
-    process = subprocess.Popen(
-        [*command, "--listen", "127.0.0.1:0", "--json"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield _address(process)
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def _address(process: subprocess.Popen[str]) -> str:
-    from secateur.errors import BackendUnavailable
-
-    assert process.stdout is not None  # it was asked for as a pipe
-    text = ""
-    for line in process.stdout:
-        text += line
-        try:
-            return str(jsonlib.loads(text)["address"])
-        except ValueError:
-            continue
-    raise BackendUnavailable(f"the server ended with status {process.wait()} before it was ready; see above")
-
-
 def _ask(address: str) -> dict[str, Any]:
     from secateur.bench.decode import measure
     from secateur.serve.client import Client
@@ -166,13 +131,15 @@ def _ask(address: str) -> dict[str, Any]:
         }
 
 
-def _document(evaluation: dict[str, Any], served: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
+def _document(
+    evaluation: dict[str, Any], answers: dict[str, Any], folders: dict[str, Path]
+) -> dict[str, Any]:
     return {
         name: {
             "parameters": evaluation[name]["parameters"],
             "checkpoint_bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
             "perplexity": evaluation[name]["perplexity"][TEST_CORPUS],
-            **served[name],
+            **answers[name],
         }
         for name, folder in folders.items()
     } | {"prompt": PROMPT, "corpus": TEST_CORPUS}

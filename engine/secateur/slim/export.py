@@ -87,14 +87,11 @@ def _shortened(config: Any, kept: list[int]) -> Any:
 
 
 def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share no storage: views of one buffer would be written as aliases of each other."""
-    seen: set[int] = set()
-    own = {}
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage().data_ptr()
-        own[name] = tensor.clone() if storage in seen else tensor
-        seen.add(storage)
-    return own
+    """Tensors without views: safetensors refuses part of a buffer, and tensors that share one."""
+    return {
+        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+        for name, tensor in tensors.items()
+    }
 
 
 def _save_tokenizer(source: Source, folder: Path) -> None:

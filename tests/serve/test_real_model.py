@@ -1,0 +1,75 @@
+"""On the real model: what vLLM serves over gRPC is what was exported, for uniform and per-layer shapes.
+
+The reference is plain transformers on the exported folder, in the dtype that is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from secateur.calibrate.library import BlockLibrary
+from secateur.model.dense import build_model
+from secateur.model.source import Source
+from secateur.search.architecture import Architecture
+from secateur.serve.client import Client
+from secateur.serve.process import ServerProcess, served
+from secateur.slim.export import export
+from secateur.slim.registration import register_config
+from secateur.slim.surgery import cut
+
+pytestmark = pytest.mark.slow
+
+LAYERS = 30
+TEXT = "The quick brown fox jumps over the lazy dog, and then it goes back to the forest where it lives. " * 4
+SHAPES = {
+    "uniform": Architecture((2,) * LAYERS, (1024,) * LAYERS),
+    "per-layer": Architecture((1, 2, 3) * 10, (1536, 768, 1280) * 10),
+    "removed": Architecture((3, 0, 2, 3, 0) * 6, (1536, 1024, 0, 1536, 0) * 6),
+}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def folders(smollm2: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every shape, cut without repair and exported in float32."""
+    model = build_model(smollm2.config, smollm2.tensors(), smollm2.reference)
+    library = BlockLibrary(model, None, torch.float32)
+    root = tmp_path_factory.mktemp("real")
+    for name, shape in SHAPES.items():
+        export(cut(library, shape), smollm2, root / name, None, torch.float32)
+    return {name: root / name for name in SHAPES}
+
+
+@pytest.fixture(scope="module", params=list(TOLERANCE))
+def server(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[ServerProcess]:
+    pytest.importorskip("vllm")
+    options = ("--dtype", request.param, "--max-model-len", "256", "--kv-cache-memory", "64MiB")
+    with served(folders, *options) as running:
+        yield running
+
+
+@pytest.mark.parametrize("shape", list(SHAPES))
+@torch.no_grad()
+def test_served_logprobs_are_those_of_the_exported_model(
+    server: ServerProcess, folders: dict[str, Path], shape: str
+) -> None:
+    register_config()
+    from secateur.slim.modeling_secateur import SecateurForCausalLM
+
+    dtype = next(model["dtype"] for model in server.document["models"] if model["name"] == shape)
+    with Client(server.address) as client:
+        token_ids, logprobs = client.score(shape, TEXT)
+    cls = AutoModelForCausalLM if shape == "uniform" else SecateurForCausalLM
+    reference = cls.from_pretrained(folders[shape], dtype=getattr(torch, dtype)).eval()
+    ids = torch.tensor([token_ids])
+    expected = reference(ids).logits.float().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    served_NLL, expected_NLL = -torch.tensor(logprobs).mean(), -expected.mean()
+    if dtype == "float32":
+        torch.testing.assert_close(torch.tensor(logprobs), expected, atol=TOLERANCE[dtype], rtol=0)
+    # Single bf16 log-probabilities differ by their rounding (8 bits); their mean must not.
+    torch.testing.assert_close(served_NLL, expected_NLL, atol=TOLERANCE[dtype], rtol=0)
