@@ -6,11 +6,12 @@ never asks what is being counted. Latency comes in as another table of the same 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from secateur.calibrate.library import num_parameters, prefix
 from secateur.errors import BadInput, InfeasibleBudget
-from secateur.model.dense import Model
+from secateur.model.dense import Kind, Model
 from secateur.search.architecture import Architecture
 from secateur.search.space import Slot, Space
 
@@ -69,14 +70,16 @@ def parameter_cost(model: Model, space: Space) -> Cost:
     """Non-embedding parameters: every sub-block with its norm, and the final norm."""
     table: dict[Slot, dict[int, int]] = {}
     for layer, kind in space.slots:
-        block = model.layers[layer].sub_block(kind)
         widths = space.widths(layer, kind)
-        if block is None:
-            table[layer, kind] = dict.fromkeys(widths, 0)
-            continue
-        cut = {w: prefix(block, w, model.head_dim, model.queries_per_group) for w in widths if w > 0}
-        table[layer, kind] = {0: 0} | {width: num_parameters(part) for width, part in cut.items()}
+        table[layer, kind] = {width: _block_parameters(model, layer, kind, width) for width in widths}
     return Cost("non-embedding parameters", model.final_norm_H.numel(), table)
+
+
+def _block_parameters(model: Model, layer: int, kind: Kind, width: int) -> int:
+    block = model.layers[layer].sub_block(kind)
+    if block is None or width == 0:
+        return 0
+    return num_parameters(prefix(block, width, model.head_dim, model.queries_per_group))
 
 
 def embedding_parameters(model: Model) -> int:
@@ -110,18 +113,13 @@ def keep_budget(model: Model, space: Space, keep: float, kind: str = "params") -
     if kind == "memory":
         cost = _bytes_cost(model, cost)
     budget = Budget(kind, cost, int(keep * cost.of(space.dense)))
-    smallest = cost.fixed + min_blocks(cost)
+    smallest = cost.fixed + sum(min(row.values()) for row in cost.table.values())
     if smallest > budget.limit:
-        least = smallest / cost.of(space.dense)
+        least = math.ceil(smallest / cost.of(space.dense) * 10_000) / 10_000  # rounded up, so that it works
         raise InfeasibleBudget(
             "--keep", keep, f"the smallest feasible is {least:.4f} ({smallest} {cost.unit})"
         )
     return budget
-
-
-def min_blocks(cost: Cost) -> int:
-    """The least that a model with at least one sub-block can cost beyond the fixed part."""
-    return min(min(price for width, price in row.items() if width > 0) for row in cost.table.values())
 
 
 def _bytes_cost(model: Model, parameters: Cost) -> Cost:

@@ -8,6 +8,7 @@ either.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
@@ -47,10 +48,10 @@ def spend_slack(space: Space, budget: Budget, values: Values, start: Architectur
 
 
 def _ceiling(budget: Budget, values: Values) -> float:
-    """A price at which nothing is worth keeping."""
+    """A price at which no step to a wider sub-block is worth it."""
     worst = max(max(row.values()) for row in values.values())
-    cheapest = min(price for row in budget.cost.table.values() for price in row.values() if price > 0)
-    return 2.0 * (worst + 1e-9) / cheapest
+    steps = (b - a for row in budget.cost.table.values() for a, b in pairwise(sorted(row.values())) if b > a)
+    return 2.0 * (worst + 1e-9) / min(steps)
 
 
 def _pick(space: Space, budget: Budget, values: Values, price: float) -> Architecture:

@@ -39,6 +39,8 @@ def single_cuts(space: Space) -> list[Architecture]:
     cuts = []
     for layer, kind in space.slots:
         allowed = space.widths(layer, kind)[:-1]
+        if not allowed:
+            continue
         shares = GROUP_FRACTIONS if kind == "attention" else CHANNEL_FRACTIONS
         wanted = _spread(allowed, space.dense.width(layer, kind), shares)
         cuts += [space.dense.with_width(layer, kind, width) for width in wanted]
