@@ -101,13 +101,9 @@ class Search:
         return self.table
 
     def ranked(self) -> list[Pair]:
-        """Pairs that fit the budget, best first."""
-        fitting = [
-            pair
-            for pair in self._study.pairs.values()
-            if pair.round > 0 and self._budget.admits(pair.architecture)
-        ]
-        return _ranked(fitting)
+        """Pairs that fit the budget, single cuts included, best first."""
+        pairs = self._study.pairs.values()
+        return _ranked([pair for pair in pairs if self._budget.admits(pair.architecture)])
 
     def _fill_table(self) -> Iterator[Progress]:
         cuts = single_cuts(self._space)
