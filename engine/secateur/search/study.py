@@ -7,6 +7,7 @@ space and seed; opening it for another is refused.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from secateur.errors import StudyMismatch
 from secateur.search.architecture import Architecture
 from secateur.search.evaluator import Measurement
 from secateur.search.space import Space
+from secateur.storage import reported
 
 JOURNAL = "study.journal"
 _NAME = "secateur"
@@ -53,14 +55,17 @@ class Study:
 
     Raises:
         StudyMismatch: the folder holds a study of something else; names the difference.
+        OutputFailed: there can be no such folder.
     """
 
     def __init__(self, folder: Path, space: Space, identity: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with reported(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _KernelLock(folder / f"{JOURNAL}.lock")
         journal = folder / JOURNAL
-        _drop_torn_line(journal)
+        _drop_torn_line(journal, lock)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        storage = JournalStorage(JournalFileBackend(str(journal), lock))
         self._study = optuna.create_study(
             storage=storage, study_name=_NAME, direction="minimize", load_if_exists=True
         )
@@ -127,13 +132,37 @@ def _pair_of(trial: FrozenTrial) -> Pair:
     return Pair(candidate, Measurement(**attrs["measurement"]), attrs["round"], attrs["origin"])
 
 
-def _drop_torn_line(journal: Path) -> None:
+class _KernelLock:
+    """A lock that goes when its process does. Optuna's own outlives a kill and stalls the next start."""
+
+    def __init__(self, file: Path) -> None:
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+
+def _drop_torn_line(journal: Path, lock: _KernelLock) -> None:
     """Cut the journal after its last complete line; what follows was being written when the process died."""
     if not journal.is_file():
         return
-    with journal.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-            os.fsync(file.fileno())
+    lock.acquire()
+    try:
+        with journal.open("rb+") as file:
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                file.truncate(whole)
+                os.fsync(file.fileno())
+    finally:
+        lock.release()
