@@ -1,0 +1,111 @@
+"""The additive pick: always within the budget, and near the optimum that brute force finds.
+
+Proven (property, small spaces): where a Lagrange price hits the budget exactly the pick *is* the
+optimum; elsewhere it is within one sub-block's largest move of it; slack is spent.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget, Cost
+from secateur.search.knapsack import Values, _pick, solve, spend_slack
+from secateur.search.space import Space
+
+SPACE = Space(Architecture((2, 2), (6, 6)), 2)
+
+
+def every_architecture() -> list[Architecture]:
+    widths = [SPACE.widths(*slot) for slot in SPACE.slots]
+    return [Architecture((a, c), (b, d)) for a, b, c, d in product(*widths)]
+
+
+EVERY = every_architecture()
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Cost, Values]:
+    """Random costs that rise, and values that fall, with the width."""
+    table, values = {}, {}
+    for slot in SPACE.slots:
+        widths = SPACE.widths(*slot)
+        steps = draw(st.lists(st.integers(1, 50), min_size=len(widths), max_size=len(widths)))
+        drops = draw(st.lists(st.floats(1e-3, 10.0), min_size=len(widths), max_size=len(widths)))
+        table[slot] = {width: sum(steps[: i + 1]) for i, width in enumerate(widths)}
+        if 0 in table[slot]:
+            table[slot][0] = 0
+        values[slot] = {width: sum(drops[i:-1]) for i, width in enumerate(widths)}
+    return Cost("units", 5, table), values
+
+
+def value_of(candidate: Architecture, values: Values) -> float:
+    return sum(row[candidate.width(*slot)] for slot, row in values.items())
+
+
+def brute_force(budget: Budget, values: Values) -> float:
+    return min(value_of(candidate, values) for candidate in EVERY if budget.admits(candidate))
+
+
+def limits(cost: Cost) -> st.SearchStrategy[int]:
+    return st.integers(min(map(cost.of, EVERY)), cost.of(SPACE.dense))
+
+
+def test_when_only_the_narrowest_fits() -> None:
+    """A sub-block that cannot go, and whose second unit costs next to nothing."""
+    table = {slot: {w: 3 * w for w in SPACE.widths(*slot)} for slot in SPACE.slots}
+    table[0, "attention"] = {1: 17, 2: 18}
+    values = {slot: {w: 6.0 - w for w in SPACE.widths(*slot)} for slot in SPACE.slots}
+    budget = Budget("params", Cost("units", 5, table), 22)
+    assert solve(SPACE, budget, values) == Architecture((1, 0), (0, 0))
+
+
+@settings(max_examples=120, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_within_the_budget_and_near_the_optimum(problem: tuple[Cost, Values], data: st.DataObject) -> None:
+    cost, values = problem
+    budget = Budget("params", cost, data.draw(limits(cost)))
+    found = solve(SPACE, budget, values)
+    assert SPACE.contains(found) and budget.admits(found)
+    largest_move = max(max(row.values()) - min(row.values()) for row in values.values())
+    assert value_of(found, values) <= brute_force(budget, values) + largest_move + 1e-9
+
+
+@settings(max_examples=80, deadline=None)
+@given(problem=problems(), price=st.floats(1e-4, 5.0))
+def test_optimal_where_a_price_hits_the_budget(problem: tuple[Cost, Values], price: float) -> None:
+    cost, values = problem
+    everything = Budget("params", cost, cost.of(SPACE.dense))
+    target = _pick(SPACE, everything, values, price)
+    budget = Budget("params", cost, cost.of(target))
+    best = brute_force(budget, values)
+    assert abs(value_of(target, values) - best) < 1e-9
+    assert value_of(solve(SPACE, budget, values), values) <= best + 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_slack_is_spent(problem: tuple[Cost, Values], data: st.DataObject) -> None:
+    """Nothing more fits: every wider sub-block would be over the limit."""
+    cost, values = problem
+    budget = Budget("params", cost, data.draw(limits(cost)))
+    start = min(EVERY, key=cost.of)
+    found = spend_slack(SPACE, budget, values, start)
+    for slot in SPACE.slots:
+        wider = [width for width in SPACE.widths(*slot) if width > found.width(*slot)]
+        assert not any(budget.admits(found.with_width(*slot, width)) for width in wider)
+
+
+def test_the_whole_budget_keeps_everything() -> None:
+    cost = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})
+    values = {slot: {w: 10.0 - w for w in SPACE.widths(*slot)} for slot in SPACE.slots}
+    assert solve(SPACE, Budget("params", cost, 16), values) == SPACE.dense
+
+
+def test_flat_values_still_give_a_fit() -> None:
+    cost = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})
+    values = {slot: dict.fromkeys(SPACE.widths(*slot), 0.0) for slot in SPACE.slots}
+    assert Budget("params", cost, 7).admits(solve(SPACE, Budget("params", cost, 7), values))

@@ -1,0 +1,166 @@
+"""The sampler: whatever it is fed, its proposals fit the budget, lie in the space, are new, and repeat.
+
+Proven over random budgets, parents and seeds (property).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from secateur.search import sampler as sampler_module
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget, Cost
+from secateur.search.predictor import BoostedTrees, Features, Prediction
+from secateur.search.sampler import Proposal, Sampler
+from secateur.search.space import Space
+from secateur.search.table import AdditiveTable
+
+SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
+COST = Cost(
+    "units",
+    7,
+    {
+        slot: {width: width * (40 if slot[1] == "attention" else 3) for width in SPACE.widths(*slot)}
+        for slot in SPACE.slots
+    },
+)
+TABLE = AdditiveTable(
+    {
+        slot: {
+            width: (1 + index) * (1 - width / SPACE.dense.width(*slot)) ** 1.5
+            for width in SPACE.widths(*slot)
+        }
+        for index, slot in enumerate(SPACE.slots)
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_module, "CHILDREN", 80)
+
+
+def budget(keep: float) -> Budget:
+    return Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+
+
+class Prior:
+    """Predicts by the additive table; the uncertainty is made up."""
+
+    def fit(self, candidates: Sequence[Architecture], kl: Sequence[float]) -> None: ...
+
+    def predict(self, candidates: Sequence[Architecture]) -> Prediction:
+        mean = np.log([TABLE.of(candidate) + 1e-9 for candidate in candidates])
+        return Prediction(mean, np.array([candidate.groups[0] / 9 for candidate in candidates]))
+
+
+def fitting(limit: Budget, count: int, seed: int) -> list[Architecture]:
+    """Random architectures within the budget, as the pairs so far."""
+    sampler, rng = Sampler(SPACE, limit, TABLE), np.random.default_rng(seed)
+    parents = [SPACE.dense]
+    return list({sampler._child(parents, rng): None for _ in range(count)})
+
+
+def check(proposals: Sequence[Proposal], limit: Budget, known: Sequence[Architecture]) -> None:
+    shapes = [proposal.architecture for proposal in proposals]
+    assert all(SPACE.contains(shape) and limit.admits(shape) for shape in shapes)
+    assert len(set(shapes)) == len(shapes)
+    assert not set(shapes) & set(known)
+
+
+class TestSeeds:
+    @settings(max_examples=40, deadline=None)
+    @given(keep=st.floats(0.05, 1.0))
+    def test_fit_the_budget(self, keep: float) -> None:
+        limit = budget(keep)
+        proposals = Sampler(SPACE, limit, TABLE).seeds()
+        assert proposals
+        check(proposals, limit, [])
+
+    def test_spend_the_budget(self) -> None:
+        limit = budget(0.7)
+        for proposal in Sampler(SPACE, limit, TABLE).seeds():
+            assert COST.of(proposal.architecture) > 0.95 * limit.limit, proposal.origin
+
+    def test_of_several_kinds(self) -> None:
+        proposals = Sampler(SPACE, budget(0.7), TABLE).seeds()
+        assert proposals[0].origin == "knapsack^1.0"
+        assert any(SPACE.dense.groups == proposal.architecture.groups for proposal in proposals)
+
+    def test_the_whole_budget_is_the_dense_model(self) -> None:
+        proposals = Sampler(SPACE, budget(1.0), TABLE).seeds()
+        assert [proposal.architecture for proposal in proposals] == [SPACE.dense]
+
+
+class TestPropose:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        keep=st.floats(0.1, 0.95),
+        pairs=st.integers(1, 30),
+        seed=st.integers(0, 2**16),
+        count=st.integers(1, 16),
+    )
+    def test_within_the_budget_new_and_not_too_many(
+        self, keep: float, pairs: int, seed: int, count: int
+    ) -> None:
+        limit = budget(keep)
+        known = fitting(limit, pairs, seed)
+        proposals = Sampler(SPACE, limit, TABLE).propose(known, Prior(), np.random.default_rng(seed), count)
+        assert len(proposals) <= count
+        check(proposals, limit, known)
+
+    def test_full_rounds(self) -> None:
+        limit = budget(0.6)
+        known = fitting(limit, 10, 0)
+        proposals = Sampler(SPACE, limit, TABLE).propose(known, Prior(), np.random.default_rng(0), 12)
+        assert len(proposals) == 12
+        assert {proposal.origin for proposal in proposals} == {"promising", "uncertain"}
+
+    def test_promising_ones_are_the_best_predicted(self) -> None:
+        limit = budget(0.6)
+        known = fitting(limit, 10, 0)
+        proposals = Sampler(SPACE, limit, TABLE).propose(known, Prior(), np.random.default_rng(0), 12)
+        promising = [TABLE.of(p.architecture) for p in proposals if p.origin == "promising"]
+        others = [TABLE.of(p.architecture) for p in proposals if p.origin == "uncertain"]
+        assert promising == sorted(promising)
+        assert not others or max(promising) <= min(others)
+
+    def test_same_seed_same_proposals(self) -> None:
+        limit = budget(0.6)
+        known = fitting(limit, 12, 0)
+        predictor = BoostedTrees(Features(SPACE, TABLE), 3)
+        predictor.fit(known, [TABLE.of(shape) for shape in known])
+        rounds = [
+            Sampler(SPACE, limit, TABLE).propose(known, predictor, np.random.default_rng((seed, 2)), 12)
+            for seed in (5, 5, 6)
+        ]
+        assert rounds[0] == rounds[1] != rounds[2]
+
+    def test_nothing_new_left(self) -> None:
+        """A space of two architectures, both known."""
+        space = Space(Architecture((1,), (8,)), 8)
+        cost = Cost("units", 0, {slot: {w: w for w in space.widths(*slot)} for slot in space.slots})
+        table = AdditiveTable({slot: {w: 8.0 - w for w in space.widths(*slot)} for slot in space.slots})
+        sampler = Sampler(space, Budget("params", cost, 9), table)
+        known = [Architecture((1,), (0,)), Architecture((1,), (8,))]
+        assert sampler.propose(known, Prior(), np.random.default_rng(0), 12) == []
+
+
+class TestChildren:
+    @settings(max_examples=40, deadline=None)
+    @given(keep=st.floats(0.05, 1.0), seed=st.integers(0, 2**16))
+    def test_fit_and_spend_the_budget(self, keep: float, seed: int) -> None:
+        limit, chance = budget(keep), random.Random(seed)
+        sampler, rng = Sampler(SPACE, limit, TABLE), np.random.default_rng(seed)
+        parents = [SPACE.dense, min(fitting(limit, 5, seed), key=lambda _: chance.random())]
+        child = sampler._child(parents, rng)
+        assert SPACE.contains(child) and limit.admits(child)
+        for slot in SPACE.slots:
+            wider = [width for width in SPACE.widths(*slot) if width > child.width(*slot)]
+            assert not any(limit.admits(child.with_width(*slot, width)) for width in wider)

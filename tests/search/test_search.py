@@ -1,0 +1,264 @@
+"""The search loop: interrupted anywhere and started again, it ends where it would have ended.
+
+Proven on a real tiny model with the real evaluator, predictor and study, over every point of
+interruption: the same pairs to the bit in the same rounds, the same winner, no candidate twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+from xgboost import XGBRegressor
+
+from secateur.calibrate.library import BlockLibrary
+from secateur.model.dense import Model
+from secateur.search import predictor as predictor_module
+from secateur.search import sampler as sampler_module
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget, keep_budget
+from secateur.search.evaluator import Measurement, PrefixEvaluator
+from secateur.search.search import ROUND_SIZE, Progress, Search
+from secateur.search.space import Space
+from secateur.search.study import JOURNAL, Pair, Study
+from secateur.search.table import single_cuts
+
+EVALUATIONS = ROUND_SIZE + 10  # several rounds, the trees fitted in each but the first
+
+
+class Remembering:
+    """The real evaluator, and what it was asked for; values are kept between the searches of this file."""
+
+    known: dict[Architecture, Measurement] = {}  # noqa: RUF012 - shared on purpose
+
+    def __init__(self, library: BlockLibrary, windows: Tensor) -> None:
+        self._evaluator = PrefixEvaluator(library, windows)
+        self.asked: list[Architecture] = []
+
+    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
+        for candidate in sorted(set(candidates), key=lambda item: item.path):
+            self.asked.append(candidate)
+            if candidate not in self.known:
+                (pair,) = self._evaluator.evaluate([candidate])
+                self.known[candidate] = pair[1]
+            yield candidate, self.known[candidate]
+
+
+class Bench:
+    """Everything a search needs, for one study folder."""
+
+    def __init__(self, library: BlockLibrary, space: Space, budget: Budget, windows: Tensor) -> None:
+        self.library, self.space, self.budget = library, space, budget
+        self.evaluator = Remembering(library, windows)
+
+    def search(self, folder: Path, *, evaluations: int = EVALUATIONS, seed: int = 0) -> Search:
+        study = Study(folder, self.space, {"seed": seed})
+        return Search(
+            self.space,
+            self.budget,
+            self.library,
+            self.evaluator,
+            study,
+            evaluations=evaluations,
+            seed=seed,
+        )
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """The same loop with fewer children and smaller forests."""
+    patch.setattr(sampler_module, "CHILDREN", 50)
+    patch.setattr(predictor_module, "ENSEMBLE", 2)
+    patch.setattr(
+        predictor_module,
+        "_trees",
+        lambda seed: XGBRegressor(n_estimators=10, max_depth=2, random_state=seed, subsample=0.7, n_jobs=1),
+    )
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+
+
+@pytest.fixture
+def bench(library: BlockLibrary, space: Space, budget: Budget, windows: Tensor) -> Bench:
+    return Bench(library, space, budget, windows)
+
+
+def finish(search: Search) -> tuple[list[Progress], list[Pair]]:
+    return list(search.run()), search.ranked()
+
+
+def pairs_of(search: Search) -> dict[Architecture, Pair]:
+    return search._study.pairs
+
+
+class TestWhole:
+    def test_evaluates_what_it_was_given(self, bench: Bench, tmp_path: Path) -> None:
+        search = bench.search(tmp_path)
+        steps, ranked = finish(search)
+        cuts = single_cuts(bench.space)
+        assert [step.stage for step in steps] == ["table"] * len(cuts) + ["search"] * EVALUATIONS
+        assert [step.done for step in steps[len(cuts) :]] == list(range(1, EVALUATIONS + 1))
+        assert len(bench.evaluator.asked) == len(set(bench.evaluator.asked)) == len(cuts) + EVALUATIONS
+        found = [pair for pair in pairs_of(search).values() if pair.round > 0]
+        assert len(found) == EVALUATIONS
+        assert all(bench.budget.admits(pair.architecture) for pair in found)
+        assert {1, 2, 3} <= {pair.round for pair in found}
+        assert steps[-1].best == ranked[0]
+
+    def test_ranked_is_best_first_and_fits(self, bench: Bench, tmp_path: Path) -> None:
+        _, ranked = finish(bench.search(tmp_path))
+        kl = [pair.measurement.kl for pair in ranked]
+        assert kl == sorted(kl) and all(bench.budget.admits(pair.architecture) for pair in ranked)
+
+    def test_search_improves_on_its_seeds(self, bench: Bench, tmp_path: Path) -> None:
+        _, ranked = finish(bench.search(tmp_path))
+        assert ranked[0].measurement.kl <= min(pair.measurement.kl for pair in ranked if pair.round == 1)
+
+    def test_same_seed_same_search(self, bench: Bench, tmp_path: Path) -> None:
+        first, second = bench.search(tmp_path / "a"), bench.search(tmp_path / "b")
+        assert finish(first) == finish(second)
+        assert pairs_of(first) == pairs_of(second)
+        assert first.tau == second.tau
+
+    def test_another_seed_another_search(self, bench: Bench, tmp_path: Path) -> None:
+        first, second = bench.search(tmp_path / "a"), bench.search(tmp_path / "b", seed=1)
+        finish(first), finish(second)
+        assert pairs_of(first).keys() != pairs_of(second).keys()
+
+    @pytest.mark.parametrize("evaluations", [1, 3, ROUND_SIZE, ROUND_SIZE + 1])
+    def test_few_evaluations(self, evaluations: int, bench: Bench, tmp_path: Path) -> None:
+        search = bench.search(tmp_path, evaluations=evaluations)
+        finish(search)
+        assert sum(pair.round > 0 for pair in pairs_of(search).values()) == evaluations
+
+
+class TestInterrupted:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def expected(
+        cls,
+        library: BlockLibrary,
+        space: Space,
+        budget: Budget,
+        windows: Tensor,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> tuple[dict[Architecture, Pair], list[Pair]]:
+        """What an uninterrupted search finds."""
+        with pytest.MonkeyPatch.context() as patch:
+            make_small(patch)
+            search = Bench(library, space, budget, windows).search(tmp_path_factory.mktemp("whole"))
+            _, ranked = finish(search)
+        return pairs_of(search), ranked
+
+    def test_at_every_point(
+        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+    ) -> None:
+        pairs, ranked = expected
+        for steps in range(len(pairs)):
+            folder = tmp_path / str(steps)
+            self.interrupted(bench, folder, steps)
+            self.check(bench, folder, pairs, ranked)
+
+    @pytest.mark.parametrize("point", ["start", "mid-table", "round-1", "round-2", "last"])
+    def test_in_the_middle_of_a_line(
+        self,
+        point: str,
+        bench: Bench,
+        tmp_path: Path,
+        expected: tuple[dict[Architecture, Pair], list[Pair]],
+    ) -> None:
+        pairs, ranked = expected
+        cuts = len(single_cuts(bench.space))
+        steps = {
+            "start": 1,
+            "mid-table": cuts // 2,
+            "round-1": cuts + 3,
+            "round-2": cuts + ROUND_SIZE,
+            "last": len(pairs),
+        }[point]
+        self.interrupted(bench, tmp_path, steps)
+        journal = tmp_path / JOURNAL
+        journal.write_bytes(journal.read_bytes()[:-100])
+        self.check(bench, tmp_path, pairs, ranked, lost=1)
+
+    def test_again_and_again(
+        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+    ) -> None:
+        pairs, ranked = expected
+        for _ in range(len(pairs) // 4):
+            self.interrupted(bench, tmp_path, 4)
+        self.check(bench, tmp_path, pairs, ranked)
+
+    def test_a_finished_one_evaluates_nothing(
+        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+    ) -> None:
+        pairs, ranked = expected
+        finish(bench.search(tmp_path))
+        bench.evaluator.asked.clear()
+        self.check(bench, tmp_path, pairs, ranked)
+        assert bench.evaluator.asked == []
+
+    def test_more_evaluations_go_on(
+        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+    ) -> None:
+        """A short search that ended on a full round, made longer, is the long one."""
+        pairs, ranked = expected
+        finish(bench.search(tmp_path, evaluations=8 + ROUND_SIZE))
+        longer = bench.search(tmp_path)
+        finish(longer)
+        assert ranked[0].measurement.kl >= longer.ranked()[0].measurement.kl
+        assert len(longer._study.pairs) >= len(pairs)
+
+    def interrupted(self, bench: Bench, folder: Path, steps: int) -> None:
+        going = bench.search(folder).run()
+        for _, _ in zip(range(steps), going, strict=False):
+            pass
+        going.close()
+
+    def check(
+        self, bench: Bench, folder: Path, pairs: dict[Architecture, Pair], ranked: list[Pair], lost: int = 0
+    ) -> None:
+        before = set(Study(folder, bench.space, {"seed": 0}).pairs)
+        bench.evaluator.asked.clear()
+        search = bench.search(folder)
+        _, found = finish(search)
+        assert pairs_of(search) == pairs
+        assert found == ranked
+        assert set(bench.evaluator.asked) == pairs.keys() - before
+        assert len(bench.evaluator.asked) == len(pairs) - len(before)
+
+
+class TestSmallSpaces:
+    def test_a_single_cut_may_win(
+        self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
+    ) -> None:
+        """With next to nothing to remove, the best proposals are already in the table."""
+        coarse = Space(space.dense, 192)
+        cost = keep_budget(model, coarse, 1.0).cost
+        budget = Budget("params", cost, cost.of(space.dense) - 1)
+        search = Bench(library, coarse, budget, windows).search(tmp_path, evaluations=1)
+        _, ranked = finish(search)
+        assert ranked[0].architecture in single_cuts(coarse)
+        assert budget.admits(ranked[0].architecture)
+
+    def test_nothing_to_cut(
+        self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
+    ) -> None:
+        search = Bench(library, space, keep_budget(model, space, 1.0), windows).search(tmp_path)
+        _, ranked = finish(search)
+        assert ranked[0].architecture == space.dense
+        assert ranked[0].measurement.kl == 0.0
+
+    def test_the_smallest_feasible_budget(
+        self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
+    ) -> None:
+        cost = keep_budget(model, space, 1.0).cost
+        least = cost.fixed + sum(min(row.values()) for row in cost.table.values())
+        budget = Budget("params", cost, least)
+        search = Bench(library, space, budget, windows).search(tmp_path, evaluations=5)
+        _, ranked = finish(search)
+        assert [pair.architecture for pair in ranked] == [Architecture((1, 0, 0), (0, 0, 0))]
