@@ -24,12 +24,13 @@ from secateur.slim.surgery import cut
 
 pytestmark = pytest.mark.slow
 
-LAYERS = 30
-TEXT = "The quick brown fox jumps over the lazy dog, and then it goes back to the forest where it lives. " * 4
+# Mild cuts: a model that is broken amplifies bf16 rounding until nothing can be compared.
 SHAPES = {
-    "uniform": Architecture((2,) * LAYERS, (1024,) * LAYERS),
-    "per-layer": Architecture((1, 2, 3) * 10, (1536, 768, 1280) * 10),
-    "removed": Architecture((3, 0, 2, 3, 0) * 6, (1536, 1024, 0, 1536, 0) * 6),
+    "uniform": Architecture((3,) * 30, (1408,) * 30),
+    "per-layer": Architecture((3, 3, 3, 3, 2) * 6, (1536, 1408, 1536) * 10),
+    "removed": Architecture(
+        (3,) * 20 + (0, 0) + (3,) * 8, (1536,) * 15 + (0,) + (1536,) * 5 + (0,) + (1408,) * 8
+    ),
 }
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
 
@@ -48,7 +49,7 @@ def folders(smollm2: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.fixture(scope="module", params=list(TOLERANCE))
 def server(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator[ServerProcess]:
     pytest.importorskip("vllm")
-    options = ("--dtype", request.param, "--max-model-len", "256", "--kv-cache-memory", "64MiB")
+    options = ("--dtype", request.param, "--max-model-len", "640", "--kv-cache-memory", "64MiB")
     with served(folders, *options) as running:
         yield running
 
@@ -56,20 +57,19 @@ def server(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator
 @pytest.mark.parametrize("shape", list(SHAPES))
 @torch.no_grad()
 def test_served_logprobs_are_those_of_the_exported_model(
-    server: ServerProcess, folders: dict[str, Path], shape: str
+    server: ServerProcess, folders: dict[str, Path], english: str, shape: str
 ) -> None:
     register_config()
     from secateur.slim.modeling_secateur import SecateurForCausalLM
 
     dtype = next(model["dtype"] for model in server.document["models"] if model["name"] == shape)
     with Client(server.address) as client:
-        token_ids, logprobs = client.score(shape, TEXT)
+        token_ids, logprobs = client.score(shape, english[20_000:22_000])
     cls = AutoModelForCausalLM if shape == "uniform" else SecateurForCausalLM
     reference = cls.from_pretrained(folders[shape], dtype=getattr(torch, dtype)).eval()
     ids = torch.tensor([token_ids])
     expected = reference(ids).logits.float().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
-    served_NLL, expected_NLL = -torch.tensor(logprobs).mean(), -expected.mean()
     if dtype == "float32":
         torch.testing.assert_close(torch.tensor(logprobs), expected, atol=TOLERANCE[dtype], rtol=0)
     # Single bf16 log-probabilities differ by their rounding (8 bits); their mean must not.
-    torch.testing.assert_close(served_NLL, expected_NLL, atol=TOLERANCE[dtype], rtol=0)
+    torch.testing.assert_close(torch.tensor(logprobs).mean(), expected.mean(), atol=TOLERANCE[dtype], rtol=0)
