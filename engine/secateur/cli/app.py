@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -34,7 +33,7 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    for name in filter(lambda name: find_spec(f"secateur.cli.{name}"), COMMANDS):
+    for name in COMMANDS:
         import_module(f"secateur.cli.{name}").register(app)
     return app
 
