@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from secateur.model.dense import Model, named_tensors
 from secateur.model.source import Source
@@ -67,7 +68,9 @@ def describe(model: Model) -> tuple[Any, Model]:
     shorter = _shortened(model.config, kept)
     stock = stock_config(shorter, [shape.groups[i] for i in kept], [shape.channels[i] for i in kept])
     if stock is not None:
-        stock.architectures = model.config.architectures
+        # A GGUF file does not name its class; not every loader knows it by the model type.
+        named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[stock.model_type]
+        stock.architectures = model.config.architectures or [named]
         return stock, replace(model, layers=tuple(model.layers[i] for i in kept))
     return slim_config(model.config, shape.groups, shape.channels), model
 
@@ -95,7 +98,13 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _save_tokenizer(source: Source, folder: Path) -> None:
-    source.tokenizer().save_pretrained(folder)
+    tokenizer = source.tokenizer()
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # what tokenizers' Rust half says when the disk is full
     settings = source.path / "generation_config.json"
     if source.kind == "folder" and settings.is_file():
         shutil.copy(settings, folder)
