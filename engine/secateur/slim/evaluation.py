@@ -20,7 +20,7 @@ from secateur.model.source import Source, open_source
 from secateur.search.architecture import architecture_of
 from secateur.search.budget import ParameterCount, count_parameters
 from secateur.slim.export import RECORD
-from secateur.slim.pipeline import Clock, Reporter
+from secateur.slim.pipeline import Clock, Reporter, require_context
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
     dtype = dtype_named(options.dtype, auto=fast_dtype())
     corpora = load_corpora(options.corpus)
     source = open_source(options.model)
+    require_context(source, options.window)
+    dense_source = _dense_source(options, source, reporter)
     clock = Clock()
     document: dict[str, Any] = {"model": options.model, "window": options.window}
     with clock.stage("evaluate"):
@@ -66,7 +68,6 @@ def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
         document["windows"] = {name: len(part) for name, part in windows.items()}
         own = _measure("evaluating", model, windows, reporter)
     document |= own
-    dense_source = _dense_source(options, source, reporter)
     if dense_source is not None:
         with clock.stage("evaluate_dense"):
             tensors = dense_source.tensors()
@@ -100,8 +101,13 @@ def _measure(title: str, model: Model, windows: Mapping[str, Tensor], reporter: 
 
 def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter) -> Source | None:
     """The dense model of a slim checkpoint: the one named, or the recorded one if it is still there."""
+    if options.dense == "":
+        return None
     if options.dense is not None:
-        return open_source(options.dense) if options.dense else None
+        try:
+            return open_source(options.dense)
+        except BadInput as error:
+            raise BadInput("--dense", error.given, error.allowed) from error
     record_file = source.path / RECORD if source.kind == "folder" else None
     if record_file is None or not record_file.is_file():
         return None

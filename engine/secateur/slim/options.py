@@ -65,6 +65,10 @@ class PruneOptions:
         least = MIN_WINDOWS * self.window
         tokens = self.calibration_tokens
         _require("--calibration-tokens", tokens, tokens >= least, f"at least {least} ({MIN_WINDOWS} windows)")
+        apart = self.study_folder.absolute() != self.out.absolute()
+        _require(
+            "--study", self.study_folder, apart, "the study needs a folder of its own, not that of --out"
+        )
         criterion_named(self.criterion)
         dtype_named(self.dtype, auto=torch.float32)
 

@@ -96,6 +96,7 @@ def prune(options: PruneOptions, reporter: Reporter) -> dict[str, Any]:
             raise UnsupportedModel(
                 "MODEL", options.model, "already cut per layer; prune the model it came from"
             )
+        require_context(source, options.window)
         model = load_model(source)
         split = split_windows(source, corpora, reserved, options)
     space = Space(architecture_of(model), options.quantum)
@@ -128,6 +129,17 @@ def prune(options: PruneOptions, reporter: Reporter) -> dict[str, Any]:
         export(slim, source, options.out, record, stored)
     shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)
     return record
+
+
+def require_context(source: Source, window: int) -> None:
+    """Check that the model was made for windows that long.
+
+    Raises:
+        BadInput: it was not.
+    """
+    longest = getattr(source.config, "max_position_embeddings", None)
+    if longest is not None and window > longest:
+        raise BadInput("--window", window, f"the model's context is {longest} tokens")
 
 
 def load_model(source: Source) -> Model:
