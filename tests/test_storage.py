@@ -1,0 +1,131 @@
+"""Files are whole or absent, and a place that cannot be written is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from secateur.errors import BadInput, OutputFailed
+from secateur.storage import new_folder, reported, require_new, require_space, write_json
+
+
+class TestWriteJson:
+    def test_whole(self, tmp_path: Path) -> None:
+        write_json(tmp_path / "a.json", {"text": "Grüße", "number": 0.1})
+        assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"text": "Grüße", "number": 0.1}
+        assert os.listdir(tmp_path) == ["a.json"]
+
+    def test_replaces(self, tmp_path: Path) -> None:
+        for number in (1, 2):
+            write_json(tmp_path / "a.json", number)
+        assert (tmp_path / "a.json").read_text() == "2\n"
+
+    def test_a_failure_keeps_what_was_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_json(tmp_path / "a.json", 1)
+
+        def full(self: Path, text: str, **_: object) -> int:
+            self.write_bytes(text[:1].encode())
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(OutputFailed, match=r"a\.json: cannot be written: No space left on device"):
+            write_json(tmp_path / "a.json", 2)
+        assert (tmp_path / "a.json").read_text() == "1\n"
+        assert os.listdir(tmp_path) == ["a.json"]
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputFailed, match="No such file or directory"):
+            write_json(tmp_path / "none" / "a.json", 1)
+
+
+class TestNewFolder:
+    def test_appears_whole(self, tmp_path: Path) -> None:
+        with new_folder(tmp_path / "deep" / "out") as partial:
+            (partial / "file").write_text("x")
+            assert not (tmp_path / "deep" / "out").exists()
+            assert partial.parent == tmp_path / "deep"  # the same disk: a rename, not a copy
+        assert (tmp_path / "deep" / "out" / "file").read_text() == "x"
+        assert os.listdir(tmp_path / "deep") == ["out"]
+
+    @pytest.mark.parametrize("error", [ValueError("bug"), KeyboardInterrupt(), SystemExit(3)])
+    def test_vanishes_on_any_end(self, error: BaseException, tmp_path: Path) -> None:
+        with pytest.raises(type(error)), new_folder(tmp_path / "out") as partial:
+            (partial / "file").write_text("x")
+            raise error
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
+    def test_failures_to_write_are_one_line(self, error: Exception, tmp_path: Path) -> None:
+        with (
+            pytest.raises(OutputFailed, match=f"{tmp_path / 'out'}: cannot be written"),
+            new_folder(tmp_path / "out"),
+        ):
+            raise error
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("what", ["folder", "empty folder", "file"])
+    def test_what_appeared_meanwhile_is_not_touched(self, what: str, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        with pytest.raises(OutputFailed, match="appeared"), new_folder(out):
+            if what == "file":
+                out.write_text("mine")
+            else:
+                out.mkdir()
+            if what == "folder":
+                (out / "file").write_text("mine")
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_below_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OutputFailed, match="cannot be written"), new_folder(tmp_path / "file" / "out"):
+            raise AssertionError("not reached")
+
+    def test_a_relative_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also when the working directory changes meanwhile."""
+        monkeypatch.chdir(tmp_path)
+        with new_folder(Path("out")):
+            os.chdir("/")
+        assert (tmp_path / "out").is_dir()
+
+
+class TestRequireNew:
+    @pytest.mark.parametrize("what", ["folder", "file"])
+    def test_exists(self, what: str, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir() if what == "folder" else out.write_text("")
+        with pytest.raises(BadInput, match=r"--out: got .*out: exists"):
+            require_new("--out", out)
+
+    def test_below_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(BadInput, match="file is not a writable folder"):
+            require_new("--out", tmp_path / "file" / "deep" / "out")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_not_writable(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(BadInput, match="is not a writable folder"):
+            require_new("--out", tmp_path / "out")
+
+    def test_new(self, tmp_path: Path) -> None:
+        require_new("--out", tmp_path / "a" / "b" / "out")
+        require_new("--out", Path("surely-not-there"))
+        assert os.listdir(tmp_path) == []
+
+
+class TestRequireSpace:
+    def test_room(self, tmp_path: Path) -> None:
+        require_space(tmp_path, 1)
+
+    def test_none(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputFailed, match="the disk is full: 1,152,921,504,606,846,976 bytes needed"):
+            require_space(tmp_path, 1 << 60)
+
+
+def test_reported_leaves_other_errors_alone(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), reported(tmp_path):
+        raise ZeroDivisionError
