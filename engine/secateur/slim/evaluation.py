@@ -111,7 +111,10 @@ def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter
     record_file = source.path / RECORD if source.kind == "folder" else None
     if record_file is None or not record_file.is_file():
         return None
-    recorded = json.loads(record_file.read_text(encoding="utf-8"))["model"]
+    recorded = _recorded_model(record_file)
+    if recorded is None:
+        reporter.say(f"{RECORD} does not say which the dense model is; name it with --dense")
+        return None
     for place in (recorded["path"], recorded["reference"]):
         if not Path(place).exists() and place == recorded["path"]:
             continue
@@ -123,6 +126,15 @@ def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter
             return found
     reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with --dense")
     return None
+
+
+def _recorded_model(record_file: Path) -> dict[str, str] | None:
+    """Where the dense model was; None when the record cannot be read."""
+    try:
+        model = json.loads(record_file.read_text(encoding="utf-8"))["model"]
+        return {key: str(model[key]) for key in ("path", "reference", "fingerprint")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _kept(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:
