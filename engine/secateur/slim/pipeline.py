@@ -91,6 +91,7 @@ def prune(options: PruneOptions, reporter: Reporter) -> dict[str, Any]:
     with clock.stage("load"):
         corpora = load_corpora(options.corpus)
         reserved = load_corpora(options.validation) if options.validation else ()
+        require_apart(corpora, reserved)
         source = open_source(options.model)
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel(
@@ -140,6 +141,24 @@ def require_context(source: Source, window: int) -> None:
     longest = getattr(source.config, "max_position_embeddings", None)
     if longest is not None and window > longest:
         raise BadInput("--window", window, f"the model's context is {longest} tokens")
+
+
+def require_apart(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
+    """Check that validation text is not text that the search sees, by passages of each in the other.
+
+    Raises:
+        BadInput: it is.
+    """
+    for unseen in reserved:
+        for seen in corpora:
+            if _shared_passages(unseen.text, seen.text) > 1 or _shared_passages(seen.text, unseen.text) > 1:
+                raise BadInput("--validation", unseen.name, f"overlaps --corpus {seen.name}")
+
+
+def _shared_passages(text: str, other: str) -> int:
+    """How many of 8 passages of `text` are in `other`; one may be a phrase that everybody writes."""
+    starts = (len(text) * eighth // 8 for eighth in range(8))
+    return sum(text[start : start + 200] in other for start in starts)
 
 
 def load_model(source: Source) -> Model:

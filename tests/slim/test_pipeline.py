@@ -1,0 +1,364 @@
+"""The whole job on a tiny model, in process: what it promises is what lies in the checkpoint.
+
+Proven: windows of statistics, search and validation never overlap; the budget holds in the written
+weights; the record has the keys of the design; a refusal comes before any work and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from secateur.calibrate.corpus import Corpus
+from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
+from secateur.model.source import open_source
+from secateur.search.architecture import Architecture, architecture_of
+from secateur.search.budget import count_parameters
+from secateur.slim import pipeline
+from secateur.slim.options import MIN_WINDOWS, PruneOptions
+from secateur.slim.pipeline import Split, load_model, prune, split_windows
+
+
+@dataclass
+class Notes:
+    """A reporter that remembers."""
+
+    stages: list[tuple[str, int]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, total: int) -> None:
+        self.stages.append((name, total))
+        self.steps.append(0)
+
+    def step(self, note: str = "", count: int = 1) -> None:
+        self.steps[-1] += count
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory, english: str) -> Path:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(english[:24_000])
+    return file
+
+
+def options_for(model: Path, text: Path, out: Path, **changes: Any) -> PruneOptions:
+    """A job of seconds."""
+    small = PruneOptions(
+        model=str(model),
+        out=out,
+        keep=0.7,
+        corpus=str(text),
+        evaluations=10,
+        window=32,
+        calibration_tokens=3200,
+        search_windows=4,
+        quantum=32,
+    )
+    return replace(small, **changes)
+
+
+@dataclass
+class Job:
+    """A job that was done once for all tests that look at its result."""
+
+    options: PruneOptions
+    record: dict[str, Any]
+    notes: Notes
+
+
+@pytest.fixture(scope="module")
+def job(tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    options = options_for(tiny_llama, text, tmp_path_factory.mktemp("job") / "slim")
+    notes = Notes()
+    return Job(options, prune(options, notes), notes)
+
+
+def rows(windows: Tensor) -> set[tuple[int, ...]]:
+    return {tuple(row) for row in windows.tolist()}
+
+
+class TestSplit:
+    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        words=st.integers(400, 6000),
+        window=st.sampled_from([8, 16, 32]),
+        search_windows=st.integers(1, 200),
+        tokens=st.integers(256, 5000),
+        corpora=st.integers(1, 3),
+    )
+    def test_disjoint(
+        self, words: int, window: int, search_windows: int, tokens: int, corpora: int, tiny_llama: Path
+    ) -> None:
+        """Every number is another word, so equal windows are the same place in the text."""
+        texts = [
+            " ".join(str(index * 37) for index in range(part * words, (part + 1) * words))
+            for part in range(corpora)
+        ]
+        named = tuple(Corpus(f"part {index}", text) for index, text in enumerate(texts))
+        options = options_for(
+            tiny_llama,
+            Path("unused"),
+            Path("unused-out"),
+            window=window,
+            search_windows=search_windows,
+            calibration_tokens=tokens,
+        )
+        split = split_windows(open_source(tiny_llama), named, (), options)
+        parts = [split.statistics, split.search, split.validation]
+        assert all(len(part) and part.shape[1] == window for part in parts)
+        assert sum(map(len, parts)) == len(set().union(*map(rows, parts)))
+        assert len(split.search) <= search_windows
+        assert split.statistics.numel() <= tokens
+
+    def split(self, folder: Path, text: str, reserved: tuple[Corpus, ...] = (), **changes: Any) -> Split:
+        options = options_for(folder, Path("unused"), Path("unused-out"), **changes)
+        return split_windows(open_source(folder), (Corpus("text", text),), reserved, options)
+
+    def test_reserved_validation_leaves_the_corpus_whole(self, tiny_llama: Path, english: str) -> None:
+        own = self.split(tiny_llama, english[:20_000], (Corpus("other", english[30_000:40_000]),))
+        held = self.split(tiny_llama, english[:20_000])
+        assert len(own.statistics) + len(own.search) >= len(held.statistics) + len(held.search)
+        assert not rows(own.validation) & (rows(own.statistics) | rows(own.search))
+
+    def test_search_windows_are_spread(self, tiny_llama: Path, english: str) -> None:
+        """Not the beginning of the text alone."""
+        split = self.split(tiny_llama, english[:20_000], calibration_tokens=10**6)
+        assert len(split.search) == 4
+        order = torch.cat([split.statistics, split.search])
+        assert not torch.equal(split.search, order[:4])
+
+    def test_too_little(self, tiny_llama: Path) -> None:
+        with pytest.raises(BadInput, match=f"windows of 32 tokens, at least {MIN_WINDOWS} are needed"):
+            self.split(tiny_llama, "word " * 60)
+
+
+class TestResult:
+    def test_the_checkpoint_is_what_the_record_says(self, job: Job) -> None:
+        out, record = job.options.out, job.record
+        stored = json.loads((out / "secateur.json").read_text())
+        assert stored == json.loads(json.dumps(record))
+        slim = load_model(open_source(out))
+        assert count_parameters(slim).to_json() == record["kept"] == record["slim"]["parameters"]
+        if record["layout"] == "per-layer":
+            assert architecture_of(slim) == Architecture.from_json(record["architecture"])
+
+    def test_the_budget_holds(self, job: Job) -> None:
+        kept, dense = job.record["kept"], job.record["parameters"]
+        assert kept["non_embedding"] <= 0.7 * dense["non_embedding"]
+        assert kept["non_embedding"] <= job.record["budget"]["limit"]
+        fraction = kept["non_embedding"] / dense["non_embedding"]
+        assert job.record["kept_fraction"]["non_embedding"] == pytest.approx(fraction, abs=1e-5)
+
+    def test_keys_of_the_design(self, job: Job) -> None:
+        record = job.record
+        for key in ("parameters", "kept"):
+            assert set(record[key]) == {"total", "non_embedding"}
+        for side in ("dense", "slim"):
+            assert set(record[side]["parameters"]) == {"total", "non_embedding"}
+            assert list(record[side]["perplexity"]) == ["validation"]
+            assert all(math.isfinite(value) for value in record[side]["perplexity"].values())
+            assert record[side]["memory_bytes"] > 0
+        assert set(record["seconds"]) == {
+            "load",
+            "calibrate",
+            "search",
+            "choose",
+            "repair",
+            "report",
+            "total",
+        }
+        assert record["seed"] == 0 and record["corpora"] == [job.options.corpus]
+        assert record["search"]["evaluations"] == 10
+        assert {"secateur", "torch", "transformers", "python"} <= set(record["versions"])
+
+    def test_bytes_of_the_weights(self, job: Job) -> None:
+        weights = (job.options.out / "model.safetensors").stat().st_size
+        assert 0 <= weights - job.record["slim"]["memory_bytes"] < 20_000  # the header
+
+    def test_model_card(self, job: Job) -> None:
+        card = (job.options.out / "README.md").read_text()
+        assert card.startswith("---\nbase_model: ")
+        assert f"{job.record['kept']['total']:,}" in card and "| perplexity, validation |" in card
+
+    def test_only_the_study_stays_beside_it(self, job: Job) -> None:
+        assert sorted(os.listdir(job.options.out.parent)) == ["slim", "slim.study"]
+        assert "calibration" not in os.listdir(job.options.study_folder)
+
+    def test_every_stage_says_how_long_it_is(self, job: Job) -> None:
+        assert [name.split()[0] for name, _ in job.notes.stages] == [
+            "calibrating",
+            "evaluating",
+            "searching",
+            "judging",
+            "repairing",
+        ]
+        for (name, total), steps in zip(job.notes.stages, job.notes.steps, strict=True):
+            assert steps == total, name
+
+    def test_a_second_run_repeats_it_from_the_study(self, job: Job) -> None:
+        """Nothing is evaluated again, and the weights are the same bytes."""
+        again = replace(job.options, out=job.options.out.with_name("again"), study=job.options.study_folder)
+        notes = Notes()
+        record = prune(again, notes)
+        assert record["architecture"] == job.record["architecture"]
+        names = [name.split()[0] for name, _ in notes.stages]
+        assert "evaluating" not in names and "searching" not in names
+        weights = [(folder / "model.safetensors").read_bytes() for folder in (job.options.out, again.out)]
+        assert weights[0] == weights[1]
+
+
+class TestVariants:
+    def test_another_family_and_memory(self, tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
+        options = options_for(
+            tiny_qwen3, text, tmp_path / "slim", budget="memory", criterion="taylor", evaluations=3
+        )
+        record = prune(options, Notes())
+        assert record["slim"]["memory_bytes"] <= 0.7 * record["dense"]["memory_bytes"]
+        assert record["budget"]["unit"] == "weight bytes"
+
+    def test_nothing_to_cut(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        record = prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1.0), Notes())
+        assert record["kept"] == record["parameters"] and record["layout"] == "stock"
+        assert record["repair"] == "none" and record["search"]["kl"] == 0.0
+
+    def test_as_small_as_it_goes(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        """Whatever the smallest feasible budget leaves can be written and loaded."""
+        with pytest.raises(BadInput, match="smallest feasible") as caught:
+            prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1e-6), Notes())
+        keep = float(str(caught.value).split("smallest feasible is ")[1].split()[0])
+        prune(options_for(tiny_llama, text, tmp_path / "slim", keep=keep), Notes())
+        slim = load_model(open_source(tmp_path / "slim"))
+        assert sum(architecture_of(slim).groups) == 1
+
+    def test_validation_of_its_own(self, tiny_llama: Path, text: Path, tmp_path: Path, english: str) -> None:
+        other = tmp_path / "other.txt"
+        other.write_text(english[50_000:60_000])
+        options = options_for(
+            tiny_llama, text, tmp_path / "slim", validation=str(other), dtype="bfloat16", evaluations=2
+        )
+        record = prune(options, Notes())
+        assert list(record["slim"]["perplexity"]) == [str(other)]
+        assert record["corpora"] == [str(text), str(other)] and record["dtype"] == "bfloat16"
+
+
+class TestRefused:
+    """Before any work: no stage begins, nothing appears beside `--out`."""
+
+    def refused(self, options: PruneOptions, kind: type[Exception], words: str) -> None:
+        notes, before = Notes(), set(options.out.parent.iterdir())
+        with pytest.raises(kind, match=words) as caught:
+            prune(options, notes)
+        assert "\n" not in str(caught.value)
+        assert notes.stages == []
+        assert set(options.out.parent.iterdir()) == before
+
+    def test_out_exists_is_said_first(self, tmp_path: Path) -> None:
+        """Before the model, which is not there either."""
+        (tmp_path / "slim").mkdir()
+        options = options_for(tmp_path / "no-model", tmp_path / "no-text", tmp_path / "slim")
+        self.refused(options, BadInput, "--out: got .*slim: exists")
+
+    def test_a_per_layer_model(self, job: Job, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        from secateur.calibrate.library import BlockLibrary
+        from secateur.slim.export import export
+        from secateur.slim.surgery import cut
+
+        source = open_source(tiny_llama)
+        shape = Architecture((2, 1, 2), (64, 0, 192))
+        slim = cut(BlockLibrary(load_model(source), None, torch.float32), shape)
+        export(slim, source, tmp_path / "in" / "per-layer", None, torch.float32)
+        (tmp_path / "work").mkdir()
+        options = options_for(tmp_path / "in" / "per-layer", text, tmp_path / "work" / "slim")
+        self.refused(options, UnsupportedModel, "already cut per layer")
+
+    def test_the_study_of_another_seed(self, job: Job, tmp_path: Path) -> None:
+        options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_folder)
+        self.refused(options, StudyMismatch, "--study: got .* made with another seed")
+
+    def test_a_file_in_the_place_of_the_study(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        options = options_for(tiny_llama, text, tmp_path / "slim", study=tmp_path / "file")
+        self.refused(options, OutputFailed, "file: cannot be written")
+
+    @pytest.mark.parametrize(
+        ("corpus", "validation"),
+        [("pydoc:test", "pydoc:test"), ("pydoc", "pydoc:validation"), ("pydoc:test", "pydoc")],
+    )
+    def test_validation_that_the_search_has_seen(
+        self, corpus: str, validation: str, tiny_llama: Path, tmp_path: Path
+    ) -> None:
+        options = options_for(
+            tiny_llama, Path("unused"), tmp_path / "slim", corpus=corpus, validation=validation
+        )
+        self.refused(options, BadInput, "--validation: got .*: overlaps --corpus")
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def disk(self, tmp_path: Path) -> Any:
+        place = tmp_path / "disk"
+        place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "none", str(place)]
+        try:
+            if subprocess.run(mount, capture_output=True).returncode:
+                pytest.skip("may not mount a file system")
+        except FileNotFoundError:
+            pytest.skip("no mount command")
+        yield place
+        subprocess.run(["umount", str(place)], check=True)
+
+    def test_one_line_and_status_2(
+        self, disk: Path, tiny_llama: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Through the command line; the study is elsewhere."""
+        from secateur.cli.app import run
+
+        small = "--window 32 --calibration-tokens 3200 --search-windows 4 --quantum 32 --evaluations 2"
+        place = ["--out", str(disk / "slim"), "--study", str(tmp_path / "study")]
+        arguments = ["prune", str(tiny_llama), "--keep", "0.7", "--corpus", str(text), *small.split()]
+        assert run([*arguments, *place, "--json"]) == 2
+        printed = capsys.readouterr()
+        errors = [line for line in printed.err.splitlines() if line.startswith("error:")]
+        assert printed.out == "" and len(errors) == 1 and "the disk is full" in errors[0]
+        assert os.listdir(disk) == []
+
+    def test_while_calibrating(self, disk: Path, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        """What is left of an unfinished calibration does not count when the job starts again."""
+        (disk / "other").write_bytes(b"x" * 1_400_000)
+        options = options_for(tiny_llama, text, tmp_path / "slim", study=disk / "study", evaluations=2)
+        with pytest.raises(OutputFailed, match="cannot be written"):
+            prune(options, Notes())
+        assert not (tmp_path / "slim").exists()
+        (disk / "other").unlink()
+        prune(options, Notes())
+        assert (tmp_path / "slim" / "model.safetensors").is_file()
+
+
+def test_finalists_include_the_best_seed() -> None:
+    from secateur.search.evaluator import Measurement
+    from secateur.search.study import Pair
+
+    def pair(number: int, turn: int) -> Pair:
+        shape = Architecture((1,), (number,))
+        return Pair(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
+
+    ranked = [pair(n, 3) for n in range(6)] + [pair(6, 1), pair(7, 1)]
+    chosen = pipeline._finalists(ranked)
+    assert chosen == [*ranked[: pipeline.FINALISTS], ranked[6]]
+    only_seeds = [pair(n, 1) for n in range(3)]
+    assert pipeline._finalists(only_seeds) == only_seeds
