@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from secateur.errors import BadInput
 
-_PYDOC_PARTS = {"calibration": range(0, 7), "validation": range(7, 8), "test": range(8, 10)}
+_PYDOC_PARTS = {"calibration": 0.7, "validation": 0.1, "test": 0.2}  # shares of the text
+_PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,38 @@ def _pydoc(part: str) -> str:
 
     if part and part not in _PYDOC_PARTS:
         raise BadInput("--corpus", f"pydoc:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
-    slots = _PYDOC_PARTS[part] if part else range(10)
-    chosen = [topics[key] for index, key in enumerate(sorted(topics)) if index % 10 in slots]
-    return "\n\n".join(chosen)
+    names = _pydoc_parts()[part] if part else sorted(topics)
+    return "\n\n".join(topics[name] for name in names)
+
+
+def _pydoc_parts() -> dict[str, list[str]]:
+    """Topic names by part. Topics that quote each other stay together, or parts would share text."""
+    from pydoc_data.topics import topics
+
+    parts: dict[str, list[str]] = {name: [] for name in _PYDOC_PARTS}
+    filled = dict.fromkeys(_PYDOC_PARTS, 0)
+    related = _related(topics)
+    for group in sorted(related, key=lambda names: (-sum(len(topics[name]) for name in names), names)):
+        neediest = min(parts, key=lambda name: filled[name] / _PYDOC_PARTS[name])
+        parts[neediest] += group
+        filled[neediest] += sum(len(topics[name]) for name in group)
+    return {name: sorted(members) for name, members in parts.items()}
+
+
+def _related(topics: Mapping[str, str]) -> list[list[str]]:
+    """Groups of topics that share a passage, directly or through others."""
+    groups: dict[str, set[str]] = {name: {name} for name in sorted(topics)}
+    first_in: dict[str, str] = {}
+    for name in sorted(topics):
+        for paragraph in topics[name].split("\n\n"):
+            passage = " ".join(paragraph.split())
+            if len(passage) < _PASSAGE:
+                continue
+            other = first_in.setdefault(passage, name)
+            if groups[other] is not groups[name]:
+                merged = groups[other] | groups[name]
+                groups.update(dict.fromkeys(merged, merged))
+    return [sorted(group) for group in {id(group): group for group in groups.values()}.values()]
 
 
 _EMBEDDED: dict[str, Callable[[str], str]] = {"pydoc": _pydoc}
