@@ -51,13 +51,14 @@ def test_client_made_of_reflected_descriptors_gets_a_streamed_answer(server: Ser
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
         request = GetMessageClass(method.input_type)(model="llama", text=PROMPT)
-        request.sampling.max_tokens = 8
+        request.sampling.max_tokens = 64
         request.sampling.ignore_eos = True
         responses = list(call(request, timeout=60))
-    assert len(responses) == 8
-    assert [len(response.token_ids) for response in responses] == [1] * 8
-    assert [response.finish_reason for response in responses] == [0] * 7 + [2]
-    assert responses[-1].usage.completion_tokens == 8
+    # One message per token, but for those that waited for a slow client: they travel together.
+    assert len(responses) > 1
+    assert sum(len(response.token_ids) for response in responses) == 64
+    assert [response.finish_reason for response in responses] == [0] * (len(responses) - 1) + [2]
+    assert responses[-1].usage.completion_tokens == 64
 
 
 @torch.no_grad()
@@ -124,14 +125,15 @@ def test_stop_token_ends_the_answer(client: Client) -> None:
 
 def test_messages_may_carry_several_tokens(client: Client) -> None:
     events = list(client.generate("llama", PROMPT, max_tokens=21, stream_interval=10, **GREEDY))
-    assert [len(event.token_ids) for event in events] == [1, 10, 10]
+    assert len(events) <= 3  # 1, 10 and 10 tokens, or fewer and longer ones for a slow client
+    assert sum(len(event.token_ids) for event in events) == 21
 
 
 def test_logprobs_of_the_chosen_and_the_likeliest(client: Client) -> None:
     events = list(client.generate("llama", PROMPT, max_tokens=4, logprobs=3, **GREEDY))
-    for event in events:
-        (logprobs,) = event.response.logprobs
-        assert logprobs.token_id == event.token_ids[0] == logprobs.top[0].token_id
+    tokens = [token for event in events for token in event.token_ids]
+    for token, logprobs in zip(tokens, (one for e in events for one in e.response.logprobs), strict=True):
+        assert logprobs.token_id == token == logprobs.top[0].token_id
         assert logprobs.logprob == pytest.approx(logprobs.top[0].logprob)
         values = [candidate.logprob for candidate in logprobs.top]
         assert len(values) == 3 and values == sorted(values, reverse=True)
