@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 from xgboost import XGBRegressor
 
@@ -64,6 +65,15 @@ class Bench:
             evaluations=evaluations,
             seed=seed,
         )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads gain nothing on matrices this small, and wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
