@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that measure and write `results/`. Run from the root: `python -m benchmarks.NAME`."""
