@@ -10,6 +10,8 @@ import os
 # Before anything imports huggingface_hub: no test may reach out to a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before anything imports triton: kernels run under its interpreter. TRITON_INTERPRET=0 tests them on a GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import shutil
 import signal

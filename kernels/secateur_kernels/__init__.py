@@ -1,9 +1,23 @@
-"""Perplexity proxies computed without keeping logits in memory.
+"""Structured masks and perplexity proxies: what evaluating a pruned candidate is made of.
 
 This package knows nothing of the engine. Every public function states, in its docstring, the torch
-snippet that defines it; `reference` holds those definitions in fp64.
+snippet that defines it; `reference` holds those definitions in fp64, `work` the least each must cost.
 """
 
+from secateur_kernels.arguments import BadArgument
+from secateur_kernels.backend import Backend, BackendUnavailable
 from secateur_kernels.linear_loss import Teacher, linear_kl, linear_nll, prepare_teacher
+from secateur_kernels.projection import ProjectionTable, masked_projection, nested_projection
 
-__all__ = ["Teacher", "linear_kl", "linear_nll", "prepare_teacher"]
+__all__ = [
+    "Backend",
+    "BackendUnavailable",
+    "BadArgument",
+    "ProjectionTable",
+    "Teacher",
+    "linear_kl",
+    "linear_nll",
+    "masked_projection",
+    "nested_projection",
+    "prepare_teacher",
+]

@@ -1,0 +1,179 @@
+"""Checking of arguments, and what the width of a candidate may be given as.
+
+Every complaint names the argument, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+Keep = int | Sequence[int] | Tensor | None
+
+
+class BadArgument(ValueError):
+    """An argument that the function cannot work with; the message names it."""
+
+    def __init__(self, name: str, given: object, allowed: str) -> None:
+        super().__init__(f"{name}: {given} given; {allowed}")
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Units kept, for one candidate or several.
+
+    Attributes:
+        counts: as integers, where they are known on the host.
+        on_device: as an int32 tensor [M], where they were given as one.
+        single: given as one integer or not at all, so that the result has no candidate dimension.
+    """
+
+    counts: tuple[int, ...] | None
+    on_device: Tensor | None
+    single: bool
+
+    def __len__(self) -> int:
+        return len(self.counts) if self.counts is not None else len(self._tensor)
+
+    @property
+    def _tensor(self) -> Tensor:
+        assert self.on_device is not None
+        return self.on_device
+
+    def host(self) -> tuple[int, ...]:
+        """As integers; waits for the device if they are there."""
+        return self.counts if self.counts is not None else tuple(self._tensor.tolist())
+
+    def device(self, device: torch.device) -> Tensor:
+        """As int32 [M] on a device; a copy from the host where they were integers."""
+        if self.counts is None:
+            return self._tensor
+        return torch.tensor(self.counts, dtype=torch.int32, device=device)
+
+
+def widths(keep: Keep, limit: int, unit: str, device: torch.device) -> Widths:
+    """The argument `keep`, checked.
+
+    Integers must lie in 0 to `limit`. A tensor stays on its device unread (so that a CUDA graph may
+    hold it); what it says beyond `limit` counts as `limit`, below 0 as 0.
+
+    Raises:
+        BadArgument: not one of these, out of range, or no candidate at all.
+    """
+    if keep is None:
+        return Widths((limit,), None, True)
+    if isinstance(keep, Tensor):
+        return _device_widths(keep, device)
+    if isinstance(keep, int) and not isinstance(keep, bool):
+        _require_range(keep, limit, unit)
+        return Widths((keep,), None, True)
+    if not isinstance(keep, Sequence) or isinstance(keep, str | bytes):
+        raise BadArgument(
+            "keep", f"a {type(keep).__name__}", "an int, several, or an int32 tensor is allowed"
+        )
+    if not keep:
+        raise BadArgument("keep", "an empty sequence", "one width per candidate is needed")
+    for count in keep:
+        _require_range(count, limit, unit)
+    return Widths(tuple(keep), None, False)
+
+
+def _device_widths(keep: Tensor, device: torch.device) -> Widths:
+    if keep.dtype != torch.int32 or keep.dim() > 1:
+        given = f"{str(keep.dtype).removeprefix('torch.')} {list(keep.shape)}"
+        raise BadArgument("keep", given, "int32 with one entry per candidate is allowed")
+    if keep.numel() == 0:
+        raise BadArgument("keep", "an empty tensor", "one width per candidate is needed")
+    if keep.device != device:
+        raise BadArgument("keep", f"a tensor on {keep.device}", f"it must be on {device}")
+    return Widths(None, keep.reshape(-1).contiguous(), keep.dim() == 0)
+
+
+def _require_range(count: int, limit: int, unit: str) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= limit:
+        raise BadArgument("keep", count, f"allowed are 0 to {limit} {unit}")
+
+
+def require_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | None, like: Tensor) -> None:
+    """Check a weight: two dimensions of those sizes, contiguous rows, dtype and device of `like`.
+
+    Raises:
+        BadArgument: it is not.
+    """
+    wanted = [rows, columns]
+    fits = tensor.dim() == 2 and all(
+        want in (None, have) for want, have in zip(wanted, tensor.shape, strict=True)
+    )
+    if not fits:
+        shape = ", ".join("any" if size is None else str(size) for size in wanted)
+        raise BadArgument(name, f"shape {list(tensor.shape)}", f"it must be [{shape}]")
+    require_alike(name, tensor, like)
+    if tensor.numel() and tensor.stride(1) != 1:
+        raise BadArgument(name, f"strides {tensor.stride()}", "rows must be contiguous: call .contiguous()")
+
+
+def require_vector(name: str, tensor: Tensor | None, size: int, like: Tensor) -> None:
+    """Check a bias or the like: [size], contiguous, dtype and device of `like`; None is fine.
+
+    Raises:
+        BadArgument: it is not.
+    """
+    if tensor is None:
+        return
+    if tensor.shape != (size,):
+        raise BadArgument(name, f"shape {list(tensor.shape)}", f"it must be [{size}]")
+    require_alike(name, tensor, like)
+    if size > 1 and tensor.stride(0) != 1:
+        raise BadArgument(name, f"stride {tensor.stride(0)}", "it must be contiguous: call .contiguous()")
+
+
+def require_alike(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Check dtype and device against the first argument's.
+
+    Raises:
+        BadArgument: they differ.
+    """
+    if tensor.dtype != like.dtype:
+        raise BadArgument(name, str(tensor.dtype), f"the input is {like.dtype}, so must this be")
+    if tensor.device != like.device:
+        raise BadArgument(name, f"a tensor on {tensor.device}", f"the input is on {like.device}")
+
+
+def require_input(
+    name: str, tensor: Tensor, size: int | None = None, *, candidates: int | None = None
+) -> None:
+    """Check an input: [N, size], or [M, N, size] with one entry per candidate; contiguous rows, floating.
+
+    Raises:
+        BadArgument: it is not.
+    """
+    if tensor.dtype not in FLOATS:
+        raise BadArgument(name, str(tensor.dtype), "float32, float16 and bfloat16 are allowed")
+    if tensor.dim() not in (2, 3) or (size is not None and tensor.shape[-1] != size):
+        raise BadArgument(name, f"shape {list(tensor.shape)}", f"[N, {size}] or [M, N, {size}] is allowed")
+    if tensor.numel() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise BadArgument(name, f"strides {tensor.stride()}", "rows must be contiguous: call .contiguous()")
+    if tensor.dim() == 3 and candidates is not None and tensor.shape[0] != candidates:
+        raise BadArgument(name, f"{tensor.shape[0]} candidates", f"keep has {candidates}")
+
+
+def require_index(name: str, index: Tensor | None, limit: int, device: torch.device) -> None:
+    """Check an index list: int32 [K] on the device, contiguous, K at most `limit`; entries are not read.
+
+    Raises:
+        BadArgument: it is not.
+    """
+    if index is None:
+        return
+    if index.dim() != 1 or index.dtype != torch.int32 or len(index) > limit:
+        given = f"{str(index.dtype).removeprefix('torch.')} {list(index.shape)}"
+        raise BadArgument(name, given, f"int32 with at most {limit} entries is allowed")
+    if index.device != device:
+        raise BadArgument(name, f"a tensor on {index.device}", f"it must be on {device}")
+    if len(index) > 1 and index.stride(0) != 1:
+        raise BadArgument(name, f"stride {index.stride(0)}", "it must be contiguous: call .contiguous()")

@@ -1,0 +1,61 @@
+"""Which implementation runs: the Triton kernels, or torch."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from torch import Tensor
+
+from secateur_kernels.arguments import BadArgument
+
+Backend = Literal["auto", "triton", "torch"]
+BACKENDS: tuple[Backend, ...] = ("auto", "triton", "torch")
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend asked for cannot run here."""
+
+
+def choose(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
+    """The implementation for an input.
+
+    ``auto`` takes Triton for tensors on an NVIDIA GPU where Triton is installed, else torch. Under
+    Triton's interpreter (``TRITON_INTERPRET=1`` before the first import of triton) ``triton`` works on
+    CPU tensors: slow, for tests.
+
+    Raises:
+        BadArgument: no such backend.
+        BackendUnavailable: ``triton`` was asked for and cannot run.
+    """
+    if backend not in BACKENDS:
+        raise BadArgument("backend", repr(backend), f"allowed are {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return "torch"
+    if backend == "auto":
+        return "triton" if tensor.device.type == "cuda" and installed() else "torch"
+    if not installed():
+        raise BackendUnavailable("backend: 'triton' given; the package triton is not installed")
+    if not runs_on(tensor.device.type):
+        raise BackendUnavailable(
+            f"backend: 'triton' given with tensors on {tensor.device}; it runs on cuda, "
+            "and on cpu only under TRITON_INTERPRET=1"
+        )
+    return "triton"
+
+
+def implementation(room: str, backend: str, tensor: Tensor) -> Any:
+    """The module `room` of the backend chosen for an input; raises as `choose` does."""
+    return import_module(f"secateur_kernels.{choose(backend, tensor)}_backend.{room}")
+
+
+def installed() -> bool:
+    """Whether Triton can be imported."""
+    return find_spec("triton") is not None
+
+
+def runs_on(device_type: str) -> bool:
+    """Whether Triton kernels run on tensors there."""
+    return device_type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"

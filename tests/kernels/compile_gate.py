@@ -1,0 +1,87 @@
+"""Compiles every kernel launch for a GPU that is not there: ``python compile_gate.py 90 [CASE ...]``.
+
+Runs the cases of `compile_cases` on CPU tensors with launching replaced by compiling, so what is
+compiled is exactly what the public functions launch. Must run without the interpreter. Prints one
+JSON line per launch: kernel, case, shared memory, registers spilled, tensor-core instructions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)
+# Triton 3.10 flips the default; say what is compiled.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+import secateur_kernels.backend
+from secateur_kernels.triton_backend import tile
+
+
+class AbsentGpu:
+    """As much of a driver as compiling asks for."""
+
+    def __init__(self, architecture: int) -> None:
+        self._target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def compile_instead_of_launching(launches: list[dict[str, Any]], case: list[str]) -> None:
+    run = triton.runtime.jit.JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        ptx = kernel.asm["ptx"]
+        found = {
+            "case": case[0],
+            "kernel": self.__name__,
+            "shared": kernel.metadata.shared,
+            "cubin_bytes": len(kernel.asm["cubin"]),
+            "bf16_products": len(re.findall(r"(?:wgmma\.mma_async|mma)\.sync\.aligned\.\S*bf16", ptx)),
+            "wgmma": ptx.count("wgmma.mma_async"),
+            "tf32_products": len(re.findall(r"mma\S*tf32", ptx)),
+        }
+        if found not in launches:
+            launches.append(found)
+        return kernel
+
+    triton.runtime.jit.JITFunction.run = compile_only
+
+
+def main(architecture: int, wanted: list[str]) -> None:
+    from compile_cases import CASES
+
+    triton.runtime.driver.set_active(AbsentGpu(architecture))
+    secateur_kernels.backend.runs_on = lambda device_type: True
+    tile.ASSUMED_ARCHITECTURE = architecture
+    launches: list[dict[str, Any]] = []
+    case = [""]
+    compile_instead_of_launching(launches, case)
+    for name, call in CASES.items():
+        if not wanted or name in wanted:
+            case[0] = name
+            call()
+    for launch in launches:
+        print(json.dumps(launch))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
