@@ -95,7 +95,7 @@ def _device_widths(keep: Tensor, device: torch.device) -> Widths:
 
 
 def _require_range(count: int, limit: int, unit: str) -> None:
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= limit:
+    if type(count) is not int or not 0 <= count <= limit:
         raise BadArgument("keep", count, f"allowed are 0 to {limit} {unit}")
 
 

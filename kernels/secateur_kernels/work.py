@@ -83,7 +83,7 @@ def attention_work(
     *,
     shared_input: bool = False,
 ) -> Work:
-    """`masked_attention` over causal sequences of those lengths, candidates keeping so many KV groups each."""
+    """`masked_attention` over causal sequences of those lengths, for candidates keeping so many KV groups."""
     tokens = sum(lengths)
     scores = sum(length * (length + 1) // 2 for length in lengths)
     widest = max(kept, default=0)

@@ -42,5 +42,5 @@ def test_equals_the_sliced_product(backend: str, inner: Tensor, weight: Tensor) 
     found = masked_projection(inner, weight, KEEP, backend=backend)
     assert found.shape == (len(KEEP), TOKENS, OUTPUTS)
     for width, part in zip(KEEP, found, strict=True):
-        true = reference.masked_projection(inner, weight, width)
+        true = reference.masked_projection(inner, weight, width, None)
         assert_as_good_as_eager(part, eager(inner, weight, width), true)

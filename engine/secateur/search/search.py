@@ -32,9 +32,8 @@ class Progress:
     Attributes:
         stage: ``table`` or ``search``.
         done, total: evaluations of this stage.
-        pair: what was just evaluated (or found in the study).
+        pair: what was just evaluated.
         best: the best pair that fits the budget, once there is one.
-        fresh: False when the pair came from the study.
         tau: Kendall's tau of the predictor by cross-validation before this round.
     """
 
@@ -43,7 +42,6 @@ class Progress:
     total: int
     pair: Pair
     best: Pair | None
-    fresh: bool
     tau: float | None = None
 
 
@@ -77,7 +75,7 @@ class Search:
         self.tau: float | None = None
 
     def run(self) -> Iterator[Progress]:
-        """Evaluate until the evaluations are spent; yields after every pair."""
+        """Evaluate until the evaluations are spent; yields after every evaluation."""
         yield from self._fill_table()
         sampler = Sampler(self._space, self._budget, self.table_built)
         features = Features(self._space, self.table_built)
@@ -114,7 +112,7 @@ class Search:
             pair = Pair(architecture, measurement, 0, "single cut")
             self._study.add(pair)
             done += 1
-            yield Progress("table", done, len(cuts), pair, None, True)
+            yield Progress("table", done, len(cuts), pair, None)
         measured = {cut: pairs[cut].measurement.kl for cut in cuts}
         self.table = build_table(self._space, self._library, measured)
 
@@ -144,7 +142,7 @@ class Search:
             finished[architecture] = pair
             best = _best([pair, *([best] if best else [])])
             total_done = len(done) + len(known) + count
-            yield Progress("search", total_done, self._evaluations, pair, best, True, self.tau)
+            yield Progress("search", total_done, self._evaluations, pair, best, self.tau)
         done += [finished[item] for item in origin]
 
 
