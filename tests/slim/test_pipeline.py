@@ -300,6 +300,15 @@ class TestRefused:
         options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_folder)
         self.refused(options, StudyMismatch, "--study: got .* made with another seed")
 
+    def test_the_study_of_a_host_that_computes_in_another_dtype(
+        self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here = pipeline.fast_dtype()
+        there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
+        monkeypatch.setattr(pipeline, "fast_dtype", lambda: there)
+        options = replace(job.options, out=tmp_path / "other", study=job.options.study_folder)
+        self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
+
     def test_a_file_in_the_place_of_the_study(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         options = options_for(tiny_llama, text, tmp_path / "slim", study=tmp_path / "file")

@@ -293,6 +293,7 @@ def _identity(
         "calibration_tokens": options.calibration_tokens,
         "search_windows": options.search_windows,
         "criterion": options.criterion,
+        "compute_dtype": str(fast_dtype()),
         "space": space.to_json(),
     }
 
