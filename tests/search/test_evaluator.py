@@ -20,7 +20,8 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.model.dense import Model, named_tensors
 from secateur.model.precision import fast_dtype
 from secateur.search.architecture import Architecture
-from secateur.search.evaluator import Measurement, PrefixEvaluator
+from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.measurement import Measurement
 from secateur.search.space import Space
 from secateur.slim.configuration_secateur import slim_config
 from secateur.slim.modeling_secateur import SecateurForCausalLM
@@ -209,14 +210,14 @@ class TestSharing:
         before = evaluator.blocks_run
         candidates = [space.dense.with_width(2, "ffn", width) for width in (32, 64, 96, 128)]
         list(evaluator.evaluate(candidates))
-        assert evaluator.blocks_run - before == 5 + len(candidates)
+        assert evaluator.blocks_run - before == evaluator.num_blocks * len(candidates)
 
     def test_no_memory_means_no_sharing(self, library: BlockLibrary, space: Space, windows: Tensor) -> None:
         evaluator = PrefixEvaluator(library, windows, state_bytes=1)
         assert evaluator.dense_nll > 0
         before = evaluator.blocks_run
         list(evaluator.evaluate([space.dense.with_width(2, "ffn", width) for width in (32, 64)]))
-        assert evaluator.blocks_run - before == 12
+        assert evaluator.blocks_run - before == evaluator.num_blocks * 12
 
 
 class TestStandardErrors:

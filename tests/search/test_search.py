@@ -20,7 +20,8 @@ from secateur.search import predictor as predictor_module
 from secateur.search import sampler as sampler_module
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget, keep_budget
-from secateur.search.evaluator import Measurement, PrefixEvaluator
+from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.measurement import Measurement
 from secateur.search.search import ROUND_SIZE, Progress, Search
 from secateur.search.space import Space
 from secateur.search.study import JOURNAL, Pair, Study

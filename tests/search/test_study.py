@@ -18,7 +18,7 @@ import pytest
 
 from secateur.errors import OutputFailed, StudyMismatch
 from secateur.search.architecture import Architecture
-from secateur.search.evaluator import Measurement
+from secateur.search.measurement import Measurement
 from secateur.search.space import Space
 from secateur.search.study import JOURNAL, Pair, Study
 

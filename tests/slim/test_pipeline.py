@@ -369,7 +369,7 @@ class TestFullDisk:
 
 
 def test_finalists_include_the_best_seed() -> None:
-    from secateur.search.evaluator import Measurement
+    from secateur.search.measurement import Measurement
     from secateur.search.study import Pair
 
     def pair(number: int, turn: int) -> Pair:

@@ -2,19 +2,18 @@
 
 The residual stream before sub-block d depends only on the widths of the sub-blocks before d. The
 evaluator walks candidates in lexicographic order of their paths (a depth-first walk of their trie)
-and keeps the states along the current path, so what two neighbours share is computed once. The
-same products run in the same shapes whatever the grouping, so a candidate's value does not depend
-on which others were evaluated with it.
+and keeps the states it passes (`PrefixCache`), so what two candidates share is computed once, within
+a generation and, as far as memory goes, across generations. Windows go through in blocks of fixed
+size: the same products run in the same shapes whatever is evaluated together, so a candidate's
+losses are its own to the bit.
 
 Shape suffixes: B windows, T tokens, H hidden, N predicted positions.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,28 +21,16 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.model.forward import apply_block, embed, final_hidden, geometry
 from secateur.search.architecture import Architecture
+from secateur.search.measurement import Losses, Measurement
+from secateur.search.prefixes import PrefixCache
 from secateur.search.space import Slot
 from secateur_kernels import Teacher, linear_kl, prepare_teacher
 
 DEFAULT_STATE_BYTES = 2 << 30
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one evaluation found, in nats per token, with standard errors over windows."""
-
-    kl: float
-    kl_stderr: float
-    nll: float
-    nll_stderr: float
-    tokens: int
-
-
-class Evaluator(Protocol):
-    """Measures candidates; results do not depend on their order or grouping."""
-
-    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
-        """Each candidate with its measurement, in whatever order is cheapest, as they are done."""
+DEFAULT_TEACHER_BYTES = 2 << 30
+# As fast per token as 16 windows (SmolLM2, 2 cores: 1.5 s for 4096 tokens either way), and a race can
+# stop after one.
+BLOCK_WINDOWS = 4
 
 
 class PrefixEvaluator:
@@ -52,82 +39,110 @@ class PrefixEvaluator:
     Args:
         library: sub-blocks at every width.
         windows_BT: the windows all candidates are measured on.
-        state_bytes: memory for residual streams kept along the current path.
+        state_bytes: memory for residual streams of prefixes.
+        teacher_bytes: memory for the dense model's distributions. Windows whose distributions exceed it
+            are gone through in spans, each for all candidates.
+
+    Raises:
+        ValueError: no windows, or windows of one token: there is nothing to predict.
     """
 
     def __init__(
-        self, library: BlockLibrary, windows_BT: Tensor, *, state_bytes: int = DEFAULT_STATE_BYTES
+        self,
+        library: BlockLibrary,
+        windows_BT: Tensor,
+        *,
+        state_bytes: int = DEFAULT_STATE_BYTES,
+        teacher_bytes: int = DEFAULT_TEACHER_BYTES,
     ) -> None:
+        if windows_BT.dim() != 2 or windows_BT.shape[0] < 1 or windows_BT.shape[1] < 2:
+            raise ValueError(f"windows_BT: shape {list(windows_BT.shape)} given; at least [1, 2] is needed")
         self._library = library
         self._model = library.model
-        self._windows_BT = windows_BT
+        self._blocks = windows_BT.split(BLOCK_WINDOWS)
         self._geo = geometry(self._model, windows_BT.shape[1])
         self._slots: list[Slot] = [
             (layer, kind) for layer in range(self._model.num_layers) for kind in ("attention", "ffn")
         ]
-        state = windows_BT.numel() * self._model.hidden_size * self._model.embedding_VH.element_size()
-        self._stride = max(1, math.ceil(state * len(self._slots) / state_bytes))
-        self._target_N = windows_BT[:, 1:].flatten()
-        self._teacher: Teacher | None = None
+        self._prefixes = PrefixCache(state_bytes)
+        self._teachers: OrderedDict[int, Teacher] = OrderedDict()
+        teacher_block = self._blocks[0].numel() * self._model.head_VH.shape[0]
+        self._span = max(1, teacher_bytes // (teacher_block * self._model.head_VH.element_size()))
         self.blocks_run = 0
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of windows there are."""
+        return len(self._blocks)
 
     @property
     def dense_nll(self) -> float:
         """NLL of the dense model on the same windows, nats per token."""
-        return float(self._dense().nll_N.mean())
+        with torch.inference_mode():
+            nll_N = torch.cat([self._teacher(block).nll_N for block in range(self.num_blocks)])
+        return float(nll_N.mean())
+
+    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
+        """Each distinct candidate measured on all windows, in order of their paths."""
+        for candidate, losses in self.losses(candidates):
+            yield candidate, losses.measurement()
+
+    def losses(
+        self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
+    ) -> Iterator[tuple[Architecture, Losses]]:
+        """Each distinct candidate with its losses on those blocks, in order of their paths."""
+        wanted = list(range(self.num_blocks) if blocks is None else blocks)
+        if not wanted:
+            raise ValueError("blocks: none given; at least one is needed")
+        ordered = sorted(set(candidates), key=lambda item: item.path)
+        spans = [wanted[start : start + self._span] for start in range(0, len(wanted), self._span)]
+        found: dict[Architecture, Losses] = {}
+        for span in spans:
+            for candidate in ordered:
+                losses = self._span_losses(candidate, span)
+                found[candidate] = found[candidate] + losses if candidate in found else losses
+                if span is spans[-1]:
+                    yield candidate, found[candidate]
 
     @torch.inference_mode()
-    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
-        """Each distinct candidate with its measurement, in order of their paths."""
-        teacher = self._dense()
-        stack: list[tuple[int, Tensor]] = []
-        previous: tuple[int, ...] = ()
-        for candidate in sorted(set(candidates), key=lambda item: item.path):
-            path = candidate.path
-            shared = _common_prefix(previous, path)
-            while stack and stack[-1][0] > shared:
-                stack.pop()
-            hidden_NH = self._advance(path, stack)
-            previous = path
-            yield candidate, self._measure(hidden_NH, teacher)
+    def _span_losses(self, candidate: Architecture, blocks: Sequence[int]) -> Losses:
+        total: Losses | None = None
+        for block in blocks:
+            losses = self._block_losses(candidate.path, block)
+            total = losses if total is None else total + losses
+        assert total is not None  # a span is never empty
+        return total
 
-    def _dense(self) -> Teacher:
-        if self._teacher is None:
-            with torch.inference_mode():
-                full = tuple(self._model.width(layer, kind) for layer, kind in self._slots)
-                hidden_NH = self._advance(full, [])
-                self._teacher = prepare_teacher(hidden_NH, self._model.head_VH, self._target_N)
-        return self._teacher
+    def _block_losses(self, path: tuple[int, ...], block: int) -> Losses:
+        teacher = self._teacher(block)
+        target_N = self._blocks[block][:, 1:].flatten()
+        kl_N, nll_N = linear_kl(self._hidden(path, block), teacher, self._model.head_VH, target_N)
+        windows = len(self._blocks[block])
+        kl_B, nll_B = (loss_N.double().view(windows, -1).mean(1) for loss_N in (kl_N, nll_N))
+        return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), len(kl_N) // windows)
 
-    def _advance(self, path: tuple[int, ...], stack: list[tuple[int, Tensor]]) -> Tensor:
-        """Final hidden states [N, H] of a path, pushing states on `stack` as it goes."""
-        if not stack:
-            stack.append((0, embed(self._model, self._windows_BT)))
-        depth, state_BTH = stack[-1]
+    def _teacher(self, block: int) -> Teacher:
+        """The dense model's distributions on a block, computed once as long as they fit."""
+        if block not in self._teachers:
+            while len(self._teachers) >= self._span:
+                self._teachers.popitem(last=False)
+            full = tuple(self._model.width(layer, kind) for layer, kind in self._slots)
+            target_N = self._blocks[block][:, 1:].flatten()
+            self._teachers[block] = prepare_teacher(self._hidden(full, block), self._model.head_VH, target_N)
+        return self._teachers[block]
+
+    def _hidden(self, path: tuple[int, ...], block: int) -> Tensor:
+        """Final hidden states [N, H] of a path on a block of windows, from the deepest state kept."""
+        depth, state_BTH = self._prefixes.longest(block, path)
+        if state_BTH is None:
+            state_BTH = embed(self._model, self._blocks[block])
         for index in range(depth, len(path)):
             layer, kind = self._slots[index]
-            block = self._library.block(layer, kind, path[index])
-            state_BTH = apply_block(state_BTH, block, self._geo, layer)
-            self.blocks_run += block is not None
-            if (index + 1) % self._stride == 0 and index + 1 < len(path):
-                stack.append((index + 1, state_BTH))
+            sub_block = self._library.block(layer, kind, path[index])
+            if sub_block is not None:
+                state_BTH = apply_block(state_BTH, sub_block, self._geo, layer)
+                self.blocks_run += 1
+            if index + 1 < len(path):
+                self._prefixes.put(block, path[: index + 1], state_BTH)
+        self._prefixes.touch(block, path[:-1])
         return final_hidden(self._model, state_BTH)[:, :-1].flatten(0, 1)
-
-    def _measure(self, hidden_NH: Tensor, teacher: Teacher) -> Measurement:
-        kl_N, nll_N = linear_kl(hidden_NH, teacher, self._model.head_VH, self._target_N)
-        kl, kl_stderr = self._mean(kl_N)
-        nll, nll_stderr = self._mean(nll_N)
-        return Measurement(kl, kl_stderr, nll, nll_stderr, len(kl_N))
-
-    def _mean(self, loss_N: Tensor) -> tuple[float, float]:
-        per_window_B = loss_N.double().view(len(self._windows_BT), -1).mean(1)
-        windows = len(per_window_B)
-        spread = float(per_window_B.std() / math.sqrt(windows)) if windows > 1 else 0.0
-        return float(per_window_B.mean()), spread
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return min(len(left), len(right))

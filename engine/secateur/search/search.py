@@ -15,7 +15,7 @@ import numpy as np
 from secateur.calibrate.library import BlockLibrary
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
-from secateur.search.evaluator import Evaluator
+from secateur.search.measurement import Evaluator
 from secateur.search.predictor import BoostedTrees, Features, cross_validated_tau
 from secateur.search.sampler import Proposal, Sampler
 from secateur.search.space import Space

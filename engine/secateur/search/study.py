@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from secateur.errors import StudyMismatch
 from secateur.search.architecture import Architecture
-from secateur.search.evaluator import Measurement
+from secateur.search.measurement import Measurement
 from secateur.search.space import Space
 from secateur.storage import reported
 

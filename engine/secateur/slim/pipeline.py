@@ -24,6 +24,7 @@ from secateur.model.source import Source, open_source
 from secateur.search.architecture import architecture_of
 from secateur.search.budget import keep_budget
 from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.race import race
 from secateur.search.search import Progress, Search
 from secateur.search.space import Space
 from secateur.search.study import Pair, Study
@@ -35,7 +36,6 @@ from secateur.storage import require_new
 
 VALIDATION_WINDOWS = 64
 FINALISTS = 4
-JUDGE_WINDOWS = 16
 
 
 class Reporter(Protocol):
@@ -230,16 +230,15 @@ def _note(progress: Progress) -> str:
 
 
 def _choose(finalists: list[Pair], library: BlockLibrary, windows_BT: Tensor, reporter: Reporter) -> Pair:
-    """The finalist with the least KL on windows that the search has not seen."""
+    """The finalist with the least KL on unseen windows; who is surely beaten stops early."""
     by_architecture = {pair.architecture: pair for pair in finalists}
-    total_kl = dict.fromkeys(by_architecture, 0.0)
-    parts = windows_BT.split(JUDGE_WINDOWS)  # the teacher's distributions of all windows need not fit memory
-    reporter.stage(f"judging {len(finalists)} finalists on unseen text", len(finalists) * len(parts))
-    for part_BT in parts:
-        for architecture, measurement in PrefixEvaluator(library, part_BT).evaluate(list(by_architecture)):
-            total_kl[architecture] += measurement.kl * len(part_BT)
-            reporter.step()
-    return by_architecture[min(total_kl, key=lambda item: (total_kl[item], item))]
+    evaluator = PrefixEvaluator(library, windows_BT)
+    reporter.stage(f"judging {len(finalists)} finalists on unseen text", evaluator.num_blocks)
+    best, done = finalists[0].architecture, 0
+    for rung in race(evaluator, list(by_architecture)):
+        reporter.step(f"{rung.running} left", rung.blocks - done)
+        best, done = rung.best, rung.blocks
+    return by_architecture[best]
 
 
 def _finalists(ranked: list[Pair]) -> list[Pair]:
