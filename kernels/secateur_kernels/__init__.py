@@ -7,6 +7,7 @@ snippet that defines it; `reference` holds those definitions in fp64, `work` the
 from secateur_kernels.arguments import BadArgument
 from secateur_kernels.backend import Backend, BackendUnavailable
 from secateur_kernels.linear_loss import Teacher, linear_kl, linear_nll, prepare_teacher
+from secateur_kernels.mlp import gated_inner, masked_mlp, nested_mlp
 from secateur_kernels.projection import ProjectionTable, masked_projection, nested_projection
 
 __all__ = [
@@ -15,9 +16,12 @@ __all__ = [
     "BadArgument",
     "ProjectionTable",
     "Teacher",
+    "gated_inner",
     "linear_kl",
     "linear_nll",
+    "masked_mlp",
     "masked_projection",
+    "nested_mlp",
     "nested_projection",
     "prepare_teacher",
 ]

@@ -56,8 +56,8 @@ class Widths:
         return torch.tensor(self.counts, dtype=torch.int32, device=device)
 
 
-def widths(keep: Keep, limit: int, unit: str, device: torch.device) -> Widths:
-    """The argument `keep`, checked.
+def widths(keep: Keep, limit: int, unit: str, device: torch.device, name: str = "keep") -> Widths:
+    """The argument `keep` (or of that name), checked.
 
     Integers must lie in 0 to `limit`. A tensor stays on its device unread (so that a CUDA graph may
     hold it); what it says beyond `limit` counts as `limit`, below 0 as 0.
@@ -68,35 +68,33 @@ def widths(keep: Keep, limit: int, unit: str, device: torch.device) -> Widths:
     if keep is None:
         return Widths((limit,), None, True)
     if isinstance(keep, Tensor):
-        return _device_widths(keep, device)
+        return _device_widths(keep, device, name)
     if isinstance(keep, int) and not isinstance(keep, bool):
-        _require_range(keep, limit, unit)
+        _require_range(keep, limit, unit, name)
         return Widths((keep,), None, True)
     if not isinstance(keep, Sequence) or isinstance(keep, str | bytes):
-        raise BadArgument(
-            "keep", f"a {type(keep).__name__}", "an int, several, or an int32 tensor is allowed"
-        )
+        raise BadArgument(name, f"a {type(keep).__name__}", "an int, several, or an int32 tensor is allowed")
     if not keep:
-        raise BadArgument("keep", "an empty sequence", "one width per candidate is needed")
+        raise BadArgument(name, "an empty sequence", "one width per candidate is needed")
     for count in keep:
-        _require_range(count, limit, unit)
+        _require_range(count, limit, unit, name)
     return Widths(tuple(keep), None, False)
 
 
-def _device_widths(keep: Tensor, device: torch.device) -> Widths:
+def _device_widths(keep: Tensor, device: torch.device, name: str) -> Widths:
     if keep.dtype != torch.int32 or keep.dim() > 1:
         given = f"{str(keep.dtype).removeprefix('torch.')} {list(keep.shape)}"
-        raise BadArgument("keep", given, "int32 with one entry per candidate is allowed")
+        raise BadArgument(name, given, "int32 with one entry per candidate is allowed")
     if keep.numel() == 0:
-        raise BadArgument("keep", "an empty tensor", "one width per candidate is needed")
+        raise BadArgument(name, "an empty tensor", "one width per candidate is needed")
     if keep.device != device:
-        raise BadArgument("keep", f"a tensor on {keep.device}", f"it must be on {device}")
+        raise BadArgument(name, f"a tensor on {keep.device}", f"it must be on {device}")
     return Widths(None, keep.reshape(-1).contiguous(), keep.dim() == 0)
 
 
-def _require_range(count: int, limit: int, unit: str) -> None:
+def _require_range(count: int, limit: int, unit: str, name: str) -> None:
     if type(count) is not int or not 0 <= count <= limit:
-        raise BadArgument("keep", count, f"allowed are 0 to {limit} {unit}")
+        raise BadArgument(name, count, f"allowed are 0 to {limit} {unit}")
 
 
 def require_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | None, like: Tensor) -> None:

@@ -7,6 +7,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from secateur_kernels.arguments import BadArgument
@@ -49,6 +50,22 @@ def choose(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
 def implementation(room: str, backend: str, tensor: Tensor) -> Any:
     """The module `room` of the backend chosen for an input; raises as `choose` does."""
     return import_module(f"secateur_kernels.{choose(backend, tensor)}_backend.{room}")
+
+
+def with_gradients(backend: Backend, *tensors: Tensor | None) -> Backend:
+    """The backend to choose from where any of these may need a gradient: the Triton kernels have none.
+
+    Raises:
+        BackendUnavailable: ``triton`` was asked for; its result would silently be a constant.
+    """
+    if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors):
+        return backend
+    if backend == "triton":
+        raise BackendUnavailable(
+            "backend: 'triton' given with tensors that require gradients; only 'torch' has them "
+            "(or call under torch.no_grad())"
+        )
+    return "torch" if backend == "auto" else backend
 
 
 def installed() -> bool:

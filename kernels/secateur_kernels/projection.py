@@ -23,7 +23,7 @@ from secateur_kernels.arguments import (
     require_vector,
     widths,
 )
-from secateur_kernels.backend import Backend, implementation
+from secateur_kernels.backend import Backend, implementation, with_gradients
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ def masked_projection(
     """
     kept, weight = check_projection("inner", inner, weight, keep, span)
     require_vector("bias_H", bias_H, _outputs(weight), inner)
+    weights = weight.weights if isinstance(weight, ProjectionTable) else (weight,)
+    backend = with_gradients(backend, inner, bias_H, *weights)
     run = implementation("projection", backend, inner)
     result: Tensor = run.project(inner, weight, kept, span, bias_H)
     return result
@@ -128,19 +130,27 @@ def nested_projection(
     """
     if inner_NC.dim() != 2:
         raise BadArgument("inner_NC", f"shape {list(inner_NC.shape)}", "it must be [N, C]")
-    bounds, _ = check_projection("inner_NC", inner_NC, weight_HC, kept, span)
+    bounds, _ = check_projection("inner_NC", inner_NC, weight_HC, kept, span, names=("weight_HC", "kept"))
     counts = bounds.host()
     if any(a > b for a, b in pairwise(counts)):
         raise BadArgument("kept", list(counts), "widths must ascend")
+    backend = with_gradients(backend, inner_NC, weight_HC)
     run = implementation("projection", backend, inner_NC)
     result: Tensor = run.project_nested(inner_NC, weight_HC, bounds, span)
     return result
 
 
 def check_projection(
-    name: str, inner: Tensor, weight: Projection | Sequence[Tensor], keep: Keep, span: int
+    name: str,
+    inner: Tensor,
+    weight: Projection | Sequence[Tensor],
+    keep: Keep,
+    span: int,
+    *,
+    names: tuple[str, str] = ("weight", "keep"),
 ) -> tuple[Widths, Projection]:
     """The arguments that all projections share, checked; a sequence of weights becomes a table."""
+    weight_name, keep_name = names
     require_input(name, inner)
     channels = inner.shape[-1]
     if span < 1 or channels % span:
@@ -148,21 +158,30 @@ def check_projection(
     if not isinstance(weight, Tensor | ProjectionTable):
         weight = ProjectionTable(tuple(weight))
     if isinstance(weight, Tensor):
-        require_matrix("weight", weight, None, channels, inner)
-        kept = widths(keep, channels // span, "units", inner.device)
+        require_matrix(weight_name, weight, None, channels, inner)
+        kept = widths(keep, channels // span, "units", inner.device, keep_name)
         require_input(name, inner, candidates=len(kept))
         return kept, weight
-    require_alike("weight", weight.weights[0], inner)
-    kept = widths(keep, channels // span, "units", inner.device)
+    require_alike(weight_name, weight.weights[0], inner)
+    kept = widths(keep, channels // span, "units", inner.device, keep_name)
     require_input(name, inner, candidates=len(kept))
-    if len(weight) != len(kept):
-        raise BadArgument("weight", f"a table of {len(weight)}", f"keep has {len(kept)} candidates")
-    if kept.counts is not None:
-        for number, (count, row) in enumerate(zip(kept.counts, weight.weights, strict=True)):
-            if count * span > row.shape[1]:
-                allowed = f"weight[{number}] has {row.shape[1]} columns, {span} per unit"
-                raise BadArgument("keep", count, allowed)
+    require_table_holds(weight_name, weight, kept, span)
     return kept, weight
+
+
+def require_table_holds(name: str, table: ProjectionTable, kept: Widths, span: int) -> None:
+    """Check that a table has a projection for every candidate, as wide as it needs where that is known.
+
+    Raises:
+        BadArgument: it has not.
+    """
+    if len(table) != len(kept):
+        raise BadArgument(name, f"a table of {len(table)}", f"keep has {len(kept)} candidates")
+    if kept.counts is not None:
+        for number, (count, row) in enumerate(zip(kept.counts, table.weights, strict=True)):
+            if count * span > row.shape[1]:
+                allowed = f"{name}[{number}] has {row.shape[1]} columns, {span} per unit"
+                raise BadArgument("keep", count, allowed)
 
 
 def _outputs(weight: Projection) -> int:

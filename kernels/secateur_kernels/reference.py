@@ -1,6 +1,6 @@
 """fp64 definitions of the public functions: slow, whole, and obviously right. Tests compare with them.
 
-Shape suffixes: N tokens, H hidden, V vocabulary.
+Shape suffixes: N tokens, H hidden, V vocabulary, C inner channels.
 """
 
 from __future__ import annotations
@@ -29,3 +29,36 @@ def masked_projection(
     """The projection of the first `width` channels, [N, H]."""
     out_NH = inner_NC[:, :width].double() @ weight_HC[:, :width].double().T
     return out_NH if bias_H is None else out_NH + bias_H.double()
+
+
+def masked_mlp(
+    x_NH: Tensor,
+    gate_CH: Tensor,
+    up_CH: Tensor,
+    down_HC: Tensor,
+    kept: Tensor | slice,
+    gate_bias_C: Tensor | None = None,
+    up_bias_C: Tensor | None = None,
+    down_bias_H: Tensor | None = None,
+) -> Tensor:
+    """The gated MLP of the channels kept (a slice, or their numbers), [N, H]."""
+    inner_NC = gated_inner(x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C)
+    out_NH = inner_NC[:, kept] @ down_HC[:, kept].double().T
+    return out_NH if down_bias_H is None else out_NH + down_bias_H.double()
+
+
+def gated_inner(
+    x_NH: Tensor,
+    gate_CH: Tensor,
+    up_CH: Tensor,
+    gate_bias_C: Tensor | None = None,
+    up_bias_C: Tensor | None = None,
+) -> Tensor:
+    """Every inner channel of a gated MLP, [N, C]."""
+    gate_NC = x_NH.double() @ gate_CH.double().T
+    up_NC = x_NH.double() @ up_CH.double().T
+    if gate_bias_C is not None:
+        gate_NC = gate_NC + gate_bias_C.double()
+    if up_bias_C is not None:
+        up_NC = up_NC + up_bias_C.double()
+    return gate_NC * torch.sigmoid(gate_NC) * up_NC

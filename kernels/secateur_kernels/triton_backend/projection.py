@@ -48,7 +48,7 @@ def _project(
         width = tl.minimum(width, tl.load(weight + 3 * m + 2).to(tl.int32))
         if ALIGNED:
             first = tl.multiple_of(first, 16)
-            stride = tl.multiple_of(stride, 8)
+            stride = tl.multiple_of(stride, 128 // inner.dtype.element_ty.primitive_bitwidth)
     else:
         first = weight
         stride = weight_per_row
@@ -76,6 +76,7 @@ def _project_nested(
     C,
     H,
     SPAN: tl.constexpr,
+    ALIGNED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -88,12 +89,16 @@ def _project_nested(
     left = inner + n * inner_per_token
     right = weight + h * weight_per_row
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    row = n  # of the output, candidate by candidate
     done = 0
     for m in range(0, M):
         width = tl.minimum(tl.maximum(tl.load(keep + m), 0) * SPAN, C)
+        if ALIGNED:
+            done = tl.multiple_of(done, 8)
         total = rows_dot(total, left + done, n < N, right + done, h < H, width - done, STEP)
-        target = out + (m.to(tl.int64) * N + n) * H + column
+        target = out + row * H + column
         tl.store(target, narrow(total, out.dtype.element_ty), mask=(n < N) & (column < H))
+        row += N
         done = width
 
 
@@ -159,6 +164,7 @@ def project_nested(
             channels,
             outputs,
             SPAN=span,
+            ALIGNED=all(count * span % 8 == 0 for count in kept.host()),
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             STEP=tile.inner,

@@ -1,0 +1,106 @@
+"""The gated MLP up to its projection: gate, up and activation in one program, bounded on the device.
+
+Shape suffixes: M candidates, N tokens, H hidden, C inner channels, K channels listed.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from secateur_kernels.arguments import Widths
+from secateur_kernels.triton_backend.product import narrow, rows_dot_two_right
+from secateur_kernels.triton_backend.tile import Tile, tile_for
+
+
+@triton.jit(do_not_specialize=["N"])
+def _gated_inner(
+    x,  # [N, H], or [M, N, H]
+    x_per_candidate,
+    x_per_token,
+    gate,  # [C, H]
+    gate_per_row,
+    up,  # [C, H]
+    up_per_row,
+    gate_bias,  # [C] or None
+    up_bias,  # [C] or None
+    index,  # int32 [K] or None
+    keep,  # int32 [M]
+    out,  # [M, N, K]
+    N,
+    K,
+    H,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    m = tl.program_id(1).to(tl.int64)
+    row_tiles = tl.cdiv(N, ROWS)
+    tile = tl.program_id(0)
+    first = (tile // row_tiles).to(tl.int64) * COLUMNS
+    width = tl.minimum(tl.maximum(tl.load(keep + m), 0), K)
+    if first >= width:
+        return
+    n = (tile % row_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    k = first + tl.arange(0, COLUMNS)[:, None]
+    there = k < width
+    c = k
+    if index is not None:
+        c = tl.load(index + k, mask=there, other=0).to(tl.int64)
+    left = x + m * x_per_candidate + n * x_per_token
+    gate_total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    up_total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    gate_total, up_total = rows_dot_two_right(
+        gate_total, up_total, left, n < N, gate + c * gate_per_row, up + c * up_per_row, there, H, STEP
+    )
+    if gate_bias is not None:
+        gate_total += tl.load(gate_bias + c, mask=there, other=0.0).to(tl.float32).T
+    if up_bias is not None:
+        up_total += tl.load(up_bias + c, mask=there, other=0.0).to(tl.float32).T
+    inner = gate_total * tl.sigmoid(gate_total) * up_total
+    target = out + (m * N + n) * K + k.T
+    tl.store(target, narrow(inner, out.dtype.element_ty), mask=(n < N) & there.T)
+
+
+def gated_inner(
+    x: Tensor,
+    gate_CH: Tensor,
+    up_CH: Tensor,
+    kept: Widths,
+    index_C: Tensor | None,
+    gate_bias_C: Tensor | None,
+    up_bias_C: Tensor | None,
+    tile: Tile | None = None,
+) -> Tensor:
+    """See `secateur_kernels.gated_inner`; one width per entry of the input."""
+    tile = tile or tile_for("gated_inner", x.dtype, x.device)
+    tokens, hidden = x.shape[-2:]
+    listed = len(gate_CH) if index_C is None else len(index_C)
+    out = torch.empty(*x.shape[:-1], listed, dtype=x.dtype, device=x.device)
+    tiles = triton.cdiv(tokens, tile.rows) * triton.cdiv(listed, tile.columns)
+    if tiles:
+        _gated_inner[(tiles, len(kept))](
+            x,
+            x.stride(0) if x.dim() == 3 else 0,
+            x.stride(-2),
+            gate_CH,
+            gate_CH.stride(0),
+            up_CH,
+            up_CH.stride(0),
+            gate_bias_C,
+            up_bias_C,
+            index_C,
+            kept.device(x.device),
+            out,
+            tokens,
+            listed,
+            hidden,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            STEP=tile.inner,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+    return out
