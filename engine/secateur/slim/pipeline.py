@@ -238,6 +238,8 @@ def _choose(finalists: list[Pair], library: BlockLibrary, windows_BT: Tensor, re
     for rung in race(evaluator, list(by_architecture)):
         reporter.step(f"{rung.running} left", rung.blocks - done)
         best, done = rung.best, rung.blocks
+    if done < evaluator.num_blocks:
+        reporter.step("the others are beaten", evaluator.num_blocks - done)
     return by_architecture[best]
 
 
