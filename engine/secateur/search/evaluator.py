@@ -43,9 +43,14 @@ class PrefixEvaluator:
         teacher_bytes: memory for the dense model's distributions. Windows whose distributions exceed it
             are gone through in spans, each for all candidates.
 
+    Attributes:
+        blocks_run: sub-blocks computed so far, over all blocks of windows.
+
     Raises:
         ValueError: no windows, or windows of one token: there is nothing to predict.
     """
+
+    _group = 1  # candidates that are gone through together
 
     def __init__(
         self,
@@ -98,25 +103,22 @@ class PrefixEvaluator:
         spans = [wanted[start : start + self._span] for start in range(0, len(wanted), self._span)]
         found: dict[Architecture, Losses] = {}
         for span in spans:
-            for candidate in ordered:
-                losses = self._span_losses(candidate, span)
-                found[candidate] = found[candidate] + losses if candidate in found else losses
+            for start in range(0, len(ordered), self._group):
+                group = ordered[start : start + self._group]
+                for block in span:
+                    for candidate, losses in zip(group, self._group_losses(group, block), strict=True):
+                        found[candidate] = found[candidate] + losses if candidate in found else losses
                 if span is spans[-1]:
-                    yield candidate, found[candidate]
+                    yield from ((candidate, found[candidate]) for candidate in group)
 
     @torch.inference_mode()
-    def _span_losses(self, candidate: Architecture, blocks: Sequence[int]) -> Losses:
-        total: Losses | None = None
-        for block in blocks:
-            losses = self._block_losses(candidate.path, block)
-            total = losses if total is None else total + losses
-        assert total is not None  # a span is never empty
-        return total
-
-    def _block_losses(self, path: tuple[int, ...], block: int) -> Losses:
+    def _group_losses(self, group: Sequence[Architecture], block: int) -> list[Losses]:
         teacher = self._teacher(block)
+        return [self._compare(self._hidden(item.path, block), teacher, block) for item in group]
+
+    def _compare(self, hidden_NH: Tensor, teacher: Teacher, block: int) -> Losses:
         target_N = self._blocks[block][:, 1:].flatten()
-        kl_N, nll_N = linear_kl(self._hidden(path, block), teacher, self._model.head_VH, target_N)
+        kl_N, nll_N = linear_kl(hidden_NH, teacher, self._model.head_VH, target_N)
         windows = len(self._blocks[block])
         kl_B, nll_B = (loss_N.double().view(windows, -1).mean(1) for loss_N in (kl_N, nll_N))
         return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), len(kl_N) // windows)
