@@ -51,7 +51,10 @@ def folders(make_tiny: Callable[..., Path], make_slim: Callable[[Path], Path]) -
         "stock": make_tiny("llama"),
         "llama": make_slim(make_tiny("llama")),
         "mistral": make_slim(make_tiny("mistral", sliding_window=8)),
-        "qwen2": make_slim(make_tiny("qwen2")),
+        # Full attention with two KV groups, then sliding attention with one: caches of two kinds and sizes.
+        "qwen2": make_slim(
+            make_tiny("qwen2", use_sliding_window=True, sliding_window=8, max_window_layers=2)
+        ),
         "qwen3": make_slim(make_tiny("qwen3")),
     }
 
