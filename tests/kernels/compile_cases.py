@@ -11,7 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from secateur_kernels import ProjectionTable, masked_projection, nested_projection
+from secateur_kernels import (
+    ProjectionTable,
+    gated_inner,
+    masked_mlp,
+    masked_projection,
+    nested_mlp,
+    nested_projection,
+)
 
 CASES: dict[str, Callable[[], object]] = {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -56,3 +63,55 @@ def projection_table_unaligned(dtype: torch.dtype) -> None:
 def projection_nested(dtype: torch.dtype) -> None:
     inner, weight = blank(64, 128, dtype=dtype), blank(64, 128, dtype=dtype)
     nested_projection(inner, weight, [0, 64, 128], backend="triton")
+
+
+@case
+def projection_nested_odd(dtype: torch.dtype) -> None:
+    """Boundaries that are not multiples of 8."""
+    inner, weight = blank(64, 128, dtype=dtype), blank(64, 128, dtype=dtype)
+    nested_projection(inner, weight, [5, 64, 127], backend="triton")
+
+
+@case
+def mlp(dtype: torch.dtype) -> None:
+    gate, up, down = (blank(64, 64, dtype=dtype) for _ in range(3))
+    masked_mlp(blank(64, 64, dtype=dtype), gate, up, down, [32, 64], backend="triton")
+
+
+@case
+def mlp_bias_odd(dtype: torch.dtype) -> None:
+    """Every candidate with an input of its own; nothing is a multiple of 16."""
+    x, gate, up = blank(3, 33, 75, dtype=dtype), blank(51, 75, dtype=dtype), blank(51, 75, dtype=dtype)
+    bias = blank(51, dtype=dtype)
+    gated_inner(x, gate, up, [5, 10, 51], gate_bias_C=bias, up_bias_C=bias, backend="triton")
+
+
+@case
+def mlp_index(dtype: torch.dtype) -> None:
+    gate, up, down = (blank(64, 64, dtype=dtype) for _ in range(3))
+    index = torch.arange(48, dtype=torch.int32)
+    masked_mlp(blank(64, 64, dtype=dtype), gate, up, down, 40, index_C=index, backend="triton")
+
+
+@case
+def mlp_index_bias(dtype: torch.dtype) -> None:
+    """All that is optional at once, widths on the device and separate down projections."""
+    gate, up, bias = blank(64, 64, dtype=dtype), blank(64, 64, dtype=dtype), blank(64, dtype=dtype)
+    masked_mlp(
+        blank(2, 64, 64, dtype=dtype),
+        gate,
+        up,
+        [blank(64, 32, dtype=dtype), blank(64, 48, dtype=dtype)],
+        torch.tensor([32, 48], dtype=torch.int32),
+        index_C=torch.arange(48, dtype=torch.int32),
+        gate_bias_C=bias,
+        up_bias_C=bias,
+        down_bias_H=bias,
+        backend="triton",
+    )
+
+
+@case
+def mlp_nested(dtype: torch.dtype) -> None:
+    gate, up, down = (blank(64, 64, dtype=dtype) for _ in range(3))
+    nested_mlp(blank(64, 64, dtype=dtype), gate, up, down, [32, 64], backend="triton")

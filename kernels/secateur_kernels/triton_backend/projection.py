@@ -76,7 +76,7 @@ def _project_nested(
     C,
     H,
     SPAN: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    UNIT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -90,16 +90,17 @@ def _project_nested(
     right = weight + h * weight_per_row
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     row = n  # of the output, candidate by candidate
-    done = 0
+    units_done = 0
     for m in range(0, M):
-        width = tl.minimum(tl.maximum(tl.load(keep + m), 0) * SPAN, C)
-        if ALIGNED:
-            done = tl.multiple_of(done, 8)
+        # Counted in whole units, so that the compiler knows how rows are aligned from there on.
+        done = units_done * UNIT
+        units = tl.minimum(tl.maximum(tl.load(keep + m), 0) * SPAN, C) // UNIT
+        width = units * UNIT
         total = rows_dot(total, left + done, n < N, right + done, h < H, width - done, STEP)
         target = out + row * H + column
         tl.store(target, narrow(total, out.dtype.element_ty), mask=(n < N) & (column < H))
         row += N
-        done = width
+        units_done = units
 
 
 def project(
@@ -164,7 +165,7 @@ def project_nested(
             channels,
             outputs,
             SPAN=span,
-            ALIGNED=all(count * span % 8 == 0 for count in kept.host()),
+            UNIT=8 if all(count * span % 8 == 0 for count in kept.host()) else 1,
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             STEP=tile.inner,
