@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,55 @@ class TestNewFolder:
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputFailed, match="cannot be written"), new_folder(tmp_path / "file" / "out"):
             raise AssertionError("not reached")
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path: Path) -> None:
+        """While that process lives, its folder is not touched."""
+        script = (
+            "import sys, time\nfrom pathlib import Path\nfrom secateur.storage import new_folder\n"
+            "with new_folder(Path(sys.argv[1])) as partial:\n"
+            "    (partial / 'file').write_text('x'); print(partial, flush=True); time.sleep(60)"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "out")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                partial = Path(process.stdout.readline().strip())
+                assert partial.parent == tmp_path
+                with pytest.raises(ValueError, match="bug"), new_folder(tmp_path / "out"):
+                    raise ValueError("bug")
+                assert (partial / "file").read_text() == "x"
+            finally:
+                process.kill()
+        assert os.listdir(tmp_path) == [partial.name]
+        with new_folder(tmp_path / "out") as mine:
+            assert os.listdir(tmp_path) == [mine.name]
+        assert os.listdir(tmp_path) == ["out"]
+
+    def test_only_its_own_folders_are_removed(self, tmp_path: Path) -> None:
+        """Not those of another output, nor names that only look alike, nor what a link points at."""
+        mine = [".out.partial-", ".out.partial-mine", ".out.partial-abcdefgh.txt", "x.out.partial-abcdefgh"]
+        others = [".other.partial-abcdefgh", "xout.partial-abcdefgh"]
+        for name in [*mine, *others, "target"]:
+            (tmp_path / name).mkdir()
+        (tmp_path / "target" / "file").write_text("x")
+        (tmp_path / ".out.partial-linklink").symlink_to("target")
+        (tmp_path / ".out.partial-filefile").write_text("x")
+        before = set(os.listdir(tmp_path))
+        (tmp_path / ".out.partial-abcdefgh").mkdir()
+        with new_folder(tmp_path / "out"):
+            pass
+        assert set(os.listdir(tmp_path)) == before | {"out"}
+        assert (tmp_path / "target" / "file").read_text() == "x"
+
+    def test_without_locks_nothing_is_removed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_locks(descriptor: int, operation: int) -> None:
+            raise OSError(9, "Bad file descriptor")  # NFS says so of a folder
+
+        monkeypatch.setattr("fcntl.flock", no_locks)
+        (tmp_path / ".out.partial-abcdefgh").mkdir()
+        with new_folder(tmp_path / "out"):
+            pass
+        assert sorted(os.listdir(tmp_path)) == [".out.partial-abcdefgh", "out"]
 
     def test_a_relative_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also when the working directory changes meanwhile."""

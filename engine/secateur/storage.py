@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import BadInput, OutputFailed
+
+_RANDOM = 8  # characters that mkdtemp puts at the end of a name
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -49,13 +53,16 @@ def require_new(option: str, path: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that becomes `path` on success and vanishes on any failure.
 
+    One that an earlier process left because it was killed is removed first.
+
     Raises:
         OutputFailed: the disk is full, or `path` appeared meanwhile.
     """
     path = path.absolute()
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        _remove_left_behind(path)
+        temporary, lock = _partial_folder(path)
     try:
         with reported(path):
             yield temporary
@@ -68,6 +75,45 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _partial_folder(path: Path) -> tuple[Path, int | None]:
+    """A temporary folder for `path`, and its lock. It gets its name only once it is locked."""
+    unnamed = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=path.parent))
+    lock = _lock(unnamed)
+    temporary = path.with_name(f".{path.name}.partial-{unnamed.name[-_RANDOM:]}")
+    os.rename(unnamed, temporary)
+    return temporary, lock
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove temporary folders for `path` whose process is gone: its lock went with it."""
+    named = re.compile(re.escape(f".{path.name}.partial-") + f"[a-z0-9_]{{{_RANDOM}}}")
+    with suppress(OSError):  # a folder that cannot be listed may still be written
+        for folder in list(path.parent.iterdir()):
+            if named.fullmatch(folder.name) and (lock := _lock(folder)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until the descriptor is closed or the process ends; None where that cannot be done.
+
+    That is where another process holds it, and where the file system has no such locks.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def require_space(path: Path, needed_bytes: int) -> None:
