@@ -16,7 +16,7 @@ from secateur_kernels.triton_backend.product import narrow, rows_dot
 from secateur_kernels.triton_backend.tile import Tile, tile_for
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def _project(
     inner,  # [N, C], or [M, N, C]
     inner_per_candidate,
@@ -63,7 +63,7 @@ def _project(
     tl.store(target, narrow(total, out.dtype.element_ty), mask=(n < N) & (column < H))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N"])
 def _project_nested(
     inner,  # [N, C]
     inner_per_token,
