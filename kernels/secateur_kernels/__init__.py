@@ -6,7 +6,16 @@ snippet that defines it; `reference` holds those definitions in fp64, `work` the
 
 from secateur_kernels.arguments import BadArgument
 from secateur_kernels.backend import Backend, BackendUnavailable
-from secateur_kernels.linear_loss import Teacher, linear_kl, linear_nll, prepare_teacher
+from secateur_kernels.linear_loss import (
+    LinearLoss,
+    Teacher,
+    TeacherStates,
+    linear_kl,
+    linear_loss,
+    linear_nll,
+    prepare_teacher,
+    teacher_states,
+)
 from secateur_kernels.mlp import gated_inner, masked_mlp, nested_mlp
 from secateur_kernels.projection import ProjectionTable, masked_projection, nested_projection
 
@@ -14,14 +23,18 @@ __all__ = [
     "Backend",
     "BackendUnavailable",
     "BadArgument",
+    "LinearLoss",
     "ProjectionTable",
     "Teacher",
+    "TeacherStates",
     "gated_inner",
     "linear_kl",
+    "linear_loss",
     "linear_nll",
     "masked_mlp",
     "masked_projection",
     "nested_mlp",
     "nested_projection",
     "prepare_teacher",
+    "teacher_states",
 ]

@@ -62,3 +62,9 @@ def gated_inner(
     if up_bias_C is not None:
         up_NC = up_NC + up_bias_C.double()
     return gate_NC * torch.sigmoid(gate_NC) * up_NC
+
+
+def entropy(hidden_NH: Tensor, head_VH: Tensor) -> Tensor:
+    """Entropy of the next-token distribution, [N], nats."""
+    log_q_NV = torch.log_softmax(hidden_NH.double() @ head_VH.double().T, dim=-1)
+    return -(log_q_NV.exp() * log_q_NV).sum(-1)

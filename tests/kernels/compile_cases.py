@@ -13,7 +13,9 @@ from torch import Tensor
 
 from secateur_kernels import (
     ProjectionTable,
+    TeacherStates,
     gated_inner,
+    linear_loss,
     masked_mlp,
     masked_projection,
     nested_mlp,
@@ -115,3 +117,22 @@ def mlp_index_bias(dtype: torch.dtype) -> None:
 def mlp_nested(dtype: torch.dtype) -> None:
     gate, up, down = (blank(64, 64, dtype=dtype) for _ in range(3))
     nested_mlp(blank(64, 64, dtype=dtype), gate, up, down, [32, 64], backend="triton")
+
+
+@case
+def loss(dtype: torch.dtype) -> None:
+    target = torch.zeros(64, dtype=torch.int64)
+    linear_loss(blank(64, 128, dtype=dtype), blank(512, 128, dtype=dtype), target, backend="triton")
+
+
+@case
+def loss_odd(dtype: torch.dtype) -> None:
+    target = torch.zeros(33, dtype=torch.int64)
+    linear_loss(blank(33, 75, dtype=dtype), blank(301, 75, dtype=dtype), target, backend="triton")
+
+
+@case
+def loss_against_a_teacher(dtype: torch.dtype) -> None:
+    hidden, target = blank(64, 128, dtype=dtype), torch.zeros(64, dtype=torch.int64)
+    teacher = TeacherStates(hidden, torch.zeros(64))
+    linear_loss(hidden, blank(512, 128, dtype=dtype), target, teacher=teacher, backend="triton")

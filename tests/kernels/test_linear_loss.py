@@ -7,6 +7,8 @@ that leave fp32's exponent range; KL of a teacher with itself is zero to the bit
 from __future__ import annotations
 
 import math
+from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from secateur_kernels import linear_kl, linear_loss, linear_nll, prepare_teacher, reference
+from secateur_kernels import (
+    BadArgument,
+    linear_kl,
+    linear_loss,
+    linear_nll,
+    prepare_teacher,
+    reference,
+    teacher_states,
+)
+from tests.kernels.conftest import assert_as_good_as_eager
 
 SHAPES = [(1, 8, 3), (17, 33, 129), (63, 64, 300), (130, 96, 1001)]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -223,7 +234,7 @@ class TestChunks:
     def test_boundaries(self, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """Chunks of 16 rows, the least there are."""
         problem = Problem((tokens, 24, 77), torch.float32)
-        monkeypatch.setattr(linear_loss, "CHUNK_BYTES", 0)
+        monkeypatch.setattr(import_module("secateur_kernels.linear_loss"), "CHUNK_BYTES", 0)
         kl, nll = problem.kl_and_nll()
         alone = linear_nll(problem.hidden, problem.head, problem.target)
         assert kl.shape == nll.shape == alone.shape == (tokens,)
@@ -246,7 +257,7 @@ class TestChunks:
         assert torch.allclose(torch.cat([nll for _, nll in parts]), whole_nll, atol=1e-6)
 
     def test_exactly_zero_across_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(linear_loss, "CHUNK_BYTES", 0)
+        monkeypatch.setattr(import_module("secateur_kernels.linear_loss"), "CHUNK_BYTES", 0)
         kl, _ = Problem((50, 24, 77), torch.bfloat16, distance=0.0).kl_and_nll()
         assert not kl.any()
 
@@ -265,3 +276,124 @@ class TestReference:
         hidden = torch.tensor([[math.log(3.0), 0.0]])
         nll = reference.linear_nll(hidden, torch.eye(2), torch.tensor([1]))
         assert float(nll) == pytest.approx(math.log(4.0))
+
+
+class TestOnePass:
+    """`linear_loss`: everything from one pass, on both backends; KL with the teacher's logits recomputed."""
+
+    @pytest.fixture(params=[(150, 72, 300), (70, 33, 1001)], ids=["300", "1001"])
+    def problem(self, request: pytest.FixtureRequest, dtype: torch.dtype) -> Problem:
+        return Problem(request.param, dtype, scale=3.0)
+
+    def test_nll_entropy_and_lse(self, problem: Problem, backend: str) -> None:
+        found = linear_loss(problem.hidden, problem.head, problem.target, backend=backend)
+        logits = (problem.hidden @ problem.head.T).float()
+        true_logits = problem.hidden.double() @ problem.head.double().T
+        true_entropy = reference.entropy(problem.hidden, problem.head)
+        eager_entropy = torch.distributions.Categorical(logits=logits).entropy()
+        assert_as_good_as_eager(found.nll_N, problem.eager_nll(), problem.true_nll())
+        assert_as_good_as_eager(found.lse_N, logits.logsumexp(-1), true_logits.logsumexp(-1))
+        assert_as_good_as_eager(found.entropy_N, eager_entropy, true_entropy)
+        assert found.kl_N is None
+
+    def test_kl(self, problem: Problem, backend: str) -> None:
+        teacher = teacher_states(problem.teacher, problem.head, backend=backend)
+        found = linear_loss(problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend)
+        assert found.kl_N is not None and float(found.kl_N.min()) >= 0
+        assert_as_good_as_eager(found.kl_N, problem.eager_kl(), problem.true_kl())
+        # Two products of rounded operands make the candidate's logits here.
+        allowed = 3 * error(problem.eager_nll(), problem.true_nll()) + 1e-5
+        assert error(found.nll_N, problem.true_nll()) <= allowed
+
+    def test_a_small_kl_is_measured_by_difference(self, backend: str) -> None:
+        problem = Problem((120, 72, 500), torch.bfloat16, distance=0.01)
+        candidate = problem.teacher.float() + 0.01 * torch.randn(120, 72)
+        teacher = teacher_states(problem.teacher, problem.head, backend=backend)
+        found = linear_loss(candidate, problem.head, problem.target, teacher=teacher, backend=backend)
+        true = reference.linear_kl(candidate, problem.teacher, problem.head)
+        assert found.kl_N is not None
+        assert float(found.kl_N.mean()) == pytest.approx(float(true.mean()), rel=0.02)
+
+    def test_of_the_teacher_with_itself_is_zero(self, problem: Problem, backend: str) -> None:
+        teacher = teacher_states(problem.teacher, problem.head, backend=backend)
+        found = linear_loss(problem.teacher, problem.head, problem.target, teacher=teacher, backend=backend)
+        assert found.kl_N is not None and float(found.kl_N.max()) == 0.0
+
+    def test_splitting_a_batch_changes_no_bit(self, backend: str) -> None:
+        if backend == "torch":
+            pytest.skip("torch picks another product for another number of rows")
+        problem = Problem((200, 48, 700), torch.float16)
+        teacher = teacher_states(problem.teacher, problem.head, backend=backend)
+        whole = linear_loss(problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend)
+        # At a tile's edge: the interpreter's BLAS rounds a row by its place in a tile, tensor cores do not.
+        for rows in (slice(0, 128), slice(128, 200)):
+            part = teacher_states(problem.teacher[rows], problem.head, backend=backend)
+            found = linear_loss(
+                problem.hidden[rows], problem.head, problem.target[rows], teacher=part, backend=backend
+            )
+            assert whole.kl_N is not None and found.kl_N is not None
+            assert torch.equal(found.kl_N, whole.kl_N[rows])
+            assert torch.equal(found.nll_N, whole.nll_N[rows])
+
+    def test_many_splits_are_one(self, backend: str) -> None:
+        """A peaked row whose likeliest id lies in any split."""
+        if backend == "torch":
+            pytest.skip("splits are the kernel's")
+        from secateur_kernels.triton_backend.linear_loss import losses
+        from secateur_kernels.triton_backend.tile import Tile
+
+        problem = Problem((40, 32, 530), torch.float32, scale=20.0)
+        lse, logit, _, _ = losses(
+            problem.hidden, problem.head, problem.target, None, None, Tile(32, 64, 16, 4, 2), 2
+        )
+        assert error(lse - logit, problem.true_nll()) < 1e-4
+
+    def test_uniform_weights_give_log_of_the_vocabulary(self, backend: str) -> None:
+        hidden, head = torch.randn(9, 16), torch.zeros(77, 16)
+        found = linear_loss(hidden, head, torch.arange(9), backend=backend)
+        assert torch.allclose(found.nll_N, torch.full((9,), math.log(77)), atol=1e-6)
+        assert torch.allclose(found.entropy_N, torch.full((9,), math.log(77)), atol=1e-6)
+
+    def test_ignored_tokens_are_exactly_zero(self, backend: str) -> None:
+        problem = Problem((20, 16, 50), torch.float32)
+        target = problem.target.clone()
+        target[::3] = -100
+        found = linear_loss(problem.hidden, problem.head, target, backend=backend).nll_N
+        whole = linear_loss(problem.hidden, problem.head, problem.target, backend=backend).nll_N
+        assert (found[::3] == 0).all() and torch.equal(found[1::3], whole[1::3])
+
+    def test_no_tokens(self, backend: str) -> None:
+        hidden, head, target = torch.zeros(0, 16), torch.randn(50, 16), torch.zeros(0, dtype=torch.int64)
+        teacher = teacher_states(hidden, head, backend=backend)
+        found = linear_loss(hidden, head, target, teacher=teacher, backend=backend)
+        assert found.nll_N.shape == found.lse_N.shape == found.entropy_N.shape == (0,)
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"hidden_NH": torch.zeros(2, 3, 16)}, "hidden_NH"),
+            ({"hidden_NH": torch.zeros(3, 16, dtype=torch.int32)}, "hidden_NH"),
+            ({"hidden_NH": torch.zeros(16, 3).T}, "hidden_NH"),
+            ({"head_VH": torch.zeros(50, 15)}, "head_VH"),
+            ({"head_VH": torch.zeros(0, 16)}, "head_VH"),
+            ({"head_VH": torch.zeros(50, 16, dtype=torch.float64)}, "head_VH"),
+            ({"target_N": torch.zeros(4, dtype=torch.int64)}, "target_N"),
+            ({"target_N": torch.zeros(3, dtype=torch.int32)}, "target_N"),
+            ({"target_N": torch.tensor([0, 1, 50])}, "target_N"),
+            ({"backend": "cuda"}, "backend"),
+        ],
+    )
+    def test_bad_arguments_are_named(self, changes: dict[str, Any], named: str) -> None:
+        good = {
+            "hidden_NH": torch.zeros(3, 16),
+            "head_VH": torch.zeros(50, 16),
+            "target_N": torch.zeros(3, dtype=torch.int64),
+        }
+        with pytest.raises(BadArgument, match=f"^{named}: "):
+            linear_loss(**{**good, **changes})
+
+    def test_a_teacher_of_other_tokens_is_refused(self) -> None:
+        head = torch.randn(50, 16)
+        teacher = teacher_states(torch.randn(4, 16), head)
+        with pytest.raises(BadArgument, match=r"^teacher: "):
+            linear_loss(torch.randn(3, 16), head, torch.zeros(3, dtype=torch.int64), teacher=teacher)

@@ -1,0 +1,209 @@
+"""Linear layer and loss in one pass over the vocabulary: logits live in registers, tile by tile.
+
+One program takes a tile of tokens through one split of the vocabulary with an online log-sum-exp; a
+second kernel merges the splits in their order. Tiles and splits do not depend on the number of
+tokens and nothing is atomic, so a token's losses are the same to the bit in any batch.
+
+Against a teacher, both products share the head's tile: t = teacher @ head.T and delta = (hidden -
+teacher) @ head.T. With log p = t - lse_t the candidate's logits are, up to lse_t, log p + delta, and
+KL = log sum p exp(delta) - sum p delta: rounding scales with the difference itself.
+
+Shape suffixes: N tokens, H hidden, V vocabulary, S splits.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from secateur_kernels.triton_backend.product import rows_dot, rows_dot_two_left
+from secateur_kernels.triton_backend.tile import Tile, tile_for
+
+TILES_PER_SPLIT = 16
+# Sums that a split leaves per token: maximum and sum of its logits, the target's logit, sum q*l; against a
+# teacher also maximum and sum of log p, and sum p*delta.
+_PLAIN, _AGAINST = 4, 7
+
+
+@triton.jit(do_not_specialize=["N", "S"])
+def _partial_losses(
+    hidden,  # [N, H]; against a teacher: hidden - teacher
+    hidden_per_token,
+    teacher,  # [N, H] or None
+    teacher_per_token,
+    shift,  # the teacher's log-sum-exp, fp32 [N], or None
+    head,  # [V, H]
+    head_per_row,
+    target,  # int64 [N]
+    partial,  # fp32 [4 or 7, S, N]
+    N,
+    S,
+    V,
+    H,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    row_tiles = tl.cdiv(N, ROWS)
+    program = tl.program_id(0)
+    split = program // row_tiles
+    n = (program % row_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = n < N
+    wanted = tl.load(target + n, mask=there, other=-1)
+    left = hidden + n[:, None] * hidden_per_token
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    picked = tl.zeros((ROWS,), tl.float32)
+    weighted = tl.zeros((ROWS,), tl.float32)
+    if teacher is not None:
+        offset = tl.load(shift + n, mask=there, other=0.0)[:, None]
+        left_teacher = teacher + n[:, None] * teacher_per_token
+        p_top = tl.full((ROWS,), float("-inf"), tl.float32)
+        p_total = tl.zeros((ROWS,), tl.float32)
+        moved = tl.zeros((ROWS,), tl.float32)
+    last = tl.minimum((split + 1) * TILES, tl.cdiv(V, COLUMNS))
+    for tile in range(split * TILES, last):
+        v = tile * COLUMNS + tl.arange(0, COLUMNS)
+        right = head + v[:, None].to(tl.int64) * head_per_row
+        known = (v < V)[None, :]
+        product = tl.zeros((ROWS, COLUMNS), tl.float32)
+        if teacher is not None:
+            other = tl.zeros((ROWS, COLUMNS), tl.float32)
+            log_p, delta = rows_dot_two_left(
+                other, product, left_teacher, left, there[:, None], right, (v < V)[:, None], H, STEP
+            )
+            log_p = tl.where(known, log_p - offset, float("-inf"))
+            p_higher = tl.maximum(p_top, tl.max(log_p, 1))
+            p = tl.exp(log_p - p_higher[:, None])
+            shrink = tl.exp(p_top - p_higher)
+            p_total = p_total * shrink + tl.sum(p, 1)
+            moved = moved * shrink + tl.sum(p * delta, 1)
+            p_top = p_higher
+            logits = log_p + delta
+        else:
+            logits = rows_dot(product, left, there[:, None], right, (v < V)[:, None], H, STEP)
+            logits = tl.where(known, logits, float("-inf"))
+        higher = tl.maximum(top, tl.max(logits, 1))
+        q = tl.exp(logits - higher[:, None])
+        shrink = tl.exp(top - higher)
+        finite = tl.where(known, logits, 0.0)
+        total = total * shrink + tl.sum(q, 1)
+        weighted = weighted * shrink + tl.sum(q * finite, 1)
+        top = higher
+        hit = v[None, :] == wanted[:, None]
+        picked += tl.sum(tl.where(hit, finite, 0.0), 1)
+    place = partial + split.to(tl.int64) * N + n
+    field = S.to(tl.int64) * N
+    tl.store(place, top, mask=there)
+    tl.store(place + field, total, mask=there)
+    tl.store(place + 2 * field, picked, mask=there)
+    tl.store(place + 3 * field, weighted, mask=there)
+    if teacher is not None:
+        tl.store(place + 4 * field, p_top, mask=there)
+        tl.store(place + 5 * field, p_total, mask=there)
+        tl.store(place + 6 * field, moved, mask=there)
+
+
+@triton.jit(do_not_specialize=["N", "S"])
+def _merge_losses(
+    partial,  # fp32 [4 or 7, S, N]
+    out,  # fp32 [3 or 4, N]: log-sum-exp, target's logit, mean logit; the KL
+    N,
+    S,
+    TEACHER: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    there = n < N
+    field = S.to(tl.int64) * N
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    picked = tl.zeros((ROWS,), tl.float32)
+    weighted = tl.zeros((ROWS,), tl.float32)
+    p_top = tl.full((ROWS,), float("-inf"), tl.float32)
+    p_total = tl.zeros((ROWS,), tl.float32)
+    moved = tl.zeros((ROWS,), tl.float32)
+    place = partial + n
+    for _ in range(0, S):
+        part = tl.load(place, mask=there, other=0.0)
+        higher = tl.maximum(top, part)
+        old = tl.exp(top - higher)
+        new = tl.exp(part - higher)
+        total = total * old + tl.load(place + field, mask=there, other=1.0) * new
+        weighted = weighted * old + tl.load(place + 3 * field, mask=there, other=0.0) * new
+        picked += tl.load(place + 2 * field, mask=there, other=0.0)
+        top = higher
+        if TEACHER:
+            p_part = tl.load(place + 4 * field, mask=there, other=0.0)
+            p_higher = tl.maximum(p_top, p_part)
+            p_old = tl.exp(p_top - p_higher)
+            p_new = tl.exp(p_part - p_higher)
+            p_total = p_total * p_old + tl.load(place + 5 * field, mask=there, other=1.0) * p_new
+            moved = moved * p_old + tl.load(place + 6 * field, mask=there, other=0.0) * p_new
+            p_top = p_higher
+        place += N
+    lse = top + tl.log(total)
+    tl.store(out + n, lse, mask=there)
+    tl.store(out + N + n, picked, mask=there)
+    tl.store(out + 2 * N + n, weighted / total, mask=there)
+    if TEACHER:
+        kl = lse - (p_top + tl.log(p_total)) - moved / p_total
+        tl.store(out + 3 * N + n, tl.maximum(kl, 0.0), mask=there)
+
+
+def losses(
+    hidden_NH: Tensor,
+    head_VH: Tensor,
+    target_N: Tensor,
+    teacher_NH: Tensor | None,
+    teacher_lse_N: Tensor | None,
+    tile: Tile | None = None,
+    tiles_per_split: int = TILES_PER_SPLIT,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Log-sum-exp, logit of the target, mean logit under q, and KL where there is a teacher; fp32 [N]."""
+    against = teacher_NH is not None
+    kernel = "linear_kl" if against else "linear_loss"
+    tile = tile or tile_for(kernel, head_VH.dtype, head_VH.device)
+    tokens, hidden = hidden_NH.shape
+    vocabulary = len(head_VH)
+    splits = triton.cdiv(triton.cdiv(vocabulary, tile.columns), tiles_per_split)
+    fields = _AGAINST if against else _PLAIN
+    device = hidden_NH.device
+    out = torch.empty(4 if against else 3, tokens, dtype=torch.float32, device=device)
+    if tokens:
+        if teacher_NH is not None:
+            hidden_NH = hidden_NH.float() - teacher_NH.float()
+            teacher_NH = teacher_NH.to(head_VH.dtype)
+        hidden_NH = hidden_NH.to(head_VH.dtype)
+        partial = torch.empty(fields, splits, tokens, dtype=torch.float32, device=device)
+        _partial_losses[(triton.cdiv(tokens, tile.rows) * splits,)](
+            hidden_NH,
+            hidden_NH.stride(0),
+            teacher_NH,
+            0 if teacher_NH is None else teacher_NH.stride(0),
+            teacher_lse_N,
+            head_VH,
+            head_VH.stride(0),
+            target_N,
+            partial,
+            tokens,
+            splits,
+            vocabulary,
+            hidden,
+            TILES=tiles_per_split,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            STEP=tile.inner,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        _merge_losses[(triton.cdiv(tokens, 128),)](
+            partial, out, tokens, splits, TEACHER=against, ROWS=128, num_warps=4
+        )
+    lse_N, logit_N, mean_N = out[:3]
+    if teacher_lse_N is None:
+        return lse_N, logit_N, mean_N, None
+    return lse_N + teacher_lse_N, logit_N + teacher_lse_N, mean_N + teacher_lse_N, out[3]
