@@ -1,0 +1,1 @@
+"""Kernels against what others do, and against what the machine allows: `python -m benchmarks.kernels`."""
