@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
@@ -31,6 +32,7 @@ BUSY = 0.5  # load average from which other jobs are said to have run
 
 def main() -> None:
     arguments = _arguments()
+    until = time.monotonic() + 60 * arguments.minutes
     load_before = os.getloadavg()[0]
     device, dtype = torch.device(arguments.device), DTYPES[arguments.dtype]
     timer = clock(device, quick=arguments.quick)
@@ -39,17 +41,19 @@ def main() -> None:
         ceilings = measure(device, dtype, timer)
         _say(console, ceilings)
         rows: list[Row] = []
-        for case in [*losses.cases(), *mlps.cases(), *attention.cases()]:
+        cases = [*mlps.cases(), *attention.cases(), *losses.cases()]
+        for case in sorted(cases, key=lambda case: case.long):
             if (arguments.only and arguments.only not in case.kernel) or (arguments.quick and case.long):
                 continue
-            for row in rows_of(case, device, dtype, timer, ceilings, arguments.dtype):
+            for row in rows_of(case, device, dtype, timer, ceilings, arguments.dtype, until):
                 rows.append(row)
                 console.print(_line(row), highlight=False)
     console.print(_table(rows))
     if arguments.only or arguments.quick:
         return
-    note = f"load average {load_before:.2f} of {os.cpu_count()} cores before the run: " + (
-        "other jobs shared the machine" if load_before > BUSY else "no other job was noticed"
+    note = (
+        f"load average on {os.cpu_count()} cores {load_before:.2f} before the run, {os.getloadavg()[0]:.2f} after: "
+        + ("other jobs shared the machine" if load_before > BUSY else "no other job was noticed")
     )
     result = {
         "device": gpu() if device.type == "cuda" else cpu(),
@@ -116,6 +120,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--only", help="kernels whose name contains this")
     parser.add_argument("--quick", action="store_true", help="3 samples, without the longest cases")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing after these")
     return parser.parse_args()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,18 +15,31 @@ from benchmarks.kernels.row import Row, accuracy, floor_ms
 from benchmarks.kernels.timing import Clock, peak_extra_bytes
 
 CHECKED_TOKENS = 64  # what an fp64 reference is affordable for
+LATE = "not measured: the minutes given were over"
 
 
 def rows_of(
-    case: Case, device: torch.device, dtype: torch.dtype, clock: Clock, ceilings: Ceilings, dtype_name: str
+    case: Case,
+    device: torch.device,
+    dtype: torch.dtype,
+    clock: Clock,
+    ceilings: Ceilings,
+    dtype_name: str,
+    until: float = float("inf"),
 ) -> Iterator[Row]:
-    """A provider that cannot run is a row that says why; a case too large for a CPU is one such row."""
+    """A provider that cannot run is a row that says why; a case too large for a CPU is one such row.
+
+    Nothing is begun after `until` (time.monotonic()).
+    """
     work = case.work(dtype.itemsize)
     blank = Row(
         case.kernel, "all", case.shape, dtype_name, device.type, work, floor_ms(work, ceilings), skipped=""
     )
     if case.only_gpu and device.type != "cuda":
         yield replace(blank, skipped="not measured: no GPU")
+        return
+    if time.monotonic() > until:
+        yield replace(blank, skipped=LATE)
         return
     inputs = case.build(device, dtype)
     rows_n = torch.linspace(0, inputs.tokens - 1, min(CHECKED_TOKENS, inputs.tokens), device=device).long()
@@ -34,6 +48,9 @@ def rows_of(
     eager_ms: float | None = None
     for provider in inputs.providers:
         row = replace(blank, provider=provider.name)
+        if time.monotonic() > until:
+            yield replace(row, skipped=LATE)
+            continue
         try:
             call = provider.prepare()
             found = call().index_select(inputs.token_dim, rows_n)
