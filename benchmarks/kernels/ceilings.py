@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,6 +37,15 @@ def measure(device: torch.device, dtype: torch.dtype, clock: Clock) -> Ceilings:
     source, target = (torch.ones(size, dtype=torch.uint8, device=device) for _ in range(2))
     copy_seconds = _best(clock, lambda: target.copy_(source))
     return Ceilings(2 * edge**3 / seconds, 2 * size / copy_seconds, edge, size)
+
+
+def best(first: Ceilings, second: Ceilings) -> Ceilings:
+    """The higher rates of two measurements on the same buffers."""
+    return replace(
+        first,
+        flops_per_second=max(first.flops_per_second, second.flops_per_second),
+        bytes_per_second=max(first.bytes_per_second, second.bytes_per_second),
+    )
 
 
 def _best(clock: Clock, call: Callable[[], object]) -> float:
