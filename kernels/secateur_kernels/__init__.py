@@ -5,16 +5,19 @@ snippet that defines it; `reference` holds those definitions in fp64, `work` the
 """
 
 from secateur_kernels.arguments import BadArgument
+from secateur_kernels.attention import attention_inner, masked_attention
 from secateur_kernels.backend import Backend, BackendUnavailable
 from secateur_kernels.linear_loss import (
     LinearLoss,
     Teacher,
     TeacherStates,
+    TeacherTopK,
     linear_kl,
     linear_loss,
     linear_nll,
     prepare_teacher,
     teacher_states,
+    teacher_top_k,
 )
 from secateur_kernels.mlp import gated_inner, masked_mlp, nested_mlp
 from secateur_kernels.projection import ProjectionTable, masked_projection, nested_projection
@@ -27,14 +30,18 @@ __all__ = [
     "ProjectionTable",
     "Teacher",
     "TeacherStates",
+    "TeacherTopK",
+    "attention_inner",
     "gated_inner",
     "linear_kl",
     "linear_loss",
     "linear_nll",
+    "masked_attention",
     "masked_mlp",
     "masked_projection",
     "nested_mlp",
     "nested_projection",
     "prepare_teacher",
     "teacher_states",
+    "teacher_top_k",
 ]

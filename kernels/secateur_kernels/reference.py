@@ -5,6 +5,8 @@ Shape suffixes: N tokens, H hidden, V vocabulary, C inner channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -68,3 +70,75 @@ def entropy(hidden_NH: Tensor, head_VH: Tensor) -> Tensor:
     """Entropy of the next-token distribution, [N], nats."""
     log_q_NV = torch.log_softmax(hidden_NH.double() @ head_VH.double().T, dim=-1)
     return -(log_q_NV.exp() * log_q_NV).sum(-1)
+
+
+def top_k_kl(hidden_NH: Tensor, teacher_NH: Tensor, head_VH: Tensor, k: int) -> Tensor:
+    """KL(teacher || candidate) over the teacher's k likeliest ids and all others as one outcome, [N], nats."""
+    p_NV = torch.softmax(teacher_NH.double() @ head_VH.double().T, dim=-1)
+    q_NV = torch.softmax(hidden_NH.double() @ head_VH.double().T, dim=-1)
+    order_NV = p_NV.argsort(-1, descending=True)
+    p_NV, q_NV = p_NV.gather(1, order_NV), q_NV.gather(1, order_NV)
+    terms_NK = torch.special.xlogy(p_NV[:, :k], p_NV[:, :k] / q_NV[:, :k])
+    p_N, q_N = p_NV[:, k:].sum(-1), q_NV[:, k:].sum(-1)
+    rest_N = torch.zeros_like(p_N) if k == len(head_VH) else torch.special.xlogy(p_N, p_N / q_N)
+    return terms_NK.sum(-1) + rest_N
+
+
+def attention_inner(
+    x_NH: Tensor,
+    query_QH: Tensor,
+    key_KH: Tensor,
+    value_KH: Tensor,
+    groups: int,
+    *,
+    head_dim: int,
+    cos_TD: Tensor,
+    sin_TD: Tensor,
+    lengths_B: Sequence[int],
+    window: int | None = None,
+    query_bias_Q: Tensor | None = None,
+    key_bias_K: Tensor | None = None,
+    value_bias_K: Tensor | None = None,
+    query_norm_D: Tensor | None = None,
+    key_norm_D: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    """Attended values of the first `groups` KV groups' query heads, [N, groups * R * D]."""
+    per_group = len(query_QH) // len(key_KH)
+    rows = []
+    for x_TH in x_NH.split(list(lengths_B)):
+        cos, sin = cos_TD[: len(x_TH)].double(), sin_TD[: len(x_TH)].double()
+        columns = [x_TH.new_zeros(len(x_TH), 0, dtype=torch.float64)]
+        for head in range(groups * per_group):
+            group = head // per_group
+            q = _rotated(
+                _normed(_head(x_TH, query_QH, query_bias_Q, head, head_dim), query_norm_D, norm_eps), cos, sin
+            )
+            k = _rotated(
+                _normed(_head(x_TH, key_KH, key_bias_K, group, head_dim), key_norm_D, norm_eps), cos, sin
+            )
+            v = _head(x_TH, value_KH, value_bias_K, group, head_dim)
+            position = torch.arange(len(x_TH), device=x_TH.device)
+            age = position[:, None] - position
+            forbidden = (age < 0) | (age >= (window or len(x_TH) + 1))
+            scores = (q @ k.T / head_dim**0.5).masked_fill(forbidden, float("-inf"))
+            columns.append(torch.softmax(scores, dim=-1) @ v)
+        rows.append(torch.cat(columns, dim=1))
+    return torch.cat(rows)
+
+
+def _head(x_TH: Tensor, weight: Tensor, bias: Tensor | None, number: int, head_dim: int) -> Tensor:
+    rows = slice(number * head_dim, (number + 1) * head_dim)
+    head_TD = x_TH.double() @ weight[rows].double().T
+    return head_TD if bias is None else head_TD + bias[rows].double()
+
+
+def _normed(head_TD: Tensor, weight_D: Tensor | None, eps: float) -> Tensor:
+    if weight_D is None:
+        return head_TD
+    return head_TD * torch.rsqrt(head_TD.square().mean(-1, keepdim=True) + eps) * weight_D.double()
+
+
+def _rotated(head_TD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    one, two = head_TD.chunk(2, dim=-1)
+    return head_TD * cos_TD + torch.cat((-two, one), dim=-1) * sin_TD

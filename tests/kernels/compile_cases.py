@@ -6,7 +6,8 @@ multiply on bf16 tensor cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,13 @@ from secateur_kernels import (
     TeacherStates,
     gated_inner,
     linear_loss,
+    masked_attention,
     masked_mlp,
     masked_projection,
     nested_mlp,
     nested_projection,
 )
+from secateur_kernels.attention import Heads, Packing
 
 CASES: dict[str, Callable[[], object]] = {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -136,3 +139,67 @@ def loss_against_a_teacher(dtype: torch.dtype) -> None:
     hidden, target = blank(64, 128, dtype=dtype), torch.zeros(64, dtype=torch.int64)
     teacher = TeacherStates(hidden, torch.zeros(64))
     linear_loss(hidden, blank(512, 128, dtype=dtype), target, teacher=teacher, backend="triton")
+
+
+def attend(
+    dtype: torch.dtype,
+    head_dim: int,
+    hidden: int = 128,
+    candidates: int = 1,
+    lengths: Sequence[int] = (96,),
+    **more: Any,
+) -> None:
+    """Two groups of three query heads."""
+    heads = Heads(
+        blank(6 * head_dim, hidden, dtype=dtype),
+        blank(2 * head_dim, hidden, dtype=dtype),
+        blank(2 * head_dim, hidden, dtype=dtype),
+        head_dim,
+        **more,
+    )
+    table = blank(max(lengths), head_dim, dtype=dtype)
+    masked_attention(
+        blank(candidates, sum(lengths), hidden, dtype=dtype),
+        heads,
+        blank(64, 6 * head_dim, dtype=dtype),
+        Packing.of(lengths, table, table),
+        [2] * candidates,
+        backend="triton",
+    )
+
+
+@case
+def attention_64(dtype: torch.dtype) -> None:
+    attend(dtype, 64)
+
+
+@case
+def attention_128(dtype: torch.dtype) -> None:
+    attend(dtype, 128)
+
+
+@case
+def attention_32_odd(dtype: torch.dtype) -> None:
+    """The smallest head; rows of the input are no multiple of 16."""
+    attend(dtype, 32, hidden=75, candidates=2, lengths=[33, 0, 63])
+
+
+@case
+def attention_256(dtype: torch.dtype) -> None:
+    """The largest head."""
+    attend(dtype, 256)
+
+
+@case
+def attention_everything(dtype: torch.dtype) -> None:
+    """Biases, norms, a window."""
+    attend(
+        dtype,
+        128,
+        window=32,
+        query_bias_Q=blank(768, dtype=dtype),
+        key_bias_K=blank(256, dtype=dtype),
+        value_bias_K=blank(256, dtype=dtype),
+        query_norm_D=blank(128, dtype=dtype),
+        key_norm_D=blank(128, dtype=dtype),
+    )
