@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from torch import Tensor
 from secateur_kernels.arguments import (
     FLOATS,
     BadArgument,
-    require_alike,
     require_input,
     require_matrix,
 )
@@ -32,8 +32,8 @@ from secateur_kernels.backend import Backend, implementation, with_gradients
 
 IGNORED = -100
 CHUNK_BYTES = 32 << 20  # fp32 logits of one chunk: about what a last-level cache holds
-# Below this, what probabilities too small for fp32 would add to the (centred) sum is negligible.
-_SAFE_EXPONENT = 60.0
+# What fp32 can tell from nothing in 1 - (a sum near 1): a smaller tail counts as this.
+_LEAST_TAIL = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,32 @@ class LinearLoss:
     Attributes:
         nll_N: negative log-likelihood of the target; exactly 0 where the target is ignored.
         lse_N: log-sum-exp of the logits.
-        entropy_N: entropy of the next-token distribution.
-        kl_N: KL(teacher || this), at least 0; None without a teacher.
+        entropy_N: entropy of the next-token distribution; None unless asked for.
+        kl_N: KL(teacher || this), at least 0, exactly 0 where the target is ignored; None without a teacher.
     """
 
     nll_N: Tensor
     lse_N: Tensor
-    entropy_N: Tensor
+    entropy_N: Tensor | None
     kl_N: Tensor | None
+
+
+class Parts(NamedTuple):
+    """What an implementation finds, fp32: [N], and [N, K] for `logits_NK`; None where not asked for.
+
+    Attributes:
+        lse_N: log-sum-exp of the logits.
+        logit_N: logit of the target.
+        mean_N: mean logit under the softmax: log-sum-exp less entropy.
+        kl_N: KL against the teacher's states.
+        logits_NK: logits at the ids asked for.
+    """
+
+    lse_N: Tensor
+    logit_N: Tensor
+    mean_N: Tensor | None
+    kl_N: Tensor | None
+    logits_NK: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -90,15 +108,64 @@ class TeacherStates:
     lse_N: Tensor
 
 
+@dataclass(frozen=True)
+class TeacherTopK:
+    """A teacher by its k likeliest ids at N positions: 8k bytes each, where `Teacher` keeps V probabilities.
+
+    What it puts on all other ids is one bucket, the tail. A KL over these k + 1 outcomes is a lower
+    bound of the KL over V, since merging outcomes never adds to a KL; loose where the mass is small.
+
+    Attributes:
+        ids_NK: the ids, int32, ascending in each row.
+        log_p_NK: their log-probabilities, fp32, of the softmax over all V.
+    """
+
+    ids_NK: Tensor
+    log_p_NK: Tensor
+
+    @property
+    def mass_N(self) -> Tensor:
+        """Probability that the k ids hold together, fp32; the mean should be near 1 for a tight bound."""
+        return self.log_p_NK.exp().sum(-1)
+
+
 def teacher_states(hidden_NH: Tensor, head_VH: Tensor, *, backend: Backend = "auto") -> TeacherStates:
     """What `linear_loss` needs of a teacher: its states, and their log-sum-exp found in one pass.
 
     Raises:
         BadArgument, BackendUnavailable: as `linear_loss`.
     """
-    nobody_N = torch.full((len(hidden_NH),), IGNORED, device=hidden_NH.device)
-    found = linear_loss(hidden_NH, head_VH, nobody_N, backend=backend)
+    found = linear_loss(hidden_NH, head_VH, _nobody(hidden_NH), backend=backend)
     return TeacherStates(hidden_NH, found.lse_N)
+
+
+def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backend = "auto") -> TeacherTopK:
+    """A teacher for `linear_loss` by its k likeliest ids.
+
+    Defined by ``log_p, ids = (hidden @ head.T).log_softmax(-1).topk(k)``, sorted by id. A product in
+    torch picks the ids; their log-probabilities come from the pass that `linear_loss` makes, so that
+    on the same backend the KL of a teacher with itself is 0. 4NHV FLOPs, once per teacher.
+
+    The (k+1)-way KL against it is a lower bound of the full KL (see `TeacherTopK`).
+
+    Args:
+        hidden_NH, head_VH: as for `linear_loss`.
+        k: 1 to V.
+        backend: of that pass.
+
+    Raises:
+        BadArgument, BackendUnavailable: as `linear_loss`; k out of range.
+    """
+    target_N = _nobody(hidden_NH)
+    _check(hidden_NH, head_VH, target_N, None)
+    if type(k) is not int or not 1 <= k <= len(head_VH):
+        raise BadArgument("k", k, f"allowed are 1 to {len(head_VH)} ids")
+    backend = with_gradients(backend, hidden_NH, head_VH)
+    run = implementation("linear_loss", backend, hidden_NH)
+    ids_NK = implementation("linear_loss", "torch", hidden_NH).likeliest(hidden_NH, head_VH, k)
+    found: Parts = run.losses(hidden_NH, head_VH, target_N, ids_NK=ids_NK)
+    assert found.logits_NK is not None
+    return TeacherTopK(ids_NK, found.logits_NK - found.lse_N[:, None])
 
 
 def linear_loss(
@@ -106,45 +173,89 @@ def linear_loss(
     head_VH: Tensor,
     target_N: Tensor,
     *,
-    teacher: TeacherStates | None = None,
+    entropy: bool = False,
+    teacher: TeacherStates | TeacherTopK | None = None,
     backend: Backend = "auto",
+    ignore_index: int = IGNORED,
 ) -> LinearLoss:
     """NLL, log-sum-exp, entropy and KL against a teacher in one pass; in Triton no logits in memory at all.
 
     Defined by ``logits = hidden @ head.T; lse = logits.logsumexp(-1); nll = lse - logits[target];
     q = logits.softmax(-1); entropy = -(q * q.log()).sum(-1)``, and with a teacher ``p = softmax(teacher
-    @ head.T); kl = (p * (p.log() - q.log())).sum(-1)``. 2NHV FLOPs, twice that with a teacher
+    @ head.T); kl = (p * (p.log() - q.log())).sum(-1)``, where a `TeacherTopK` has p and q over k + 1
+    outcomes: its ids, and all others together. 2NHV FLOPs, twice that with `TeacherStates`
     (`work.linear_loss_work`). No tokens give empty results.
+
+    With `TeacherStates` the KL comes from the difference of the hidden states (see the module) and keeps
+    its digits however small it is. With `TeacherTopK` it comes from the difference of log-probabilities:
+    its error is that of the logits, some 1e-6 in fp32; a tail below 6e-8 counts as that.
 
     Args:
         hidden_NH: hidden states before the head, floating; multiplied in the head's dtype.
         head_VH: weight of the output head.
-        target_N: int64, 0 to V - 1, or -100 to ignore a token. On a GPU it is not read beforehand: any
-            other number counts as a logit of 0.
-        teacher: from `teacher_states`, of as many tokens.
+        target_N: int64, 0 to V - 1, or `ignore_index`. On a GPU it is not read beforehand: the kernel
+            takes any other number for an id whose logit is 0, torch stops with an assertion of its own.
+        entropy: whether to find the entropy too.
+        teacher: from `teacher_states` or `teacher_top_k`, of as many tokens.
         backend: ``auto``, ``triton`` or ``torch``.
+        ignore_index: target of the tokens whose NLL and KL are 0.
 
     Raises:
-        BadArgument: shapes, dtypes or devices that do not fit, or (on a CPU) a target out of range.
+        BadArgument: shapes, dtypes or devices that do not fit, or (on a CPU) a target or id out of range.
         BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     _check(hidden_NH, head_VH, target_N, teacher)
-    backend = with_gradients(backend, hidden_NH, head_VH)
+    states = teacher if isinstance(teacher, TeacherStates) else None
+    top = teacher if isinstance(teacher, TeacherTopK) else None
+    backend = with_gradients(backend, hidden_NH, head_VH, None if states is None else states.hidden_NH)
     run = implementation("linear_loss", backend, hidden_NH)
-    ignored_N = target_N == IGNORED
-    if hidden_NH.device.type == "cpu" and bool(
-        ((target_N < 0) | (target_N >= len(head_VH)))[~ignored_N].any()
-    ):
-        raise BadArgument(
-            "target_N", "a target out of range", f"allowed are 0 to {len(head_VH) - 1} and -100"
-        )
-    states = (None, None) if teacher is None else (teacher.hidden_NH, teacher.lse_N)
-    lse_N, logit_N, mean_N, kl_N = run.losses(hidden_NH, head_VH, target_N, *states)
-    nll_N = torch.where(ignored_N, 0.0, lse_N - logit_N)
-    return LinearLoss(nll_N, lse_N, lse_N - mean_N, kl_N)
+    ignored_N = target_N == ignore_index
+    picked_N = target_N.masked_fill(ignored_N, 0).contiguous()
+    _check_ids("target_N", picked_N, len(head_VH), f" and {ignore_index}")
+    if top is not None:
+        _check_ids("teacher", top.ids_NK, len(head_VH))
+    found: Parts = run.losses(
+        hidden_NH,
+        head_VH,
+        picked_N,
+        entropy=entropy,
+        teacher_NH=None if states is None else states.hidden_NH,
+        teacher_lse_N=None if states is None else states.lse_N,
+        ids_NK=None if top is None else top.ids_NK,
+    )
+    kl_N = found.kl_N
+    if top is not None and found.logits_NK is not None:
+        kl_N = _coarse_kl(top.log_p_NK, found.logits_NK - found.lse_N[:, None], len(head_VH))
+    return LinearLoss(
+        nll_N=(found.lse_N - found.logit_N).masked_fill(ignored_N, 0.0),
+        lse_N=found.lse_N,
+        entropy_N=None if found.mean_N is None else found.lse_N - found.mean_N,
+        kl_N=None if kl_N is None else kl_N.masked_fill(ignored_N, 0.0),
+    )
 
 
-def _check(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, teacher: TeacherStates | None) -> None:
+def _nobody(hidden_NH: Tensor) -> Tensor:
+    return torch.full((len(hidden_NH),), IGNORED, device=hidden_NH.device)
+
+
+def _coarse_kl(log_p_NK: Tensor, log_q_NK: Tensor, vocabulary: int) -> Tensor:
+    """KL over the K ids and, unless they are the whole vocabulary, one outcome for all others; fp32 [N]."""
+    kl_N = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1)
+    if log_p_NK.shape[1] < vocabulary:
+        log_p_N, log_q_N = _log_tail(log_p_NK), _log_tail(log_q_NK)
+        kl_N = kl_N + log_p_N.exp() * (log_p_N - log_q_N)
+    return kl_N.clamp(min=0)
+
+
+def _log_tail(log_p_NK: Tensor) -> Tensor:
+    """log(1 - sum exp), [N]; rounding may bring the sum to 1 or beyond, so a least tail is kept."""
+    log_mass_N = torch.logsumexp(log_p_NK, -1).clamp(max=-_LEAST_TAIL)
+    return torch.log(-torch.expm1(log_mass_N))
+
+
+def _check(
+    hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, teacher: TeacherStates | TeacherTopK | None
+) -> None:
     if hidden_NH.dim() != 2:
         raise BadArgument("hidden_NH", f"shape {list(hidden_NH.shape)}", "it must be [N, H]")
     require_input("hidden_NH", hidden_NH)
@@ -155,43 +266,66 @@ def _check(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, teacher: Teache
         raise BadArgument("head_VH", "no rows", "at least one is needed")
     if head_VH.device != hidden_NH.device:
         raise BadArgument("head_VH", f"a tensor on {head_VH.device}", f"the input is on {hidden_NH.device}")
-    if target_N.shape != (len(hidden_NH),) or target_N.dtype != torch.int64:
-        given = f"{str(target_N.dtype).removeprefix('torch.')} {list(target_N.shape)}"
-        raise BadArgument("target_N", given, f"it must be int64 [{len(hidden_NH)}]")
-    require_alike("target_N", target_N, target_N if target_N.device == hidden_NH.device else hidden_NH)
-    if teacher is not None and teacher.hidden_NH.shape != hidden_NH.shape:
-        given = f"states {list(teacher.hidden_NH.shape)}"
-        raise BadArgument("teacher", given, f"they must be {list(hidden_NH.shape)}, as hidden_NH")
+    tokens = len(hidden_NH)
+    _require("target_N", "", target_N, (tokens,), torch.int64, hidden_NH.device)
+    if isinstance(teacher, TeacherStates):
+        if teacher.hidden_NH.shape != hidden_NH.shape:
+            given = f"states {list(teacher.hidden_NH.shape)}"
+            raise BadArgument("teacher", given, f"they must be {list(hidden_NH.shape)}, as hidden_NH")
+        require_input("teacher", teacher.hidden_NH)
+        _require("teacher", "states ", teacher.hidden_NH, hidden_NH.shape, None, hidden_NH.device)
+        _require("teacher", "lse ", teacher.lse_N, (tokens,), torch.float32, hidden_NH.device)
+    elif isinstance(teacher, TeacherTopK):
+        k = teacher.ids_NK.shape[-1] if teacher.ids_NK.dim() else 0
+        if not 1 <= k <= len(head_VH):
+            raise BadArgument("teacher", f"{k} ids per token", f"allowed are 1 to {len(head_VH)}")
+        _require("teacher", "ids ", teacher.ids_NK, (tokens, k), torch.int32, hidden_NH.device)
+        _require("teacher", "log_p ", teacher.log_p_NK, (tokens, k), torch.float32, hidden_NH.device)
+    elif teacher is not None:
+        raise BadArgument(
+            "teacher", f"a {type(teacher).__name__}", "TeacherStates, TeacherTopK or None is allowed"
+        )
 
 
-def linear_nll(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor) -> Tensor:
+def _require(
+    name: str,
+    part: str,
+    tensor: Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> None:
+    if tensor.shape != shape or dtype not in (None, tensor.dtype):
+        given = f"{part}{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        wanted = str(dtype or tensor.dtype).removeprefix("torch.")
+        raise BadArgument(name, given, f"it must be {wanted} {list(shape)}")
+    if tensor.device != device:
+        raise BadArgument(name, f"{part}a tensor on {tensor.device}", f"the input is on {device}")
+
+
+def _check_ids(name: str, ids: Tensor, vocabulary: int, also: str = "") -> None:
+    """Check ids where that needs no wait for a device."""
+    if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= vocabulary)).any()):
+        raise BadArgument(name, "an id out of range", f"allowed are 0 to {vocabulary - 1}{also}")
+
+
+def linear_nll(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, *, backend: Backend = "auto") -> Tensor:
     """Negative log-likelihood of each target token, [N] fp32, nats.
 
-    Defined by ``cross_entropy(hidden @ head.T, target, reduction="none")``. 2NHV FLOPs; memory for
-    one chunk of logits.
+    Defined by ``cross_entropy(hidden @ head.T, target, reduction="none")``. 2NHV FLOPs; in torch memory
+    for one chunk of logits, in Triton none.
+
+    Raises:
+        BadArgument, BackendUnavailable: as `linear_loss`.
     """
-    losses = []
-    for rows in chunks(len(hidden_NH), head_VH.shape[0]):
-        logits_nV = (hidden_NH[rows].to(head_VH.dtype) @ head_VH.T).float()
-        picked_n = logits_nV.gather(1, target_N[rows, None])[:, 0]
-        losses.append(torch.logsumexp(logits_nV, -1) - picked_n)
-    return torch.cat(losses)
+    return linear_loss(hidden_NH, head_VH, target_N, backend=backend).nll_N
 
 
 def prepare_teacher(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor) -> Teacher:
     """The teacher side of `linear_kl`, computed once. Keeps N x V probabilities in the head's dtype."""
-    probabilities = torch.empty(len(hidden_NH), head_VH.shape[0], dtype=head_VH.dtype, device=head_VH.device)
-    mean, mass, target = [], [], []
-    head32_VH = head_VH.float()
-    for rows in chunks(len(hidden_NH), head_VH.shape[0]):
-        logits_nV = (hidden_NH[rows].to(head_VH.dtype) @ head_VH.T).float()
-        log_p_nV = torch.log_softmax(logits_nV, -1)
-        target.append(log_p_nV.gather(1, target_N[rows, None])[:, 0])
-        probabilities[rows] = log_p_nV.exp_()
-        p_nV = probabilities[rows].float()
-        mass.append(p_nV.sum(-1))
-        mean.append((p_nV @ head32_VH) / mass[-1][:, None])
-    return Teacher(hidden_NH.float(), probabilities, torch.cat(mass), torch.cat(mean), torch.cat(target))
+    run = implementation("linear_loss", "torch", hidden_NH)
+    teacher: Teacher = run.prepare_teacher(hidden_NH, head_VH, target_N)
+    return teacher
 
 
 def linear_kl(
@@ -200,27 +334,12 @@ def linear_kl(
     """KL(teacher || candidate) and the candidate's NLL per token, two [N] fp32 tensors, nats.
 
     Defined by ``p = softmax(teacher @ head.T); q = softmax(hidden @ head.T);
-    kl = (p * (p.log() - q.log())).sum(-1); nll = -q.log()[target]``. 2NHV FLOPs, as for the NLL alone.
+    kl = (p * (p.log() - q.log())).sum(-1); nll = -q.log()[target]``. 2NHV FLOPs, as for the NLL alone;
+    always in torch, and it reads the N x V probabilities: `linear_loss` keeps none.
     """
-    difference_NH = hidden_NH.float() - teacher.hidden_NH
-    shift_N = (difference_NH * teacher.mean_NH).sum(-1)
-    kls, nlls = [], []
-    for rows in chunks(len(hidden_NH), head_VH.shape[0]):
-        # The subtraction also brings a bf16 product to fp32.
-        delta_nV = (difference_NH[rows].to(head_VH.dtype) @ head_VH.T) - shift_N[rows, None]
-        delta_target_n = delta_nV.gather(1, target_N[rows, None])[:, 0]
-        kls.append(_log_mean_exp(delta_nV, teacher, rows, head_VH))
-        nlls.append(kls[-1] - delta_target_n - teacher.log_p_target_N[rows])
-    return torch.cat(kls), torch.cat(nlls)
-
-
-def _log_mean_exp(delta_nV: Tensor, teacher: Teacher, rows: slice, head_VH: Tensor) -> Tensor:
-    """log(sum_v p_v exp(delta_v)) for some of the teacher's positions, overwriting `delta_nV`."""
-    if float(delta_nV.max()) > _SAFE_EXPONENT:  # rare: worth the product that gives log p itself
-        logits_nV = (teacher.hidden_NH[rows].to(head_VH.dtype) @ head_VH.T).float()
-        return torch.logsumexp(delta_nV.add_(torch.log_softmax(logits_nV, -1)), -1)
-    total_n = torch.linalg.vecdot(delta_nV.exp_(), teacher.p_NV[rows].float())
-    return torch.log(total_n / teacher.mass_N[rows])
+    run = implementation("linear_loss", "torch", hidden_NH)
+    losses: tuple[Tensor, Tensor] = run.linear_kl(hidden_NH, teacher, head_VH, target_N)
+    return losses
 
 
 def chunks(num_tokens: int, vocabulary: int) -> Iterator[slice]:

@@ -286,13 +286,14 @@ class TestOnePass:
         return Problem(request.param, dtype, scale=3.0)
 
     def test_nll_entropy_and_lse(self, problem: Problem, backend: str) -> None:
-        found = linear_loss(problem.hidden, problem.head, problem.target, backend=backend)
+        found = linear_loss(problem.hidden, problem.head, problem.target, entropy=True, backend=backend)
         logits = (problem.hidden @ problem.head.T).float()
         true_logits = problem.hidden.double() @ problem.head.double().T
         true_entropy = reference.entropy(problem.hidden, problem.head)
         eager_entropy = torch.distributions.Categorical(logits=logits).entropy()
         assert_as_good_as_eager(found.nll_N, problem.eager_nll(), problem.true_nll())
         assert_as_good_as_eager(found.lse_N, logits.logsumexp(-1), true_logits.logsumexp(-1))
+        assert found.entropy_N is not None
         assert_as_good_as_eager(found.entropy_N, eager_entropy, true_entropy)
         assert found.kl_N is None
 
@@ -343,14 +344,15 @@ class TestOnePass:
         from secateur_kernels.triton_backend.tile import Tile
 
         problem = Problem((40, 32, 530), torch.float32, scale=20.0)
-        lse, logit, _, _ = losses(
-            problem.hidden, problem.head, problem.target, None, None, Tile(32, 64, 16, 4, 2), 2
+        found = losses(
+            problem.hidden, problem.head, problem.target, tile=Tile(32, 64, 16, 4, 2), tiles_per_split=2
         )
-        assert error(lse - logit, problem.true_nll()) < 1e-4
+        assert error(found.lse_N - found.logit_N, problem.true_nll()) < 1e-4
 
     def test_uniform_weights_give_log_of_the_vocabulary(self, backend: str) -> None:
         hidden, head = torch.randn(9, 16), torch.zeros(77, 16)
-        found = linear_loss(hidden, head, torch.arange(9), backend=backend)
+        found = linear_loss(hidden, head, torch.arange(9), entropy=True, backend=backend)
+        assert found.entropy_N is not None
         assert torch.allclose(found.nll_N, torch.full((9,), math.log(77)), atol=1e-6)
         assert torch.allclose(found.entropy_N, torch.full((9,), math.log(77)), atol=1e-6)
 
@@ -366,7 +368,8 @@ class TestOnePass:
         hidden, head, target = torch.zeros(0, 16), torch.randn(50, 16), torch.zeros(0, dtype=torch.int64)
         teacher = teacher_states(hidden, head, backend=backend)
         found = linear_loss(hidden, head, target, teacher=teacher, backend=backend)
-        assert found.nll_N.shape == found.lse_N.shape == found.entropy_N.shape == (0,)
+        assert found.nll_N.shape == found.lse_N.shape == (0,)
+        assert found.entropy_N is None and found.kl_N is not None and found.kl_N.shape == (0,)
 
     @pytest.mark.parametrize(
         ("changes", "named"),

@@ -8,26 +8,49 @@ Against a teacher, both products share the head's tile: t = teacher @ head.T and
 teacher) @ head.T. With log p = t - lse_t the candidate's logits are, up to lse_t, log p + delta, and
 KL = log sum p exp(delta) - sum p delta: rounding scales with the difference itself.
 
-Shape suffixes: N tokens, H hidden, V vocabulary, S splits.
+Logits at given ids (a teacher's likeliest) are taken out of the tile that has them: reading the head's
+rows of K ids per token instead would cost more than the whole product does from K of about 100.
+
+Shape suffixes: N tokens, H hidden, V vocabulary, S splits, K ids.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from secateur_kernels.linear_loss import Parts
 from secateur_kernels.triton_backend.product import rows_dot, rows_dot_two_left
 from secateur_kernels.triton_backend.tile import Tile, tile_for
+from secateur_kernels.work import linear_loss_work
 
 TILES_PER_SPLIT = 16
-# Sums that a split leaves per token: maximum and sum of its logits, the target's logit, sum q*l; against a
-# teacher also maximum and sum of log p, and sum p*delta.
+# Ids looked up at a time; a power of two.
+MOST_PICKS = 32
+# Sums that a split leaves per token: maximum and sum of its logits, the target's logit, sum q*l (left
+# unwritten without entropy); against a teacher also maximum and sum of log p, and sum p*delta.
 _PLAIN, _AGAINST = 4, 7
 
 
-@triton.jit(do_not_specialize=["N", "S"])
+def _metadata(grid: tuple[int, ...], kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Name and least work of a launch, for Triton's profiler."""
+    itemsize = arguments["head"].element_size()
+    work = linear_loss_work(
+        arguments["N"],
+        arguments["H"],
+        arguments["V"],
+        itemsize,
+        teacher_hidden=arguments["teacher"] is not None,
+        top_k=arguments["K"],
+    )
+    return {"name": "linear_loss", f"flops{8 * itemsize}": work.flops, "bytes": work.bytes}
+
+
+@triton.jit(do_not_specialize=["N", "S"], launch_metadata=_metadata)
 def _partial_losses(
     hidden,  # [N, H]; against a teacher: hidden - teacher
     hidden_per_token,
@@ -37,11 +60,16 @@ def _partial_losses(
     head,  # [V, H]
     head_per_row,
     target,  # int64 [N]
+    ids,  # int32 [N, K] or None
+    at_ids,  # fp32 [N, K]: the logits there, or None
     partial,  # fp32 [4 or 7, S, N]
     N,
     S,
     V,
     H,
+    K,
+    ENTROPY: tl.constexpr,
+    PICKS: tl.constexpr,
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -91,16 +119,26 @@ def _partial_losses(
         shrink = tl.exp(top - higher)
         finite = tl.where(known, logits, 0.0)
         total = total * shrink + tl.sum(q, 1)
-        weighted = weighted * shrink + tl.sum(q * finite, 1)
+        if ENTROPY:
+            weighted = weighted * shrink + tl.sum(q * finite, 1)
         top = higher
         hit = v[None, :] == wanted[:, None]
         picked += tl.sum(tl.where(hit, finite, 0.0), 1)
+        if ids is not None:
+            for first in range(0, K, PICKS):
+                k = (first + tl.arange(0, PICKS))[None, :]
+                listed = there[:, None] & (k < K)
+                column = tl.load(ids + n[:, None] * K + k, mask=listed, other=-1) - tile * COLUMNS
+                listed = listed & (column >= 0) & (column < COLUMNS)
+                column = tl.minimum(tl.maximum(column, 0), COLUMNS - 1)
+                tl.store(at_ids + n[:, None] * K + k, tl.gather(finite, column, 1), mask=listed)
     place = partial + split.to(tl.int64) * N + n
     field = S.to(tl.int64) * N
     tl.store(place, top, mask=there)
     tl.store(place + field, total, mask=there)
     tl.store(place + 2 * field, picked, mask=there)
-    tl.store(place + 3 * field, weighted, mask=there)
+    if ENTROPY:
+        tl.store(place + 3 * field, weighted, mask=there)
     if teacher is not None:
         tl.store(place + 4 * field, p_top, mask=there)
         tl.store(place + 5 * field, p_total, mask=there)
@@ -110,9 +148,10 @@ def _partial_losses(
 @triton.jit(do_not_specialize=["N", "S"])
 def _merge_losses(
     partial,  # fp32 [4 or 7, S, N]
-    out,  # fp32 [3 or 4, N]: log-sum-exp, target's logit, mean logit; the KL
+    out,  # fp32 [4, N]: log-sum-exp, target's logit; with ENTROPY mean logit, with TEACHER the KL
     N,
     S,
+    ENTROPY: tl.constexpr,
     TEACHER: tl.constexpr,
     ROWS: tl.constexpr,
 ):
@@ -133,7 +172,8 @@ def _merge_losses(
         old = tl.exp(top - higher)
         new = tl.exp(part - higher)
         total = total * old + tl.load(place + field, mask=there, other=1.0) * new
-        weighted = weighted * old + tl.load(place + 3 * field, mask=there, other=0.0) * new
+        if ENTROPY:
+            weighted = weighted * old + tl.load(place + 3 * field, mask=there, other=0.0) * new
         picked += tl.load(place + 2 * field, mask=there, other=0.0)
         top = higher
         if TEACHER:
@@ -148,7 +188,8 @@ def _merge_losses(
     lse = top + tl.log(total)
     tl.store(out + n, lse, mask=there)
     tl.store(out + N + n, picked, mask=there)
-    tl.store(out + 2 * N + n, weighted / total, mask=there)
+    if ENTROPY:
+        tl.store(out + 2 * N + n, weighted / total, mask=there)
     if TEACHER:
         kl = lse - (p_top + tl.log(p_total)) - moved / p_total
         tl.store(out + 3 * N + n, tl.maximum(kl, 0.0), mask=there)
@@ -158,41 +199,53 @@ def losses(
     hidden_NH: Tensor,
     head_VH: Tensor,
     target_N: Tensor,
-    teacher_NH: Tensor | None,
-    teacher_lse_N: Tensor | None,
+    *,
+    entropy: bool = False,
+    teacher_NH: Tensor | None = None,
+    teacher_lse_N: Tensor | None = None,
+    ids_NK: Tensor | None = None,
     tile: Tile | None = None,
     tiles_per_split: int = TILES_PER_SPLIT,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Log-sum-exp, logit of the target, mean logit under q, and KL where there is a teacher; fp32 [N]."""
+) -> Parts:
+    """See `secateur_kernels.linear_loss`; a target or id out of the vocabulary has a logit of 0."""
     against = teacher_NH is not None
-    kernel = "linear_kl" if against else "linear_loss"
-    tile = tile or tile_for(kernel, head_VH.dtype, head_VH.device)
+    tile = tile or tile_for("linear_kl" if against else "linear_loss", head_VH.dtype, head_VH.device)
     tokens, hidden = hidden_NH.shape
     vocabulary = len(head_VH)
     splits = triton.cdiv(triton.cdiv(vocabulary, tile.columns), tiles_per_split)
-    fields = _AGAINST if against else _PLAIN
     device = hidden_NH.device
-    out = torch.empty(4 if against else 3, tokens, dtype=torch.float32, device=device)
+    out = torch.empty(4, tokens, dtype=torch.float32, device=device)
+    at_ids_NK = None
+    if ids_NK is not None:
+        ids_NK = ids_NK.contiguous()
+        at_ids_NK = torch.zeros(ids_NK.shape, dtype=torch.float32, device=device)
     if tokens:
         if teacher_NH is not None:
             hidden_NH = hidden_NH.float() - teacher_NH.float()
             teacher_NH = teacher_NH.to(head_VH.dtype)
         hidden_NH = hidden_NH.to(head_VH.dtype)
+        fields = _AGAINST if against else _PLAIN
         partial = torch.empty(fields, splits, tokens, dtype=torch.float32, device=device)
+        ids = 0 if ids_NK is None else ids_NK.shape[1]
         _partial_losses[(triton.cdiv(tokens, tile.rows) * splits,)](
             hidden_NH,
             hidden_NH.stride(0),
             teacher_NH,
             0 if teacher_NH is None else teacher_NH.stride(0),
-            teacher_lse_N,
+            None if teacher_lse_N is None else teacher_lse_N.contiguous(),
             head_VH,
             head_VH.stride(0),
             target_N,
+            ids_NK,
+            at_ids_NK,
             partial,
             tokens,
             splits,
             vocabulary,
             hidden,
+            ids,
+            ENTROPY=entropy,
+            PICKS=min(MOST_PICKS, triton.next_power_of_2(ids)),
             TILES=tiles_per_split,
             ROWS=tile.rows,
             COLUMNS=tile.columns,
@@ -201,9 +254,16 @@ def losses(
             num_stages=tile.stages,
         )
         _merge_losses[(triton.cdiv(tokens, 128),)](
-            partial, out, tokens, splits, TEACHER=against, ROWS=128, num_warps=4
+            partial, out, tokens, splits, ENTROPY=entropy, TEACHER=against, ROWS=128, num_warps=4
         )
-    lse_N, logit_N, mean_N = out[:3]
+    lse_N, logit_N, mean_N, kl_N = out
     if teacher_lse_N is None:
-        return lse_N, logit_N, mean_N, None
-    return lse_N + teacher_lse_N, logit_N + teacher_lse_N, mean_N + teacher_lse_N, out[3]
+        return Parts(lse_N, logit_N, mean_N if entropy else None, None, at_ids_NK)
+    # Against a teacher all logits are less its log-sum-exp.
+    return Parts(
+        lse_N + teacher_lse_N,
+        logit_N + teacher_lse_N,
+        mean_N + teacher_lse_N if entropy else None,
+        kl_N,
+        at_ids_NK,
+    )
