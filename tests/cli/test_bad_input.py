@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.cli.app import run
+from secateur.cli.commands import run
 
 Damage = Callable[[Path], None]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.cli.app import run
+from secateur.cli.commands import run
 from secateur.serve.process import ServerProcess
 
 

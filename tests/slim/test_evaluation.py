@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.cli.app import run
+from secateur.cli.commands import run
 from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture

@@ -345,7 +345,7 @@ class TestFullDisk:
         self, disk: Path, tiny_llama: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Through the command line; the study is elsewhere."""
-        from secateur.cli.app import run
+        from secateur.cli.commands import run
 
         small = "--window 32 --calibration-tokens 3200 --search-windows 4 --quantum 32 --evaluations 2"
         place = ["--out", str(disk / "slim"), "--study", str(tmp_path / "study")]

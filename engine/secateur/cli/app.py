@@ -1,98 +1,24 @@
-"""The `secateur` command: puts the commands together and turns errors into one line and a status."""
+"""Where the `secateur` command starts. Imports next to nothing: Ctrl-C is met from here on."""
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Annotated
 
-import typer
-from typer.exceptions import TyperException
-
-from secateur import __version__
-from secateur.cli.console import fail
-from secateur.errors import SecateurError
-
-# One module of this package per command. None imports torch, transformers or grpc at its top:
-# `secateur --help` has to answer at once.
-COMMANDS = ("prune", "evaluate", "serve", "generate", "demo", "doctor")
-
-INTERRUPTED = 130
-
-
-def build_app() -> typer.Typer:
-    """Return the application with every command registered."""
-    app = typer.Typer(
-        name="secateur",
-        help="Find the best smaller shape of a language model for a budget, cut it, serve it.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    app.callback()(_options)
-    for name in COMMANDS:
-        import_module(f"secateur.cli.{name}").register(app)
-    return app
+from secateur.cli.interrupts import INTERRUPTED, importing, own_process, say_interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
-    sys.exit(run(arguments))
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status.
-
-    An error the user can act on becomes one line on stderr. A bug keeps its traceback.
-    """
     try:
-        # Not standalone: usage errors come back as exceptions, to be reported like all others.
-        outcome = build_app()(arguments, prog_name="secateur", standalone_mode=False)
-        sys.stdout.flush()
-    except TyperException as error:
-        return _usage(error)
-    except SecateurError as error:
-        fail(str(error))
-        return error.exit_status
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) went away; python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        fail(f"cannot write: {error.strerror}{where}")
-        return 2
-    return outcome if isinstance(outcome, int) else 0
-
-
-def _usage(error: TyperException) -> int:
-    if message := error.format_message():  # empty when help was shown for want of arguments
-        context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context else ""
-        fail(message + hint)
-    return error.exit_code
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"secateur {__version__}")
-        raise typer.Exit
-
-
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
-    ] = False,
-) -> None:
-    """Holds the options of `secateur` itself."""
+        own_process()
+        with importing():
+            from secateur.cli.commands import run
+        status = run(arguments)
+    except KeyboardInterrupt:
+        say_interrupted()
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 if __name__ == "__main__":

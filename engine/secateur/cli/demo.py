@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
+from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def demo(
 
 
 def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
-    from secateur.serve.process import served
+    with importing():
+        from secateur.serve.process import served
 
     options = _options(out, keep, seed)
     say(f"1/4  prune {MODEL} to {keep:.0%} of its non-embedding parameters (4 to 6 minutes)")
@@ -66,10 +68,11 @@ def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
 
 
 def _options(out: Path, keep: float, seed: int) -> PruneOptions:
-    import torch
+    with importing():
+        import torch
 
-    from secateur.model.precision import fast_dtype
-    from secateur.slim.options import PruneOptions
+        from secateur.model.precision import fast_dtype
+        from secateur.slim.options import PruneOptions
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
     fast = fast_dtype() == torch.bfloat16
@@ -87,8 +90,9 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
 
 
 def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
-    from secateur.slim.dense import export_dense
-    from secateur.slim.pipeline import prune
+    with importing():
+        from secateur.slim.dense import export_dense
+        from secateur.slim.pipeline import prune
 
     dense = out / "dense"
     if not dense.exists():

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from secateur.cli.console import console, emit_json, say
+from secateur.cli.interrupts import importing
 
 Status = Literal["ok", "note", "problem"]
 
@@ -54,7 +55,8 @@ def doctor(
 
     Example: secateur doctor
     """
-    report = examine()
+    with importing():
+        report = examine()
     if as_json:
         emit_json(report)
     else:

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from secateur.cli.console import console, emit_json, stdout_to_stderr
+from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
 
 
@@ -32,8 +33,9 @@ def evaluate(
     Example: secateur evaluate slim --corpus pydoc:test --window 256 --windows 128
     """
     with stdout_to_stderr():
-        from secateur.slim.evaluation import EvaluationOptions
-        from secateur.slim.evaluation import evaluate as run
+        with importing():
+            from secateur.slim.evaluation import EvaluationOptions
+            from secateur.slim.evaluation import evaluate as run
 
         options = EvaluationOptions(model, corpus, window, windows, dense, dtype)
         with StageReporter() as reporter:

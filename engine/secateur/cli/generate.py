@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import emit_json, say
+from secateur.cli.interrupts import importing
 
 if TYPE_CHECKING:
     from secateur.serve.client import Completion
@@ -41,7 +42,8 @@ def generate(
     import os
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from secateur.serve.client import Client, Completion
+    with importing():
+        from secateur.serve.client import Client, Completion
 
     text = sys.stdin.read() if prompt == "-" else prompt
     events = []

