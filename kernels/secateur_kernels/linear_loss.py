@@ -32,8 +32,8 @@ from secateur_kernels.backend import Backend, implementation, with_gradients
 
 IGNORED = -100
 CHUNK_BYTES = 32 << 20  # fp32 logits of one chunk: about what a last-level cache holds
-# What fp32 can tell from nothing in 1 - (a sum near 1): a smaller tail counts as this.
-_LEAST_TAIL = 2.0**-24
+# Rounding of 1 - (a sum near 1) in fp32. Added to the candidate's tail it keeps a bound a bound.
+_TAIL_SLACK = 2.0**-22
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,22 @@ class LinearLoss:
 
 
 class Parts(NamedTuple):
-    """What an implementation finds, fp32: [N], and [N, K] for `logits_NK`; None where not asked for.
+    """What an implementation finds, fp32: [N], and [N, K] for `log_q_NK`; None where not asked for.
 
     Attributes:
         lse_N: log-sum-exp of the logits.
         logit_N: logit of the target.
         mean_N: mean logit under the softmax: log-sum-exp less entropy.
         kl_N: KL against the teacher's states.
-        logits_NK: logits at the ids asked for.
+        log_q_NK: log-probabilities of the ids asked for. Not rounded as a difference from `lse_N` would be,
+            so that what the K ids leave over can be told from rounding.
     """
 
     lse_N: Tensor
     logit_N: Tensor
     mean_N: Tensor | None
     kl_N: Tensor | None
-    logits_NK: Tensor | None
+    log_q_NK: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,8 @@ def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backen
     run = implementation("linear_loss", backend, hidden_NH)
     ids_NK = implementation("linear_loss", "torch", hidden_NH).likeliest(hidden_NH, head_VH, k)
     found: Parts = run.losses(hidden_NH, head_VH, target_N, ids_NK=ids_NK)
-    assert found.logits_NK is not None
-    return TeacherTopK(ids_NK, found.logits_NK - found.lse_N[:, None])
+    assert found.log_q_NK is not None
+    return TeacherTopK(ids_NK, found.log_q_NK)
 
 
 def linear_loss(
@@ -188,7 +189,7 @@ def linear_loss(
 
     With `TeacherStates` the KL comes from the difference of the hidden states (see the module) and keeps
     its digits however small it is. With `TeacherTopK` it comes from the difference of log-probabilities:
-    its error is that of the logits, some 1e-6 in fp32; a tail below 6e-8 counts as that.
+    its error is that of the logits, and a tail of the candidate below 2e-7 counts as that.
 
     Args:
         hidden_NH: hidden states before the head, floating; multiplied in the head's dtype.
@@ -224,8 +225,8 @@ def linear_loss(
         ids_NK=None if top is None else top.ids_NK,
     )
     kl_N = found.kl_N
-    if top is not None and found.logits_NK is not None:
-        kl_N = _coarse_kl(top.log_p_NK, found.logits_NK - found.lse_N[:, None], len(head_VH))
+    if top is not None and found.log_q_NK is not None:
+        kl_N = _coarse_kl(top.log_p_NK, found.log_q_NK, len(head_VH))
     return LinearLoss(
         nll_N=(found.lse_N - found.logit_N).masked_fill(ignored_N, 0.0),
         lse_N=found.lse_N,
@@ -242,15 +243,14 @@ def _coarse_kl(log_p_NK: Tensor, log_q_NK: Tensor, vocabulary: int) -> Tensor:
     """KL over the K ids and, unless they are the whole vocabulary, one outcome for all others; fp32 [N]."""
     kl_N = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum(-1)
     if log_p_NK.shape[1] < vocabulary:
-        log_p_N, log_q_N = _log_tail(log_p_NK), _log_tail(log_q_NK)
-        kl_N = kl_N + log_p_N.exp() * (log_p_N - log_q_N)
+        p_N, q_N = _tail(log_p_NK), _tail(log_q_NK) + _TAIL_SLACK
+        kl_N = kl_N + torch.special.xlogy(p_N, p_N / q_N)
     return kl_N.clamp(min=0)
 
 
-def _log_tail(log_p_NK: Tensor) -> Tensor:
-    """log(1 - sum exp), [N]; rounding may bring the sum to 1 or beyond, so a least tail is kept."""
-    log_mass_N = torch.logsumexp(log_p_NK, -1).clamp(max=-_LEAST_TAIL)
-    return torch.log(-torch.expm1(log_mass_N))
+def _tail(log_p_NK: Tensor) -> Tensor:
+    """1 - sum exp, [N]; where rounding brings the sum beyond 1, nothing."""
+    return -torch.expm1(torch.logsumexp(log_p_NK, -1).clamp(max=0))
 
 
 def _check(

@@ -72,16 +72,15 @@ def entropy(hidden_NH: Tensor, head_VH: Tensor) -> Tensor:
     return -(log_q_NV.exp() * log_q_NV).sum(-1)
 
 
-def top_k_kl(hidden_NH: Tensor, teacher_NH: Tensor, head_VH: Tensor, k: int) -> Tensor:
-    """KL(teacher || candidate) over the teacher's k likeliest ids and all others as one outcome, [N], nats."""
+def top_k_kl(hidden_NH: Tensor, teacher_NH: Tensor, head_VH: Tensor, ids_NK: Tensor) -> Tensor:
+    """KL(teacher || candidate) over the ids given and, as one outcome, all others, [N], nats."""
     p_NV = torch.softmax(teacher_NH.double() @ head_VH.double().T, dim=-1)
     q_NV = torch.softmax(hidden_NH.double() @ head_VH.double().T, dim=-1)
-    order_NV = p_NV.argsort(-1, descending=True)
-    p_NV, q_NV = p_NV.gather(1, order_NV), q_NV.gather(1, order_NV)
-    terms_NK = torch.special.xlogy(p_NV[:, :k], p_NV[:, :k] / q_NV[:, :k])
-    p_N, q_N = p_NV[:, k:].sum(-1), q_NV[:, k:].sum(-1)
-    rest_N = torch.zeros_like(p_N) if k == len(head_VH) else torch.special.xlogy(p_N, p_N / q_N)
-    return terms_NK.sum(-1) + rest_N
+    listed_NV = torch.zeros_like(p_NV, dtype=torch.bool).scatter(1, ids_NK.long(), True)
+    terms_NV = torch.special.xlogy(p_NV, p_NV / q_NV) * listed_NV
+    p_N, q_N = (p_NV * ~listed_NV).sum(-1), (q_NV * ~listed_NV).sum(-1)
+    rest_N = torch.where(p_N > 0, torch.special.xlogy(p_N, p_N / q_N), 0.0)
+    return terms_NV.sum(-1) + rest_N
 
 
 def attention_inner(

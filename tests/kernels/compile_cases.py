@@ -15,6 +15,7 @@ from torch import Tensor
 from secateur_kernels import (
     ProjectionTable,
     TeacherStates,
+    TeacherTopK,
     gated_inner,
     linear_loss,
     masked_attention,
@@ -203,3 +204,41 @@ def attention_everything(dtype: torch.dtype) -> None:
         query_norm_D=blank(128, dtype=dtype),
         key_norm_D=blank(128, dtype=dtype),
     )
+
+
+@case
+def loss_entropy(dtype: torch.dtype) -> None:
+    target = torch.zeros(64, dtype=torch.int64)
+    head = blank(512, 128, dtype=dtype)
+    linear_loss(blank(64, 128, dtype=dtype), head, target, entropy=True, backend="triton")
+
+
+@case
+def loss_entropy_against_a_teacher(dtype: torch.dtype) -> None:
+    """Nothing is a multiple of 16."""
+    hidden, target = blank(33, 75, dtype=dtype), torch.zeros(33, dtype=torch.int64)
+    teacher = TeacherStates(hidden, torch.zeros(33))
+    head = blank(301, 75, dtype=dtype)
+    linear_loss(hidden, head, target, entropy=True, teacher=teacher, backend="triton")
+
+
+def loss_at_ids(dtype: torch.dtype, tokens: int, hidden: int, vocabulary: int, ids: int) -> None:
+    teacher = TeacherTopK(torch.zeros(tokens, ids, dtype=torch.int32), torch.zeros(tokens, ids))
+    x, head = blank(tokens, hidden, dtype=dtype), blank(vocabulary, hidden, dtype=dtype)
+    target = torch.zeros(tokens, dtype=torch.int64)
+    linear_loss(x, head, target, entropy=ids > 1, teacher=teacher, backend="triton")
+
+
+@case
+def loss_top_k(dtype: torch.dtype) -> None:
+    loss_at_ids(dtype, 64, 128, 512, 64)
+
+
+@case
+def loss_top_k_odd(dtype: torch.dtype) -> None:
+    loss_at_ids(dtype, 33, 75, 301, 5)
+
+
+@case
+def loss_top_1(dtype: torch.dtype) -> None:
+    loss_at_ids(dtype, 64, 128, 512, 1)

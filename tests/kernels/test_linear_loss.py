@@ -1,7 +1,8 @@
 """Losses without whole logits are the fp64 definitions, up to the rounding that the plain torch ops have too.
 
 Proven: NLL and KL in fp32 and bf16, on shapes off every block boundary, peaked teachers, differences
-that leave fp32's exponent range; KL of a teacher with itself is zero to the bit, and never negative.
+that leave fp32's exponent range; KL of a teacher with itself is zero to the bit, and never negative; KL over
+a teacher's likeliest ids bounds the whole from below and meets it at all ids.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur_kernels import (
+    BackendUnavailable,
     BadArgument,
+    TeacherStates,
+    TeacherTopK,
     linear_kl,
     linear_loss,
     linear_nll,
     prepare_teacher,
     reference,
     teacher_states,
+    teacher_top_k,
 )
 from tests.kernels.conftest import assert_as_good_as_eager
 
@@ -360,9 +365,26 @@ class TestOnePass:
         problem = Problem((20, 16, 50), torch.float32)
         target = problem.target.clone()
         target[::3] = -100
-        found = linear_loss(problem.hidden, problem.head, target, backend=backend).nll_N
-        whole = linear_loss(problem.hidden, problem.head, problem.target, backend=backend).nll_N
-        assert (found[::3] == 0).all() and torch.equal(found[1::3], whole[1::3])
+        for teacher in (
+            teacher_states(problem.teacher, problem.head, backend=backend),
+            teacher_top_k(problem.teacher, problem.head, 5, backend=backend),
+        ):
+            found = linear_loss(problem.hidden, problem.head, target, teacher=teacher, backend=backend)
+            whole = linear_loss(
+                problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend
+            )
+            assert found.kl_N is not None and whole.kl_N is not None
+            for part, every in ((found.nll_N, whole.nll_N), (found.kl_N, whole.kl_N)):
+                assert (part[::3] == 0).all() and every[::3].all()
+                assert torch.equal(part[1::3], every[1::3])
+            assert torch.equal(found.lse_N, whole.lse_N)
+
+    def test_the_number_that_ignores_may_be_any(self, backend: str) -> None:
+        problem = Problem((20, 16, 50), torch.float32)
+        found = linear_loss(
+            problem.hidden, problem.head, problem.target, ignore_index=7, backend=backend
+        ).nll_N
+        assert torch.equal(found == 0, problem.target == 7)
 
     def test_no_tokens(self, backend: str) -> None:
         hidden, head, target = torch.zeros(0, 16), torch.randn(50, 16), torch.zeros(0, dtype=torch.int64)
@@ -383,6 +405,21 @@ class TestOnePass:
             ({"target_N": torch.zeros(4, dtype=torch.int64)}, "target_N"),
             ({"target_N": torch.zeros(3, dtype=torch.int32)}, "target_N"),
             ({"target_N": torch.tensor([0, 1, 50])}, "target_N"),
+            ({"target_N": torch.tensor([0, 1, -1])}, "target_N"),
+            ({"target_N": torch.tensor([0, 1, -100]), "ignore_index": -1}, "target_N"),
+            ({"teacher": 3}, "teacher"),
+            ({"teacher": TeacherStates(torch.zeros(3, 16).int(), torch.zeros(3))}, "teacher"),
+            ({"teacher": TeacherStates(torch.zeros(3, 16), torch.zeros(2))}, "teacher"),
+            ({"teacher": TeacherStates(torch.zeros(3, 16), torch.zeros(3).half())}, "teacher"),
+            ({"teacher": TeacherTopK(torch.zeros(3, 4).int(), torch.zeros(3, 5))}, "teacher"),
+            ({"teacher": TeacherTopK(torch.zeros(3, 4).long(), torch.zeros(3, 4))}, "teacher"),
+            ({"teacher": TeacherTopK(torch.zeros(3, 4).int(), torch.zeros(3, 4).half())}, "teacher"),
+            ({"teacher": TeacherTopK(torch.zeros(3, 0).int(), torch.zeros(3, 0))}, "teacher"),
+            ({"teacher": TeacherTopK(torch.zeros(3, 51).int(), torch.zeros(3, 51))}, "teacher"),
+            ({"teacher": TeacherTopK(torch.zeros(2, 4).int(), torch.zeros(2, 4))}, "teacher"),
+            ({"teacher": TeacherTopK(torch.full((3, 4), 50).int(), torch.zeros(3, 4))}, "teacher"),
+            ({"target_N": torch.zeros(3, dtype=torch.int64, device="meta")}, "target_N"),
+            ({"head_VH": torch.zeros(50, 16, device="meta")}, "head_VH"),
             ({"backend": "cuda"}, "backend"),
         ],
     )
@@ -400,3 +437,178 @@ class TestOnePass:
         teacher = teacher_states(torch.randn(4, 16), head)
         with pytest.raises(BadArgument, match=r"^teacher: "):
             linear_loss(torch.randn(3, 16), head, torch.zeros(3, dtype=torch.int64), teacher=teacher)
+
+    @pytest.mark.parametrize("k", [0, -1, 51, 2.0, True])
+    def test_a_bad_k_is_named(self, k: Any) -> None:
+        with pytest.raises(BadArgument, match=r"^k: "):
+            teacher_top_k(torch.zeros(3, 16), torch.zeros(50, 16), k)
+
+    def test_gradients_are_the_torch_implementation_s(self) -> None:
+        """And a kernel asked for by name refuses."""
+        problem = Problem((20, 16, 50), torch.float32)
+        hidden = problem.hidden.clone().requires_grad_()
+        teacher = teacher_states(problem.teacher, problem.head)
+        found = linear_loss(hidden, problem.head, problem.target, entropy=True, teacher=teacher)
+        assert found.kl_N is not None and found.entropy_N is not None
+        for loss in (found.nll_N, found.kl_N, found.entropy_N):
+            (gradient,) = torch.autograd.grad(loss.sum(), hidden, retain_graph=True)
+            assert gradient.isfinite().all() and gradient.any()
+        with pytest.raises(BackendUnavailable, match="gradients"):
+            linear_loss(hidden, problem.head, problem.target, backend="triton")
+
+    def test_nll_alone_is_the_same(self, problem: Problem, backend: str) -> None:
+        alone = linear_nll(problem.hidden, problem.head, problem.target, backend=backend)
+        found = linear_loss(problem.hidden, problem.head, problem.target, entropy=True, backend=backend)
+        assert torch.equal(alone, found.nll_N)
+
+    def test_inputs_may_lie_apart_in_memory(self, backend: str) -> None:
+        """Rows with gaps, targets and a teacher's numbers at every other place."""
+        problem = Problem((20, 16, 50), torch.float32)
+        apart = lambda x: torch.stack([x, x], 1)[:, 0]  # noqa: E731
+        found, same = [], []
+        for move, into in ((apart, found), (lambda x: x, same)):
+            states = teacher_states(problem.teacher, problem.head, backend=backend)
+            top = teacher_top_k(problem.teacher, problem.head, 5, backend=backend)
+            for teacher in (
+                TeacherStates(move(states.hidden_NH), move(states.lse_N)),
+                TeacherTopK(move(top.ids_NK.T).T, move(top.log_p_NK)),
+            ):
+                hidden, head, target = move(problem.hidden), move(problem.head), move(problem.target)
+                into.append(linear_loss(hidden, head, target, teacher=teacher, backend=backend))
+        for one, other in zip(found, same, strict=True):
+            assert one.kl_N is not None and other.kl_N is not None
+            assert torch.allclose(one.nll_N, other.nll_N, atol=1e-6)
+            assert torch.allclose(one.kl_N, other.kl_N, atol=1e-6)
+
+
+class TestLikeliestIds:
+    """A teacher by its k likeliest ids and one bucket for all others."""
+
+    @pytest.fixture(params=[(150, 72, 300), (70, 33, 1001)], ids=["300", "1001"])
+    def problem(self, request: pytest.FixtureRequest, dtype: torch.dtype) -> Problem:
+        return Problem(request.param, dtype, scale=3.0)
+
+    def test_the_teacher_is_exact(self, problem: Problem, backend: str) -> None:
+        found = teacher_top_k(problem.teacher, problem.head, 20, backend=backend)
+        assert found.ids_NK.dtype == torch.int32 and found.log_p_NK.dtype == torch.float32
+        assert (found.ids_NK.diff(dim=1) > 0).all()
+        true = torch.log_softmax(problem.teacher.double() @ problem.head.double().T, -1)
+        eager = torch.log_softmax((problem.teacher @ problem.head.T).float(), -1)
+        at = found.ids_NK.long()
+        assert_as_good_as_eager(found.log_p_NK, eager.gather(1, at), true.gather(1, at))
+        # None left out is likelier than one taken, beyond the rounding of the product.
+        rest = true.scatter(1, at, float("-inf")).amax(1)
+        assert float((rest - true.gather(1, at).amin(1)).max()) <= 2 * error(eager, true) + 1e-5
+        assert torch.allclose(found.mass_N.double(), true.gather(1, at).exp().sum(1), atol=0.02)
+
+    @pytest.mark.parametrize("k", [1, 20])
+    def test_kl(self, problem: Problem, backend: str, k: int) -> None:
+        teacher = teacher_top_k(problem.teacher, problem.head, k, backend=backend)
+        found = linear_loss(problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend)
+        assert found.kl_N is not None and float(found.kl_N.min()) >= 0
+        true = reference.top_k_kl(problem.hidden, problem.teacher, problem.head, teacher.ids_NK)
+        whole = problem.true_kl()
+        allowed = 2 * error(problem.eager_kl(), whole) + 1e-5
+        assert error(found.kl_N, true) <= allowed
+        assert float((found.kl_N - whole).max()) <= allowed
+        plain = linear_loss(problem.hidden, problem.head, problem.target, backend=backend)
+        assert torch.equal(found.nll_N, plain.nll_N) and torch.equal(found.lse_N, plain.lse_N)
+
+    def test_all_ids_give_the_whole_kl(self, backend: str, dtype: torch.dtype) -> None:
+        problem = Problem((40, 32, 75), dtype, scale=3.0)
+        teacher = teacher_top_k(problem.teacher, problem.head, 75, backend=backend)
+        assert torch.equal(teacher.ids_NK, torch.arange(75, dtype=torch.int32).expand(40, -1))
+        found = linear_loss(problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend)
+        assert found.kl_N is not None
+        assert_as_good_as_eager(found.kl_N, problem.eager_kl(), problem.true_kl())
+
+    @pytest.mark.parametrize("k", [1, 20, 300])
+    def test_of_the_teacher_with_itself_is_zero(self, backend: str, dtype: torch.dtype, k: int) -> None:
+        problem = Problem((60, 72, 300), dtype, scale=3.0)
+        teacher = teacher_top_k(problem.teacher, problem.head, k, backend=backend)
+        found = linear_loss(problem.teacher, problem.head, problem.target, teacher=teacher, backend=backend)
+        assert found.kl_N is not None and float(found.kl_N.max()) == 0.0
+
+    @pytest.mark.parametrize("scale", [0.01, 30.0, 300.0])
+    def test_next_to_no_tail_and_next_to_no_mass(self, backend: str, scale: float) -> None:
+        """A mass that rounds to 1 leaves a tail that fp32 cannot tell from nothing."""
+        problem = Problem((60, 32, 200), torch.float32, scale=scale)
+        for k in (1, 10, 199):
+            teacher = teacher_top_k(problem.teacher, problem.head, k, backend=backend)
+            found = linear_loss(
+                problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend
+            ).kl_N
+            assert found is not None and found.isfinite().all() and float(found.min()) >= 0
+            assert float((found - problem.true_kl()).max()) <= 1e-5 * (1 + scale)
+
+    @pytest.mark.parametrize("k", [3, 37])
+    def test_ids_of_every_tile_and_split(self, backend: str, k: int) -> None:
+        """Rows whose ids begin and end tiles and splits, several groups of them."""
+        if backend == "torch":
+            pytest.skip("tiles are the kernel's")
+        from secateur_kernels.triton_backend.linear_loss import losses
+        from secateur_kernels.triton_backend.tile import Tile
+
+        problem = Problem((40, 32, 300), torch.float32)
+        ids = torch.stack([torch.randperm(300)[:k].sort().values for _ in range(40)]).int()
+        ids[0, :3] = torch.tensor([0, 31, 32])
+        ids[1, -3:] = torch.tensor([127, 128, 299])
+        tile = Tile(32, 32, 16, 4, 2)
+        found = losses(problem.hidden, problem.head, problem.target, ids_NK=ids, tile=tile, tiles_per_split=4)
+        assert found.log_q_NK is not None
+        log_q = torch.log_softmax(problem.hidden @ problem.head.T, 1)
+        assert torch.allclose(found.log_q_NK, log_q.gather(1, ids.long()), atol=1e-5)
+
+    def test_splitting_a_batch_changes_no_bit(self, backend: str) -> None:
+        if backend == "torch":
+            pytest.skip("torch picks another product for another number of rows")
+        problem = Problem((200, 48, 700), torch.float16)
+        teacher = teacher_top_k(problem.teacher, problem.head, 9, backend=backend)
+        whole = linear_loss(problem.hidden, problem.head, problem.target, teacher=teacher, backend=backend)
+        for rows in (slice(0, 128), slice(128, 200)):
+            part = TeacherTopK(teacher.ids_NK[rows], teacher.log_p_NK[rows])
+            found = linear_loss(
+                problem.hidden[rows], problem.head, problem.target[rows], teacher=part, backend=backend
+            )
+            assert whole.kl_N is not None and found.kl_N is not None
+            assert torch.equal(found.kl_N, whole.kl_N[rows])
+
+    def test_no_tokens(self, backend: str) -> None:
+        hidden, head, target = torch.zeros(0, 16), torch.randn(50, 16), torch.zeros(0, dtype=torch.int64)
+        teacher = teacher_top_k(hidden, head, 5, backend=backend)
+        assert teacher.ids_NK.shape == (0, 5) and teacher.mass_N.shape == (0,)
+        found = linear_loss(hidden, head, target, teacher=teacher, backend=backend)
+        assert found.kl_N is not None and found.kl_N.shape == (0,)
+
+    def test_kl_by_hand(self) -> None:
+        head = torch.eye(3)
+        teacher = torch.tensor([[math.log(2.0), 0.0, 0.0]])  # 1/2, 1/4, 1/4
+        candidate = torch.zeros(1, 3)
+        expected = 0.5 * math.log(1.5) + 0.5 * math.log(0.75)
+        assert float(reference.top_k_kl(candidate, teacher, head, torch.tensor([[0]]))) == pytest.approx(
+            expected
+        )
+        found = linear_loss(
+            candidate, head, torch.zeros(1, dtype=torch.int64), teacher=teacher_top_k(teacher, head, 1)
+        )
+        assert float(found.kl_N) == pytest.approx(expected, abs=1e-6)  # type: ignore[arg-type]
+
+
+def test_a_prepared_teacher_of_no_tokens() -> None:
+    hidden, head, target = torch.zeros(0, 16), torch.randn(50, 16), torch.zeros(0, dtype=torch.int64)
+    teacher = prepare_teacher(hidden, head, target)
+    assert teacher.p_NV.shape == (0, 50) and teacher.mean_NH.shape == (0, 16)
+    kl, nll = linear_kl(hidden, teacher, head, target)
+    assert kl.shape == nll.shape == teacher.nll_N.shape == (0,)
+
+
+def test_a_launch_tells_the_profiler_its_work() -> None:
+    pytest.importorskip("triton")
+    from secateur_kernels.triton_backend.linear_loss import _metadata
+    from secateur_kernels.work import linear_loss_work
+
+    head = torch.zeros(50, 16, dtype=torch.bfloat16)
+    arguments = {"N": 3, "H": 16, "V": 50, "K": 0, "head": head, "teacher": head}
+    said = _metadata((1,), None, arguments)
+    work = linear_loss_work(3, 16, 50, 2, teacher_hidden=True)
+    assert (said["flops16"], said["bytes"]) == (work.flops, work.bytes)

@@ -26,7 +26,7 @@ def losses(
 ) -> Parts:
     """See `secateur_kernels.linear_loss`; a target out of the vocabulary is nobody's."""
     out = hidden_NH.new_empty(4, len(hidden_NH), dtype=torch.float32)
-    picked_NK = None if ids_NK is None else out.new_empty(ids_NK.shape)
+    log_q_NK = None if ids_NK is None else out.new_empty(ids_NK.shape)
     for rows in chunks(len(hidden_NH), len(head_VH)):
         if teacher_NH is None or teacher_lse_N is None:
             logits_nV = (hidden_NH[rows].to(head_VH.dtype) @ head_VH.T).float()
@@ -43,10 +43,10 @@ def losses(
         out[1, rows] = logits_nV.gather(1, target_N[rows, None].clamp(min=0))[:, 0]
         if entropy:
             out[2, rows] = torch.linalg.vecdot(torch.softmax(logits_nV, 1), logits_nV)
-        if ids_NK is not None and picked_NK is not None:
-            picked_NK[rows] = logits_nV.gather(1, ids_NK[rows].long())
+        if ids_NK is not None and log_q_NK is not None:
+            log_q_NK[rows] = torch.log_softmax(logits_nV, 1).gather(1, ids_NK[rows].long())
     return Parts(
-        out[0], out[1], out[2] if entropy else None, None if teacher_NH is None else out[3], picked_NK
+        out[0], out[1], out[2] if entropy else None, None if teacher_NH is None else out[3], log_q_NK
     )
 
 

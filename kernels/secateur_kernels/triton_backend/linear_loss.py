@@ -29,8 +29,9 @@ from secateur_kernels.triton_backend.tile import Tile, tile_for
 from secateur_kernels.work import linear_loss_work
 
 TILES_PER_SPLIT = 16
-# Ids looked up at a time; a power of two.
-MOST_PICKS = 32
+# Ids looked up at a time; a power of two. As ids ascend, few such groups have any in one tile: others are
+# skipped, for to take 16 numbers out of a tile costs about as much as its exponentials.
+MOST_PICKS = 16
 # Sums that a split leaves per token: maximum and sum of its logits, the target's logit, sum q*l (left
 # unwritten without entropy); against a teacher also maximum and sum of log p, and sum p*delta.
 _PLAIN, _AGAINST = 4, 7
@@ -130,8 +131,9 @@ def _partial_losses(
                 listed = there[:, None] & (k < K)
                 column = tl.load(ids + n[:, None] * K + k, mask=listed, other=-1) - tile * COLUMNS
                 listed = listed & (column >= 0) & (column < COLUMNS)
-                column = tl.minimum(tl.maximum(column, 0), COLUMNS - 1)
-                tl.store(at_ids + n[:, None] * K + k, tl.gather(finite, column, 1), mask=listed)
+                if tl.max(tl.max(listed.to(tl.int32), 1), 0) > 0:
+                    column = tl.minimum(tl.maximum(column, 0), COLUMNS - 1)
+                    tl.store(at_ids + n[:, None] * K + k, tl.gather(finite, column, 1), mask=listed)
     place = partial + split.to(tl.int64) * N + n
     field = S.to(tl.int64) * N
     tl.store(place, top, mask=there)
@@ -148,7 +150,7 @@ def _partial_losses(
 @triton.jit(do_not_specialize=["N", "S"])
 def _merge_losses(
     partial,  # fp32 [4 or 7, S, N]
-    out,  # fp32 [4, N]: log-sum-exp, target's logit; with ENTROPY mean logit, with TEACHER the KL
+    out,  # fp32 [6, N]: log-sum-exp, its two summands, target's logit; if asked for mean logit and KL
     N,
     S,
     ENTROPY: tl.constexpr,
@@ -187,12 +189,14 @@ def _merge_losses(
         place += N
     lse = top + tl.log(total)
     tl.store(out + n, lse, mask=there)
-    tl.store(out + N + n, picked, mask=there)
+    tl.store(out + N + n, top, mask=there)
+    tl.store(out + 2 * N + n, tl.log(total), mask=there)
+    tl.store(out + 3 * N + n, picked, mask=there)
     if ENTROPY:
-        tl.store(out + 2 * N + n, weighted / total, mask=there)
+        tl.store(out + 4 * N + n, weighted / total, mask=there)
     if TEACHER:
         kl = lse - (p_top + tl.log(p_total)) - moved / p_total
-        tl.store(out + 3 * N + n, tl.maximum(kl, 0.0), mask=there)
+        tl.store(out + 5 * N + n, tl.maximum(kl, 0.0), mask=there)
 
 
 def losses(
@@ -214,7 +218,7 @@ def losses(
     vocabulary = len(head_VH)
     splits = triton.cdiv(triton.cdiv(vocabulary, tile.columns), tiles_per_split)
     device = hidden_NH.device
-    out = torch.empty(4, tokens, dtype=torch.float32, device=device)
+    out = torch.empty(6, tokens, dtype=torch.float32, device=device)
     at_ids_NK = None
     if ids_NK is not None:
         ids_NK = ids_NK.contiguous()
@@ -256,14 +260,16 @@ def losses(
         _merge_losses[(triton.cdiv(tokens, 128),)](
             partial, out, tokens, splits, ENTROPY=entropy, TEACHER=against, ROWS=128, num_warps=4
         )
-    lse_N, logit_N, mean_N, kl_N = out
+    lse_N, top_N, log_total_N, logit_N, mean_N, kl_N = out
+    # Two steps, as log_softmax: large logits of either sign cancel before anything is rounded.
+    log_q_NK = None if at_ids_NK is None else at_ids_NK - top_N[:, None] - log_total_N[:, None]
     if teacher_lse_N is None:
-        return Parts(lse_N, logit_N, mean_N if entropy else None, None, at_ids_NK)
+        return Parts(lse_N, logit_N, mean_N if entropy else None, None, log_q_NK)
     # Against a teacher all logits are less its log-sum-exp.
     return Parts(
         lse_N + teacher_lse_N,
         logit_N + teacher_lse_N,
         mean_N + teacher_lse_N if entropy else None,
         kl_N,
-        at_ids_NK,
+        None,
     )
