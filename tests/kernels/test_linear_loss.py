@@ -354,6 +354,34 @@ class TestOnePass:
         )
         assert error(found.lse_N - found.logit_N, problem.true_nll()) < 1e-4
 
+    def test_many_splits_are_one_against_a_teacher(self, backend: str, dtype: torch.dtype) -> None:
+        if backend == "torch":
+            pytest.skip("splits are the kernel's")
+        from secateur_kernels.triton_backend.linear_loss import losses
+        from secateur_kernels.triton_backend.tile import Tile
+
+        problem = Problem((40, 40, 530), dtype, scale=8.0)
+        teacher = teacher_states(problem.teacher, problem.head, backend=backend)
+        parts = []
+        for columns, tiles_per_split in ((64, 2), (128, 16)):
+            found = losses(
+                problem.hidden,
+                problem.head,
+                problem.target,
+                entropy=True,
+                teacher_NH=problem.teacher,
+                teacher_lse_N=teacher.lse_N,
+                tile=Tile(32, columns, 16, 4, 2),
+                tiles_per_split=tiles_per_split,
+            )
+            assert found.kl_N is not None and found.mean_N is not None
+            parts.append((found.kl_N, found.lse_N - found.logit_N, found.lse_N - found.mean_N))
+        for many, one in zip(*parts, strict=True):
+            assert torch.allclose(many, one, rtol=1e-5, atol=2e-5)
+        assert_as_good_as_eager(parts[0][0], problem.eager_kl(), problem.true_kl())
+        entropy = reference.entropy(problem.hidden, problem.head)
+        assert error(parts[0][2], entropy) <= 3 * error(problem.eager_nll(), problem.true_nll()) + 1e-4
+
     def test_uniform_weights_give_log_of_the_vocabulary(self, backend: str) -> None:
         hidden, head = torch.randn(9, 16), torch.zeros(77, 16)
         found = linear_loss(hidden, head, torch.arange(9), entropy=True, backend=backend)

@@ -8,8 +8,8 @@ Against a teacher, both products share the head's tile: t = teacher @ head.T and
 teacher) @ head.T. With log p = t - lse_t the candidate's logits are, up to lse_t, log p + delta, and
 KL = log sum p exp(delta) - sum p delta: rounding scales with the difference itself.
 
-Logits at given ids (a teacher's likeliest) are taken out of the tile that has them: reading the head's
-rows of K ids per token instead would cost more than the whole product does from K of about 100.
+Logits at given ids (a teacher's likeliest) are taken out of the tile that has them: they are the very
+numbers that the sum is made of, and no head row is read again for them.
 
 Shape suffixes: N tokens, H hidden, V vocabulary, S splits, K ids.
 """
@@ -29,8 +29,8 @@ from secateur_kernels.triton_backend.tile import Tile, tile_for
 from secateur_kernels.work import linear_loss_work
 
 TILES_PER_SPLIT = 16
-# Ids looked up at a time; a power of two. As ids ascend, few such groups have any in one tile: others are
-# skipped, for to take 16 numbers out of a tile costs about as much as its exponentials.
+# Ids looked up at a time; a power of two. As ids ascend, few such groups have any in one tile, and the
+# others are skipped: taking numbers out of a tile is shuffles in proportion to its columns (not yet timed).
 MOST_PICKS = 16
 # Sums that a split leaves per token: maximum and sum of its logits, the target's logit, sum q*l (left
 # unwritten without entropy); against a teacher also maximum and sum of log p, and sum p*delta.
