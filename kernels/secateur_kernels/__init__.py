@@ -5,7 +5,7 @@ snippet that defines it; `reference` holds those definitions in fp64, `work` the
 """
 
 from secateur_kernels.arguments import BadArgument
-from secateur_kernels.attention import attention_inner, masked_attention
+from secateur_kernels.attention import Heads, Packing, attention_inner, masked_attention
 from secateur_kernels.backend import Backend, BackendUnavailable
 from secateur_kernels.linear_loss import (
     LinearLoss,
@@ -26,7 +26,9 @@ __all__ = [
     "Backend",
     "BackendUnavailable",
     "BadArgument",
+    "Heads",
     "LinearLoss",
+    "Packing",
     "ProjectionTable",
     "Teacher",
     "TeacherStates",

@@ -55,6 +55,14 @@ class Widths:
             return self._tensor
         return torch.tensor(self.counts, dtype=torch.int32, device=device)
 
+    def per_input(self, x: Tensor) -> Widths:
+        """One per entry of an input: the widest where all candidates share it. Waits for no device."""
+        if x.dim() == 3 or len(self) == 1:
+            return self
+        if self.counts is not None:
+            return Widths((max(self.counts),), None, True)
+        return Widths(None, self._tensor.amax().reshape(1), True)
+
 
 def widths(keep: Keep, limit: int, unit: str, device: torch.device, name: str = "keep") -> Widths:
     """The argument `keep` (or of that name), checked.

@@ -64,6 +64,20 @@ class Heads:
         """Query heads that share one key/value head."""
         return len(self.query_QH) // max(1, len(self.key_KH))
 
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All that a gradient may be wanted of."""
+        return (
+            self.query_QH,
+            self.key_KH,
+            self.value_KH,
+            self.query_bias_Q,
+            self.key_bias_K,
+            self.value_bias_K,
+            self.query_norm_D,
+            self.key_norm_D,
+        )
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -135,9 +149,9 @@ def attention_inner(
         BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     kept = _check(x, heads, packing, keep)
-    backend = with_gradients(backend, x, heads.query_QH, heads.key_KH, heads.value_KH)
+    backend = with_gradients(backend, x, *heads.tensors)
     run = implementation("attention", backend, x)
-    inner: Tensor = run.attention_inner(x, heads, packing, _inner_widths(kept, x))
+    inner: Tensor = run.attention_inner(x, heads, packing, kept.per_input(x))
     return inner
 
 
@@ -182,20 +196,11 @@ def masked_attention(
         require_alike("output", output.weights[0], x)
         require_table_holds("output", output, kept, span)
     require_vector("output_bias_H", output_bias_H, weights[0].shape[0], x)
-    backend = with_gradients(backend, x, heads.query_QH, heads.key_KH, heads.value_KH, *weights)
-    inner = implementation("attention", backend, x).attention_inner(x, heads, packing, _inner_widths(kept, x))
+    backend = with_gradients(backend, x, *heads.tensors, output_bias_H, *weights)
+    inner = implementation("attention", backend, x).attention_inner(x, heads, packing, kept.per_input(x))
     project = implementation("projection", backend, x).project
     result: Tensor = project(inner, output, kept, span, output_bias_H)
     return result
-
-
-def _inner_widths(kept: Widths, x: Tensor) -> Widths:
-    """One width per entry of the input: the widest where all candidates share it."""
-    if x.dim() == 3 or len(kept) == 1:
-        return kept
-    if kept.counts is not None:
-        return Widths((max(kept.counts),), None, True)
-    return Widths(None, kept.device(x.device).amax().reshape(1), True)
 
 
 def _check(x: Tensor, heads: Heads, packing: Packing, keep: Keep) -> Widths:

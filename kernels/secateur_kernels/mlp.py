@@ -67,9 +67,7 @@ def gated_inner(
     kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C)
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C)
     run = implementation("mlp", backend, x)
-    inner: Tensor = run.gated_inner(
-        x, gate_CH, up_CH, _inner_widths(kept, x), index_C, gate_bias_C, up_bias_C
-    )
+    inner: Tensor = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C)
     return inner
 
 
@@ -125,7 +123,7 @@ def masked_mlp(
     require_vector("down_bias_H", down_bias_H, weights[0].shape[0], x)
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C, down_bias_H, *weights)
     run = implementation("mlp", backend, x)
-    inner = run.gated_inner(x, gate_CH, up_CH, _inner_widths(kept, x), index_C, gate_bias_C, up_bias_C)
+    inner = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C)
     project = implementation("projection", backend, x).project
     result: Tensor = project(inner, _columns(down, index_C), kept, 1, down_bias_H)
     return result
@@ -172,9 +170,7 @@ def nested_mlp(
         raise BadArgument("kept", list(counts), "widths must ascend")
     backend = with_gradients(backend, x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C, down_HC)
     run = implementation("mlp", backend, x_NH)
-    inner_NK = run.gated_inner(
-        x_NH, gate_CH, up_CH, _inner_widths(bounds, x_NH), index_C, gate_bias_C, up_bias_C
-    )
+    inner_NK = run.gated_inner(x_NH, gate_CH, up_CH, bounds.per_input(x_NH), index_C, gate_bias_C, up_bias_C)
     project_nested = implementation("projection", backend, x_NH).project_nested
     result: Tensor = project_nested(inner_NK, _columns(down_HC, index_C), bounds, 1)
     return result
@@ -203,15 +199,6 @@ def _check_inner(
     kept = widths(keep, listed, "channels", x.device, keep_name)
     require_input(x_name, x, candidates=len(kept))
     return kept
-
-
-def _inner_widths(kept: Widths, x: Tensor) -> Widths:
-    """One width per entry of the input: the widest where all candidates share it. Waits for no device."""
-    if x.dim() == 3 or len(kept) == 1:
-        return kept
-    if kept.counts is not None:
-        return Widths((max(kept.counts),), None, True)
-    return Widths(None, kept.device(x.device).amax().reshape(1), True)
 
 
 def _columns(down: Projection, index_C: Tensor | None) -> Projection:

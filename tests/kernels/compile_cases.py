@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from secateur_kernels import (
+    Heads,
+    Packing,
     ProjectionTable,
     TeacherStates,
     TeacherTopK,
@@ -24,7 +26,6 @@ from secateur_kernels import (
     nested_mlp,
     nested_projection,
 )
-from secateur_kernels.attention import Heads, Packing
 
 CASES: dict[str, Callable[[], object]] = {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -19,11 +19,13 @@ from torch.nn import functional
 from secateur_kernels import (
     BackendUnavailable,
     BadArgument,
+    Heads,
+    Packing,
     attention_inner,
     masked_attention,
     reference,
 )
-from secateur_kernels.attention import Heads, Packing
+from secateur_kernels import backend as backend_room
 from tests.kernels.conftest import assert_as_good_as_eager
 
 HIDDEN, GROUPS, D, LONGEST = 72, 3, 32, 128
@@ -391,6 +393,30 @@ def test_gradients_pass_through_torch_and_are_refused_by_triton(single: Block, x
     torch.testing.assert_close(x.grad, other.grad, rtol=1e-4, atol=1e-4)
     with pytest.raises(BackendUnavailable, match="gradients"):
         masked(x, *single.weights, **rest, backend="triton")
+
+
+BIASES = ["query_bias_Q", "key_bias_K", "value_bias_K", "output_bias_H"]
+NORMS = ["query_norm_D", "key_norm_D"]
+
+
+@pytest.mark.parametrize("name", BIASES + NORMS)
+def test_gradients_of_biases_and_norms_count(
+    single: Block, x32: Tensor, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Triton would be chosen, `auto` takes torch for them."""
+    monkeypatch.setattr(backend_room, "choose", lambda backend, tensor: backend.replace("auto", "triton"))
+    block = frills(single)
+    options = {**block.options, "output_bias_H": block.output_bias_H, "lengths_B": LENGTHS}
+    options[name] = options[name].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(masked(x32, *block.weights, 2, **options).square().sum(), options[name])
+    assert gradient.isfinite().all() and gradient.any()
+    with pytest.raises(BackendUnavailable, match="gradients"):
+        masked(x32, *block.weights, 2, **options, backend="triton")
+    if name != "output_bias_H":
+        options.pop("output_bias_H")
+        assert inner(x32, *block.inner, 2, **options).requires_grad
+        with pytest.raises(BackendUnavailable, match="gradients"):
+            inner(x32, *block.inner, 2, **options, backend="triton")
 
 
 BAD: dict[str, tuple[str, dict[str, Any]]] = {

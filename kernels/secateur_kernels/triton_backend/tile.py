@@ -67,11 +67,6 @@ def tile_for(kernel: str, dtype: torch.dtype, device: torch.device) -> Tile:
     return _TABLE[kernel, 90 if _architecture(device) >= 90 else 80, dtype.itemsize]
 
 
-def tiles(kernel: str) -> list[Tile]:
-    """Every tile that a kernel can be launched with."""
-    return [tile for (name, _, _), tile in _TABLE.items() if name == kernel]
-
-
 def _architecture(device: torch.device) -> int:
     if device.type != "cuda":
         return ASSUMED_ARCHITECTURE
