@@ -37,6 +37,10 @@ PROJECTION = ("tests/kernels/test_projection.py", "equals_the_sliced_product and
 MLP = ("tests/kernels/test_mlp.py", "equals_the_mlp_cut and fp32 and {}")
 TRITON_PROJECTION = (PROJECTION[0], PROJECTION[1].format("triton"))
 TRITON_MLP = (MLP[0], MLP[1].format("triton"))
+LOSS = "tests/kernels/test_linear_loss.py"
+ONE_PASS = (LOSS, "TestOnePass and nll_entropy_and_lse and fp32 and triton")
+SPLITS = (LOSS, "splits_are_one_against_a_teacher and fp32 and triton")
+ATTENTION = ("tests/kernels/test_attention.py", "hides_what_is_older and fp32 and triton")
 
 FAULTS = {
     "a width too large by one": Fault(
@@ -77,6 +81,42 @@ FAULTS = {
         PROJECTION[0],
         PROJECTION[1].format("torch"),
     ),
+    "a vocabulary without its end": Fault(
+        "triton_backend/linear_loss.py",
+        "known = (v < V)[None, :]",
+        "known = (v >= 0)[None, :]",
+        *ONE_PASS,
+    ),
+    "a sum that stays at its old maximum": Fault(
+        "triton_backend/linear_loss.py",
+        "weighted = weighted * shrink + tl.sum(q * finite, 1)",
+        "weighted += tl.sum(q * finite, 1)",
+        *ONE_PASS,
+    ),
+    "splits merged at a wrong scale": Fault(
+        "triton_backend/linear_loss.py",
+        "total = total * old + tl.load(place + field,",
+        "total += tl.load(place + field,",
+        *SPLITS,
+    ),
+    "a teacher's splits merged at a wrong scale": Fault(
+        "triton_backend/linear_loss.py",
+        "moved = moved * p_old + tl.load(place + 6 * field, mask=there, other=0.0) * p_new",
+        "moved = moved * p_old + tl.load(place + 6 * field, mask=there, other=0.0)",
+        *SPLITS,
+    ),
+    "a query that does not see itself": Fault(
+        "triton_backend/attention.py",
+        "allowed = (row >= column.T)",
+        "allowed = (row > column.T)",
+        *ATTENTION,
+    ),
+    "a window too long by one": Fault(
+        "triton_backend/attention.py",
+        "row - column.T < window",
+        "row - column.T <= window",
+        *ATTENTION,
+    ),
 }
 
 
@@ -109,7 +149,7 @@ def run(copy: Path, chosen: str, *files: str) -> tuple[int, str]:
 
 def test_the_unmodified_copy_passes(copy: Path) -> None:
     chosen = " or ".join(sorted({f"({fault.chosen})" for fault in FAULTS.values()}))
-    code, said = run(copy, chosen, PROJECTION[0], MLP[0])
+    code, said = run(copy, chosen, *sorted({fault.tests for fault in FAULTS.values()}))
     assert code == PASSED, said
 
 
@@ -122,4 +162,4 @@ def test_a_planted_fault_is_noticed(name: str, copy: Path) -> None:
     code, said = run(copy, fault.chosen, fault.tests)
     assert code == FAILED, said
     # Wrong numbers, not a fault that breaks the code.
-    assert re.search(r"conftest\.py:\d+: AssertionError", said), said
+    assert re.search(r"tests/kernels/\w+\.py:\d+: AssertionError", said), said
