@@ -10,8 +10,6 @@ import os
 # Before anything imports huggingface_hub: no test may reach out to a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Before anything imports triton: kernels run under its interpreter. TRITON_INTERPRET=0 tests them on a GPU.
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import shutil
 import signal
@@ -52,6 +50,14 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 64, "tie_word_embeddings": True},
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports triton: kernels run under its interpreter.
+
+    Compiled for a GPU by ``-m gpu``, and all kernel tests there by TRITON_INTERPRET=0.
+    """
+    os.environ.setdefault("TRITON_INTERPRET", "0" if config.option.markexpr.startswith("gpu") else "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

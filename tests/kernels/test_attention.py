@@ -462,11 +462,11 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments_are_named(name: str) -> None:
-    cpu = torch.device("cpu")
+    where = torch.device("cpu" if backend_room.runs_on("cpu") else "cuda")
     argument, changes = BAD[name]
-    block = draw_block(torch.float32, cpu)
+    block = draw_block(torch.float32, where)
     given: dict[str, Any] = {
-        "x": draw_x(torch.float32, cpu, 20),
+        "x": draw_x(torch.float32, where, 20),
         "query_QH": block.query_QH,
         "key_KH": block.key_KH,
         "value_KH": block.value_KH,

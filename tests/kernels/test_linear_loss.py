@@ -8,6 +8,7 @@ a teacher's likeliest ids bounds the whole from below and meets it at all ids.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -42,6 +43,14 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["fp32", "bf16"])
 
 
+@pytest.fixture(autouse=True)
+def where(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tensors are made where the backend of a test runs."""
+    device = request.getfixturevalue("device") if "backend" in request.fixturenames else "cpu"
+    with torch.device(device):
+        yield
+
+
 class Problem:
     """Random teacher and candidate states, head and targets, rounded to a dtype."""
 
@@ -56,12 +65,13 @@ class Problem:
     ) -> None:
         tokens, hidden, vocabulary = shape
         generator = torch.Generator().manual_seed(seed)
-        draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
+        where = torch.get_default_device()
+        draw = lambda *size: torch.randn(*size, generator=generator, device="cpu").to(where)  # noqa: E731
         teacher = draw(tokens, hidden)
         self.teacher = teacher.to(dtype)
         self.hidden = (teacher + distance * draw(tokens, hidden)).to(dtype)
         self.head = (draw(vocabulary, hidden) * scale / math.sqrt(hidden)).to(dtype)
-        self.target = torch.randint(vocabulary, (tokens,), generator=generator)
+        self.target = torch.randint(vocabulary, (tokens,), generator=generator, device="cpu").to(where)
 
     def kl(self) -> Tensor:
         return self.kl_and_nll()[0]

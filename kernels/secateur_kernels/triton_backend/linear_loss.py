@@ -199,6 +199,13 @@ def _merge_losses(
         tl.store(out + 5 * N + n, tl.maximum(kl, 0.0), mask=there)
 
 
+def _difference(hidden_NH: Tensor, teacher_NH: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounded once, from fp32; without fp32 copies where all are of one dtype (torch subtracts in fp32)."""
+    if hidden_NH.dtype == teacher_NH.dtype == dtype:
+        return hidden_NH - teacher_NH
+    return hidden_NH.float() - teacher_NH.float()
+
+
 def losses(
     hidden_NH: Tensor,
     head_VH: Tensor,
@@ -225,7 +232,7 @@ def losses(
         at_ids_NK = torch.zeros(ids_NK.shape, dtype=torch.float32, device=device)
     if tokens:
         if teacher_NH is not None:
-            hidden_NH = hidden_NH.float() - teacher_NH.float()
+            hidden_NH = _difference(hidden_NH, teacher_NH, head_VH.dtype)
             teacher_NH = teacher_NH.to(head_VH.dtype)
         hidden_NH = hidden_NH.to(head_VH.dtype)
         fields = _AGAINST if against else _PLAIN
