@@ -39,12 +39,22 @@ def linear_loss_work(
     return Work(2 * products * tokens * hidden * vocabulary, read + 4 * tokens)
 
 
-def projection_work(tokens: int, outputs: int, kept: Sequence[int], itemsize: int) -> Work:
-    """`masked_projection` for candidates that keep so many inputs each, every one with weights of its own."""
-    return Work(
-        2 * tokens * outputs * sum(kept),
-        itemsize * sum(tokens * width + outputs * width + tokens * outputs for width in kept),
-    )
+def projection_work(
+    tokens: int,
+    outputs: int,
+    kept: Sequence[int],
+    itemsize: int,
+    *,
+    shared_input: bool = False,
+    shared_weight: bool = False,
+) -> Work:
+    """`masked_projection` for candidates that keep so many inputs each.
+
+    What is shared is read once, at the widest; else every candidate has an input or weight of its own.
+    """
+    total, widest = sum(kept), max(kept, default=0)
+    read = tokens * (widest if shared_input else total) + outputs * (widest if shared_weight else total)
+    return Work(2 * tokens * outputs * total, itemsize * (read + len(kept) * tokens * outputs))
 
 
 def nested_projection_work(tokens: int, outputs: int, kept: Sequence[int], itemsize: int) -> Work:
@@ -52,6 +62,16 @@ def nested_projection_work(tokens: int, outputs: int, kept: Sequence[int], items
     widest = max(kept, default=0)
     moved = widest * (tokens + outputs) + len(kept) * tokens * outputs
     return Work(2 * tokens * outputs * widest, itemsize * moved)
+
+
+def rows_work(tokens: int, hidden: int, kept: Sequence[int], itemsize: int, *, matrices: int = 1) -> Work:
+    """The first so many outputs of projections, by input: heads, or gated inner channels (two matrices).
+
+    Weights count once: what an input keeps is a prefix of what another does.
+    """
+    total, widest = sum(kept), max(kept, default=0)
+    moved = len(kept) * tokens * hidden + matrices * widest * hidden + tokens * total
+    return Work(2 * matrices * tokens * hidden * total, itemsize * moved)
 
 
 def mlp_work(
@@ -73,6 +93,24 @@ def mlp_work(
     return Work(4 * tokens * hidden * inner + 2 * tokens * hidden * sum(kept), itemsize * moved)
 
 
+def attend_work(
+    lengths: Sequence[int],
+    head_dim: int,
+    queries_per_group: int,
+    kept: Sequence[int],
+    itemsize: int,
+    *,
+    window: int | None = None,
+) -> Work:
+    """Causal attention of heads that are there, by input: two products over the keys that each query sees."""
+    groups = sum(kept)
+    heads_moved = (2 * queries_per_group + 2) * groups
+    return Work(
+        4 * sum(_seen(length, window) for length in lengths) * head_dim * queries_per_group * groups,
+        itemsize * sum(lengths) * head_dim * heads_moved,
+    )
+
+
 def attention_work(
     lengths: Sequence[int],
     hidden: int,
@@ -82,20 +120,25 @@ def attention_work(
     itemsize: int,
     *,
     shared_input: bool = False,
+    window: int | None = None,
 ) -> Work:
     """`masked_attention` over causal sequences of those lengths, for candidates keeping so many KV groups."""
     tokens = sum(lengths)
-    scores = sum(length * (length + 1) // 2 for length in lengths)
     widest = max(kept, default=0)
-    groups = widest if shared_input else sum(kept)
-    inputs = 1 if shared_input else len(kept)
-    project = 2 * tokens * hidden * head_dim * (queries_per_group + 2) * groups
-    attend = 4 * scores * head_dim * queries_per_group * groups
+    by_input = [widest] if shared_input else kept
+    project = 2 * tokens * hidden * head_dim * (queries_per_group + 2) * sum(by_input)
+    attend = attend_work(lengths, head_dim, queries_per_group, by_input, itemsize, window=window).flops
     output = 2 * tokens * hidden * head_dim * queries_per_group * sum(kept)
     moved = (
-        inputs * tokens * hidden
+        len(by_input) * tokens * hidden
         + widest * head_dim * (queries_per_group + 2) * hidden
         + sum(kept) * head_dim * queries_per_group * hidden
         + len(kept) * tokens * hidden
     )
     return Work(project + attend + output, itemsize * moved)
+
+
+def _seen(length: int, window: int | None) -> int:
+    """Keys that the queries of a sequence see between them."""
+    whole = length if window is None else min(length, window)
+    return whole * (whole + 1) // 2 + (length - whole) * whole

@@ -2,7 +2,7 @@
 
 Runs the cases of `compile_cases` on CPU tensors with launching replaced by compiling, so what is
 compiled is exactly what the public functions launch. Must run without the interpreter. Prints one
-JSON line per launch: kernel, case, shared memory, registers spilled, tensor-core instructions.
+JSON line per launch: kernel, what it tells a profiler, case, shared memory, tensor-core instructions.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ def compile_instead_of_launching(launches: list[dict[str, Any]], case: list[str]
     def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
         ptx = kernel.asm["ptx"]
+        given = {**dict(zip(self.arg_names, args, strict=False)), **kwargs}
+        said = self.launch_metadata and self.launch_metadata(grid, kernel.metadata, given)
         found = {
+            "said": said,
             "case": case[0],
             "kernel": self.__name__,
             "shared": kernel.metadata.shared,

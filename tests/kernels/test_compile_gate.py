@@ -78,6 +78,13 @@ def test_a_nested_projection_is_pipelined_like_a_plain_one(launches: list[dict[s
     assert shared["projection_nested-bf16"] == shared["projection-bf16"]
 
 
+def test_every_launch_tells_a_profiler_its_work(launches: list[dict[str, Any]]) -> None:
+    for launch in launches:
+        if not launch["kernel"].startswith("_merge"):
+            bits = {"fp32": 32}.get(launch["case"].rsplit("-", 1)[1], 16)
+            assert launch["said"][f"flops{bits}"] > 0 and launch["said"]["bytes"] > 0, launch
+
+
 def test_every_kernel_that_is_launched_is_compiled(launches: list[dict[str, Any]]) -> None:
     assert launched_kernels() - {launch["kernel"] for launch in launches} == set()
 

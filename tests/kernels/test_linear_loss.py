@@ -638,15 +638,3 @@ def test_a_prepared_teacher_of_no_tokens() -> None:
     assert teacher.p_NV.shape == (0, 50) and teacher.mean_NH.shape == (0, 16)
     kl, nll = linear_kl(hidden, teacher, head, target)
     assert kl.shape == nll.shape == teacher.nll_N.shape == (0,)
-
-
-def test_a_launch_tells_the_profiler_its_work() -> None:
-    pytest.importorskip("triton")
-    from secateur_kernels.triton_backend.linear_loss import _metadata
-    from secateur_kernels.work import linear_loss_work
-
-    head = torch.zeros(50, 16, dtype=torch.bfloat16)
-    arguments = {"N": 3, "H": 16, "V": 50, "K": 0, "head": head, "teacher": head}
-    said = _metadata((1,), None, arguments)
-    work = linear_loss_work(3, 16, 50, 2, teacher_hidden=True)
-    assert (said["flops16"], said["bytes"]) == (work.flops, work.bytes)

@@ -9,6 +9,8 @@ Shape suffixes: M candidates, N tokens, H hidden, D head_dim, A heads.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import triton
 import triton.language as tl
@@ -16,11 +18,34 @@ from torch import Tensor
 
 from secateur_kernels.arguments import BadArgument, Widths
 from secateur_kernels.attention import Heads, Packing
+from secateur_kernels.triton_backend.metadata import Arguments, metadata, read
 from secateur_kernels.triton_backend.product import dot, narrow, rows_dot_two_right
 from secateur_kernels.triton_backend.tile import Tile, tile_for
+from secateur_kernels.work import Work, attend_work, rows_work
 
 
-@triton.jit(do_not_specialize=["N"])
+def _heads_work(given: Arguments, itemsize: int) -> Work:
+    span = given["PER_GROUP"] * 2 * given["HALF"]
+    groups = read(given["keep"], given["A"] // given["PER_GROUP"])
+    return rows_work(given["N"], given["H"], [count * span for count in groups], itemsize)
+
+
+def _attend_work(given: Arguments, itemsize: int) -> Work:
+    starts = read(given["starts"], given["N"])
+    lengths = [end - start for start, end in pairwise(starts)]
+    if sum(lengths) < given["N"]:  # not read, while a graph is captured
+        lengths = [given["N"]]
+    return attend_work(
+        lengths,
+        given["D"],
+        given["PER_GROUP"],
+        read(given["keep"], given["groups"]),
+        itemsize,
+        window=given["window"] if given["WINDOWED"] else None,
+    )
+
+
+@triton.jit(do_not_specialize=["N"], launch_metadata=metadata("heads", _heads_work, "x"))
 def _project_heads(
     x,  # [N, H], or [M, N, H]
     x_per_candidate,
@@ -86,7 +111,9 @@ def _project_heads(
     tl.store(target + HALF, narrow(high, out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["N", "tiles", "window"])
+@triton.jit(
+    do_not_specialize=["N", "tiles", "window"], launch_metadata=metadata("attend", _attend_work, "query")
+)
 def _attend(
     query,  # [M, N, groups * PER_GROUP, D]
     key,  # [M, N, groups, D]

@@ -16,17 +16,16 @@ Shape suffixes: N tokens, H hidden, V vocabulary, S splits, K ids.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from secateur_kernels.linear_loss import Parts
+from secateur_kernels.triton_backend.metadata import Arguments, metadata
 from secateur_kernels.triton_backend.product import rows_dot, rows_dot_two_left
 from secateur_kernels.triton_backend.tile import Tile, tile_for
-from secateur_kernels.work import linear_loss_work
+from secateur_kernels.work import Work, linear_loss_work
 
 TILES_PER_SPLIT = 16
 # Ids looked up at a time; a power of two. As ids ascend, few such groups have any in one tile, and the
@@ -37,21 +36,14 @@ MOST_PICKS = 16
 _PLAIN, _AGAINST = 4, 7
 
 
-def _metadata(grid: tuple[int, ...], kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Name and least work of a launch, for Triton's profiler."""
-    itemsize = arguments["head"].element_size()
-    work = linear_loss_work(
-        arguments["N"],
-        arguments["H"],
-        arguments["V"],
-        itemsize,
-        teacher_hidden=arguments["teacher"] is not None,
-        top_k=arguments["K"],
+def _work(given: Arguments, itemsize: int) -> Work:
+    against = given["teacher"] is not None
+    return linear_loss_work(
+        given["N"], given["H"], given["V"], itemsize, teacher_hidden=against, top_k=given["K"]
     )
-    return {"name": "linear_loss", f"flops{8 * itemsize}": work.flops, "bytes": work.bytes}
 
 
-@triton.jit(do_not_specialize=["N", "S"], launch_metadata=_metadata)
+@triton.jit(do_not_specialize=["N", "S"], launch_metadata=metadata("linear_loss", _work, "head"))
 def _partial_losses(
     hidden,  # [N, H]; against a teacher: hidden - teacher
     hidden_per_token,

@@ -11,11 +11,17 @@ import triton.language as tl
 from torch import Tensor
 
 from secateur_kernels.arguments import Widths
+from secateur_kernels.triton_backend.metadata import Arguments, metadata, read
 from secateur_kernels.triton_backend.product import narrow, rows_dot_two_right
 from secateur_kernels.triton_backend.tile import Tile, tile_for
+from secateur_kernels.work import Work, rows_work
 
 
-@triton.jit(do_not_specialize=["N"])
+def _work(given: Arguments, itemsize: int) -> Work:
+    return rows_work(given["N"], given["H"], read(given["keep"], given["K"]), itemsize, matrices=2)
+
+
+@triton.jit(do_not_specialize=["N"], launch_metadata=metadata("gated_inner", _work, "gate"))
 def _gated_inner(
     x,  # [N, H], or [M, N, H]
     x_per_candidate,

@@ -12,11 +12,33 @@ from torch import Tensor
 
 from secateur_kernels.arguments import Widths
 from secateur_kernels.projection import Projection, ProjectionTable
+from secateur_kernels.triton_backend.metadata import Arguments, metadata, read
 from secateur_kernels.triton_backend.product import narrow, rows_dot
 from secateur_kernels.triton_backend.tile import Tile, tile_for
+from secateur_kernels.work import Work, nested_projection_work, projection_work
 
 
-@triton.jit(do_not_specialize=["N"])
+def _work(given: Arguments, itemsize: int) -> Work:
+    channels, table = given["C"], given["TABLE"]
+    widths = [units * given["SPAN"] for units in read(given["keep"], channels // given["SPAN"])]
+    if table:
+        widths = [min(pair) for pair in zip(widths, read(given["weight"][:, 2], channels), strict=True)]
+    return projection_work(
+        given["N"],
+        given["H"],
+        widths,
+        itemsize,
+        shared_input=given["inner"].dim() == 2,
+        shared_weight=not table,
+    )
+
+
+def _nested_work(given: Arguments, itemsize: int) -> Work:
+    widths = [units * given["SPAN"] for units in read(given["keep"], given["C"] // given["SPAN"])]
+    return nested_projection_work(given["N"], given["H"], widths, itemsize)
+
+
+@triton.jit(do_not_specialize=["N"], launch_metadata=metadata("projection", _work, "inner"))
 def _project(
     inner,  # [N, C], or [M, N, C]
     inner_per_candidate,
@@ -63,7 +85,9 @@ def _project(
     tl.store(target, narrow(total, out.dtype.element_ty), mask=(n < N) & (column < H))
 
 
-@triton.jit(do_not_specialize=["M", "N"])
+@triton.jit(
+    do_not_specialize=["M", "N"], launch_metadata=metadata("nested_projection", _nested_work, "inner")
+)
 def _project_nested(
     inner,  # [N, C]
     inner_per_token,
