@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -87,6 +88,19 @@ def widths(keep: Keep, limit: int, unit: str, device: torch.device, name: str = 
     for count in keep:
         _require_range(count, limit, unit, name)
     return Widths(tuple(keep), None, False)
+
+
+def require_ascending(name: str, kept: Widths) -> None:
+    """Check the widths of a nest: a sequence, on the host, none below the one before.
+
+    Raises:
+        BadArgument: they are not.
+    """
+    if kept.counts is None or kept.single:
+        given = "a tensor" if kept.counts is None else "one width"
+        raise BadArgument(name, given, "a sequence of ascending integers is allowed")
+    if any(a > b for a, b in pairwise(kept.counts)):
+        raise BadArgument(name, list(kept.counts), "widths must ascend")
 
 
 def _device_widths(keep: Tensor, device: torch.device, name: str) -> Widths:

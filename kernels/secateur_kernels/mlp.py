@@ -7,7 +7,6 @@ without one).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from secateur_kernels.arguments import (
     Keep,
     Widths,
     require_alike,
+    require_ascending,
     require_index,
     require_input,
     require_matrix,
@@ -165,9 +165,7 @@ def nested_mlp(
         raise BadArgument("x_NH", f"shape {list(x_NH.shape)}", "it must be [N, H]")
     bounds = _check_inner(x_NH, gate_CH, up_CH, kept, index_C, gate_bias_C, up_bias_C, names=("x_NH", "kept"))
     require_matrix("down_HC", down_HC, None, len(gate_CH), x_NH)
-    counts = bounds.host()
-    if any(a > b for a, b in pairwise(counts)):
-        raise BadArgument("kept", list(counts), "widths must ascend")
+    require_ascending("kept", bounds)
     backend = with_gradients(backend, x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C, down_HC)
     run = implementation("mlp", backend, x_NH)
     inner_NK = run.gated_inner(x_NH, gate_CH, up_CH, bounds.per_input(x_NH), index_C, gate_bias_C, up_bias_C)

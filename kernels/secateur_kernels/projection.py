@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from secateur_kernels.arguments import (
     Keep,
     Widths,
     require_alike,
+    require_ascending,
     require_input,
     require_matrix,
     require_vector,
@@ -131,9 +131,7 @@ def nested_projection(
     if inner_NC.dim() != 2:
         raise BadArgument("inner_NC", f"shape {list(inner_NC.shape)}", "it must be [N, C]")
     bounds, _ = check_projection("inner_NC", inner_NC, weight_HC, kept, span, names=("weight_HC", "kept"))
-    counts = bounds.host()
-    if any(a > b for a, b in pairwise(counts)):
-        raise BadArgument("kept", list(counts), "widths must ascend")
+    require_ascending("kept", bounds)
     backend = with_gradients(backend, inner_NC, weight_HC)
     run = implementation("projection", backend, inner_NC)
     result: Tensor = run.project_nested(inner_NC, weight_HC, bounds, span)
@@ -153,7 +151,7 @@ def check_projection(
     weight_name, keep_name = names
     require_input(name, inner)
     channels = inner.shape[-1]
-    if span < 1 or channels % span:
+    if type(span) is not int or span < 1 or channels % span:
         raise BadArgument("span", span, f"it must divide the {channels} channels of {name}")
     if not isinstance(weight, Tensor | ProjectionTable):
         weight = ProjectionTable(tuple(weight))
