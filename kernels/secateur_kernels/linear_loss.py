@@ -1,4 +1,4 @@
-"""Per-token losses straight from hidden states and head weight; logits exist only chunk by chunk.
+"""Per-token losses straight from hidden states and head weight; logits exist only tile by tile.
 
 The KL against a teacher is computed from the *difference* of the hidden states. With p the
 teacher's distribution, d = hidden - teacher and delta = d @ head.T,
@@ -15,7 +15,6 @@ Shape suffixes: N tokens, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,7 +30,6 @@ from secateur_kernels.arguments import (
 from secateur_kernels.backend import Backend, implementation, with_gradients
 
 IGNORED = -100
-CHUNK_BYTES = 32 << 20  # fp32 logits of one chunk: about what a last-level cache holds
 # Rounding of 1 - (a sum near 1) in fp32. Added to the candidate's tail it keeps a bound a bound.
 _TAIL_SLACK = 2.0**-22
 
@@ -313,7 +311,7 @@ def linear_nll(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, *, backend:
     """Negative log-likelihood of each target token, [N] fp32, nats.
 
     Defined by ``cross_entropy(hidden @ head.T, target, reduction="none")``. 2NHV FLOPs; in torch memory
-    for one chunk of logits, in Triton none.
+    for one tile of logits, in Triton none.
 
     Raises:
         BadArgument, BackendUnavailable: as `linear_loss`.
@@ -340,9 +338,3 @@ def linear_kl(
     run = implementation("linear_loss", "torch", hidden_NH)
     losses: tuple[Tensor, Tensor] = run.linear_kl(hidden_NH, teacher, head_VH, target_N)
     return losses
-
-
-def chunks(num_tokens: int, vocabulary: int) -> Iterator[slice]:
-    """Slices of tokens whose fp32 logits take about `CHUNK_BYTES`."""
-    rows = max(16, CHUNK_BYTES // (4 * vocabulary))
-    return (slice(start, min(start + rows, num_tokens)) for start in range(0, num_tokens, rows))

@@ -244,12 +244,18 @@ def test_a_head_that_says_nothing_gives_ln_v(vocabulary: int, dtype: torch.dtype
         assert float(kl.abs().max()) <= 1e-5 + float(moved.abs().max()) * torch.finfo(dtype).eps
 
 
-class TestChunks:
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("secateur_kernels.torch_backend.linear_loss")
+    monkeypatch.setattr(module, "TILE_TOKENS", 16)
+    monkeypatch.setattr(module, "TILE_IDS", 32)
+
+
+class TestTiles:
     @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 32, 33, 48])
     def test_boundaries(self, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Chunks of 16 rows, the least there are."""
+        """Tiles of 16 tokens and 32 ids."""
         problem = Problem((tokens, 24, 77), torch.float32)
-        monkeypatch.setattr(import_module("secateur_kernels.linear_loss"), "CHUNK_BYTES", 0)
+        small_tiles(monkeypatch)
         kl, nll = problem.kl_and_nll()
         alone = linear_nll(problem.hidden, problem.head, problem.target)
         assert kl.shape == nll.shape == alone.shape == (tokens,)
@@ -271,8 +277,8 @@ class TestChunks:
         assert torch.allclose(torch.cat([kl for kl, _ in parts]), whole_kl, atol=1e-6)
         assert torch.allclose(torch.cat([nll for _, nll in parts]), whole_nll, atol=1e-6)
 
-    def test_exactly_zero_across_chunks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(import_module("secateur_kernels.linear_loss"), "CHUNK_BYTES", 0)
+    def test_exactly_zero_across_tiles(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        small_tiles(monkeypatch)
         kl, _ = Problem((50, 24, 77), torch.bfloat16, distance=0.0).kl_and_nll()
         assert not kl.any()
 

@@ -7,7 +7,7 @@ either.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from secateur.search.architecture import Architecture
@@ -29,12 +29,18 @@ def solve(space: Space, budget: Budget, values: Values) -> Architecture:
     return spend_slack(space, budget, values, _pick(space, budget, values, high))
 
 
-def spend_slack(space: Space, budget: Budget, values: Values, start: Architecture) -> Architecture:
-    """Widen sub-blocks while something fits, best gain per cost first."""
+def spend_slack(
+    space: Space,
+    budget: Budget,
+    values: Values,
+    start: Architecture,
+    slots: Sequence[Slot] | None = None,
+) -> Architecture:
+    """Widen sub-blocks (all, or those given) while something fits, best gain per cost first."""
     current, slack = start, budget.limit - budget.cost.of(start)
     while True:
         best: tuple[float, Slot, int, int] | None = None
-        for slot in space.slots:
+        for slot in space.slots if slots is None else slots:
             width = current.width(*slot)
             for wider in space.widths(*slot):
                 extra = budget.cost.block(slot, wider) - budget.cost.block(slot, width)

@@ -2,7 +2,9 @@
 
 Round 1 are seeds (even trims, the additive optimum at several sharpness values, with and without
 attention cuts); later rounds mutate and cross the best pairs within the budget, rank thousands of
-such children with the predictor, and pick the most promising and the most uncertain.
+such children with the predictor, and pick the most promising and the most uncertain. A child keeps
+its parent's widths up to a random depth: as all depths are as likely, half of its sub-blocks are
+already evaluated (`prefixes`), and a change costs what lies behind it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from secateur.search.table import AdditiveTable
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 PARENTS = 10
 CHILDREN = 1500
+CROSSOVER = 0.3
 EXPLORE = 0.25  # share of a round that goes to the most uncertain
 
 
@@ -83,29 +86,43 @@ class Sampler:
         return _distinct(chosen, exclude=known)[:count]
 
     def _child(self, parents: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
+        """A parent changed from a random depth on; what lies before it has been evaluated with the parent."""
+        slots = self._space.slots
+        tail = slots[int(rng.integers(len(slots))) :]
         child = parents[_rank_weighted(len(parents), rng)]
-        if len(parents) > 1 and rng.random() < 0.3:
-            child = _cross(child, parents[int(rng.integers(len(parents)))], rng)
+        if len(parents) > 1 and rng.random() < CROSSOVER:
+            child = _cross(child, parents[int(rng.integers(len(parents)))], tail)
         for _ in range(int(rng.integers(1, 4))):
-            child = self._move(child, rng)
-        return spend_slack(self._space, self._budget, self._jitter(rng), self._shrink_to_fit(child, rng))
+            child = self._move(child, tail, rng)
+        child = self._shrink_to_fit(child, tail, rng)
+        values = self._jitter(rng)
+        child = spend_slack(self._space, self._budget, values, child, tail)
+        return spend_slack(self._space, self._budget, values, child)  # where the tail is full already
 
-    def _move(self, child: Architecture, rng: np.random.Generator) -> Architecture:
-        slot = self._space.slots[rng.integers(len(self._space.slots))]
+    def _move(self, child: Architecture, slots: Sequence[Slot], rng: np.random.Generator) -> Architecture:
+        slot = slots[int(rng.integers(len(slots)))]
         widths = self._space.widths(*slot)
         here = widths.index(child.width(*slot))
         reach = 1 if slot[1] == "attention" else 4
         there = int(np.clip(here + rng.integers(-reach, reach + 1), 0, len(widths) - 1))
         return child.with_width(*slot, widths[there])
 
-    def _shrink_to_fit(self, child: Architecture, rng: np.random.Generator) -> Architecture:
-        """Narrow sub-blocks until the budget holds, those that hurt least first, by the table with noise."""
+    def _shrink_to_fit(
+        self, child: Architecture, tail: Sequence[Slot], rng: np.random.Generator
+    ) -> Architecture:
+        """Narrow sub-blocks of the tail until the budget holds, others where the tail has nothing left.
+
+        Those that hurt least by the table with noise go first.
+        """
         values = self._jitter(rng)
         while not self._budget.admits(child):
-            narrower = [(s, w) for s in self._space.slots if (w := self._below(child, s)) is not None]
+            narrower = self._narrower(child, tail) or self._narrower(child, self._space.slots)
             slot, width = min(narrower, key=lambda step: self._loss_per_cost(child, values, *step))
             child = child.with_width(*slot, width)
         return child
+
+    def _narrower(self, child: Architecture, slots: Sequence[Slot]) -> list[tuple[Slot, int]]:
+        return [(slot, width) for slot in slots if (width := self._below(child, slot)) is not None]
 
     def _below(self, child: Architecture, slot: Slot) -> int | None:
         widths = self._space.widths(*slot)
@@ -145,10 +162,11 @@ class Sampler:
         return {slot: {w: convex(slot, w) for w in self._space.widths(*slot)} for slot in self._space.slots}
 
 
-def _cross(left: Architecture, right: Architecture, rng: np.random.Generator) -> Architecture:
-    """Layers before a random depth from one parent, the rest from the other."""
-    at = int(rng.integers(1, max(2, left.num_layers)))
-    return Architecture(left.groups[:at] + right.groups[at:], left.channels[:at] + right.channels[at:])
+def _cross(left: Architecture, right: Architecture, tail: Sequence[Slot]) -> Architecture:
+    """One parent with the tail of another."""
+    for slot in tail:
+        left = left.with_width(*slot, right.width(*slot))
+    return left
 
 
 def _rank_weighted(count: int, rng: np.random.Generator) -> int:
