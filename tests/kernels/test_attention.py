@@ -26,6 +26,7 @@ from secateur_kernels import (
     reference,
 )
 from secateur_kernels import backend as backend_room
+from secateur_kernels.torch_backend import attention as torch_attention
 from tests.kernels.conftest import assert_as_good_as_eager
 
 HIDDEN, GROUPS, D, LONGEST = 72, 3, 32, 128
@@ -479,3 +480,46 @@ def test_bad_arguments_are_named(name: str) -> None:
     with pytest.raises(BadArgument, match=f"^{argument}: ") as caught:
         masked(**given)
     assert caught.value.name == argument
+
+
+class TestBands:
+    """Plain products where a CPU has them fast in bf16, against exact attention on the same inputs."""
+
+    @pytest.mark.parametrize("repeat", [1, 3])
+    @pytest.mark.parametrize("span", [None, 5])
+    @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 300])
+    def test_short_sequences(self, length: int, span: int | None, repeat: int) -> None:
+        generator = torch.Generator().manual_seed(length)
+        draw = lambda heads: torch.randn(2, heads, length, 32, generator=generator).bfloat16()  # noqa: E731
+        q, k, v = draw(2 * repeat), draw(2), draw(2)
+        mask = None
+        if span is not None and span < length:
+            age = torch.arange(length)[:, None] - torch.arange(length)
+            mask = (age >= 0) & (age < span)
+        found = torch_attention._attend(q, k, v, repeat, span)
+        options: dict[str, Any] = {"attn_mask": mask, "is_causal": mask is None, "enable_gqa": True}
+        exact = functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), **options)
+        eager = functional.scaled_dot_product_attention(q, k, v, **options)
+        error = lambda tensor: float((tensor.double() - exact).abs().max())  # noqa: E731
+        assert found.dtype == torch.bfloat16
+        assert error(found) <= 2 * error(eager) + 2**-7
+        assert float((found.double() - exact).square().mean().sqrt()) < 4e-3
+
+    def test_long_sequences_take_the_other_path_and_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        q, k, v = (torch.randn(1, 2, 64, 32, generator=torch.Generator().manual_seed(1)).bfloat16(),) * 3
+        short = torch_attention._attend(q, k, v, 1, None)
+        monkeypatch.setattr(torch_attention, "_SHORT", 16)
+        assert float((short - torch_attention._attend(q, k, v, 1, None)).abs().max()) < 0.05
+
+    def test_gradients(self) -> None:
+        """The bands are written in place where that takes nothing from a graph."""
+        generator = torch.Generator().manual_seed(0)
+        q, k, v = (
+            torch.randn(1, 2, 100, 32, generator=generator).bfloat16().requires_grad_() for _ in range(3)
+        )
+        found = torch.autograd.grad(
+            torch_attention._attend(q, k, v, 1, None).float().square().sum(), (q, k, v)
+        )
+        exact = functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=True)
+        for mine, true in zip(found, torch.autograd.grad(exact.square().sum(), (q, k, v)), strict=True):
+            assert float((mine - true).abs().max()) < 0.03 * float(true.abs().max())

@@ -1,25 +1,28 @@
 """The forward pass, sub-block by sub-block, over whatever widths the tensors have.
 
+What a sub-block computes is `secateur_kernels`' matter (in torch on a CPU or where gradients are asked
+for); here are norms, the residual stream, and windows of one length as the kernels' packed sequences.
+
 Each sub-block is a function of the residual stream that returns its *inner* activations (what its
 last projection reads) so that calibration can look at them, evaluation can branch between
 sub-blocks, and a repaired projection can be swapped in. Nothing here holds state.
 
-Shape suffixes: B windows, T tokens of a window, H hidden, D head_dim, G KV groups, Q query
-channels, C FFN channels.
+Shape suffixes: B windows, T tokens of a window, H hidden, D head_dim, N tokens of all
+windows, Q query channels, C FFN channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from secateur.model.dense import Attention, Ffn, Model, SubBlock
-
-_SHORT_WINDOW = 512
+from secateur_kernels import Heads, Packing, gated_inner
+from secateur_kernels import attention_inner as attend
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,7 @@ class Geometry:
         head_dim: channels per head.
         queries_per_group: query heads per KV group.
         norm_eps: epsilon of the RMS norms.
-        window_mask_TT: True where attention is allowed, for layers with a sliding window shorter
-            than the windows; None when plain causal attention is the same.
-        sliding: per layer, whether `window_mask_TT` applies.
+        spans: per layer, how many keys back a query sees where that is less than a window; else None.
     """
 
     cos_TD: Tensor
@@ -41,8 +42,31 @@ class Geometry:
     head_dim: int
     queries_per_group: int
     norm_eps: float
-    window_mask_TT: Tensor | None
-    sliding: tuple[bool, ...]
+    spans: tuple[int | None, ...]
+    _packings: dict[int, Packing] = field(default_factory=dict, repr=False, compare=False)
+
+    def packing(self, windows: int) -> Packing:
+        """So many windows one after the other."""
+        if windows not in self._packings:
+            lengths = [len(self.cos_TD)] * windows
+            self._packings[windows] = Packing.of(lengths, self.cos_TD, self.sin_TD)
+        return self._packings[windows]
+
+    def heads(self, block: Attention, layer: int) -> Heads:
+        """An attention sub-block as the kernels read it."""
+        return Heads(
+            block.query_QH,
+            block.key_KH,
+            block.value_KH,
+            self.head_dim,
+            block.query_bias_Q,
+            block.key_bias_K,
+            block.value_bias_K,
+            block.query_norm_D,
+            block.key_norm_D,
+            self.norm_eps,
+            self.spans[layer],
+        )
 
 
 def geometry(model: Model, window: int) -> Geometry:
@@ -51,16 +75,13 @@ def geometry(model: Model, window: int) -> Geometry:
 
     config = model.config
     rotary = LlamaRotaryEmbedding(config=config)
-    positions = torch.arange(window)[None]
-    cos, sin = rotary(torch.zeros(1, window, 1, dtype=torch.float32), positions)
+    cos, sin = rotary(torch.zeros(1, window, 1, dtype=torch.float32), torch.arange(window)[None])
     span = getattr(config, "sliding_window", None)
-    mask = None
-    if span is not None and span < window:
-        age = positions.T - positions
-        mask = (age >= 0) & (age < span)
     kinds = getattr(config, "layer_types", None)
-    sliding = tuple(
-        mask is not None and (kinds is None or kinds[layer] == "sliding_attention")
+    spans = tuple(
+        span
+        if span is not None and span < window and (kinds is None or kinds[layer] == "sliding_attention")
+        else None
         for layer in range(model.num_layers)
     )
     return Geometry(
@@ -69,8 +90,7 @@ def geometry(model: Model, window: int) -> Geometry:
         head_dim=model.head_dim,
         queries_per_group=model.queries_per_group,
         norm_eps=config.rms_norm_eps,
-        window_mask_TT=mask,
-        sliding=sliding,
+        spans=spans,
     )
 
 
@@ -81,54 +101,29 @@ def rms_norm(x_BTH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     return (x32 * scale).to(x_BTH.dtype) * weight_H
 
 
-def attention_inner(x_BTH: Tensor, block: Attention, geo: Geometry, *, sliding: bool = False) -> Tensor:
+def attention_inner(x_BTH: Tensor, block: Attention, geo: Geometry, layer: int) -> Tensor:
     """What the output projection reads, [B, T, Q]: the attended values of every query head."""
-    B, T, _ = x_BTH.shape
-    D, R = geo.head_dim, geo.queries_per_group
-    h_BTH = rms_norm(x_BTH, block.norm_H, geo.norm_eps)
-    q_BTND = functional.linear(h_BTH, block.query_QH, block.query_bias_Q).view(B, T, -1, D)
-    k_BTGD = functional.linear(h_BTH, block.key_KH, block.key_bias_K).view(B, T, -1, D)
-    v_BTGD = functional.linear(h_BTH, block.value_KH, block.value_bias_K).view(B, T, -1, D)
-    if block.query_norm_D is not None and block.key_norm_D is not None:
-        q_BTND = rms_norm(q_BTND, block.query_norm_D, geo.norm_eps)
-        k_BTGD = rms_norm(k_BTGD, block.key_norm_D, geo.norm_eps)
-    q_BNTD = _rotate(q_BTND, geo).transpose(1, 2)
-    k_BNTD = _rotate(k_BTGD, geo).transpose(1, 2).repeat_interleave(R, dim=1)
-    v_BNTD = v_BTGD.transpose(1, 2).repeat_interleave(R, dim=1)
-    mask = geo.window_mask_TT if sliding else None
-    attended_BNTD = _attend(q_BNTD, k_BNTD, v_BNTD, mask)
-    return attended_BNTD.transpose(1, 2).reshape(B, T, -1)
-
-
-def _attend(q_BNTD: Tensor, k_BNTD: Tensor, v_BNTD: Tensor, mask_TT: Tensor | None) -> Tensor:
-    """Causal attention. Short bf16 windows on a CPU go through two plain products: 2.5 times faster there."""
-    T, D = q_BNTD.shape[-2:]
-    if q_BNTD.dtype != torch.bfloat16 or q_BNTD.device.type != "cpu" or T > _SHORT_WINDOW:
-        return functional.scaled_dot_product_attention(
-            q_BNTD, k_BNTD, v_BNTD, attn_mask=mask_TT, is_causal=mask_TT is None
-        )
-    allowed_TT = mask_TT if mask_TT is not None else torch.ones(T, T, dtype=torch.bool).tril_()
-    bias_TT = torch.zeros(T, T, dtype=q_BNTD.dtype).masked_fill_(~allowed_TT, float("-inf"))
-    scores_BNTT = (q_BNTD * D**-0.5) @ k_BNTD.transpose(-1, -2)
-    return torch.softmax(scores_BNTT + bias_TT, dim=-1) @ v_BNTD
+    normed_NH = rms_norm(x_BTH, block.norm_H, geo.norm_eps).flatten(0, 1)
+    inner_NQ = attend(normed_NH, geo.heads(block, layer), geo.packing(len(x_BTH)))
+    return inner_NQ.unflatten(0, x_BTH.shape[:2])
 
 
 def ffn_inner(x_BTH: Tensor, block: Ffn, geo: Geometry) -> Tensor:
     """What the down projection reads, [B, T, C]: silu(gate) * up."""
-    h_BTH = rms_norm(x_BTH, block.norm_H, geo.norm_eps)
-    gate_BTC = functional.linear(h_BTH, block.gate_CH, block.gate_bias_C)
-    up_BTC = functional.linear(h_BTH, block.up_CH, block.up_bias_C)
-    return (
-        functional.silu(gate_BTC).mul_(up_BTC)
-        if not gate_BTC.requires_grad
-        else functional.silu(gate_BTC) * up_BTC
+    inner_NC = gated_inner(
+        rms_norm(x_BTH, block.norm_H, geo.norm_eps).flatten(0, 1),
+        block.gate_CH,
+        block.up_CH,
+        gate_bias_C=block.gate_bias_C,
+        up_bias_C=block.up_bias_C,
     )
+    return inner_NC.unflatten(0, x_BTH.shape[:2])
 
 
 def inner(x_BTH: Tensor, block: SubBlock, geo: Geometry, layer: int) -> Tensor:
     """The inner activations of a sub-block of either kind."""
     if isinstance(block, Attention):
-        return attention_inner(x_BTH, block, geo, sliding=geo.sliding[layer])
+        return attention_inner(x_BTH, block, geo, layer)
     return ffn_inner(x_BTH, block, geo)
 
 
@@ -169,10 +164,3 @@ def hidden_states(model: Model, tokens_BT: Tensor, geo: Geometry) -> Tensor:
         (index, half) for index, layer in enumerate(model.layers) for half in (layer.attention, layer.ffn)
     )
     return final_hidden(model, run_blocks(embed(model, tokens_BT), blocks, geo))
-
-
-def _rotate(x_BTND: Tensor, geo: Geometry) -> Tensor:
-    cos, sin = geo.cos_TD[:, None], geo.sin_TD[:, None]
-    half = x_BTND.shape[-1] // 2
-    turned = torch.cat((-x_BTND[..., half:], x_BTND[..., :half]), dim=-1)
-    return x_BTND * cos + turned * sin

@@ -22,7 +22,6 @@ from secateur.search.architecture import Architecture
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.measurement import Losses
 from secateur_kernels import Backend, ProjectionTable, masked_attention, masked_mlp
-from secateur_kernels.attention import Heads, Packing
 
 DEFAULT_GROUP = 8
 
@@ -52,7 +51,6 @@ class BatchEvaluator(PrefixEvaluator):
         super().__init__(library, windows_BT, **options)
         self._group = group
         self._backend = backend
-        self._packings: dict[int, Packing] = {}
 
     @torch.inference_mode()
     def _group_losses(self, group: Sequence[Architecture], block: int) -> list[Losses]:
@@ -127,35 +125,15 @@ class BatchEvaluator(PrefixEvaluator):
         widths: Sequence[int],
         windows: int,
     ) -> Tensor:
-        sliding = self._geo.sliding[layer]
-        heads = Heads(
-            full.query_QH,
-            full.key_KH,
-            full.value_KH,
-            self._geo.head_dim,
-            full.query_bias_Q,
-            full.key_bias_K,
-            full.value_bias_K,
-            full.query_norm_D,
-            full.key_norm_D,
-            self._geo.norm_eps,
-            self._model.config.sliding_window if sliding else None,
-        )
         return masked_attention(
             x_MNH,
-            heads,
+            self._geo.heads(full, layer),
             output,
-            self._packing(windows),
+            self._geo.packing(windows),
             widths,
             output_bias_H=full.output_bias_H,
             backend=self._backend,
         )
-
-    def _packing(self, windows: int) -> Packing:
-        if windows not in self._packings:
-            lengths = [len(self._geo.cos_TD)] * windows
-            self._packings[windows] = Packing.of(lengths, self._geo.cos_TD, self._geo.sin_TD)
-        return self._packings[windows]
 
 
 def _shared(paths: Sequence[tuple[int, ...]]) -> int:

@@ -1,7 +1,8 @@
 """Masked attention in torch: slices, so work falls with what is kept.
 
-Shape suffixes: B sequences, T tokens of one, N tokens of all, H hidden, D head_dim, A heads, Q query
-channels, K key/value channels.
+Shape suffixes: B sequences, T tokens of one, N tokens of all, H hidden, D head_dim, A heads, G KV groups, R
+query heads of one, Q query channels, K key/value channels. In `_attend_in_bands` G runs over sequences
+too, and Q, K are the queries and keys of a band.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from secateur_kernels.arguments import Widths
 from secateur_kernels.attention import Heads, Packing
 
 _SHORT = 512
+_BAND = 64  # queries; 153 ms for 30 layers of 4096 tokens (SmolLM2, 2 cores), 32: 171, 128: 165, 256: 208
 
 
 def attention_inner(x: Tensor, heads: Heads, packing: Packing, kept: Widths) -> Tensor:
@@ -54,22 +56,41 @@ def _inner(x_NH: Tensor, heads: Heads, packing: Packing, groups: int) -> Tensor:
     return functional.pad(inner, (0, len(heads.query_QH) - q))
 
 
-def _attend(q_BATD: Tensor, k_BATD: Tensor, v_BATD: Tensor, repeat: int, window: int | None) -> Tensor:
-    """Causal attention; short bf16 sequences on a CPU by two plain products, 2.5 times faster there."""
-    T, D = q_BATD.shape[-2:]
-    k_BATD, v_BATD = (states.repeat_interleave(repeat, dim=1) for states in (k_BATD, v_BATD))
+def _attend(q_BATD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, repeat: int, window: int | None) -> Tensor:
+    """Causal attention; short bf16 sequences on a CPU by plain products, 2.5 times faster there."""
+    T = q_BATD.shape[-2]
     mask_TT = None
     if window is not None and window < T:
         age_TT = torch.arange(T, device=q_BATD.device)[:, None] - torch.arange(T, device=q_BATD.device)
         mask_TT = (age_TT >= 0) & (age_TT < window)
-    if q_BATD.dtype != torch.bfloat16 or q_BATD.device.type != "cpu" or T > _SHORT:
-        return functional.scaled_dot_product_attention(
-            q_BATD, k_BATD, v_BATD, attn_mask=mask_TT, is_causal=mask_TT is None
-        )
-    allowed_TT = mask_TT if mask_TT is not None else torch.ones(T, T, dtype=torch.bool).tril_()
+    if q_BATD.dtype == torch.bfloat16 and q_BATD.device.type == "cpu" and T <= _SHORT:
+        return _attend_in_bands(q_BATD, k_BGTD, v_BGTD, repeat, mask_TT)
+    k_BATD, v_BATD = (states.repeat_interleave(repeat, dim=1) for states in (k_BGTD, v_BGTD))
+    return functional.scaled_dot_product_attention(
+        q_BATD, k_BATD, v_BATD, attn_mask=mask_TT, is_causal=mask_TT is None
+    )
+
+
+def _attend_in_bands(
+    q_BATD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, repeat: int, mask_TT: Tensor | None
+) -> Tensor:
+    """A band of queries against the keys up to its last, the heads of a group in one product."""
+    B, A, T, D = q_BATD.shape
+    G = A // repeat
+    q_GRTD = q_BATD.unflatten(1, (G, repeat)).flatten(0, 1)
+    k_GDT, v_GTD = k_BGTD.flatten(0, 1).transpose(1, 2).contiguous(), v_BGTD.flatten(0, 1).contiguous()
+    allowed_TT = torch.ones(T, T, dtype=torch.bool).tril_() if mask_TT is None else mask_TT
     bias_TT = torch.zeros(T, T, dtype=q_BATD.dtype).masked_fill_(~allowed_TT, float("-inf"))
-    scores_BATT = (q_BATD * D**-0.5) @ k_BATD.transpose(-1, -2)
-    return torch.softmax(scores_BATT + bias_TT, dim=-1) @ v_BATD
+    bands = []
+    for start in range(0, T, _BAND):
+        stop = min(start + _BAND, T)
+        scaled_GQD = (q_GRTD[:, :, start:stop] * D**-0.5).flatten(1, 2)
+        scores_GRQK = torch.bmm(scaled_GQD, k_GDT[..., :stop]).unflatten(1, (repeat, -1))
+        first = start if mask_TT is None else 0  # before the band, plain causal attention masks nothing
+        scores_GRQK[..., first:] += bias_TT[start:stop, first:stop]
+        shares_GQK = torch.softmax(scores_GRQK, dim=-1).flatten(1, 2)
+        bands.append(torch.bmm(shares_GQK, v_GTD[:, :stop]).unflatten(1, (repeat, -1)))
+    return torch.cat(bands, 2).unflatten(0, (B, G)).flatten(1, 2)
 
 
 def _heads(x_NH: Tensor, weight: Tensor, bias: Tensor | None, head_dim: int) -> Tensor:
