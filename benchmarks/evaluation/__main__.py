@@ -12,7 +12,8 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -56,51 +57,69 @@ def main() -> None:
 
 
 def throughput(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Candidates per second over one generation of a real search, equal tokens per candidate."""
+    """Candidates per second over the generations of a real search, equal tokens per candidate."""
+    last = found.rounds[-1][: arguments.exact]
     return {
-        "bf16": _throughput(found.library, found, found.generation),
-        "fp32": _throughput(found.exact, found, found.generation[: arguments.exact]),
+        "bf16": _throughput(found.library, found, found.rounds),
+        "fp32": _throughput(found.exact, found, [last]),
     }
 
 
-def _throughput(library: BlockLibrary, found: Subject, generation: Sequence[Architecture]) -> dict[str, Any]:
+def _throughput(
+    library: BlockLibrary, found: Subject, rounds: Sequence[Sequence[Architecture]]
+) -> dict[str, Any]:
     windows = found.windows[:THROUGHPUT_WINDOWS]
-    _warm(library, generation)
-    fresh = PrefixEvaluator(library, windows)
-    started = time.perf_counter()
-    teacher_nll = fresh.dense_nll
-    teacher_seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    ours = dict(fresh.losses(generation))
-    seconds = time.perf_counter() - started
-    theirs = {candidate: plain.run(library, candidate, windows) for candidate in generation}
-    plain_seconds = sum(run.build_seconds + run.run_seconds for run in theirs.values())
-    gaps = [abs(fmean(theirs[item].nll) - fmean(ours[item].nll)) for item in generation]
+    candidates = [item for generation in rounds for item in generation]
+    _warm(library, candidates)
+    evaluator = PrefixEvaluator(library, windows)
+    with _timed() as teacher:
+        teacher_nll = evaluator.dense_nll
+    ours: dict[Architecture, Losses] = {}
+    generations = []
+    for generation in rounds:
+        before = evaluator.blocks_run
+        with _timed() as each:
+            ours |= dict(evaluator.losses(generation))
+        there = sum(width > 0 for item in generation for width in item.path) * evaluator.num_blocks
+        shared = 1 - (evaluator.blocks_run - before) / there
+        generations.append({"candidates": len(generation), "seconds": each[0], "sub_blocks_shared": shared})
+    theirs = {candidate: plain.run(library, candidate, windows) for candidate in candidates}
+    for entry, generation in zip(generations, rounds, strict=True):
+        entry["transformers_seconds"] = sum(_seconds(theirs[item]) for item in generation)
+        entry["ratio"] = entry["transformers_seconds"] / entry["seconds"]
+    seconds = sum(entry["seconds"] for entry in generations)
+    plain_seconds = sum(entry["transformers_seconds"] for entry in generations)
+    gaps = [fmean(theirs[item].nll) - fmean(ours[item].nll) for item in candidates]
     return {
-        "candidates": len(generation),
+        "candidates": len(candidates),
         "tokens_per_candidate": windows.numel(),
         "dense_nll": teacher_nll,
-        "seconds": {"secateur": seconds, "teacher_once": teacher_seconds, "transformers": plain_seconds},
+        "seconds": {"secateur": seconds, "teacher_once": teacher[0], "transformers": plain_seconds},
         "transformers_build_seconds": sum(run.build_seconds for run in theirs.values()),
         "candidates_per_second": {
-            "secateur": len(generation) / seconds,
-            "secateur_with_teacher": len(generation) / (seconds + teacher_seconds),
-            "transformers": len(generation) / plain_seconds,
+            "secateur": len(candidates) / seconds,
+            "secateur_with_teacher": len(candidates) / (seconds + teacher[0]),
+            "transformers": len(candidates) / plain_seconds,
         },
         "ratio": plain_seconds / seconds,
-        "ratio_with_teacher": plain_seconds / (seconds + teacher_seconds),
-        "sub_blocks_shared": 1 - _run_share(fresh, generation),
-        "largest_nll_difference": max(gaps),
+        "ratio_with_teacher": plain_seconds / (seconds + teacher[0]),
+        "largest_nll_difference": max(map(abs, gaps)),
         "mean_nll_difference": fmean(gaps),
+        "generations": generations,
     }
 
 
-def _run_share(evaluator: PrefixEvaluator, generation: Sequence[Architecture]) -> float:
-    """Sub-blocks run over sub-blocks that there are, the teacher's own pass left out."""
-    layers = generation[0].num_layers
-    teacher = 2 * layers * evaluator.num_blocks
-    there = sum(width > 0 for item in generation for width in item.path) * evaluator.num_blocks
-    return (evaluator.blocks_run - teacher) / there
+def _seconds(run: plain.PlainRun) -> float:
+    return run.build_seconds + run.run_seconds
+
+
+@contextmanager
+def _timed() -> Iterator[list[float]]:
+    """Seconds spent inside, in the list once it is left."""
+    seconds: list[float] = []
+    started = time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - started)
 
 
 def proportional(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -153,26 +172,26 @@ def _flops(library: BlockLibrary, shape: Architecture, size: Sequence[int]) -> i
 
 
 def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds until the ranking of the candidates agrees with that of all windows."""
-    candidates = found.searched[: arguments.candidates]
+    """Seconds until the ranking of random candidates agrees with that of all windows.
+
+    Not those of a search: they are so alike that 100 windows do not rank them, by either loss.
+    """
+    candidates = found.random
     evaluator = PrefixEvaluator(found.library, found.windows, teacher_bytes=1 << 30)
     _warm(found.library, candidates)
-    teacher_seconds = []
     block_seconds, by_block = [], []
     for block in range(evaluator.num_blocks):
-        started = time.perf_counter()
-        evaluator._teacher(block)
-        prepared = time.perf_counter()
-        by_block.append(dict(evaluator.losses(candidates, [block])))
-        teacher_seconds.append(prepared - started)
-        block_seconds.append(time.perf_counter() - prepared)
+        with _timed() as each:  # the dense model's distributions included
+            by_block.append(dict(evaluator.losses(candidates, [block])))
+        block_seconds += each
     whole = {item: sum((block[item] for block in by_block[1:]), by_block[0][item]) for item in candidates}
     truth = [fmean(whole[item].nll) for item in candidates]
     truth_kl = [fmean(whole[item].kl) for item in candidates]
     sample = candidates[:: max(1, len(candidates) // arguments.plain_sample)][: arguments.plain_sample]
-    runs = [plain.run(found.library, item, found.windows[:THROUGHPUT_WINDOWS]) for item in sample]
-    build = median(run.build_seconds for run in runs)
-    per_block = median(run.run_seconds for run in runs) / (THROUGHPUT_WINDOWS // BLOCK_WINDOWS)
+    runs = {item: plain.run(found.library, item, found.windows) for item in sample}
+    build = median(run.build_seconds for run in runs.values())
+    per_block = median(run.run_seconds for run in runs.values()) / evaluator.num_blocks
+    gaps = [fmean(run.nll) - fmean(whole[item].nll) for item, run in runs.items()]
     steps: list[dict[str, float]] = []
     for done in range(1, evaluator.num_blocks + 1):
         seen = {item: sum((b[item] for b in by_block[1:done]), by_block[0][item]) for item in candidates}
@@ -182,7 +201,7 @@ def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
                 "kl_tau": _tau(seen, "kl", truth),
                 "kl_tau_to_kl": _tau(seen, "kl", truth_kl),
                 "nll_tau": _tau(seen, "nll", truth),
-                "secateur_seconds": sum(block_seconds[:done]) + sum(teacher_seconds[:done]),
+                "secateur_seconds": sum(block_seconds[:done]),
                 "transformers_seconds": len(candidates) * (build + done * per_block),
             }
         )
@@ -203,8 +222,9 @@ def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         "ratio_to_nll_truth": theirs["seconds"] / ours["seconds"] if theirs and ours else None,
         "ratio_each_to_own_truth": theirs["seconds"] / ours_own["seconds"] if theirs and ours_own else None,
         "note": "transformers: seconds per block and to build are medians over "
-        f"{len(sample)} of the candidates, times {len(candidates)}; its NLLs are ours, which equal it "
-        "(throughput.bf16.largest_nll_difference)",
+        f"{len(sample)} of the candidates on all windows, times {len(candidates)}; its NLLs are ours, "
+        "which equal it (nll_differences_on_all_windows)",
+        "nll_differences_on_all_windows": gaps,
         "steps": steps,
     }
 

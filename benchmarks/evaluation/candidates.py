@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.budget import keep_budget
+from secateur.search.budget import Budget, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.search import Search
 from secateur.search.space import Space
@@ -38,15 +39,15 @@ class Subject:
         library: the model at every width, bf16.
         exact: the same in fp32.
         windows: 128 windows that neither calibration nor search saw.
-        searched: architectures in the order a search evaluated them.
-        generation: those of its last full round.
+        rounds: the generations of a search, in the order of its evaluations.
+        random: architectures drawn at random within the same budget: what a predictor is fitted on.
     """
 
     library: BlockLibrary
     exact: BlockLibrary
     windows: Tensor
-    searched: list[Architecture]
-    generation: list[Architecture]
+    rounds: list[list[Architecture]]
+    random: list[Architecture]
 
 
 @contextmanager
@@ -67,11 +68,9 @@ def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Itera
         space = Space(architecture_of(model), QUANTUM)
         seen = windows[CALIBRATION_WINDOWS : CALIBRATION_WINDOWS + SEARCH_WINDOWS]
         rounds = _search(library, space, seen, keep, evaluations, Path(scratch) / "study")
-        searched = [item for round_ in rounds for item in round_]
         unseen = windows[CALIBRATION_WINDOWS + SEARCH_WINDOWS :][:128]
-        largest = max(len(round_) for round_ in rounds)
-        generation = [round_ for round_ in rounds if len(round_) == largest][-1]
-        yield Subject(library, exact, unseen, searched, generation)
+        drawn = _random(space, keep_budget(model, space, keep), evaluations)
+        yield Subject(library, exact, unseen, rounds, drawn)
 
 
 def _search(
@@ -86,3 +85,19 @@ def _search(
         if progress.stage == "search":
             rounds.setdefault(progress.pair.round, []).append(progress.pair.architecture)
     return [rounds[number] for number in sorted(rounds)]
+
+
+def _random(space: Space, budget: Budget, count: int) -> list[Architecture]:
+    """Distinct architectures that spend the budget: widths narrowed at random until they fit."""
+    rng = np.random.default_rng(SEED)
+    drawn: dict[Architecture, None] = {}
+    while len(drawn) < count:
+        candidate = space.dense
+        weights = rng.dirichlet(np.ones(len(space.slots)))  # some sub-blocks are cut much, others hardly
+        while not budget.admits(candidate):
+            slot = space.slots[int(rng.choice(len(space.slots), p=weights))]
+            widths = space.widths(*slot)
+            here = widths.index(candidate.width(*slot))
+            candidate = candidate.with_width(*slot, widths[max(0, here - 1)])
+        drawn[candidate] = None
+    return list(drawn)

@@ -41,7 +41,7 @@ def run(library: BlockLibrary, candidate: Architecture, windows_BT: Tensor) -> P
     built = time.perf_counter()
     losses: list[float] = []
     for tokens_BT in windows_BT.split(BATCH_WINDOWS):
-        logits_BTV = module(tokens_BT).logits[:, :-1].float()
-        nll_BT = functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
-        losses += nll_BT.double().mean(1).tolist()
+        logits_NV = module(tokens_BT).logits[:, :-1].float().flatten(0, 1)
+        nll_N = functional.cross_entropy(logits_NV, tokens_BT[:, 1:].flatten(), reduction="none")
+        losses += nll_N.unflatten(0, (len(tokens_BT), -1)).double().mean(1).tolist()
     return PlainRun(tuple(losses), built - started, time.perf_counter() - built)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import secateur_kernels
-from benchmarks.kernels.case import BASELINE, Call, Case, Inputs, Missing, Provider, compiled
+from benchmarks.kernels.case import BASELINE, Call, Case, Inputs, Provider, compiled, triton_only_on_gpu
+from secateur_kernels import Backend, Heads, Packing, masked_attention
 from secateur_kernels.work import attention_work
 
 WINDOWS, LENGTH, HIDDEN, HEAD_DIM, QUERIES, GROUPS = 16, 256, 576, 64, 3, 3  # SmolLM2-135M
@@ -31,16 +31,21 @@ def case(kept: int) -> Case:
         wide, narrow = kept * QUERIES * HEAD_DIM, kept * HEAD_DIM
         small = query[:wide].clone(), key[:narrow].clone(), value[:narrow].clone(), output[:, :wide].clone()
 
-        def ours() -> Call:
-            if not hasattr(secateur_kernels, "masked_attention"):
-                raise Missing("secateur_kernels has no masked_attention yet")
-            raise Missing("benchmarks/kernels/attention.py does not call masked_attention yet")
+        still = torch.zeros(LENGTH, HEAD_DIM, device=device, dtype=dtype)
+        packing = Packing.of([LENGTH] * WINDOWS, cos_TD=still + 1, sin_TD=still)  # rotates by nothing
+
+        def ours(backend: Backend) -> Call:
+            if backend == "triton":
+                triton_only_on_gpu(device)
+            heads = Heads(query, key, value, HEAD_DIM)
+            return lambda: masked_attention(x_NH, heads, output, packing, kept, backend=backend)
 
         providers = (
             Provider(BASELINE, lambda: lambda: _attention(x_NH, query, key, value, output, mask)),
             Provider("SDPA of that size", lambda: lambda: _attention(x_NH, *small)),
             Provider("SDPA of that size, compiled", lambda: compiled(_attention, x_NH, *small)),
-            Provider("masked_attention", ours),
+            Provider("masked_attention torch", lambda: ours("torch")),
+            Provider("masked_attention triton", lambda: ours("triton")),
         )
 
         def true(rows_n: Tensor) -> Tensor:
@@ -62,7 +67,7 @@ def case(kept: int) -> Case:
 def _attention(
     x_NH: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, mask_Q: Tensor | None = None
 ) -> Tensor:
-    """Without rotation of positions, which is the same work for all."""
+    """Without rotation of positions; ours rotates, by nothing."""
 
     def heads(weight: Tensor) -> Tensor:
         return functional.linear(x_NH, weight).view(WINDOWS, LENGTH, -1, HEAD_DIM).transpose(1, 2)

@@ -69,9 +69,13 @@ class Case:
     build: Callable[[torch.device, torch.dtype], Inputs]
 
 
+def forget_compiled() -> None:
+    """Drop what torch.compile has made: it gives up after eight shapes of one function."""
+    torch._dynamo.reset()
+
+
 def compiled(function: Callable[..., Tensor], *arguments: Tensor) -> Call:
     """`function` through torch.compile, compiled before it is timed."""
-    torch._dynamo.reset()
     run = torch.compile(function, dynamic=False)
     try:
         run(*arguments)

@@ -1,4 +1,4 @@
-"""The rows of one case: every provider, checked and then timed."""
+"""The rows of one case: every provider checked, then all timed in turns."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.case import BASELINE, Case, Missing
+from benchmarks.kernels.case import BASELINE, Call, Case, Missing, Provider, forget_compiled
 from benchmarks.kernels.ceilings import Ceilings
 from benchmarks.kernels.row import Row, accuracy, floor_ms
-from benchmarks.kernels.timing import Clock, peak_extra_bytes
+from benchmarks.kernels.timing import Clock, peak_extra_bytes, summary
 
 CHECKED_TOKENS = 64  # what an fp64 reference is affordable for
 LATE = "not measured: the minutes given were over"
@@ -41,37 +41,36 @@ def rows_of(
     if time.monotonic() > until:
         yield replace(blank, skipped=LATE)
         return
+    forget_compiled()
     inputs = case.build(device, dtype)
     rows_n = torch.linspace(0, inputs.tokens - 1, min(CHECKED_TOKENS, inputs.tokens), device=device).long()
-    true = inputs.reference(rows_n)
-    eager: Tensor | None = None
-    eager_ms: float | None = None
+    ready: list[tuple[Provider, Call, Tensor]] = []
     for provider in inputs.providers:
-        row = replace(blank, provider=provider.name)
-        if time.monotonic() > until:
-            yield replace(row, skipped=LATE)
-            continue
-        try:
-            call = provider.prepare()
-            found = call().index_select(inputs.token_dim, rows_n)
-        except (Missing, ImportError, AttributeError) as error:
-            yield replace(row, skipped=str(error))
-            continue
-        except Exception as error:  # a rival that breaks must not end the run
-            reason = str(error).splitlines() or [""]
-            yield replace(row, skipped=f"failed: {type(error).__name__}: {reason[0][:160]}")
-            continue
-        if provider.name == BASELINE:
-            eager = found
-        assert eager is not None, "the baseline comes first"
-        times = clock.times(call)
-        if provider.name == BASELINE:
-            eager_ms = times.median
+        reason = LATE
+        if time.monotonic() <= until:
+            try:
+                call = provider.prepare()
+                ready.append((provider, call, call().index_select(inputs.token_dim, rows_n)))
+                continue
+            except (Missing, ImportError, AttributeError) as error:
+                reason = str(error)
+            except Exception as error:  # a rival that breaks must not end the run
+                said = str(error).splitlines() or [""]
+                reason = f"failed: {type(error).__name__}: {said[0][:160]}"
+        yield replace(blank, provider=provider.name, skipped=reason)
+    if not ready:
+        return
+    baseline, _, eager = ready[0]
+    assert baseline.name == BASELINE, "the baseline comes first, and runs everywhere"
+    true = inputs.reference(rows_n)
+    times = [summary(samples) for samples in clock.interleaved([call for _, call, _ in ready])]
+    for (provider, call, found), each in zip(ready, times, strict=True):
         yield replace(
-            row,
+            blank,
+            provider=provider.name,
             skipped=None,
-            times=times,
+            times=each,
             accuracy=accuracy(found, eager, true),
             extra_bytes=peak_extra_bytes(device, call),
-            eager_ms=eager_ms,
+            eager_ms=times[0].median,
         )

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
@@ -36,15 +36,18 @@ class Clock:
     warm_up: int
     _flush: list[Tensor] = field(default_factory=list, repr=False)
 
-    def times(self, call: Callable[[], object]) -> Times:
-        return summary(self.samples(call))
-
     def samples(self, call: Callable[[], object]) -> list[float]:
         """Milliseconds of each call."""
-        for _ in range(self.warm_up):
-            call()
+        return self.interleaved([call])[0]
+
+    def interleaved(self, calls: Sequence[Callable[[], object]]) -> list[list[float]]:
+        """Milliseconds of several calls taken in turns, so that what disturbs one disturbs all."""
+        for call in calls:
+            for _ in range(self.warm_up):
+                call()
         sample = self._on_gpu if self.device.type == "cuda" else _on_cpu
-        return [sample(call) for _ in range(self.count)]
+        rounds = [[sample(call) for call in calls] for _ in range(self.count)]
+        return [list(samples) for samples in zip(*rounds, strict=True)] if calls else []
 
     def _on_gpu(self, call: Callable[[], object]) -> float:
         if not self._flush:

@@ -85,6 +85,8 @@ class EvaluatorConformance:
     def test_no_blocks_are_refused(self, evaluator: Evaluator, shapes: list[Architecture]) -> None:
         with pytest.raises(ValueError, match=r"blocks: none given"):
             list(evaluator.losses(shapes, []))
+        with pytest.raises(ValueError, match=rf"blocks: {evaluator.num_blocks} given; allowed are 0 to"):
+            list(evaluator.losses(shapes, [0, evaluator.num_blocks]))
 
     def test_no_candidates_give_nothing(self, evaluator: Evaluator) -> None:
         assert list(evaluator.evaluate([])) == []

@@ -21,7 +21,7 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.model.forward import apply_block, embed, final_hidden, geometry
 from secateur.search.architecture import Architecture
-from secateur.search.measurement import Losses, Measurement
+from secateur.search.measurement import Losses, Measurement, wanted_blocks
 from secateur.search.prefixes import PrefixCache
 from secateur.search.space import Slot
 from secateur_kernels import Teacher, linear_kl, prepare_teacher
@@ -96,9 +96,7 @@ class PrefixEvaluator:
         self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
         """Each distinct candidate with its losses on those blocks, in order of their paths."""
-        wanted = list(range(self.num_blocks) if blocks is None else blocks)
-        if not wanted:
-            raise ValueError("blocks: none given; at least one is needed")
+        wanted = wanted_blocks(blocks, self.num_blocks)
         ordered = sorted(set(candidates), key=lambda item: item.path)
         spans = [wanted[start : start + self._span] for start in range(0, len(wanted), self._span)]
         found: dict[Architecture, Losses] = {}

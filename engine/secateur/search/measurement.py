@@ -67,5 +67,20 @@ class Evaluator(Protocol):
         """Each distinct candidate measured on all blocks, in whatever order is cheapest, as they are done."""
 
 
+def wanted_blocks(blocks: Iterable[int] | None, num_blocks: int) -> list[int]:
+    """The blocks asked for: all of them for None.
+
+    Raises:
+        ValueError: none at all, or one that there is not.
+    """
+    wanted = list(range(num_blocks) if blocks is None else blocks)
+    if not wanted:
+        raise ValueError("blocks: none given; at least one is needed")
+    strange = [block for block in wanted if not 0 <= block < num_blocks]
+    if strange:
+        raise ValueError(f"blocks: {strange[0]} given; allowed are 0 to {num_blocks - 1}")
+    return wanted
+
+
 def _stderr(values: Sequence[float]) -> float:
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

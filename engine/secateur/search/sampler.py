@@ -3,8 +3,8 @@
 Round 1 are seeds (even trims, the additive optimum at several sharpness values, with and without
 attention cuts); later rounds mutate and cross the best pairs within the budget, rank thousands of
 such children with the predictor, and pick the most promising and the most uncertain. A child keeps
-its parent's widths up to a random depth: as all depths are as likely, half of its sub-blocks are
-already evaluated (`prefixes`), and a change costs what lies behind it.
+its parent's widths up to a random depth, the deeper of two draws, and what it shares with its parent
+and its siblings need not be evaluated again (`prefixes`).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Sampler:
     def _child(self, parents: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
         """A parent changed from a random depth on; what lies before it has been evaluated with the parent."""
         slots = self._space.slots
-        tail = slots[int(rng.integers(len(slots))) :]
+        tail = slots[int(rng.integers(len(slots), size=2).max()) :]
         child = parents[_rank_weighted(len(parents), rng)]
         if len(parents) > 1 and rng.random() < CROSSOVER:
             child = _cross(child, parents[int(rng.integers(len(parents)))], tail)

@@ -19,7 +19,7 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.model.dense import Layer, Model, named_tensors
 from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.evaluator import BLOCK_WINDOWS
-from secateur.search.measurement import Losses, Measurement
+from secateur.search.measurement import Losses, Measurement, wanted_blocks
 from secateur.slim.configuration_secateur import slim_config
 from secateur.slim.modeling_secateur import SecateurForCausalLM
 
@@ -54,9 +54,7 @@ class TransformersEvaluator:
         self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
         """Each distinct candidate with its losses on those blocks, in the order given."""
-        wanted = list(range(self.num_blocks) if blocks is None else blocks)
-        if not wanted:
-            raise ValueError("blocks: none given; at least one is needed")
+        wanted = wanted_blocks(blocks, self.num_blocks)
         for candidate in dict.fromkeys(candidates):
             module = self._module(candidate)
             found = [self._block_losses(module, self._blocks[block]) for block in wanted]

@@ -1,0 +1,125 @@
+"""Pictures of result files, as SVG beside them.
+
+    python -m benchmarks.plots benchmarks/results/*.json
+
+Drawn from the numbers of the file alone; a file of a benchmark without a picture is passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+OURS, OTHERS, QUIET = "#0a7", "#888", "#ccc"
+PER_ROW = 0.28  # inches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", nargs="+", type=Path)
+    for file in parser.parse_args().results:
+        figure = figure_of(json.loads(file.read_text()))
+        if figure is not None:
+            print(save(figure, file.with_suffix(".svg")))
+
+
+def figure_of(result: Mapping[str, Any]) -> Figure | None:
+    """The picture of a result; None where there is none of its kind."""
+    drawings: dict[str, Callable[[Mapping[str, Any]], Figure]] = {"ranking": evaluation, "ceilings": kernels}
+    return next((draw(result) for key, draw in drawings.items() if key in result), None)
+
+
+def save(figure: Figure, file: Path) -> Path:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
+    temporary.rename(file)
+    return file
+
+
+def evaluation(result: Mapping[str, Any]) -> Figure:
+    """Candidates per second, time against work, and how soon a ranking can be trusted."""
+    figure = Figure(figsize=(13, 3.6))
+    speed, work, ranking = figure.subplots(1, 3)
+    rates = result["throughput"]["bf16"]["candidates_per_second"]
+    _bars(speed, {name.replace("_", " "): rates[name] for name in ("secateur", "transformers")})
+    speed.set_title(f"candidates per second ({result['throughput']['bf16']['ratio']:.1f} ×)")
+    rows = result["proportional"]["rows"]
+    work.plot([0, 1], [0, 1], color=QUIET, label="proportional")
+    work.plot(
+        [row["work_ratio"] for row in rows],
+        [row["time_ratio"] for row in rows],
+        "o-",
+        color=OURS,
+        label="measured",
+    )
+    work.set(
+        xlabel="arithmetic, of the dense model's", ylabel="time, of the dense model's", title="cost of width"
+    )
+    work.legend(frameon=False)
+    steps = result["ranking"]["steps"]
+    for name, tau, color in (("secateur", "kl_tau", OURS), ("transformers", "nll_tau", OTHERS)):
+        seconds = [step[f"{name}_seconds"] for step in steps]
+        ranking.plot(seconds, [step[tau] for step in steps], color=color, label=name)
+    ranking.axhline(result["ranking"]["seconds_to_tau"]["tau"], color=QUIET, linestyle="--")
+    ranking.set(
+        xscale="log",
+        xlabel=f"seconds, {result['ranking']['candidates']} candidates",
+        ylabel="Kendall's tau",
+        title="agreement with the ranking by all windows",
+    )
+    ranking.legend(frameon=False)
+    _titled(figure, result)
+    return figure
+
+
+def kernels(result: Mapping[str, Any]) -> Figure:
+    """Milliseconds of every provider beside the floor of its case."""
+    rows = [row for row in result["rows"] if "milliseconds" in row]
+    figure = Figure(figsize=(9, 1 + PER_ROW * len(rows)))
+    axes = figure.subplots()
+    names = [f"{row['kernel']}, {row['shape']}: {row['provider']}" for row in rows]
+    medians = [row["milliseconds"]["median"] for row in rows]
+    spread = [
+        [row["milliseconds"]["median"] - row["milliseconds"]["p20"] for row in rows],
+        [row["milliseconds"]["p80"] - row["milliseconds"]["median"] for row in rows],
+    ]
+    colors = [OURS if _is_ours(row["provider"]) else OTHERS for row in rows]
+    places = range(len(rows))
+    axes.barh(places, medians, color=colors, xerr=spread, ecolor="#333")
+    floors = [row["floor_ms"] for row in rows]
+    axes.scatter(floors, places, marker="|", s=90, color="black", zorder=3, label="floor")
+    axes.set_yticks(list(places), names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="milliseconds: median, p20 to p80")
+    axes.legend(frameon=False)
+    _titled(figure, result)
+    return figure
+
+
+def _is_ours(provider: str) -> bool:
+    return any(word in provider for word in ("linear_", "masked_", "nested_"))
+
+
+def _bars(axes: Axes, values: Mapping[str, float]) -> None:
+    bars = axes.bar(list(values), list(values.values()), color=[OURS, OTHERS][: len(values)])
+    axes.bar_label(bars, fmt="%.2f")
+
+
+def _titled(figure: Figure, result: Mapping[str, Any]) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    about = [str(result[key]) for key in ("model", "device", "date") if result.get(key)]
+    figure.suptitle(", ".join(about), fontsize=9, y=1.04 if len(figure.axes) > 1 else 1.0)
+
+
+if __name__ == "__main__":
+    main()

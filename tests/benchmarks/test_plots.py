@@ -1,0 +1,60 @@
+"""A picture shows the numbers of its result file, ours told from others; what has none is passed over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.colors import to_hex
+
+from benchmarks import plots
+
+EVALUATION: dict[str, Any] = {
+    "model": "M",
+    "date": "2026-01-01",
+    "throughput": {"bf16": {"candidates_per_second": {"secateur": 3.0, "transformers": 1.0}, "ratio": 3.0}},
+    "proportional": {
+        "rows": [{"work_ratio": 1.0, "time_ratio": 1.0}, {"work_ratio": 0.5, "time_ratio": 0.6}]
+    },
+    "ranking": {
+        "candidates": 64,
+        "seconds_to_tau": {"tau": 0.9},
+        "steps": [
+            {"secateur_seconds": s, "transformers_seconds": 9 * s, "kl_tau": 0.9, "nll_tau": 0.5}
+            for s in (1, 2)
+        ],
+    },
+}
+
+
+def kernel_row(provider: str, **extra: Any) -> dict[str, Any]:
+    measured = {"milliseconds": {"median": 2.0, "p20": 1.5, "p80": 3.0}, "floor_ms": 1.0}
+    return {"kernel": "loss", "shape": "N=8", "provider": provider} | measured | extra
+
+
+def test_evaluation() -> None:
+    figure = plots.figure_of(EVALUATION)
+    assert figure is not None
+    bars, _, ranking = figure.axes
+    assert [patch.get_height() for patch in bars.patches] == [3.0, 1.0]  # type: ignore[attr-defined]
+    ours, theirs = ranking.lines[:2]
+    assert list(ours.get_xdata()) == [1, 2] and list(theirs.get_xdata()) == [9, 18]  # type: ignore[arg-type]
+
+
+def test_kernels() -> None:
+    skipped = {"kernel": "loss", "shape": "N=8", "provider": "liger", "skipped": "not measured: no GPU"}
+    rows = [kernel_row("eager"), kernel_row("linear_loss torch"), skipped]
+    figure = plots.figure_of({"ceilings": {}, "rows": rows})
+    assert figure is not None
+    bars = figure.axes[0].patches
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == [to_hex(plots.OTHERS), to_hex(plots.OURS)]
+
+
+def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, result in (("evaluation", EVALUATION), ("other", {"perplexity": 1.0})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    files = [str(tmp_path / "evaluation.json"), str(tmp_path / "other.json")]
+    monkeypatch.setattr("sys.argv", ["plots", *files])
+    plots.main()
+    assert sorted(file.name for file in tmp_path.glob("*.svg")) == ["evaluation.svg"]
+    assert "<svg" in (tmp_path / "evaluation.svg").read_text()
