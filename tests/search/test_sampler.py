@@ -164,3 +164,15 @@ class TestChildren:
         for slot in SPACE.slots:
             wider = [width for width in SPACE.widths(*slot) if width > child.width(*slot)]
             assert not any(limit.admits(child.with_width(*slot, width)) for width in wider)
+
+    def test_keep_most_of_the_parent_up_to_their_first_change(self) -> None:
+        """What is shared is not evaluated again: the deeper of two depths is at two thirds on average."""
+        limit = budget(0.6)
+        sampler, rng = Sampler(SPACE, limit, TABLE), np.random.default_rng(0)
+        (parent, *_) = fitting(limit, 1, 0)
+        paths = [sampler._child([parent], rng).path for _ in range(200)]
+        shared = [
+            next((i for i, (a, b) in enumerate(zip(path, parent.path, strict=True)) if a != b), len(path))
+            for path in paths
+        ]
+        assert np.mean(shared) > 0.55 * len(parent.path)
