@@ -223,7 +223,7 @@ def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         "ratio_each_to_own_truth": theirs["seconds"] / ours_own["seconds"] if theirs and ours_own else None,
         "note": "transformers: seconds per block and to build are medians over "
         f"{len(sample)} of the candidates on all windows, times {len(candidates)}; its NLLs are ours, "
-        "which equal it (nll_differences_on_all_windows)",
+        "which are within nll_differences_on_all_windows of it",
         "nll_differences_on_all_windows": gaps,
         "steps": steps,
     }

@@ -48,6 +48,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (("--keep", "0.8", "--quantum", "100000"), "--quantum: got 100000"),
         (("--keep", "0.8", "--evaluations", "0"), "--evaluations: got 0"),
         (("--keep", "0.8", "--dtype", "int3"), "--dtype: got int3"),
+        (("--keep", "0.8", "--predictor", "oracle"), "--predictor: got oracle"),
     ],
 )
 def test_options_of_prune(

@@ -14,7 +14,16 @@ import pytest
 from scipy.stats import kendalltau
 
 from secateur.search.architecture import Architecture
-from secateur.search.predictor import MIN_PAIRS, BoostedTrees, Features, cross_validated_tau
+from secateur.search.features import Features
+from secateur.search.predictor import (
+    MIN_PAIRS,
+    RankQuality,
+    ResidualPredictor,
+    choose,
+    cross_validated,
+    rank_quality,
+)
+from secateur.search.regressors import REGRESSORS
 from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
 
@@ -50,8 +59,8 @@ def tau(predicted: np.ndarray, truth: list[float]) -> float:
     return float(kendalltau(predicted, truth).statistic)
 
 
-def fitted(pairs: list[Architecture], seed: int = 0) -> BoostedTrees:
-    predictor = BoostedTrees(FEATURES, seed)
+def fitted(pairs: list[Architecture], seed: int = 0) -> ResidualPredictor:
+    predictor = ResidualPredictor(FEATURES, seed)
     predictor.fit(pairs, [planted(shape) for shape in pairs])
     return predictor
 
@@ -89,7 +98,7 @@ class TestLearning:
 
     def test_offset_of_few_pairs(self) -> None:
         shapes = random_architectures(4, seed=5)
-        predictor = BoostedTrees(FEATURES, 0)
+        predictor = ResidualPredictor(FEATURES, 0)
         predictor.fit(shapes, [3.0 * TABLE.of(shape) for shape in shapes])
         assert np.allclose(predictor.predict(shapes).mean, FEATURES.prior(shapes) + math.log(3.0))
 
@@ -102,7 +111,7 @@ class TestLearning:
     def test_a_kl_of_zero(self) -> None:
         """The dense architecture among the pairs: no logarithm of zero."""
         shapes = [SPACE.dense, *random_architectures(20, seed=7)]
-        predictor = BoostedTrees(FEATURES, 0)
+        predictor = ResidualPredictor(FEATURES, 0)
         predictor.fit(shapes, [0.0, *(planted(shape) for shape in shapes[1:])])
         assert np.isfinite(predictor.predict(shapes).mean).all()
 
@@ -127,23 +136,49 @@ class TestDeterminism:
 class TestCrossValidation:
     def test_of_a_learnable_law(self) -> None:
         shapes = random_architectures(100, seed=10)
-        found = cross_validated_tau(FEATURES, shapes, [planted(shape) for shape in shapes], seed=0)
-        assert found is not None and 0.7 < found <= 1.0
+        found = cross_validated(FEATURES, shapes, [planted(shape) for shape in shapes], seed=0)
+        assert found is not None and 0.7 < found.tau <= 1.0 and found.recall > 0.3
 
     def test_of_noise(self) -> None:
         shapes, chance = random_architectures(100, seed=11), random.Random(0)
-        found = cross_validated_tau(FEATURES, shapes, [chance.random() for _ in shapes], seed=0)
-        assert found is not None and abs(found) < 0.3
+        found = cross_validated(FEATURES, shapes, [chance.random() for _ in shapes], seed=0)
+        assert found is not None and abs(found.tau) < 0.3
 
     def test_needs_enough_pairs(self) -> None:
         shapes = random_architectures(2 * MIN_PAIRS - 1, seed=12)
-        assert cross_validated_tau(FEATURES, shapes, [1.0] * len(shapes), seed=0) is None
+        assert cross_validated(FEATURES, shapes, [1.0] * len(shapes), seed=0) is None
 
     def test_all_equal(self) -> None:
         """No rank correlation is defined; None, not NaN."""
         shapes = random_architectures(30, seed=13)
-        found = cross_validated_tau(FEATURES, shapes, [1.0] * len(shapes), seed=0)
-        assert found is None or math.isfinite(found)
+        found = cross_validated(FEATURES, shapes, [1.0] * len(shapes), seed=0)
+        assert found is None or math.isfinite(found.tau)
+
+
+class TestChoice:
+    @pytest.mark.parametrize("name", REGRESSORS)
+    def test_every_regressor_learns_the_law_and_repeats_itself(self, name: str) -> None:
+        shapes = random_architectures(150, seed=15)
+        truth = [planted(shape) for shape in shapes]
+        found = [choose(FEATURES, shapes[:100], truth[:100], 0, name).predictor for _ in range(2)]
+        first, second = (predictor.predict(shapes[100:]) for predictor in found)
+        assert tau(first.mean, truth[100:]) > 0.6
+        assert np.array_equal(first.mean, second.mean) and np.array_equal(first.std, second.std)
+        assert (first.std > 0).all()
+
+    def test_the_best_ranker_is_chosen(self) -> None:
+        shapes = random_architectures(60, seed=16)
+        choice = choose(FEATURES, shapes, [planted(shape) for shape in shapes], 0)
+        assert choice.quality.keys() == REGRESSORS.keys()
+        assert choice.best is not None
+        assert choice.best.tau == max(quality.tau for quality in choice.quality.values())
+
+    def test_recall_of_the_best(self) -> None:
+        truth = np.arange(30.0)
+        assert rank_quality(truth, truth) == RankQuality(1.0, 1.0)
+        swapped = np.concatenate([truth[5:10], truth[20:25], truth[10:20], truth[:5], truth[25:]])
+        found = rank_quality(swapped, truth)
+        assert found is not None and found.recall < 1.0
 
 
 class TestFeatures:

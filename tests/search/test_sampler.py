@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from secateur.search import sampler as sampler_module
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget, Cost
-from secateur.search.predictor import BoostedTrees, Features, Prediction
+from secateur.search.features import Features
+from secateur.search.predictor import Prediction, ResidualPredictor
 from secateur.search.sampler import Proposal, Sampler
 from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
@@ -134,7 +135,7 @@ class TestPropose:
     def test_same_seed_same_proposals(self) -> None:
         limit = budget(0.6)
         known = fitting(limit, 12, 0)
-        predictor = BoostedTrees(Features(SPACE, TABLE), 3)
+        predictor = ResidualPredictor(Features(SPACE, TABLE), 3)
         predictor.fit(known, [TABLE.of(shape) for shape in known])
         rounds = [
             Sampler(SPACE, limit, TABLE).propose(known, predictor, np.random.default_rng((seed, 2)), 12)

@@ -16,7 +16,7 @@ from xgboost import XGBRegressor
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.model.dense import Model
-from secateur.search import predictor as predictor_module
+from secateur.search import regressors as regressors_module
 from secateur.search import sampler as sampler_module
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget, keep_budget
@@ -80,10 +80,10 @@ def one_thread() -> Iterator[None]:
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """The same loop with fewer children and smaller forests."""
     patch.setattr(sampler_module, "CHILDREN", 50)
-    patch.setattr(predictor_module, "ENSEMBLE", 2)
+    patch.setattr(regressors_module, "ENSEMBLE", 2)
     patch.setattr(
-        predictor_module,
-        "_trees",
+        regressors_module,
+        "_xgboost",
         lambda seed: XGBRegressor(n_estimators=10, max_depth=2, random_state=seed, subsample=0.7, n_jobs=1),
     )
 
@@ -133,7 +133,8 @@ class TestWhole:
         first, second = bench.search(tmp_path / "a"), bench.search(tmp_path / "b")
         assert finish(first) == finish(second)
         assert pairs_of(first) == pairs_of(second)
-        assert first.tau == second.tau
+        assert first.choice is not None and second.choice is not None
+        assert first.choice.quality == second.choice.quality
 
     def test_another_seed_another_search(self, bench: Bench, tmp_path: Path) -> None:
         first, second = bench.search(tmp_path / "a"), bench.search(tmp_path / "b", seed=1)

@@ -39,6 +39,10 @@ def prune(
     criterion: Annotated[
         str, typer.Option(help="Ranking: obs-greedy, obs, activation, magnitude or taylor.")
     ] = "obs-greedy",
+    predictor: Annotated[
+        str,
+        typer.Option(help="xgboost, hist-gbdt, random-forest, ridge, gaussian-process, or auto: the best."),
+    ] = "auto",
     study: Annotated[Path | None, typer.Option(help="Folder of the study; OUT.study if not given.")] = None,
     dtype: Annotated[str, typer.Option(help="Weights on disk: auto, bfloat16, float16 or float32.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout.")] = False,
@@ -68,6 +72,7 @@ def prune(
             search_windows=search_windows,
             quantum=quantum,
             criterion=criterion,
+            predictor=predictor,
             study=study,
             dtype=dtype,
         )

@@ -1,31 +1,34 @@
-"""The accuracy predictor: gradient-boosted trees that rank candidates before they are evaluated.
+"""The accuracy predictor: ranks candidates before they are evaluated.
 
 Fitted on the log of the ratio between the measured KL and what the additive table says, so that the
-trees only have to learn where errors do not add up. An ensemble over seeds and subsamples gives the
-uncertainty. Source: arXiv 2309.09507, section 2 (gradient-boosted trees on architecture-accuracy pairs).
+regressor only has to learn where errors do not add up. Which regressor is decided by cross-validated
+rank correlation on the pairs at hand. Source: arXiv 2309.09507, section 2 (a non-neural predictor
+on architecture-accuracy pairs); the paper reports squared errors only, a search needs ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from scipy.stats import kendalltau
 
+from secateur.errors import BadInput
 from secateur.search.architecture import Architecture
-from secateur.search.space import Space
-from secateur.search.table import AdditiveTable
+from secateur.search.features import Features
+from secateur.search.regressors import REGRESSORS, Regressor
 
 MIN_PAIRS = 8
-ENSEMBLE = 5
+DEFAULT_REGRESSOR = "xgboost"
+AUTO = "auto"
+TOP = 10
 _FOLDS = 5
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted log KL of some candidates, and how much the ensemble disagrees."""
+    """Predicted log KL of some candidates, and how unsure that is."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -41,48 +44,35 @@ class Predictor(Protocol):
         """Log KL for each candidate."""
 
 
-class Features:
-    """Architectures as rows of numbers.
+@dataclass(frozen=True)
+class RankQuality:
+    """How well predictions rank what was measured.
 
-    Kept fraction per sub-block; the additive table's log sum (also of square roots, which weighs
-    many small cuts against few deep ones); removed sub-blocks; mean kept fraction per third of the depth.
+    Attributes:
+        tau: Kendall's rank correlation.
+        recall: share of the `TOP` truly best among the `TOP` predicted best (of few pairs, a third of them).
     """
 
-    def __init__(self, space: Space, table: AdditiveTable) -> None:
-        self._table = table
-        self._full = np.array(space.dense.path, dtype=np.float64)
-
-    def prior(self, candidates: Sequence[Architecture]) -> np.ndarray:
-        """Log of the additive table's KL."""
-        return np.log([max(self._table.of(candidate), 1e-9) for candidate in candidates])
-
-    def matrix(self, candidates: Sequence[Architecture]) -> np.ndarray:
-        """One row per candidate."""
-        paths = np.array([candidate.path for candidate in candidates], dtype=np.float64)
-        kept = np.divide(paths, self._full, out=np.ones_like(paths), where=self._full > 0)
-        prior = self.prior(candidates)[:, None]
-        roots = np.log([[max(self._table.of(candidate, 0.5), 1e-9)] for candidate in candidates])
-        removed = np.stack([(paths[:, 0::2] == 0).sum(1), (paths[:, 1::2] == 0).sum(1)], axis=1)
-        thirds = [
-            part.mean(1, keepdims=True)
-            for half in (kept[:, 0::2], kept[:, 1::2])
-            for part in np.array_split(half, 3, axis=1)
-            if part.shape[1]
-        ]
-        return np.hstack([kept, prior, roots, removed, *thirds])
+    tau: float
+    recall: float
 
 
-class BoostedTrees:
-    """XGBoost on the residual of the additive table; deterministic for a seed."""
+class ResidualPredictor:
+    """A regressor on the residual of the additive table; deterministic for a seed.
 
-    def __init__(self, features: Features, seed: int) -> None:
+    Args:
+        regressor: one of `regressors.REGRESSORS`.
+    """
+
+    def __init__(self, features: Features, seed: int, regressor: str = DEFAULT_REGRESSOR) -> None:
         self._features = features
         self._seed = seed
-        self._models: list[Any] = []
+        self._regressor: Regressor | None = None
+        self.name = regressor
 
     def fit(self, candidates: Sequence[Architecture], kl: Sequence[float]) -> None:
         """Learn from pairs; with fewer than `MIN_PAIRS` the additive table alone predicts."""
-        self._models = []
+        self._regressor = None
         self._offset = 0.0
         if not candidates:
             return
@@ -90,51 +80,92 @@ class BoostedTrees:
         self._offset = float(residual.mean())
         if len(candidates) < MIN_PAIRS:
             return
-        matrix = self._features.matrix(candidates)
-        for member in range(ENSEMBLE):
-            model = _trees(self._seed * 1000 + member)
-            model.fit(matrix, residual - self._offset)
-            self._models.append(model)
+        self._regressor = REGRESSORS[self.name](self._seed)
+        self._regressor.fit(self._features.matrix(candidates), residual - self._offset)
 
     def predict(self, candidates: Sequence[Architecture]) -> Prediction:
-        """Log KL: the additive prior plus what the trees learned."""
+        """Log KL: the additive prior plus what the regressor learned."""
         prior = self._features.prior(candidates) + self._offset
-        if not self._models:
+        if self._regressor is None:
             return Prediction(prior, np.zeros_like(prior))
-        matrix = self._features.matrix(candidates)
-        votes = np.stack([model.predict(matrix) for model in self._models])
-        return Prediction(prior + votes.mean(0), votes.std(0))
+        mean, std = self._regressor.predict(self._features.matrix(candidates))
+        return Prediction(prior + mean, std)
 
 
-def cross_validated_tau(
-    features: Features, candidates: Sequence[Architecture], kl: Sequence[float], seed: int
-) -> float | None:
-    """Kendall's tau between predicted and measured KL over held-out folds; None with too few pairs."""
+@dataclass(frozen=True)
+class Choice:
+    """A fitted predictor, and how each regressor that was tried ranked held-out pairs.
+
+    Attributes:
+        quality: by regressor, best first; empty with too few pairs to tell.
+    """
+
+    predictor: ResidualPredictor
+    quality: Mapping[str, RankQuality]
+
+    @property
+    def best(self) -> RankQuality | None:
+        """The quality of the predictor chosen."""
+        return self.quality.get(self.predictor.name)
+
+
+def require_regressor(name: str) -> str:
+    """The name, if there is such a regressor.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in (AUTO, *REGRESSORS):
+        raise BadInput("--predictor", name, f"allowed are {', '.join((AUTO, *REGRESSORS))}")
+    return name
+
+
+def choose(
+    features: Features, candidates: Sequence[Architecture], kl: Sequence[float], seed: int, name: str = AUTO
+) -> Choice:
+    """The predictor fitted on all pairs, of the regressor that ranks held-out pairs best.
+
+    Args:
+        name: a regressor, or `AUTO` for the one with the highest cross-validated tau.
+    """
+    names = tuple(REGRESSORS) if name == AUTO else (name,)
+    found = {each: cross_validated(features, candidates, kl, seed, each) for each in names}
+    known = {each: quality for each, quality in found.items() if quality is not None}
+    ranked = dict(sorted(known.items(), key=lambda item: -item[1].tau))
+    chosen = next(iter(ranked), DEFAULT_REGRESSOR if name == AUTO else name)
+    predictor = ResidualPredictor(features, seed, chosen)
+    predictor.fit(candidates, kl)
+    return Choice(predictor, ranked)
+
+
+def cross_validated(
+    features: Features,
+    candidates: Sequence[Architecture],
+    kl: Sequence[float],
+    seed: int,
+    name: str = DEFAULT_REGRESSOR,
+) -> RankQuality | None:
+    """How well held-out folds are ranked; None with too few pairs, or none that differ."""
     if len(candidates) < 2 * MIN_PAIRS:
         return None
     predicted = np.empty(len(candidates))
     fold_of = np.random.default_rng(seed).permutation(len(candidates)) % _FOLDS
     for fold in range(_FOLDS):
         train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        predictor = BoostedTrees(features, seed)
+        predictor = ResidualPredictor(features, seed, name)
         predictor.fit([candidates[i] for i in train], [kl[i] for i in train])
         predicted[test] = predictor.predict([candidates[i] for i in test]).mean
-    tau = float(kendalltau(predicted, kl).statistic)
-    return tau if np.isfinite(tau) else None
+    return rank_quality(predicted, np.asarray(kl))
 
 
-def _trees(seed: int) -> Any:
-    from xgboost import XGBRegressor
+def rank_quality(predicted: np.ndarray, truth: np.ndarray) -> RankQuality | None:
+    """Kendall's tau and the recall of the best; None where no rank correlation is defined."""
+    from scipy.stats import kendalltau
 
-    return XGBRegressor(
-        n_estimators=120,
-        max_depth=3,
-        learning_rate=0.08,
-        subsample=0.7,
-        colsample_bytree=0.5,
-        min_child_weight=2.0,
-        reg_lambda=2.0,
-        tree_method="hist",
-        random_state=seed,
-        n_jobs=1,  # sums in one order: the same trees on every run
-    )
+    tau = float(kendalltau(predicted, truth).statistic)
+    if not np.isfinite(tau):
+        return None
+    top = max(1, min(TOP, len(truth) // 3))
+    best = set(np.argsort(truth, kind="stable")[:top].tolist())
+    recall = len(best & set(np.argsort(predicted, kind="stable")[:top].tolist())) / top
+    return RankQuality(tau, recall)

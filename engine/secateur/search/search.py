@@ -15,8 +15,9 @@ import numpy as np
 from secateur.calibrate.library import BlockLibrary
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
+from secateur.search.features import Features
 from secateur.search.measurement import Evaluator
-from secateur.search.predictor import BoostedTrees, Features, cross_validated_tau
+from secateur.search.predictor import AUTO, Choice, RankQuality, choose
 from secateur.search.sampler import Proposal, Sampler
 from secateur.search.space import Space
 from secateur.search.study import Pair, Study
@@ -34,7 +35,8 @@ class Progress:
         done, total: evaluations of this stage.
         pair: what was just evaluated.
         best: the best pair that fits the budget, once there is one.
-        tau: Kendall's tau of the predictor by cross-validation before this round.
+        quality: how the predictor of this round ranks held-out pairs.
+        predictor: the regressor it is made of.
     """
 
     stage: str
@@ -42,7 +44,8 @@ class Progress:
     total: int
     pair: Pair
     best: Pair | None
-    tau: float | None = None
+    quality: RankQuality | None = None
+    predictor: str | None = None
 
 
 class Search:
@@ -51,6 +54,10 @@ class Search:
     Args:
         evaluations: how many architectures that fit the budget are evaluated (single cuts come on top).
         seed: of everything random.
+        predictor: a regressor, or `predictor.AUTO` for the one that ranks held-out pairs best.
+
+    Attributes:
+        choice: the predictor of the last round, and how its rivals did.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Search:
         *,
         evaluations: int,
         seed: int,
+        predictor: str = AUTO,
     ) -> None:
         self._space = space
         self._budget = budget
@@ -72,7 +80,8 @@ class Search:
         self._evaluations = evaluations
         self._seed = seed
         self.table: AdditiveTable | None = None
-        self.tau: float | None = None
+        self._predictor = predictor
+        self.choice: Choice | None = None
 
     def run(self) -> Iterator[Progress]:
         """Evaluate until the evaluations are spent; yields after every evaluation."""
@@ -122,11 +131,9 @@ class Search:
         ranked = _ranked(done)
         candidates = [pair.architecture for pair in ranked]
         kl = [pair.measurement.kl for pair in ranked]
-        predictor = BoostedTrees(features, self._seed)
-        predictor.fit(candidates, kl)
-        self.tau = cross_validated_tau(features, candidates, kl, self._seed)
+        self.choice = choose(features, candidates, kl, self._seed, self._predictor)
         rng = np.random.default_rng((self._seed, number))
-        return sampler.propose(candidates, predictor, rng, count)
+        return sampler.propose(candidates, self.choice.predictor, rng, count)
 
     def _evaluate(self, proposals: list[Proposal], number: int, done: list[Pair]) -> Iterator[Progress]:
         """Evaluate one round; `done` grows by its pairs, in the same order with and without interruptions."""
@@ -142,7 +149,9 @@ class Search:
             finished[architecture] = pair
             best = _best([pair, *([best] if best else [])])
             total_done = len(done) + len(known) + count
-            yield Progress("search", total_done, self._evaluations, pair, best, self.tau)
+            name = self.choice.predictor.name if self.choice else None
+            quality = self.choice.best if self.choice else None
+            yield Progress("search", total_done, self._evaluations, pair, best, quality, name)
         done += [finished[item] for item in origin]
 
 

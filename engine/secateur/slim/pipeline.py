@@ -108,7 +108,14 @@ def prune(options: PruneOptions, reporter: Reporter) -> dict[str, Any]:
         library = _library(model, split, options, reporter)
     evaluator = PrefixEvaluator(library, split.search)
     search = Search(
-        space, budget, library, evaluator, study, evaluations=options.evaluations, seed=options.seed
+        space,
+        budget,
+        library,
+        evaluator,
+        study,
+        evaluations=options.evaluations,
+        seed=options.seed,
+        predictor=options.predictor,
     )
     with clock.stage("search"):
         _run_search(search, options, reporter)
@@ -225,8 +232,12 @@ def _run_search(search: Search, options: PruneOptions, reporter: Reporter) -> No
 def _note(progress: Progress) -> str:
     if progress.best is None:
         return ""
-    tau = "" if progress.tau is None else f", predictor tau {progress.tau:.2f}"
-    return f"round {progress.pair.round}: best KL {progress.best.measurement.kl:.4f}{tau}"
+    line = f"round {progress.pair.round}: best KL {progress.best.measurement.kl:.4f}"
+    if progress.quality is None:
+        return line
+    return (
+        f"{line}, {progress.predictor} tau {progress.quality.tau:.2f}, top-10 {progress.quality.recall:.0%}"
+    )
 
 
 def _choose(finalists: list[Pair], library: BlockLibrary, windows_BT: Tensor, reporter: Reporter) -> Pair:
@@ -294,6 +305,7 @@ def _identity(
         "calibration_tokens": options.calibration_tokens,
         "search_windows": options.search_windows,
         "criterion": options.criterion,
+        "predictor": options.predictor,
         "compute_dtype": str(fast_dtype()),
         "space": space.to_json(),
     }

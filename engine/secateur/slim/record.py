@@ -69,7 +69,8 @@ def build_record(
             "origin": winner.origin,
             "pairs": len(study.pairs),
             "evaluations": sum(pair.round > 0 for pair in study.pairs.values()),
-            "predictor_tau": search.tau,
+            "predictor": search.choice.predictor.name if search.choice else None,
+            "predictor_quality": _quality(search),
         },
         "seed": options.seed,
         "window": options.window,
@@ -80,6 +81,12 @@ def build_record(
         "dtype": str(stored).removeprefix("torch."),
         "versions": _versions(),
     }
+
+
+def _quality(search: Search) -> dict[str, dict[str, float]]:
+    """Cross-validated rank quality of every regressor tried, best first; empty with too few pairs."""
+    quality = search.choice.quality if search.choice else {}
+    return {name: {"tau": found.tau, "top_10_recall": found.recall} for name, found in quality.items()}
 
 
 def _fraction(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:
