@@ -19,6 +19,7 @@ from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.budget import Budget, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.samplers.random_widths import draw
 from secateur.search.search import Search
 from secateur.search.space import Space
 from secateur.search.study import Study
@@ -88,16 +89,9 @@ def _search(
 
 
 def _random(space: Space, budget: Budget, count: int) -> list[Architecture]:
-    """Distinct architectures that spend the budget: widths narrowed at random until they fit."""
+    """Distinct random architectures that spend the budget."""
     rng = np.random.default_rng(SEED)
     drawn: dict[Architecture, None] = {}
     while len(drawn) < count:
-        candidate = space.dense
-        weights = rng.dirichlet(np.ones(len(space.slots)))  # some sub-blocks are cut much, others hardly
-        while not budget.admits(candidate):
-            slot = space.slots[int(rng.choice(len(space.slots), p=weights))]
-            widths = space.widths(*slot)
-            here = widths.index(candidate.width(*slot))
-            candidate = candidate.with_width(*slot, widths[max(0, here - 1)])
-        drawn[candidate] = None
+        drawn[draw(space, budget, rng)] = None
     return list(drawn)

@@ -49,6 +49,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (("--keep", "0.8", "--evaluations", "0"), "--evaluations: got 0"),
         (("--keep", "0.8", "--dtype", "int3"), "--dtype: got int3"),
         (("--keep", "0.8", "--predictor", "oracle"), "--predictor: got oracle"),
+        (("--keep", "0.8", "--sampler", "luck"), "--sampler: got luck: allowed are guided"),
     ],
 )
 def test_options_of_prune(

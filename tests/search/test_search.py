@@ -17,12 +17,13 @@ from xgboost import XGBRegressor
 from secateur.calibrate.library import BlockLibrary
 from secateur.model.dense import Model
 from secateur.search import regressors as regressors_module
-from secateur.search import sampler as sampler_module
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.measurement import Measurement
-from secateur.search.search import ROUND_SIZE, Progress, Search
+from secateur.search.samplers import guided as guided_module
+from secateur.search.samplers.sampler import ROUND_SIZE
+from secateur.search.search import Progress, Search
 from secateur.search.space import Space
 from secateur.search.study import JOURNAL, Pair, Study
 from secateur.search.table import single_cuts
@@ -79,7 +80,7 @@ def one_thread() -> Iterator[None]:
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """The same loop with fewer children and smaller forests."""
-    patch.setattr(sampler_module, "CHILDREN", 50)
+    patch.setattr(guided_module, "CHILDREN", 50)
     patch.setattr(regressors_module, "ENSEMBLE", 2)
     patch.setattr(
         regressors_module,

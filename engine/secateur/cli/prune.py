@@ -39,6 +39,10 @@ def prune(
     criterion: Annotated[
         str, typer.Option(help="Ranking: obs-greedy, obs, activation, magnitude or taylor.")
     ] = "obs-greedy",
+    sampler: Annotated[
+        str,
+        typer.Option(help="Who proposes: guided, random, tpe, nsga2, gp, knapsack, greedy or even."),
+    ] = "guided",
     predictor: Annotated[
         str,
         typer.Option(help="xgboost, hist-gbdt, random-forest, ridge, gaussian-process, or auto: the best."),
@@ -72,6 +76,7 @@ def prune(
             search_windows=search_windows,
             quantum=quantum,
             criterion=criterion,
+            sampler=sampler,
             predictor=predictor,
             study=study,
             dtype=dtype,

@@ -33,6 +33,10 @@ class AdditiveTable:
         """Sum over sub-blocks of KL ** sharpness."""
         return sum(row[candidate.width(*slot)] ** sharpness for slot, row in self.kl.items())
 
+    def sharpened(self, sharpness: float) -> dict[Slot, dict[int, float]]:
+        """Every KL ** sharpness: over 1 avoids deep cuts, under 1 prefers few deep to many small ones."""
+        return {slot: {w: kl**sharpness for w, kl in row.items()} for slot, row in self.kl.items()}
+
 
 def single_cuts(space: Space) -> list[Architecture]:
     """The architectures to measure: one sub-block cut to one of a few widths, the rest dense."""

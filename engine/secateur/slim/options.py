@@ -12,6 +12,7 @@ from secateur.errors import BadInput
 from secateur.model.precision import dtype_named
 from secateur.search.budget import BUDGET_KINDS
 from secateur.search.predictor import require_regressor
+from secateur.search.samplers.registry import GUIDED, require_sampler
 
 MIN_WINDOWS = 8
 
@@ -33,6 +34,7 @@ class PruneOptions:
         calibration_tokens: tokens for the statistics, at most.
         search_windows: windows that every candidate is evaluated on.
         quantum: FFN channels come in multiples of this.
+        sampler: who proposes architectures (`registry.SAMPLERS`).
         predictor: regressor of the accuracy predictor; ``auto`` is chosen by cross-validation.
         study: folder for the study; None puts it beside `out`.
         dtype: weights on disk; ``auto`` keeps the stored dtype (bf16 for a GGUF file).
@@ -51,6 +53,7 @@ class PruneOptions:
     search_windows: int = 16
     quantum: int = 64
     criterion: str = "obs-greedy"
+    sampler: str = GUIDED
     predictor: str = "auto"
     study: Path | None = None
     dtype: str = "auto"
@@ -73,6 +76,7 @@ class PruneOptions:
             "--study", self.study_folder, apart, "the study needs a folder of its own, not that of --out"
         )
         criterion_named(self.criterion)
+        require_sampler(self.sampler)
         require_regressor(self.predictor)
         dtype_named(self.dtype, auto=torch.float32)
 

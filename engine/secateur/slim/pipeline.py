@@ -115,6 +115,7 @@ def prune(options: PruneOptions, reporter: Reporter) -> dict[str, Any]:
         study,
         evaluations=options.evaluations,
         seed=options.seed,
+        sampler=options.sampler,
         predictor=options.predictor,
     )
     with clock.stage("search"):
@@ -305,6 +306,7 @@ def _identity(
         "calibration_tokens": options.calibration_tokens,
         "search_windows": options.search_windows,
         "criterion": options.criterion,
+        "sampler": options.sampler,
         "predictor": options.predictor,
         "compute_dtype": str(fast_dtype()),
         "space": space.to_json(),

@@ -69,6 +69,7 @@ def build_record(
             "origin": winner.origin,
             "pairs": len(study.pairs),
             "evaluations": sum(pair.round > 0 for pair in study.pairs.values()),
+            "sampler": options.sampler,
             "predictor": search.choice.predictor.name if search.choice else None,
             "predictor_quality": _quality(search),
         },

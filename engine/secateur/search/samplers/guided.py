@@ -1,65 +1,73 @@
-"""The sampler: which architectures to evaluate next. Pure functions of the seed and the pairs so far.
+"""Ours: an accuracy predictor guides an evolution within the budget.
 
-Round 1 are seeds (even trims, the additive optimum at several sharpness values, with and without
-attention cuts); later rounds mutate and cross the best pairs within the budget, rank thousands of
-such children with the predictor, and pick the most promising and the most uncertain. A child keeps
-its parent's widths up to a random depth, the deeper of two draws, and what it shares with its parent
-and its siblings need not be evaluated again (`prefixes`).
+Round 1 are seeds (the additive optimum at several sharpness values, with and without attention cuts,
+even trims with and without protected ends); later rounds mutate and cross the best pairs within the
+budget, rank thousands of such children with the predictor, and pick the most promising and the most
+uncertain. A child keeps its parent's widths up to a random depth, the deeper of two draws, and what
+it shares with its parent and its siblings need not be evaluated again (`prefixes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget
+from secateur.search.features import Features
 from secateur.search.knapsack import Values, solve, spend_slack
-from secateur.search.predictor import Predictor
-from secateur.search.space import Slot, Space
-from secateur.search.table import AdditiveTable
+from secateur.search.predictor import Predictor, choose
+from secateur.search.samplers.even_trim import even_trims
+from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, best_first, distinct
+from secateur.search.space import Slot
+from secateur.search.study import Pair
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
+EVEN_TRIMS = 3
 PARENTS = 10
 CHILDREN = 1500
 CROSSOVER = 0.3
 EXPLORE = 0.25  # share of a round that goes to the most uncertain
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """An architecture to evaluate, and where it came from."""
-
-    architecture: Architecture
-    origin: str
-
-
-class Sampler:
+class GuidedSampler:
     """Proposes architectures that fit the budget and spend it."""
 
-    def __init__(self, space: Space, budget: Budget, table: AdditiveTable) -> None:
-        self._space = space
-        self._budget = budget
-        self._table = table
+    round_size = ROUND_SIZE
+
+    def __init__(self, problem: Problem) -> None:
+        assert problem.table is not None
+        self._problem = problem
+        self._space, self._budget, self._table = problem.space, problem.budget, problem.table
+        self._features = Features(problem.space, problem.table)
+
+    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+        """Seeds, then children of the best pairs."""
+        if number == 1:
+            return Round(self.seeds()[:count])
+        ranked = best_first(done)
+        candidates = [pair.architecture for pair in ranked]
+        kl = [pair.measurement.kl for pair in ranked]
+        choice = choose(self._features, candidates, kl, self._problem.seed, self._problem.predictor)
+        rng = np.random.default_rng((self._problem.seed, number))
+        return Round(self.children(candidates, choice.predictor, rng, count), choice)
 
     def seeds(self) -> list[Proposal]:
         """The first round, best guess first."""
         proposals = [
-            Proposal(solve(self._space, self._budget, self._values(power)), f"knapsack^{power}")
+            Proposal(solve(self._space, self._budget, self._table.sharpened(power)), f"knapsack^{power}")
             for power in SHARPNESS
         ]
         for power in (1.0, 0.65):
-            values = self._without_attention_cuts(self._values(power))
+            values = self._without_attention_cuts(self._table.sharpened(power))
             proposals.append(
                 Proposal(solve(self._space, self._budget, values), f"knapsack^{power}, ffn only")
             )
-        proposals.append(Proposal(solve(self._space, self._budget, self._even()), "even trim"))
+        proposals += list(even_trims(self._problem))[:EVEN_TRIMS]
         fitting = [p for p in proposals if self._budget.admits(p.architecture)]
-        return _distinct(fitting, exclude=())
+        return distinct(fitting, known=())
 
-    def propose(
+    def children(
         self, ranked: Sequence[Architecture], predictor: Predictor, rng: np.random.Generator, count: int
     ) -> list[Proposal]:
         """Up to `count` new architectures.
@@ -83,7 +91,7 @@ class Sampler:
         hopeful = np.argsort(prediction.mean - 2.0 * prediction.std, kind="stable")
         chosen = [Proposal(pool[i], "promising") for i in promising]
         chosen += [Proposal(pool[i], "uncertain") for i in hopeful[:count]]
-        return _distinct(chosen, exclude=known)[:count]
+        return distinct(chosen, known)[:count]
 
     def _child(self, parents: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
         """A parent changed from a random depth on; what lies before it has been evaluated with the parent."""
@@ -134,9 +142,6 @@ class Sampler:
         saved = cost.block(slot, child.width(*slot)) - cost.block(slot, width)
         return (values[slot][width] - values[slot][child.width(*slot)]) / max(saved, 1)
 
-    def _values(self, sharpness: float) -> Values:
-        return {slot: {w: kl**sharpness for w, kl in row.items()} for slot, row in self._table.kl.items()}
-
     def _jitter(self, rng: np.random.Generator) -> Values:
         """The table with every row scaled by a random factor, so that children of one parent differ."""
         scale = np.exp(rng.normal(0.0, 0.35, len(self._table.kl)))
@@ -152,15 +157,6 @@ class Sampler:
 
         return {slot: guarded(slot, row) for slot, row in values.items()}
 
-    def _even(self) -> Values:
-        """Values whose optimum trims every FFN evenly and attention last."""
-
-        def convex(slot: Slot, width: int) -> float:
-            missing = 1.0 - width / max(self._space.dense.width(*slot), 1)
-            return missing**2 * (1.0 if slot[1] == "ffn" else 1e3)
-
-        return {slot: {w: convex(slot, w) for w in self._space.widths(*slot)} for slot in self._space.slots}
-
 
 def _cross(left: Architecture, right: Architecture, tail: Sequence[Slot]) -> Architecture:
     """One parent with the tail of another."""
@@ -172,15 +168,3 @@ def _cross(left: Architecture, right: Architecture, tail: Sequence[Slot]) -> Arc
 def _rank_weighted(count: int, rng: np.random.Generator) -> int:
     weights = 1.0 / (1.0 + np.arange(count))
     return int(rng.choice(count, p=weights / weights.sum()))
-
-
-def _distinct(
-    proposals: Sequence[Proposal], exclude: Sequence[Architecture] | set[Architecture]
-) -> list[Proposal]:
-    seen = set(exclude)
-    kept = []
-    for proposal in proposals:
-        if proposal.architecture not in seen:
-            seen.add(proposal.architecture)
-            kept.append(proposal)
-    return kept

@@ -1,4 +1,4 @@
-"""The sampler: whatever it is fed, its proposals fit the budget, lie in the space, are new, and repeat.
+"""The guided sampler: whatever it is fed, its proposals fit, lie in the space, are new, and repeat.
 
 Proven over random budgets, parents and seeds (property).
 """
@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.search import sampler as sampler_module
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget, Cost
 from secateur.search.features import Features
 from secateur.search.predictor import Prediction, ResidualPredictor
-from secateur.search.sampler import Proposal, Sampler
+from secateur.search.samplers import guided as guided_module
+from secateur.search.samplers.guided import GuidedSampler
+from secateur.search.samplers.sampler import Problem, Proposal
 from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
 
@@ -44,11 +45,15 @@ TABLE = AdditiveTable(
 
 @pytest.fixture(autouse=True)
 def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler_module, "CHILDREN", 80)
+    monkeypatch.setattr(guided_module, "CHILDREN", 80)
 
 
 def budget(keep: float) -> Budget:
     return Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+
+
+def made(limit: Budget) -> GuidedSampler:
+    return GuidedSampler(Problem(SPACE, limit, TABLE, 150, 0))
 
 
 class Prior:
@@ -63,7 +68,7 @@ class Prior:
 
 def fitting(limit: Budget, count: int, seed: int) -> list[Architecture]:
     """Random architectures within the budget, as the pairs so far."""
-    sampler, rng = Sampler(SPACE, limit, TABLE), np.random.default_rng(seed)
+    sampler, rng = made(limit), np.random.default_rng(seed)
     parents = [SPACE.dense]
     return list({sampler._child(parents, rng): None for _ in range(count)})
 
@@ -80,26 +85,26 @@ class TestSeeds:
     @given(keep=st.floats(0.05, 1.0))
     def test_fit_the_budget(self, keep: float) -> None:
         limit = budget(keep)
-        proposals = Sampler(SPACE, limit, TABLE).seeds()
+        proposals = made(limit).seeds()
         assert proposals
         check(proposals, limit, [])
 
     def test_spend_the_budget(self) -> None:
         limit = budget(0.7)
-        for proposal in Sampler(SPACE, limit, TABLE).seeds():
+        for proposal in made(limit).seeds():
             assert COST.of(proposal.architecture) > 0.95 * limit.limit, proposal.origin
 
     def test_of_several_kinds(self) -> None:
-        proposals = Sampler(SPACE, budget(0.7), TABLE).seeds()
+        proposals = made(budget(0.7)).seeds()
         assert proposals[0].origin == "knapsack^1.0"
         assert any(SPACE.dense.groups == proposal.architecture.groups for proposal in proposals)
 
     def test_the_whole_budget_is_the_dense_model(self) -> None:
-        proposals = Sampler(SPACE, budget(1.0), TABLE).seeds()
+        proposals = made(budget(1.0)).seeds()
         assert [proposal.architecture for proposal in proposals] == [SPACE.dense]
 
 
-class TestPropose:
+class TestRounds:
     @settings(max_examples=25, deadline=None)
     @given(
         keep=st.floats(0.1, 0.95),
@@ -112,21 +117,21 @@ class TestPropose:
     ) -> None:
         limit = budget(keep)
         known = fitting(limit, pairs, seed)
-        proposals = Sampler(SPACE, limit, TABLE).propose(known, Prior(), np.random.default_rng(seed), count)
+        proposals = made(limit).children(known, Prior(), np.random.default_rng(seed), count)
         assert len(proposals) <= count
         check(proposals, limit, known)
 
     def test_full_rounds(self) -> None:
         limit = budget(0.6)
         known = fitting(limit, 10, 0)
-        proposals = Sampler(SPACE, limit, TABLE).propose(known, Prior(), np.random.default_rng(0), 12)
+        proposals = made(limit).children(known, Prior(), np.random.default_rng(0), 12)
         assert len(proposals) == 12
         assert {proposal.origin for proposal in proposals} == {"promising", "uncertain"}
 
     def test_promising_ones_are_the_best_predicted(self) -> None:
         limit = budget(0.6)
         known = fitting(limit, 10, 0)
-        proposals = Sampler(SPACE, limit, TABLE).propose(known, Prior(), np.random.default_rng(0), 12)
+        proposals = made(limit).children(known, Prior(), np.random.default_rng(0), 12)
         promising = [TABLE.of(p.architecture) for p in proposals if p.origin == "promising"]
         others = [TABLE.of(p.architecture) for p in proposals if p.origin == "uncertain"]
         assert promising == sorted(promising)
@@ -138,8 +143,7 @@ class TestPropose:
         predictor = ResidualPredictor(Features(SPACE, TABLE), 3)
         predictor.fit(known, [TABLE.of(shape) for shape in known])
         rounds = [
-            Sampler(SPACE, limit, TABLE).propose(known, predictor, np.random.default_rng((seed, 2)), 12)
-            for seed in (5, 5, 6)
+            made(limit).children(known, predictor, np.random.default_rng((seed, 2)), 12) for seed in (5, 5, 6)
         ]
         assert rounds[0] == rounds[1] != rounds[2]
 
@@ -148,9 +152,9 @@ class TestPropose:
         space = Space(Architecture((1,), (8,)), 8)
         cost = Cost("units", 0, {slot: {w: w for w in space.widths(*slot)} for slot in space.slots})
         table = AdditiveTable({slot: {w: 8.0 - w for w in space.widths(*slot)} for slot in space.slots})
-        sampler = Sampler(space, Budget("params", cost, 9), table)
+        sampler = GuidedSampler(Problem(space, Budget("params", cost, 9), table, 12, 0))
         known = [Architecture((1,), (0,)), Architecture((1,), (8,))]
-        assert sampler.propose(known, Prior(), np.random.default_rng(0), 12) == []
+        assert sampler.children(known, Prior(), np.random.default_rng(0), 12) == []
 
 
 class TestChildren:
@@ -158,7 +162,7 @@ class TestChildren:
     @given(keep=st.floats(0.05, 1.0), seed=st.integers(0, 2**16))
     def test_fit_and_spend_the_budget(self, keep: float, seed: int) -> None:
         limit, chance = budget(keep), random.Random(seed)
-        sampler, rng = Sampler(SPACE, limit, TABLE), np.random.default_rng(seed)
+        sampler, rng = made(limit), np.random.default_rng(seed)
         parents = [SPACE.dense, min(fitting(limit, 5, seed), key=lambda _: chance.random())]
         child = sampler._child(parents, rng)
         assert SPACE.contains(child) and limit.admits(child)
@@ -169,7 +173,7 @@ class TestChildren:
     def test_keep_most_of_the_parent_up_to_their_first_change(self) -> None:
         """What is shared is not evaluated again: the deeper of two depths is at two thirds on average."""
         limit = budget(0.6)
-        sampler, rng = Sampler(SPACE, limit, TABLE), np.random.default_rng(0)
+        sampler, rng = made(limit), np.random.default_rng(0)
         (parent, *_) = fitting(limit, 1, 0)
         paths = [sampler._child([parent], rng).path for _ in range(200)]
         shared = [

@@ -1,0 +1,1 @@
+"""Samplers: ways to choose which architectures to evaluate next, by name."""

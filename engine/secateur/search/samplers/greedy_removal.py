@@ -1,0 +1,60 @@
+"""Greedy removal of whole sub-blocks, the one that hurts least first.
+
+Source: BlockPruner (arXiv 2406.10594), which tries all that are left before every removal. Here only
+the most promising are tried, as many as the evaluations allow: what a removal added to the loss when
+it was last tried says what is promising.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from secateur.search.architecture import Architecture
+from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first
+from secateur.search.space import Slot
+from secateur.search.study import Pair
+
+
+class GreedySampler:
+    """Removes one sub-block per round; proposals are over the budget until the last."""
+
+    def __init__(self, problem: Problem) -> None:
+        assert problem.table is not None
+        self._problem = problem
+        self._added = {slot: row[min(row)] for slot, row in problem.table.kl.items()}
+        self._current, self._loss = problem.space.dense, 0.0
+        self._tried: dict[Architecture, Slot] = {}
+        self.round_size = max(1, problem.evaluations // self._removals())
+
+    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+        """The most promising removals from what the best of the last round left."""
+        if number > 1:
+            self._take_best([pair for pair in done if pair.architecture in self._tried])
+        left = [] if self._problem.budget.admits(self._current) else self._removable(self._current)
+        promising = sorted(left, key=lambda slot: (self._added[slot], slot))[:count]
+        self._tried = {self._without(slot): slot for slot in promising}
+        return Round(
+            [Proposal(item, f"without {kind} {layer}") for item, (layer, kind) in self._tried.items()]
+        )
+
+    def _take_best(self, tried: Sequence[Pair]) -> None:
+        for pair in tried:
+            self._added[self._tried[pair.architecture]] = pair.measurement.kl - self._loss
+        best = best_first(tried)[0]
+        self._current, self._loss = best.architecture, best.measurement.kl
+
+    def _removable(self, candidate: Architecture) -> list[Slot]:
+        return [slot for slot in self._problem.space.slots if candidate.width(*slot) > self._least(slot)]
+
+    def _without(self, slot: Slot) -> Architecture:
+        return self._current.with_width(*slot, self._least(slot))
+
+    def _least(self, slot: Slot) -> int:
+        return self._problem.space.widths(*slot)[0]
+
+    def _removals(self) -> int:
+        """About how many removals the budget asks for."""
+        cost, budget = self._problem.budget.cost, self._problem.budget
+        mean = sum(max(row.values()) for row in cost.table.values()) / len(cost.table)
+        return max(1, math.ceil((cost.of(self._problem.space.dense) - budget.limit) / mean))

@@ -1,0 +1,42 @@
+"""Samplers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from secateur.errors import BadInput
+from secateur.search.samplers.blackbox import OPTIMISERS, BlackboxSampler
+from secateur.search.samplers.even_trim import EvenTrimSampler
+from secateur.search.samplers.greedy_removal import GreedySampler
+from secateur.search.samplers.guided import GuidedSampler
+from secateur.search.samplers.knapsack_sweep import KnapsackSampler
+from secateur.search.samplers.random_widths import RandomSampler
+from secateur.search.samplers.sampler import Problem, Sampler
+
+GUIDED = "guided"
+SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
+    GUIDED: GuidedSampler,
+    "random": RandomSampler,
+    **{name: partial(BlackboxSampler, name=name) for name in OPTIMISERS},
+    "knapsack": KnapsackSampler,
+    "greedy": GreedySampler,
+    "even": EvenTrimSampler,
+}
+_WITH_TABLE = (GUIDED, "knapsack", "greedy")
+
+
+def require_sampler(name: str) -> str:
+    """The name, if there is such a sampler.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if name not in SAMPLERS:
+        raise BadInput("--sampler", name, f"allowed are {', '.join(SAMPLERS)}")
+    return name
+
+
+def needs_table(name: str) -> bool:
+    """Whether the sampler asks for the additive table."""
+    return name in _WITH_TABLE

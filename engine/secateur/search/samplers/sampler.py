@@ -1,0 +1,97 @@
+"""What every sampler promises, and what it is told of the problem."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget
+from secateur.search.predictor import AUTO, Choice
+from secateur.search.space import Space
+from secateur.search.study import Pair
+from secateur.search.table import AdditiveTable
+
+ROUND_SIZE = 12  # proposals that are evaluated together, sharing prefixes
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a search is about.
+
+    Attributes:
+        table: None for a sampler that asked for none.
+        evaluations: how many the search will make.
+        predictor: a regressor or `predictor.AUTO`, for samplers that have one.
+    """
+
+    space: Space
+    budget: Budget
+    table: AdditiveTable | None
+    evaluations: int
+    seed: int
+    predictor: str = AUTO
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """An architecture to evaluate, and where it came from."""
+
+    architecture: Architecture
+    origin: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """What to evaluate next.
+
+    Attributes:
+        proposals: none when the sampler has nothing more to say.
+        choice: the predictor that ranked them, where one did.
+    """
+
+    proposals: Sequence[Proposal]
+    choice: Choice | None = None
+
+
+class Sampler(Protocol):
+    """Chooses architectures round by round.
+
+    A round is a function of the problem and of the pairs of earlier rounds alone, so that a search
+    that was killed proposes the same again (`tests/search/samplers` holds every sampler to that).
+    Proposals are of the space and new; those of all samplers but `greedy` fit the budget.
+
+    Attributes:
+        round_size: proposals per round; 1 for samplers that learn from every single pair.
+    """
+
+    round_size: int
+
+    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+        """Round `number` (from 1, each asked for once and in order) of at most `count` proposals.
+
+        Args:
+            done: pairs of the earlier rounds, in the order they were proposed.
+        """
+
+
+def distinct(proposals: Iterable[Proposal], known: Collection[Architecture]) -> list[Proposal]:
+    """The proposals whose architecture is not known, each once."""
+    seen = set(known)
+    kept = []
+    for proposal in proposals:
+        if proposal.architecture not in seen:
+            seen.add(proposal.architecture)
+            kept.append(proposal)
+    return kept
+
+
+def architectures(pairs: Iterable[Pair]) -> set[Architecture]:
+    """What was evaluated."""
+    return {pair.architecture for pair in pairs}
+
+
+def best_first(pairs: Iterable[Pair]) -> list[Pair]:
+    """By KL, ties by architecture."""
+    return sorted(pairs, key=lambda pair: (pair.measurement.kl, pair.architecture))

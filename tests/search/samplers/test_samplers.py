@@ -1,0 +1,132 @@
+"""Every sampler by name keeps its promises, fed with random losses over random budgets.
+
+Proven (property): proposals lie in the space and are new, fit the budget (greedy: the last one does),
+are no more than asked for, and come again exactly when the search is played again from its pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from secateur.search.architecture import Architecture
+from secateur.search.budget import Budget, Cost
+from secateur.search.measurement import Measurement
+from secateur.search.samplers import guided as guided_module
+from secateur.search.samplers.registry import SAMPLERS
+from secateur.search.samplers.sampler import Problem, Round
+from secateur.search.space import Space
+from secateur.search.study import Pair
+from secateur.search.table import AdditiveTable
+
+SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
+COST = Cost(
+    "units",
+    7,
+    {
+        slot: {width: width * (40 if slot[1] == "attention" else 3) for width in SPACE.widths(*slot)}
+        for slot in SPACE.slots
+    },
+)
+TABLE = AdditiveTable(
+    {
+        slot: {w: (1 + index) * (1 - w / SPACE.dense.width(*slot)) ** 1.5 for w in SPACE.widths(*slot)}
+        for index, slot in enumerate(SPACE.slots)
+    }
+)
+EVALUATIONS = 30
+
+
+@pytest.fixture(autouse=True)
+def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guided_module, "CHILDREN", 50)
+
+
+def problem(keep: float, seed: int) -> Problem:
+    limit = Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+    return Problem(SPACE, limit, TABLE, EVALUATIONS, seed, predictor="ridge")
+
+
+def truth(candidate: Architecture) -> float:
+    """The table with an interaction that it does not know."""
+    return TABLE.of(candidate) * (1.2 if candidate.groups[1] < candidate.groups[2] else 1.0) + 1e-3
+
+
+def play(name: str, given_problem: Problem) -> Iterator[tuple[Round, list[Pair]]]:
+    """Rounds with all pairs so far, until the evaluations are spent or nothing is proposed."""
+    sampler = SAMPLERS[name](given_problem)
+    done: list[Pair] = []
+    for number in range(1, EVALUATIONS + 1):
+        wanted = min(sampler.round_size, EVALUATIONS - len(done))
+        if not wanted:
+            return
+        found = sampler.propose(tuple(done), number, wanted)
+        assert len(found.proposals) <= wanted
+        if not found.proposals:
+            return
+        for item in found.proposals:
+            kl = truth(item.architecture)
+            done.append(Pair(item.architecture, Measurement(kl, 0.0, kl, 0.0, 1), number, item.origin))
+        yield found, list(done)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+class TestEvery:
+    @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(keep=st.floats(0.1, 0.95), seed=st.integers(0, 2**16))
+    def test_in_the_space_new_and_within_the_budget(self, name: str, keep: float, seed: int) -> None:
+        asked = problem(keep, seed)
+        last = list(play(name, asked))[-1][1]
+        shapes = [pair.architecture for pair in last]
+        assert len(set(shapes)) == len(shapes)
+        assert all(SPACE.contains(shape) for shape in shapes)
+        if name == "greedy":
+            assert asked.budget.admits(shapes[-1]) or len(shapes) == EVALUATIONS
+        else:
+            assert all(asked.budget.admits(shape) for shape in shapes)
+
+    def test_played_again_it_is_the_same(self, name: str) -> None:
+        first = [found.proposals for found, _ in play(name, problem(0.6, 3))]
+        again = [found.proposals for found, _ in play(name, problem(0.6, 3))]
+        assert first == again
+
+    def test_says_where_proposals_come_from(self, name: str) -> None:
+        assert all(item.origin for found, _ in play(name, problem(0.6, 0)) for item in found.proposals)
+
+
+@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp"])
+def test_another_seed_is_another_search(name: str) -> None:
+    first, second = (list(play(name, problem(0.6, seed)))[-1][1] for seed in (0, 1))
+    assert {pair.architecture for pair in first} != {pair.architecture for pair in second}
+
+
+@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp"])
+def test_all_evaluations_are_used(name: str) -> None:
+    assert len(list(play(name, problem(0.6, 0)))[-1][1]) == EVALUATIONS
+
+
+def test_knapsack_starts_with_the_table_as_it_is() -> None:
+    first, _ = next(play("knapsack", problem(0.6, 0)))
+    assert first.proposals[0].origin == "knapsack^1"
+
+
+def test_greedy_follows_the_least_loss() -> None:
+    """Every round removes from what the best of the round before left."""
+    rounds = list(play("greedy", problem(0.6, 0)))
+    for (_, before), (found, _) in pairwise(rounds):
+        number = before[-1].round
+        base = min((p for p in before if p.round == number), key=lambda p: p.measurement.kl).architecture
+        for item in found.proposals:
+            changed = [a for a, b in zip(base.path, item.architecture.path, strict=True) if a != b]
+            assert len(changed) == 1
+
+
+def test_even_trims_are_even() -> None:
+    first, _ = next(play("even", problem(0.6, 0)))
+    channels = first.proposals[0].architecture.channels
+    assert max(channels) - min(channels) <= SPACE.quantum
+    assert first.proposals[0].architecture.groups == SPACE.dense.groups
