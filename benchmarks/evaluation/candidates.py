@@ -19,11 +19,12 @@ from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.budget import Budget, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.goal import Goal
 from secateur.search.samplers.random_widths import draw
 from secateur.search.search import Search
 from secateur.search.space import Space
 from secateur.search.study import Study
-from secateur.slim.pipeline import load_model
+from secateur.slim.preparation import load_model
 
 WINDOW = 256
 CALIBRATION_WINDOWS = 64
@@ -80,7 +81,7 @@ def _search(
     budget = keep_budget(library.master, space, keep)
     study = Study(folder, space, {"benchmark": "evaluation"})
     evaluator = PrefixEvaluator(library, windows)
-    search = Search(space, budget, library, evaluator, study, evaluations=evaluations, seed=SEED)
+    search = Search(space, [Goal("", budget)], library, evaluator, study, evaluations=evaluations, seed=SEED)
     rounds: dict[int, list[Architecture]] = {}
     for progress in search.run():
         if progress.stage == "search":

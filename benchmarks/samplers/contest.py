@@ -17,13 +17,14 @@ from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.budget import Budget, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.goal import Goal
 from secateur.search.measurement import Measurement
 from secateur.search.samplers.registry import needs_table
 from secateur.search.search import Search
 from secateur.search.space import Space
 from secateur.search.study import Pair, Study
 from secateur.search.table import AdditiveTable
-from secateur.slim.pipeline import load_model
+from secateur.slim.preparation import load_model
 
 WINDOW, QUANTUM = 256, 64
 STATISTICS, SEARCH, UNSEEN = 400, 8, 64  # windows
@@ -116,7 +117,7 @@ class Contest:
         study = self._study(f"study-{name}-{seed}")
         search = Search(
             self.space,
-            self.budget,
+            [Goal(f"{self._identity['keep']:g}", self.budget)],
             self._library,
             self._evaluator,
             study,

@@ -7,6 +7,7 @@ interruption: the same pairs to the bit in the same rounds, the same winner, no 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from secateur.search import regressors as regressors_module
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.goal import Goal
 from secateur.search.measurement import Measurement
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.sampler import ROUND_SIZE
-from secateur.search.search import Progress, Search
+from secateur.search.search import GAIN, Progress, Search
 from secateur.search.space import Space
 from secateur.search.study import JOURNAL, Pair, Study
 from secateur.search.table import single_cuts
@@ -60,7 +62,7 @@ class Bench:
         study = Study(folder, self.space, {"seed": seed})
         return Search(
             self.space,
-            self.budget,
+            [Goal("0.6", self.budget)],
             self.library,
             self.evaluator,
             study,
@@ -100,7 +102,7 @@ def bench(library: BlockLibrary, space: Space, budget: Budget, windows: Tensor) 
 
 
 def finish(search: Search) -> tuple[list[Progress], list[Pair]]:
-    return list(search.run()), search.ranked()
+    return list(search.run()), search.ranked(search._goals[0])
 
 
 def pairs_of(search: Search) -> dict[Architecture, Pair]:
@@ -147,6 +149,75 @@ class TestWhole:
         search = bench.search(tmp_path, evaluations=evaluations)
         finish(search)
         assert sum(pair.round > 0 for pair in pairs_of(search).values()) == evaluations
+
+
+class TestSeveralBudgets:
+    KEEPS = (0.8, 0.6, 0.4)
+
+    def search(self, bench: Bench, folder: Path, model: Model, evaluations: int = 3 * ROUND_SIZE) -> Search:
+        goals = [Goal(f"{keep:g}", keep_budget(model, bench.space, keep)) for keep in self.KEEPS]
+        study = Study(folder, bench.space, {"seed": 0})
+        return Search(
+            bench.space, goals, bench.library, bench.evaluator, study, evaluations=evaluations, seed=0
+        )
+
+    def test_rounds_in_turn_and_pairs_for_all(self, bench: Bench, model: Model, tmp_path: Path) -> None:
+        search = self.search(bench, tmp_path, model, 6 * ROUND_SIZE)
+        steps = [step for step in search.run() if step.stage == "search"]
+        goals = {goal.name: goal for goal in search._goals}
+        of_round = {step.pair.round: step.goal for step in steps}
+        assert [of_round[number] for number in (1, 2, 3)] == ["0.8", "0.6", "0.4"]
+        for step in steps:
+            assert step.goal is not None
+            assert goals[step.goal].budget.admits(step.pair.architecture)
+        for goal in search._goals:
+            assert search.ranked(goal), goal.name
+        best = [search.ranked(goal)[0].measurement.kl for goal in search._goals]
+        assert best == sorted(best)  # a smaller budget never loses less
+
+    def test_interrupted_anywhere_it_is_the_same(self, bench: Bench, model: Model, tmp_path: Path) -> None:
+        whole = self.search(bench, tmp_path / "whole", model)
+        steps = len(list(whole.run()))
+        for stop in range(0, steps, 5):
+            folder = tmp_path / str(stop)
+            going = self.search(bench, folder, model).run()
+            for _, _ in zip(range(stop), going, strict=False):
+                pass
+            going.close()
+            again = self.search(bench, folder, model)
+            list(again.run())
+            assert pairs_of(again) == pairs_of(whole)
+
+    def test_the_study_says_what_was_done(self, bench: Bench, model: Model, tmp_path: Path) -> None:
+        search = self.search(bench, tmp_path, model)
+        list(search.run())
+        study = Study(tmp_path, bench.space, {"seed": 0})
+        assert [goal["name"] for goal in study.noted("goals")] == ["0.8", "0.6", "0.4"]
+        rounds = study.noted("rounds")
+        assert [note["number"] for note in rounds] == list(range(1, len(rounds) + 1))
+        assert sum(note["proposals"] for note in rounds) == 3 * ROUND_SIZE
+        assert any(pair.predicted is not None for pair in study.pairs.values())
+        assert search.table is not None
+        assert study.noted("table")["layer_000.channels"]["0"] == search.table.kl[0, "ffn"][0]
+
+
+class TestPatience:
+    def test_ends_when_nothing_is_gained(self, bench: Bench, tmp_path: Path) -> None:
+        study = Study(tmp_path, bench.space, {"seed": 0})
+        search = Search(
+            bench.space,
+            [Goal("0.6", bench.budget)],
+            bench.library,
+            bench.evaluator,
+            study,
+            evaluations=400,
+            seed=0,
+            patience=1,
+        )
+        list(search.run())
+        best = [note["best_kl"] for note in study.noted("rounds")]
+        assert len(best) >= 2 and best[-1] > best[-2] * (1 - GAIN)
+        assert all(after < before * (1 - GAIN) for before, after in pairwise(best[:-1]))
 
 
 class TestInterrupted:
@@ -223,7 +294,7 @@ class TestInterrupted:
         finish(bench.search(tmp_path, evaluations=8 + ROUND_SIZE))
         longer = bench.search(tmp_path)
         finish(longer)
-        assert ranked[0].measurement.kl >= longer.ranked()[0].measurement.kl
+        assert ranked[0].measurement.kl >= longer.ranked(longer._goals[0])[0].measurement.kl
         assert len(longer._study.pairs) >= len(pairs)
 
     def interrupted(self, bench: Bench, folder: Path, steps: int) -> None:

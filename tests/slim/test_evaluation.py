@@ -23,7 +23,7 @@ from secateur.search.architecture import Architecture
 from secateur.search.budget import count_parameters
 from secateur.slim.evaluation import EvaluationOptions, evaluate
 from secateur.slim.export import export
-from secateur.slim.pipeline import load_model
+from secateur.slim.preparation import load_model
 from secateur.slim.surgery import cut
 
 

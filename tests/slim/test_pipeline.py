@@ -26,9 +26,11 @@ from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedMo
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.budget import count_parameters
-from secateur.slim import pipeline
+from secateur.slim import finish, preparation
 from secateur.slim.options import MIN_WINDOWS, PruneOptions
-from secateur.slim.pipeline import Split, load_model, prune, split_windows
+from secateur.slim.pipeline import cut_from_study, prune, prune_all
+from secateur.slim.preparation import load_model
+from secateur.slim.windows import Split, split_windows
 
 
 @dataclass
@@ -232,6 +234,57 @@ class TestResult:
         assert weights[0] == weights[1]
 
 
+class TestSeveralBudgets:
+    """One search, a checkpoint for each budget, and more cut from the study afterwards."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def jobs(
+        cls, tiny_llama: Path, text: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> tuple[PruneOptions, list[dict[str, Any]]]:
+        out = tmp_path_factory.mktemp("several") / "slim"
+        options = options_for(tiny_llama, text, out, keep=(0.8, 0.6), evaluations=24)
+        return options, prune_all(options, Notes())
+
+    def test_a_checkpoint_each(self, jobs: tuple[PruneOptions, list[dict[str, Any]]]) -> None:
+        options, records = jobs
+        assert [record["budget"]["keep"] for record in records] == [0.8, 0.6]
+        for out, record in zip(options.outs, records, strict=True):
+            slim = load_model(open_source(out))
+            assert count_parameters(slim).non_embedding <= record["budget"]["limit"]
+        assert sorted(path.name for path in options.out.iterdir()) == ["0.6", "0.8"]
+
+    def test_cut_from_the_study(
+        self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path
+    ) -> None:
+        """The same weights as the search made of them, without evaluating or calibrating anything."""
+        options, records = jobs
+        own = replace(options, keep=0.6, out=tmp_path / "again", study=options.study_folder)
+        notes = Notes()
+        record = cut_from_study(own, notes)
+        assert record["architecture"] == records[1]["architecture"]
+        assert not {"calibrating", "searching"} & {name.split()[0] for name, _ in notes.stages}
+        weights = [(folder / "model.safetensors").read_bytes() for folder in (options.outs[1], own.out)]
+        assert weights[0] == weights[1]
+
+    def test_cut_one_by_name(self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path) -> None:
+        options, records = jobs
+        digest = Architecture.from_json(records[0]["architecture"]).digest
+        own = replace(options, keep=0.8, out=tmp_path / "named", study=options.study_folder)
+        assert cut_from_study(own, Notes(), digest)["architecture"] == records[0]["architecture"]
+        with pytest.raises(BadInput, match="--id: got nothing: the study has no such architecture"):
+            cut_from_study(replace(own, out=tmp_path / "other"), Notes(), "nothing")
+        assert not (tmp_path / "other").exists()
+
+    def test_nothing_that_small(
+        self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path
+    ) -> None:
+        options, _ = jobs
+        own = replace(options, keep=0.2, out=tmp_path / "tiny", study=options.study_folder)
+        with pytest.raises(BadInput, match="no pair of the study is within"):
+            cut_from_study(own, Notes())
+
+
 class TestVariants:
     def test_another_family_and_memory(self, tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
         options = options_for(
@@ -303,9 +356,9 @@ class TestRefused:
     def test_the_study_of_a_host_that_computes_in_another_dtype(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        here = pipeline.fast_dtype()
+        here = preparation.fast_dtype()
         there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
-        monkeypatch.setattr(pipeline, "fast_dtype", lambda: there)
+        monkeypatch.setattr(preparation, "fast_dtype", lambda: there)
         options = replace(job.options, out=tmp_path / "other", study=job.options.study_folder)
         self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
 
@@ -377,7 +430,7 @@ def test_finalists_include_the_best_seed() -> None:
         return Pair(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
 
     ranked = [pair(n, 3) for n in range(6)] + [pair(6, 1), pair(7, 1)]
-    chosen = pipeline._finalists(ranked)
-    assert chosen == [*ranked[: pipeline.FINALISTS], ranked[6]]
+    chosen = finish.finalists(ranked)
+    assert chosen == [*ranked[: finish.FINALISTS], ranked[6]]
     only_seeds = [pair(n, 1) for n in range(3)]
-    assert pipeline._finalists(only_seeds) == only_seeds
+    assert finish.finalists(only_seeds) == only_seeds

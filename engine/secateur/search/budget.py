@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from secateur.calibrate.library import num_parameters, prefix
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.dense import Kind, Model
 from secateur.search.architecture import Architecture
-from secateur.search.space import Slot, Space
+from secateur.search.space import Slot, Space, slot_name
 
 BUDGET_KINDS = ("params", "memory")
 
@@ -39,6 +40,12 @@ class Cost:
     def of(self, candidate: Architecture) -> int:
         """Cost of an architecture."""
         return self.fixed + sum(row[candidate.width(*slot)] for slot, row in self.table.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values: sub-blocks by their name in a study, widths as strings."""
+        rows = {slot_name(*slot): row for slot, row in self.table.items()}
+        named = {name: {str(width): cost for width, cost in row.items()} for name, row in rows.items()}
+        return {"unit": self.unit, "fixed": self.fixed, "table": named}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Architectures as rows of numbers: what the accuracy predictor sees of a candidate."""
+"""Architectures as rows of numbers: what the accuracy predictor sees of a candidate.
+
+Shape suffixes: N candidates, S sub-blocks, W widths.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from secateur.search.architecture import Architecture
+from secateur.search.grid import Grid, at
 from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
+
+_LEAST = 1e-9  # nats; the dense model loses nothing, which has no logarithm
 
 
 class Features:
@@ -19,24 +25,29 @@ class Features:
     """
 
     def __init__(self, space: Space, table: AdditiveTable) -> None:
-        self._table = table
-        self._full = np.array(space.dense.path, dtype=np.float64)
+        self._grid = Grid(space)
+        self._values_SW = self._grid.values(table.kl)
+        self._full_S = np.array(space.dense.path, dtype=np.float64)
 
     def prior(self, candidates: Sequence[Architecture]) -> np.ndarray:
         """Log of the additive table's KL."""
-        return np.log([max(self._table.of(candidate), 1e-9) for candidate in candidates])
+        return _log_sum(at(self._values_SW, self._grid.encode(candidates)))
 
     def matrix(self, candidates: Sequence[Architecture]) -> np.ndarray:
         """One row per candidate."""
-        paths = np.array([candidate.path for candidate in candidates], dtype=np.float64)
-        kept = np.divide(paths, self._full, out=np.ones_like(paths), where=self._full > 0)
-        prior = self.prior(candidates)[:, None]
-        roots = np.log([[max(self._table.of(candidate, 0.5), 1e-9)] for candidate in candidates])
-        removed = np.stack([(paths[:, 0::2] == 0).sum(1), (paths[:, 1::2] == 0).sum(1)], axis=1)
+        path_NS = np.array([candidate.path for candidate in candidates], dtype=np.float64)
+        kept_NS = np.divide(path_NS, self._full_S, out=np.ones_like(path_NS), where=self._full_S > 0)
+        lost_NS = at(self._values_SW, self._grid.encode(candidates))
+        sums = np.stack([_log_sum(lost_NS), _log_sum(np.sqrt(lost_NS))], axis=1)
+        removed = np.stack([(path_NS[:, 0::2] == 0).sum(1), (path_NS[:, 1::2] == 0).sum(1)], axis=1)
         thirds = [
             part.mean(1, keepdims=True)
-            for half in (kept[:, 0::2], kept[:, 1::2])
+            for half in (kept_NS[:, 0::2], kept_NS[:, 1::2])
             for part in np.array_split(half, 3, axis=1)
             if part.shape[1]
         ]
-        return np.hstack([kept, prior, roots, removed, *thirds])
+        return np.hstack([kept_NS, sums, removed, *thirds])
+
+
+def _log_sum(lost_NS: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(lost_NS.sum(1), _LEAST))

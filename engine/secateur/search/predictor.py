@@ -121,15 +121,22 @@ def require_regressor(name: str) -> str:
 
 
 def choose(
-    features: Features, candidates: Sequence[Architecture], kl: Sequence[float], seed: int, name: str = AUTO
+    features: Features,
+    candidates: Sequence[Architecture],
+    kl: Sequence[float],
+    seed: int,
+    name: str = AUTO,
+    own: Sequence[bool] | None = None,
 ) -> Choice:
     """The predictor fitted on all pairs, of the regressor that ranks held-out pairs best.
 
     Args:
         name: a regressor, or `AUTO` for the one with the highest cross-validated tau.
+        own: which pairs are of the budget that is searched; only they are ranked, for pairs of far
+            apart budgets are no art to rank.
     """
     names = tuple(REGRESSORS) if name == AUTO else (name,)
-    found = {each: cross_validated(features, candidates, kl, seed, each) for each in names}
+    found = {each: cross_validated(features, candidates, kl, seed, each, own) for each in names}
     known = {each: quality for each, quality in found.items() if quality is not None}
     ranked = dict(sorted(known.items(), key=lambda item: -item[1].tau))
     chosen = next(iter(ranked), DEFAULT_REGRESSOR if name == AUTO else name)
@@ -144,9 +151,15 @@ def cross_validated(
     kl: Sequence[float],
     seed: int,
     name: str = DEFAULT_REGRESSOR,
+    own: Sequence[bool] | None = None,
 ) -> RankQuality | None:
-    """How well held-out folds are ranked; None with too few pairs, or none that differ."""
-    if len(candidates) < 2 * MIN_PAIRS:
+    """How well held-out folds are ranked; None with too few pairs, or none that differ.
+
+    Args:
+        own: which pairs are ranked; learned from are all of them.
+    """
+    ranked = np.ones(len(candidates), dtype=bool) if own is None else np.asarray(own, dtype=bool)
+    if ranked.sum() < 2 * MIN_PAIRS:
         return None
     predicted = np.empty(len(candidates))
     fold_of = np.random.default_rng(seed).permutation(len(candidates)) % _FOLDS
@@ -155,7 +168,7 @@ def cross_validated(
         predictor = ResidualPredictor(features, seed, name)
         predictor.fit([candidates[i] for i in train], [kl[i] for i in train])
         predicted[test] = predictor.predict([candidates[i] for i in test]).mean
-    return rank_quality(predicted, np.asarray(kl))
+    return rank_quality(predicted[ranked], np.asarray(kl)[ranked])
 
 
 def rank_quality(predicted: np.ndarray, truth: np.ndarray) -> RankQuality | None:

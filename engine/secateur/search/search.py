@@ -2,25 +2,32 @@
 
 Deterministic for a seed, and resumable at any point: a round's proposals depend only on the pairs of
 earlier rounds, so a search that was killed proposes the same round again and skips what it finds in
-the study.
+the study. With several goals (budgets) the rounds go to each in turn, and every pair serves all of them.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
+from secateur.search.goal import Goal
 from secateur.search.measurement import Evaluator
 from secateur.search.predictor import AUTO, Choice, RankQuality
-from secateur.search.samplers.registry import GUIDED, SAMPLERS, needs_table
-from secateur.search.samplers.sampler import Problem, Proposal, best_first
-from secateur.search.space import Space
+from secateur.search.samplers.registry import GUIDED, SAMPLERS, learns_from_all, needs_table
+from secateur.search.samplers.sampler import Problem, Proposal, Round, Sampler, best_first
+from secateur.search.space import Space, slot_name
 from secateur.search.study import Pair, Study
 from secateur.search.table import AdditiveTable, build_table, single_cuts
+
+PATIENCE = 4  # rounds of a goal
+GAIN = 0.005  # of the best KL: what counts as progress
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Progress:
         stage: ``table`` or ``search``.
         done, total: evaluations of this stage.
         pair: what was just evaluated.
-        best: the best pair that fits the budget, once there is one.
+        goal: the name of the goal that it was proposed for.
+        best: the best pair that fits this goal's budget, once there is one.
         quality: how the predictor of this round ranks held-out pairs.
         predictor: the regressor it is made of.
     """
@@ -41,18 +49,22 @@ class Progress:
     total: int
     pair: Pair
     best: Pair | None
+    goal: str | None = None
     quality: RankQuality | None = None
     predictor: str | None = None
 
 
 class Search:
-    """One search over a space, towards a budget.
+    """One search over a space, towards one or several budgets.
 
     Args:
+        goals: the budgets; with several the evaluations are shared among them.
         evaluations: how many proposals are evaluated (single cuts come on top).
         seed: of everything random.
         sampler: one of `registry.SAMPLERS`.
         predictor: a regressor, or `predictor.AUTO` for the one that ranks held-out pairs best.
+        patience: a goal is given up after so many of its rounds without a gain of `GAIN` in its best
+            KL, and the search ends when all are; None goes on until the evaluations are spent.
 
     Attributes:
         choice: the predictor of the last round, and how its rivals did; None without one.
@@ -62,7 +74,7 @@ class Search:
     def __init__(
         self,
         space: Space,
-        budget: Budget,
+        goals: Sequence[Goal],
         library: BlockLibrary,
         evaluator: Evaluator,
         study: Study,
@@ -71,9 +83,10 @@ class Search:
         seed: int,
         sampler: str = GUIDED,
         predictor: str = AUTO,
+        patience: int | None = None,
     ) -> None:
         self._space = space
-        self._budget = budget
+        self._goals = tuple(goals)
         self._library = library
         self._evaluator = evaluator
         self._study = study
@@ -81,31 +94,46 @@ class Search:
         self._seed = seed
         self._sampler = sampler
         self._predictor = predictor
+        self._patience = patience
         self.table: AdditiveTable | None = None
         self.choice: Choice | None = None
 
     def run(self) -> Iterator[Progress]:
-        """Evaluate until the evaluations are spent or nothing is proposed; yields after every evaluation."""
+        """Evaluate until the evaluations are spent, or no goal has anything left to propose."""
         if needs_table(self._sampler):
             yield from self._fill_table()
-        sampler = SAMPLERS[self._sampler](self._problem)
+        self._study.note("goals", [goal.to_json() for goal in self._goals])
+        courses = [
+            _Course(goal, SAMPLERS[self._sampler](self._problem(goal)), self._patience)
+            for goal in self._goals
+        ]
         done: list[Pair] = []
+        earlier = {note["number"]: note["seconds"] for note in self._study.noted("rounds") or ()}
+        rounds: list[dict[str, Any]] = []
         for number in count(1):
-            wanted = min(sampler.round_size, self._evaluations - len(done))
-            found = sampler.propose(done, number, wanted) if wanted else None
-            if found is None or not found.proposals:
+            courses = [course for course in courses if not course.over]
+            if not courses or len(done) >= self._evaluations:
                 return
+            course = courses.pop(0)
+            courses.append(course)
+            found = course.propose(done, self._evaluations - len(done), learns_from_all(self._sampler))
             self.choice = found.choice or self.choice
-            yield from self._evaluate(found.proposals, number, done)
+            started = time.perf_counter()
+            yield from self._evaluate(found, number, course.goal, done)
+            course.judge(done)
+            # A round that is gone through again after an interruption takes no time.
+            seconds = max(round(time.perf_counter() - started, 2), earlier.get(number, 0.0))
+            rounds.append(_note_of(number, course, found, seconds))
+            self._study.note("rounds", rounds)
 
-    @property
-    def _problem(self) -> Problem:
-        return Problem(self._space, self._budget, self.table, self._evaluations, self._seed, self._predictor)
-
-    def ranked(self) -> list[Pair]:
-        """Pairs that fit the budget, single cuts included, best first."""
+    def ranked(self, goal: Goal) -> list[Pair]:
+        """Pairs that fit a budget, single cuts included, best first."""
         pairs = self._study.pairs.values()
-        return best_first(pair for pair in pairs if self._budget.admits(pair.architecture))
+        return best_first(pair for pair in pairs if goal.budget.admits(pair.architecture))
+
+    def _problem(self, goal: Goal) -> Problem:
+        budget = goal.budget
+        return Problem(self._space, budget, self.table, self._evaluations, self._seed, self._predictor)
 
     def _fill_table(self) -> Iterator[Progress]:
         cuts = single_cuts(self._space)
@@ -119,26 +147,80 @@ class Search:
             yield Progress("table", done, len(cuts), pair, None)
         measured = {cut: pairs[cut].measurement.kl for cut in cuts}
         self.table = build_table(self._space, self._library, measured)
+        rows = self.table.kl.items()
+        self._study.note(
+            "table", {slot_name(*slot): {str(w): kl for w, kl in row.items()} for slot, row in rows}
+        )
 
-    def _evaluate(self, proposals: Sequence[Proposal], number: int, done: list[Pair]) -> Iterator[Progress]:
+    def _evaluate(self, found: Round, number: int, goal: Goal, done: list[Pair]) -> Iterator[Progress]:
         """Evaluate one round; `done` grows by its pairs, in the same order with and without interruptions."""
-        origin = {proposal.architecture: proposal.origin for proposal in proposals}
+        wanted: dict[Architecture, Proposal] = {item.architecture: item for item in found.proposals}
         pairs = self._study.pairs
-        known = [pairs[item] for item in origin if item in pairs]
+        known = [pairs[item] for item in wanted if item in pairs]
         finished: dict[Architecture, Pair] = {pair.architecture: pair for pair in known}
-        missing = [item for item in origin if item not in pairs]
-        best = self._best([*done, *known])
+        missing = [item for item in wanted if item not in pairs]
+        best = _best(goal.budget, [*done, *known])
         for new, (architecture, measurement) in enumerate(self._evaluator.evaluate(missing), start=1):
-            pair = Pair(architecture, measurement, number, origin[architecture])
+            proposal = wanted[architecture]
+            pair = Pair(architecture, measurement, number, proposal.origin, proposal.predicted)
             self._study.add(pair)
             finished[architecture] = pair
-            best = self._best([pair, *([best] if best else [])])
+            best = _best(goal.budget, [pair, *([best] if best else [])])
             total_done = len(done) + len(known) + new
-            name = self.choice.predictor.name if self.choice else None
-            quality = self.choice.best if self.choice else None
-            yield Progress("search", total_done, self._evaluations, pair, best, quality, name)
-        done += [finished[item] for item in origin]
+            name = found.choice.predictor.name if found.choice else None
+            quality = found.choice.best if found.choice else None
+            yield Progress("search", total_done, self._evaluations, pair, best, goal.name, quality, name)
+        there = {pair.architecture for pair in done}  # proposed for another goal before
+        done += [finished[item] for item in wanted if item not in there]
 
-    def _best(self, pairs: Sequence[Pair]) -> Pair | None:
-        fitting = best_first(pair for pair in pairs if self._budget.admits(pair.architecture))
-        return fitting[0] if fitting else None
+
+class _Course:
+    """How far one goal has come: its sampler, its rounds, its best."""
+
+    def __init__(self, goal: Goal, sampler: Sampler, patience: int | None) -> None:
+        self.goal = goal
+        self.over = False
+        self.rounds = 0
+        self.best_kl = math.inf
+        self._own: set[Architecture] = set()
+        self._sampler = sampler
+        self._patience = patience
+        self._idle = 0
+
+    def propose(self, done: Sequence[Pair], left: int, from_all: bool) -> Round:
+        """Its next round; over when there is none."""
+        known = list(done) if from_all else [pair for pair in done if pair.architecture in self._own]
+        self.rounds += 1
+        found = self._sampler.propose(known, self.rounds, min(self._sampler.round_size, left))
+        self.over = not found.proposals
+        self._own |= {item.architecture for item in found.proposals}
+        return found
+
+    def judge(self, done: Sequence[Pair]) -> None:
+        """Look whether the last round brought anything."""
+        best = _best(self.goal.budget, done)
+        gained = best is not None and best.measurement.kl < self.best_kl * (1 - GAIN)
+        self._idle = 0 if gained else self._idle + 1
+        if gained and best is not None:
+            self.best_kl = best.measurement.kl
+        self.over |= self._patience is not None and self._idle >= self._patience
+
+
+def _note_of(number: int, course: _Course, found: Round, seconds: float) -> dict[str, Any]:
+    """What a study says of a round."""
+    quality = found.choice.quality if found.choice else {}
+    return {
+        "number": number,
+        "goal": course.goal.name,
+        "predictor": found.choice.predictor.name if found.choice else None,
+        "quality": {name: {"tau": q.tau, "top_10_recall": q.recall} for name, q in quality.items()},
+        "space_share": found.space_share,
+        "proposals": len(found.proposals),
+        "seconds": seconds,
+        "best_kl": course.best_kl if math.isfinite(course.best_kl) else None,
+    }
+
+
+def _best(budget: Budget, pairs: Sequence[Pair]) -> Pair | None:
+    fitting = best_first(pair for pair in pairs if budget.admits(pair.architecture))
+    return fitting[0] if fitting else None

@@ -11,6 +11,11 @@ from secateur.search.architecture import Architecture
 Slot = tuple[int, Kind]
 
 
+def slot_name(layer: int, kind: Kind) -> str:
+    """What the width of a sub-block is called in a study: ``layer_003.channels``."""
+    return f"layer_{layer:03d}.{'groups' if kind == 'attention' else 'channels'}"
+
+
 @dataclass(frozen=True)
 class Space:
     """Allowed widths per sub-block.

@@ -23,9 +23,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from secateur.errors import StudyMismatch
+from secateur.model.dense import KINDS
 from secateur.search.architecture import Architecture
 from secateur.search.measurement import Measurement
-from secateur.search.space import Space
+from secateur.search.space import Space, slot_name
 from secateur.storage import reported
 
 JOURNAL = "study.journal"
@@ -39,12 +40,14 @@ class Pair:
     Attributes:
         round: 0 for the single cuts of the table, then the rounds of the search.
         origin: who proposed it.
+        predicted: log KL predicted when it was proposed, where a predictor chose it.
     """
 
     architecture: Architecture
     measurement: Measurement
     round: int
     origin: str
+    predicted: float | None = None
 
 
 class Study:
@@ -71,7 +74,7 @@ class Study:
             storage=storage, study_name=_NAME, direction="minimize", load_if_exists=True
         )
         self._distributions = {
-            _parameter(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
+            slot_name(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
             for layer, kind in space.slots
         }
         self._check(folder, json.loads(json.dumps(dict(identity))))
@@ -84,9 +87,9 @@ class Study:
         """Record a pair, on disk before this returns."""
         candidate = pair.architecture
         params = {
-            _parameter(layer, kind): candidate.width(layer, kind)
+            slot_name(layer, kind): candidate.width(layer, kind)
             for layer in range(candidate.num_layers)
-            for kind in ("attention", "ffn")
+            for kind in KINDS
         }
         self._study.add_trial(
             create_trial(
@@ -97,10 +100,20 @@ class Study:
                     "measurement": asdict(pair.measurement),
                     "round": pair.round,
                     "origin": pair.origin,
+                    **({} if pair.predicted is None else {"predicted": pair.predicted}),
                 },
             )
         )
         self.pairs[candidate] = pair
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a JSON value with the study, such as what a report needs; nothing is written that is there."""
+        if self.noted(key) != value:
+            self._study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        """What was noted; None where nothing was."""
+        return self._study.user_attrs.get(key)
 
     def _check(self, folder: Path, identity: dict[str, Any]) -> None:
         known = self._study.user_attrs.get("identity")
@@ -119,18 +132,15 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _parameter(layer: int, kind: str) -> str:
-    return f"layer_{layer:03d}.{'groups' if kind == 'attention' else 'channels'}"
-
-
 def _pair_of(trial: FrozenTrial) -> Pair:
     layers = len(trial.params) // 2
     candidate = Architecture(
-        tuple(trial.params[_parameter(layer, "attention")] for layer in range(layers)),
-        tuple(trial.params[_parameter(layer, "ffn")] for layer in range(layers)),
+        tuple(trial.params[slot_name(layer, "attention")] for layer in range(layers)),
+        tuple(trial.params[slot_name(layer, "ffn")] for layer in range(layers)),
     )
     attrs = trial.user_attrs
-    return Pair(candidate, Measurement(**attrs["measurement"]), attrs["round"], attrs["origin"])
+    measured = Measurement(**attrs["measurement"])
+    return Pair(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))
 
 
 class _KernelLock:

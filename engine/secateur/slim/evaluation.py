@@ -20,7 +20,8 @@ from secateur.model.source import Source, open_source
 from secateur.search.architecture import architecture_of
 from secateur.search.budget import ParameterCount, count_parameters
 from secateur.slim.export import RECORD
-from secateur.slim.pipeline import Clock, Reporter, require_context
+from secateur.slim.progress import Clock, Reporter
+from secateur.slim.windows import require_context
 
 
 @dataclass(frozen=True)

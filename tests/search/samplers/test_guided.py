@@ -5,7 +5,6 @@ Proven over random budgets, parents and seeds (property).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,8 @@ from secateur.search.budget import Budget, Cost
 from secateur.search.features import Features
 from secateur.search.predictor import Prediction, ResidualPredictor
 from secateur.search.samplers import guided as guided_module
-from secateur.search.samplers.guided import GuidedSampler
+from secateur.search.samplers.guided import APART, GuidedSampler
+from secateur.search.samplers.random_widths import draw
 from secateur.search.samplers.sampler import Problem, Proposal
 from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
@@ -68,9 +68,8 @@ class Prior:
 
 def fitting(limit: Budget, count: int, seed: int) -> list[Architecture]:
     """Random architectures within the budget, as the pairs so far."""
-    sampler, rng = made(limit), np.random.default_rng(seed)
-    parents = [SPACE.dense]
-    return list({sampler._child(parents, rng): None for _ in range(count)})
+    rng = np.random.default_rng(seed)
+    return list({draw(SPACE, limit, rng): None for _ in range(count)})
 
 
 def check(proposals: Sequence[Proposal], limit: Budget, known: Sequence[Architecture]) -> None:
@@ -133,9 +132,25 @@ class TestRounds:
         known = fitting(limit, 10, 0)
         proposals = made(limit).children(known, Prior(), np.random.default_rng(0), 12)
         promising = [TABLE.of(p.architecture) for p in proposals if p.origin == "promising"]
-        others = [TABLE.of(p.architecture) for p in proposals if p.origin == "uncertain"]
         assert promising == sorted(promising)
-        assert not others or max(promising) <= min(others)
+        assert promising[0] < min(TABLE.of(shape) for shape in known)
+        for proposal in proposals:
+            assert proposal.predicted == pytest.approx(np.log(TABLE.of(proposal.architecture) + 1e-9))
+
+    def test_those_of_a_round_are_apart(self) -> None:
+        limit = budget(0.6)
+        proposals = made(limit).children(fitting(limit, 10, 0), Prior(), np.random.default_rng(0), 6)
+        paths = [np.array(proposal.architecture.path) for proposal in proposals]
+        for index, path in enumerate(paths):
+            assert all(np.count_nonzero(path != other) >= APART for other in paths[:index])
+
+    def test_parents_of_other_budgets_are_fitted(self) -> None:
+        """Too wide ones are trimmed, too narrow ones widened."""
+        limit = budget(0.6)
+        others = [*fitting(budget(0.9), 5, 0), *fitting(budget(0.3), 5, 1)]
+        parents = made(limit)._parents(others)
+        assert len(parents) > 1
+        assert all(0.85 * limit.limit < COST.of(item) <= limit.limit for item in parents)
 
     def test_same_seed_same_proposals(self) -> None:
         limit = budget(0.6)
@@ -155,29 +170,3 @@ class TestRounds:
         sampler = GuidedSampler(Problem(space, Budget("params", cost, 9), table, 12, 0))
         known = [Architecture((1,), (0,)), Architecture((1,), (8,))]
         assert sampler.children(known, Prior(), np.random.default_rng(0), 12) == []
-
-
-class TestChildren:
-    @settings(max_examples=40, deadline=None)
-    @given(keep=st.floats(0.05, 1.0), seed=st.integers(0, 2**16))
-    def test_fit_and_spend_the_budget(self, keep: float, seed: int) -> None:
-        limit, chance = budget(keep), random.Random(seed)
-        sampler, rng = made(limit), np.random.default_rng(seed)
-        parents = [SPACE.dense, min(fitting(limit, 5, seed), key=lambda _: chance.random())]
-        child = sampler._child(parents, rng)
-        assert SPACE.contains(child) and limit.admits(child)
-        for slot in SPACE.slots:
-            wider = [width for width in SPACE.widths(*slot) if width > child.width(*slot)]
-            assert not any(limit.admits(child.with_width(*slot, width)) for width in wider)
-
-    def test_keep_most_of_the_parent_up_to_their_first_change(self) -> None:
-        """What is shared is not evaluated again: the deeper of two depths is at two thirds on average."""
-        limit = budget(0.6)
-        sampler, rng = made(limit), np.random.default_rng(0)
-        (parent, *_) = fitting(limit, 1, 0)
-        paths = [sampler._child([parent], rng).path for _ in range(200)]
-        shared = [
-            next((i for i, (a, b) in enumerate(zip(path, parent.path, strict=True)) if a != b), len(path))
-            for path in paths
-        ]
-        assert np.mean(shared) > 0.55 * len(parent.path)

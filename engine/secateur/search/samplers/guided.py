@@ -1,10 +1,13 @@
 """Ours: an accuracy predictor guides an evolution within the budget.
 
 Round 1 are seeds (the additive optimum at several sharpness values, with and without attention cuts,
-even trims with and without protected ends); later rounds mutate and cross the best pairs within the
-budget, rank thousands of such children with the predictor, and pick the most promising and the most
-uncertain. A child keeps its parent's widths up to a random depth, the deeper of two draws, and what
-it shares with its parent and its siblings need not be evaluated again (`prefixes`).
+even trims with and without protected ends). A later round breeds thousands of children of the best
+pairs (`breeding`), ranks them with the predictor, breeds the best of those again, and picks the most
+promising and the most uncertain, none too like another. Widths that the predictor is sure are worse than what
+they cost are not moved to any more: the space shrinks, as the paper's does (arXiv 2309.09507, section 2).
+
+Where one study is for several budgets, the best pairs of the others are parents too, trimmed or widened to
+this one's edge, and the predictor learns from all.
 """
 
 from __future__ import annotations
@@ -15,19 +18,25 @@ import numpy as np
 
 from secateur.search.architecture import Architecture
 from secateur.search.features import Features
-from secateur.search.knapsack import Values, solve, spend_slack
+from secateur.search.grid import Grid
+from secateur.search.knapsack import Values, solve
 from secateur.search.predictor import Predictor, choose
+from secateur.search.samplers.breeding import Breeder
 from secateur.search.samplers.even_trim import even_trims
 from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, best_first, distinct
+from secateur.search.samplers.shrinking import allowed_widths
 from secateur.search.space import Slot
 from secateur.search.study import Pair
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 EVEN_TRIMS = 3
 PARENTS = 10
-CHILDREN = 1500
-CROSSOVER = 0.3
+CHILDREN = 2500  # per generation
+GENERATIONS = 4  # bred from predictions before anything is evaluated
+ELITE = 30  # predicted best that the next generation is bred from
 EXPLORE = 0.25  # share of a round that goes to the most uncertain
+NEAR = 0.97  # share of a limit; what spends less was made for another budget
+APART = 3  # sub-blocks in which two proposals of a round differ, where there are such
 
 
 class GuidedSampler:
@@ -40,17 +49,25 @@ class GuidedSampler:
         self._problem = problem
         self._space, self._budget, self._table = problem.space, problem.budget, problem.table
         self._features = Features(problem.space, problem.table)
+        self._grid = Grid(problem.space)
+        self._values_SW = self._grid.values(problem.table.kl)
+        self._costs_LSW = self._grid.costs(problem.budget)
 
     def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
         """Seeds, then children of the best pairs."""
         if number == 1:
-            return Round(self.seeds()[:count])
+            return Round(distinct(self.seeds(), {pair.architecture for pair in done})[:count])
         ranked = best_first(done)
         candidates = [pair.architecture for pair in ranked]
         kl = [pair.measurement.kl for pair in ranked]
-        choice = choose(self._features, candidates, kl, self._problem.seed, self._problem.predictor)
+        own = [self._budget.admits(item) and self._is_near(item) for item in candidates]
+        choice = choose(self._features, candidates, kl, self._problem.seed, self._problem.predictor, own)
         rng = np.random.default_rng((self._problem.seed, number))
-        return Round(self.children(candidates, choice.predictor, rng, count), choice)
+        allowed_SW = allowed_widths(
+            self._grid, self._costs_LSW, self._parents(candidates), choice.predictor, len(ranked)
+        )
+        proposals = self.children(candidates, choice.predictor, rng, count, allowed_SW)
+        return Round(proposals, choice, float(allowed_SW.sum() / (self._grid.top_S + 1).sum()))
 
     def seeds(self) -> list[Proposal]:
         """The first round, best guess first."""
@@ -68,85 +85,60 @@ class GuidedSampler:
         return distinct(fitting, known=())
 
     def children(
-        self, ranked: Sequence[Architecture], predictor: Predictor, rng: np.random.Generator, count: int
+        self,
+        ranked: Sequence[Architecture],
+        predictor: Predictor,
+        rng: np.random.Generator,
+        count: int,
+        allowed_SW: np.ndarray | None = None,
     ) -> list[Proposal]:
         """Up to `count` new architectures.
 
         Args:
-            ranked: evaluated architectures that fit the budget, best first.
+            ranked: evaluated architectures, best first.
+            allowed_SW: widths to move to, by slot; all of them for None.
         """
-        parents = list(ranked[:PARENTS])
+        if allowed_SW is None:
+            allowed_SW = np.ones(self._values_SW.shape, dtype=bool)
+        breeder = Breeder(self._grid, self._values_SW, self._costs_LSW, allowed_SW)
+        parents_PS = self._grid.encode(self._parents(ranked))
+        pool: dict[Architecture, tuple[float, float]] = {}
         known = set(ranked)
-        children = {
-            child: None
-            for _ in range(CHILDREN)
-            if (child := self._child(parents, rng)) not in known and self._budget.admits(child)
-        }
-        pool = list(children)
-        if not pool:
-            return []
-        prediction = predictor.predict(pool)
+        for _ in range(GENERATIONS):
+            bred = self._grid.decode(np.unique(breeder.breed(parents_PS, CHILDREN, rng), axis=0))
+            fresh = [c for c in bred if c not in known and c not in pool and self._budget.admits(c)]
+            if fresh:
+                found = predictor.predict(fresh)
+                pool |= dict(
+                    zip(fresh, zip(found.mean.tolist(), found.std.tolist(), strict=True), strict=True)
+                )
+            elite = sorted(pool, key=lambda item: (pool[item][0], item))[:ELITE]
+            parents_PS = self._grid.encode([*elite, *self._parents(ranked)])
         explore = int(count * EXPLORE)
-        promising = np.argsort(prediction.mean, kind="stable")[: count - explore]
-        hopeful = np.argsort(prediction.mean - 2.0 * prediction.std, kind="stable")
-        chosen = [Proposal(pool[i], "promising") for i in promising]
-        chosen += [Proposal(pool[i], "uncertain") for i in hopeful[:count]]
-        return distinct(chosen, known)[:count]
+        promising = sorted(pool, key=lambda item: (pool[item][0], item))
+        hopeful = sorted(pool, key=lambda item: (pool[item][0] - 2.0 * pool[item][1], item))
+        chosen = _apart(promising, count - explore, [])
+        proposals = [Proposal(item, "promising", pool[item][0]) for item in chosen]
+        for item in _apart(hopeful, count - len(chosen), chosen):
+            proposals.append(Proposal(item, "uncertain", pool[item][0]))
+        return proposals
 
-    def _child(self, parents: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
-        """A parent changed from a random depth on; what lies before it has been evaluated with the parent."""
-        slots = self._space.slots
-        tail = slots[int(rng.integers(len(slots), size=2).max()) :]
-        child = parents[_rank_weighted(len(parents), rng)]
-        if len(parents) > 1 and rng.random() < CROSSOVER:
-            child = _cross(child, parents[int(rng.integers(len(parents)))], tail)
-        for _ in range(int(rng.integers(1, 4))):
-            child = self._move(child, tail, rng)
-        child = self._shrink_to_fit(child, tail, rng)
-        values = self._jitter(rng)
-        child = spend_slack(self._space, self._budget, values, child, tail)
-        return spend_slack(self._space, self._budget, values, child)  # where the tail is full already
+    def _parents(self, ranked: Sequence[Architecture]) -> list[Architecture]:
+        """The best that spend the budget, and the best of other budgets fitted to this one."""
+        near = [item for item in ranked if self._budget.admits(item) and self._is_near(item)]
+        known = set(near)
+        far = [item for item in ranked if item not in known]
+        breeder = Breeder(
+            self._grid, self._values_SW, self._costs_LSW, np.ones(self._values_SW.shape, dtype=bool)
+        )
+        others = self._grid.decode(breeder.fit(self._grid.encode(far[:PARENTS]))) if far else []
+        return list(dict.fromkeys([*near[:PARENTS], *others])) or [self._space.dense]
 
-    def _move(self, child: Architecture, slots: Sequence[Slot], rng: np.random.Generator) -> Architecture:
-        slot = slots[int(rng.integers(len(slots)))]
-        widths = self._space.widths(*slot)
-        here = widths.index(child.width(*slot))
-        reach = 1 if slot[1] == "attention" else 4
-        there = int(np.clip(here + rng.integers(-reach, reach + 1), 0, len(widths) - 1))
-        return child.with_width(*slot, widths[there])
-
-    def _shrink_to_fit(
-        self, child: Architecture, tail: Sequence[Slot], rng: np.random.Generator
-    ) -> Architecture:
-        """Narrow sub-blocks of the tail until the budget holds, others where the tail has nothing left.
-
-        Those that hurt least by the table with noise go first.
-        """
-        values = self._jitter(rng)
-        while not self._budget.admits(child):
-            narrower = self._narrower(child, tail) or self._narrower(child, self._space.slots)
-            slot, width = min(narrower, key=lambda step: self._loss_per_cost(child, values, *step))
-            child = child.with_width(*slot, width)
-        return child
-
-    def _narrower(self, child: Architecture, slots: Sequence[Slot]) -> list[tuple[Slot, int]]:
-        return [(slot, width) for slot in slots if (width := self._below(child, slot)) is not None]
-
-    def _below(self, child: Architecture, slot: Slot) -> int | None:
-        widths = self._space.widths(*slot)
-        here = widths.index(child.width(*slot))
-        return widths[here - 1] if here > 0 else None
-
-    def _loss_per_cost(self, child: Architecture, values: Values, slot: Slot, width: int) -> float:
-        cost = self._budget.cost
-        saved = cost.block(slot, child.width(*slot)) - cost.block(slot, width)
-        return (values[slot][width] - values[slot][child.width(*slot)]) / max(saved, 1)
-
-    def _jitter(self, rng: np.random.Generator) -> Values:
-        """The table with every row scaled by a random factor, so that children of one parent differ."""
-        scale = np.exp(rng.normal(0.0, 0.35, len(self._table.kl)))
-        rows = zip(self._table.kl.items(), scale, strict=True)
-        return {slot: {w: kl * factor for w, kl in row.items()} for (slot, row), factor in rows}
+    def _is_near(self, candidate: Architecture) -> bool:
+        """Whether it spends the budget."""
+        index_S = self._grid.encode([candidate])[0]
+        spent_L = [costs_SW[np.arange(len(index_S)), index_S].sum() for costs_SW in self._costs_LSW]
+        return bool(max(spent_L) > NEAR)
 
     def _without_attention_cuts(self, values: Values) -> Values:
         def guarded(slot: Slot, row: Mapping[int, float]) -> Mapping[int, float]:
@@ -158,13 +150,20 @@ class GuidedSampler:
         return {slot: guarded(slot, row) for slot, row in values.items()}
 
 
-def _cross(left: Architecture, right: Architecture, tail: Sequence[Slot]) -> Architecture:
-    """One parent with the tail of another."""
-    for slot in tail:
-        left = left.with_width(*slot, right.width(*slot))
-    return left
+def _apart(ordered: Sequence[Architecture], count: int, chosen: Sequence[Architecture]) -> list[Architecture]:
+    """The first `count` that differ from each other and from `chosen` in at least `APART` sub-blocks.
 
-
-def _rank_weighted(count: int, rng: np.random.Generator) -> int:
-    weights = 1.0 / (1.0 + np.arange(count))
-    return int(rng.choice(count, p=weights / weights.sum()))
+    Filled up with the first of the others where there are too few.
+    """
+    kept: list[Architecture] = []
+    paths = [np.array(item.path) for item in chosen]
+    for item in ordered:
+        if len(kept) == count:
+            break
+        path = np.array(item.path)
+        if all(np.count_nonzero(path != other) >= APART for other in paths):
+            kept.append(item)
+            paths.append(path)
+    taken = {*kept, *chosen}
+    rest = (item for item in ordered if item not in taken)
+    return [*kept, *(item for item, _ in zip(rest, range(count - len(kept)), strict=False))]

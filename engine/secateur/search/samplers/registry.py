@@ -40,3 +40,8 @@ def require_sampler(name: str) -> str:
 def needs_table(name: str) -> bool:
     """Whether the sampler asks for the additive table."""
     return name in _WITH_TABLE
+
+
+def learns_from_all(name: str) -> bool:
+    """Whether the sampler makes use of pairs that were proposed for other budgets."""
+    return name == GUIDED

@@ -36,10 +36,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to evaluate, and where it came from."""
+    """An architecture to evaluate.
+
+    Attributes:
+        origin: where it came from.
+        predicted: the log KL predicted for it, where a predictor chose it.
+    """
 
     architecture: Architecture
     origin: str
+    predicted: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,12 @@ class Round:
     Attributes:
         proposals: none when the sampler has nothing more to say.
         choice: the predictor that ranked them, where one did.
+        space_share: share of all widths that are still being tried.
     """
 
     proposals: Sequence[Proposal]
     choice: Choice | None = None
+    space_share: float = 1.0
 
 
 class Sampler(Protocol):
@@ -72,7 +80,8 @@ class Sampler(Protocol):
         """Round `number` (from 1, each asked for once and in order) of at most `count` proposals.
 
         Args:
-            done: pairs of the earlier rounds, in the order they were proposed.
+            done: pairs of the earlier rounds, in the order they were proposed; for `guided` also those
+                of the rounds for the study's other budgets.
         """
 
 

@@ -1,0 +1,25 @@
+"""A goal of a search: a budget with a name. One study may be for several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.search.budget import Budget
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an architecture has to fit to be of use.
+
+    Attributes:
+        name: short and unique in a study, such as ``0.8``.
+    """
+
+    name: str
+    budget: Budget
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; what a study notes of it."""
+        limit = {"kind": self.budget.kind, "limit": self.budget.limit, "unit": self.budget.cost.unit}
+        return {"name": self.name, "limits": [limit]}

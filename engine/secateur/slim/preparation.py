@@ -1,0 +1,142 @@
+"""What comes before a search: model, windows, study, statistics, evaluator."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
+from secateur.calibrate.corpus import Corpus, load_corpora
+from secateur.calibrate.library import BlockLibrary, permute
+from secateur.errors import UnsupportedModel
+from secateur.model.dense import Model, base_model_type, build_model
+from secateur.model.memory import keep_freed_pages
+from secateur.model.precision import fast_dtype
+from secateur.model.source import Source, open_source
+from secateur.search.architecture import architecture_of
+from secateur.search.budget import count_parameters, keep_budget
+from secateur.search.evaluator import PrefixEvaluator
+from secateur.search.goal import Goal
+from secateur.search.measurement import Evaluator
+from secateur.search.space import Space
+from secateur.search.study import Study
+from secateur.slim.options import PruneOptions
+from secateur.slim.progress import Clock, Reporter
+from secateur.slim.windows import Split, require_apart, require_context, split_windows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a search, and cutting afterwards, is made from.
+
+    Attributes:
+        corpora, reserved: text for statistics and search, and text for the choice if it is apart.
+        model: the dense model in the dtype it was stored in, units in their own order.
+        goals: one per budget asked for.
+    """
+
+    options: PruneOptions
+    source: Source
+    corpora: tuple[Corpus, ...]
+    reserved: tuple[Corpus, ...]
+    model: Model
+    split: Split
+    space: Space
+    goals: tuple[Goal, ...]
+    study: Study
+    library: BlockLibrary
+    evaluator: Evaluator
+
+
+def prepare(options: PruneOptions, reporter: Reporter, clock: Clock) -> Prepared:
+    """Load, check, calibrate; what an earlier run of the same study left is used again.
+
+    Raises:
+        BadInput, BrokenCheckpoint, UnsupportedModel, InfeasibleBudget, StudyMismatch: before any work.
+    """
+    keep_freed_pages()
+    with clock.stage("load"):
+        corpora = load_corpora(options.corpus)
+        reserved = load_corpora(options.validation) if options.validation else ()
+        require_apart(corpora, reserved)
+        source = open_source(options.model)
+        if base_model_type(source.config) != source.config.model_type:
+            raise UnsupportedModel(
+                "MODEL", options.model, "already cut per layer; prune the model it came from"
+            )
+        require_context(source, options.window)
+        model = load_model(source)
+        split = split_windows(source, corpora, reserved, options)
+    space = Space(architecture_of(model), options.quantum)
+    goals = goals_of(options, model, space)
+    study = Study(options.study_folder, space, _identity(options, source, corpora, reserved, space))
+    with clock.stage("calibrate"):
+        library = _library(model, split, options, reporter)
+    evaluator = PrefixEvaluator(library, split.search)
+    _note(study, options, model, source, goals)
+    return Prepared(options, source, corpora, reserved, model, split, space, goals, study, library, evaluator)
+
+
+def goals_of(options: PruneOptions, model: Model, space: Space) -> tuple[Goal, ...]:
+    """One goal for each fraction to keep.
+
+    Raises:
+        InfeasibleBudget: no architecture of the space is that small.
+    """
+    return tuple(Goal(f"{keep:g}", keep_budget(model, space, keep, options.budget)) for keep in options.keeps)
+
+
+def load_model(source: Source) -> Model:
+    """The model of a source, in its stored dtype."""
+    return build_model(source.config, source.tensors(), source.reference)
+
+
+def _library(model: Model, split: Split, options: PruneOptions, reporter: Reporter) -> BlockLibrary:
+    folder = options.study_folder / "calibration"
+    if is_complete(folder):
+        reporter.say("statistics are there from an earlier run")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        tokens = split.statistics.numel()
+        reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
+        recipe = Recipe(options.criterion)
+        with torch.inference_mode(options.criterion != "taylor"):
+            for _ in calibrate(model.to(fast_dtype()), split.statistics, folder, recipe):
+                reporter.step()
+    calibration = Calibration(folder)
+    return BlockLibrary(permute(model, calibration.orders), calibration.factors, fast_dtype())
+
+
+def _identity(
+    options: PruneOptions,
+    source: Source,
+    corpora: tuple[Corpus, ...],
+    reserved: tuple[Corpus, ...],
+    space: Space,
+) -> dict[str, Any]:
+    """Everything that a pair depends on, and the seed."""
+    return {
+        "model": source.fingerprint,
+        "corpus": [corpus.digest for corpus in corpora],
+        "validation": [corpus.digest for corpus in reserved],
+        "seed": options.seed,
+        "window": options.window,
+        "calibration_tokens": options.calibration_tokens,
+        "search_windows": options.search_windows,
+        "criterion": options.criterion,
+        "compute_dtype": str(fast_dtype()),
+        "space": space.to_json(),
+    }
+
+
+def _note(study: Study, options: PruneOptions, model: Model, source: Source, goals: tuple[Goal, ...]) -> None:
+    """What reports of the study, and cutting from it later, need to know."""
+    study.note("options", options.of_study())
+    study.note("model", options.model)
+    study.note("corpora", options.corpus.split(","))
+    study.note("dense", {"parameters": count_parameters(model).to_json()})
+    costs = {goal.budget.kind: goal.budget.cost for goal in goals}
+    study.note("costs", {kind: cost.to_json() for kind, cost in costs.items()})
