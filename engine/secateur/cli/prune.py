@@ -97,7 +97,7 @@ def prune(
         with StageReporter() as reporter:
             records = prune_all(options, reporter)
         for record in records:
-            _summarise(record)
+            summarise(record)
     if json:
         emit_json(
             records[0] if len(records) == 1 else {"study": str(options.study_folder), "results": records}
@@ -117,7 +117,7 @@ def fractions(option: str, text: str) -> float | tuple[float, ...]:
     return values if len(values) > 1 else values[0]
 
 
-def _summarise(record: dict[str, Any]) -> None:
+def summarise(record: dict[str, Any]) -> None:
     kept, dense = record["kept"], record["parameters"]
     say(
         f"kept {kept['non_embedding']:,} of {dense['non_embedding']:,} non-embedding parameters "
