@@ -22,7 +22,8 @@ from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.dense import Model, build_model
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.budget import count_parameters, keep_budget, parameter_cost
+from secateur.search.budget import keep_budget
+from secateur.search.costs.parameters import count_parameters, parameter_cost
 from secateur.search.knapsack import solve
 from secateur.search.space import Space
 from secateur.slim.export import weight_bytes
@@ -53,7 +54,7 @@ class TestCost:
         candidate = data.draw(architectures(space))
         slim = cut(BlockLibrary(model, None, torch.float32), candidate)
         assert parameter_cost(model, space).of(candidate) == count_parameters(slim).non_embedding
-        memory = keep_budget(model, space, 0.9, "memory").cost
+        memory = keep_budget(model, space, 0.9, "memory").limits[0].cost
         assert memory.of(candidate) == weight_bytes(slim, model.dtype)
 
     def test_biases_count(self, make_tiny: Callable[..., Path]) -> None:
@@ -81,7 +82,9 @@ class TestKeep:
             keep_budget(model, space, keep)
 
     def test_unknown_kind(self, model: Model, space: Space) -> None:
-        with pytest.raises(BadInput, match="--budget: got time: allowed are params, memory"):
+        with pytest.raises(
+            BadInput, match="--budget: got time: allowed are params, total, memory, kv, latency"
+        ):
             keep_budget(model, space, 0.5, "time")
 
     def test_one_keeps_everything(self, model: Model, space: Space) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.grid import Grid, at
 from secateur.search.samplers.projection import shifted
 from secateur.search.space import Space
@@ -31,10 +32,10 @@ def test_there_and_back(fractions: list[list[float]]) -> None:
 @settings(max_examples=50, deadline=None)
 @given(fractions=st.lists(st.floats(0, 1), min_size=6, max_size=6), keep=st.floats(0.2, 1.0))
 def test_shares_of_the_budget(fractions: list[float], keep: float) -> None:
-    limit = Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+    limit = Budget((Limit("params", COST, int(keep * COST.of(SPACE.dense))),))
     shape = shifted(SPACE, fractions, 0.0)
     spent = at(GRID.costs(limit)[0], GRID.encode([shape])).sum()
-    assert spent == pytest.approx((COST.of(shape) - COST.fixed) / (limit.limit - COST.fixed))
+    assert spent == pytest.approx((COST.of(shape) - COST.fixed) / (limit.limits[0].most - COST.fixed))
     assert (spent <= 1 + 1e-9) == limit.admits(shape)
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.knapsack import Values, _pick, solve, spend_slack
 from secateur.search.space import Space
 
@@ -59,7 +60,7 @@ def test_when_only_the_narrowest_fits() -> None:
     table = {slot: {w: 3 * w for w in SPACE.widths(*slot)} for slot in SPACE.slots}
     table[0, "attention"] = {1: 17, 2: 18}
     values = {slot: {w: 6.0 - w for w in SPACE.widths(*slot)} for slot in SPACE.slots}
-    budget = Budget("params", Cost("units", 5, table), 22)
+    budget = Budget((Limit("params", Cost("units", 5, table), 22),))
     assert solve(SPACE, budget, values) == Architecture((1, 0), (0, 0))
 
 
@@ -67,7 +68,7 @@ def test_when_only_the_narrowest_fits() -> None:
 @given(problem=problems(), data=st.data())
 def test_within_the_budget_and_near_the_optimum(problem: tuple[Cost, Values], data: st.DataObject) -> None:
     cost, values = problem
-    budget = Budget("params", cost, data.draw(limits(cost)))
+    budget = Budget((Limit("params", cost, data.draw(limits(cost))),))
     found = solve(SPACE, budget, values)
     assert SPACE.contains(found) and budget.admits(found)
     largest_move = max(max(row.values()) - min(row.values()) for row in values.values())
@@ -78,9 +79,8 @@ def test_within_the_budget_and_near_the_optimum(problem: tuple[Cost, Values], da
 @given(problem=problems(), price=st.floats(1e-4, 5.0))
 def test_optimal_where_a_price_hits_the_budget(problem: tuple[Cost, Values], price: float) -> None:
     cost, values = problem
-    everything = Budget("params", cost, cost.of(SPACE.dense))
-    target = _pick(SPACE, everything, values, price)
-    budget = Budget("params", cost, cost.of(target))
+    target = _pick(SPACE, cost.table, values, price)
+    budget = Budget((Limit("params", cost, cost.of(target)),))
     best = brute_force(budget, values)
     assert abs(value_of(target, values) - best) < 1e-9
     assert value_of(solve(SPACE, budget, values), values) <= best + 1e-6
@@ -91,7 +91,7 @@ def test_optimal_where_a_price_hits_the_budget(problem: tuple[Cost, Values], pri
 def test_slack_is_spent(problem: tuple[Cost, Values], data: st.DataObject) -> None:
     """Nothing more fits: every wider sub-block would be over the limit."""
     cost, values = problem
-    budget = Budget("params", cost, data.draw(limits(cost)))
+    budget = Budget((Limit("params", cost, data.draw(limits(cost))),))
     start = min(EVERY, key=cost.of)
     found = spend_slack(SPACE, budget, values, start)
     for slot in SPACE.slots:
@@ -102,10 +102,12 @@ def test_slack_is_spent(problem: tuple[Cost, Values], data: st.DataObject) -> No
 def test_the_whole_budget_keeps_everything() -> None:
     cost = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})
     values = {slot: {w: 10.0 - w for w in SPACE.widths(*slot)} for slot in SPACE.slots}
-    assert solve(SPACE, Budget("params", cost, 16), values) == SPACE.dense
+    assert solve(SPACE, Budget((Limit("params", cost, 16),)), values) == SPACE.dense
 
 
 def test_flat_values_still_give_a_fit() -> None:
     cost = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})
     values = {slot: dict.fromkeys(SPACE.widths(*slot), 0.0) for slot in SPACE.slots}
-    assert Budget("params", cost, 7).admits(solve(SPACE, Budget("params", cost, 7), values))
+    assert Budget((Limit("params", cost, 7),)).admits(
+        solve(SPACE, Budget((Limit("params", cost, 7),)), values)
+    )

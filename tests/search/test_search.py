@@ -19,7 +19,7 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.model.dense import Model
 from secateur.search import regressors as regressors_module
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, keep_budget
+from secateur.search.budget import Budget, Limit, keep_budget
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.goal import Goal
 from secateur.search.measurement import Measurement
@@ -322,8 +322,8 @@ class TestSmallSpaces:
     ) -> None:
         """With next to nothing to remove, the best proposals are already in the table."""
         coarse = Space(space.dense, 192)
-        cost = keep_budget(model, coarse, 1.0).cost
-        budget = Budget("params", cost, cost.of(space.dense) - 1)
+        cost = keep_budget(model, coarse, 1.0).limits[0].cost
+        budget = Budget((Limit("params", cost, cost.of(space.dense) - 1),))
         search = Bench(library, coarse, budget, windows).search(tmp_path, evaluations=1)
         _, ranked = finish(search)
         assert ranked[0].architecture in single_cuts(coarse)
@@ -340,9 +340,9 @@ class TestSmallSpaces:
     def test_the_smallest_feasible_budget(
         self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
     ) -> None:
-        cost = keep_budget(model, space, 1.0).cost
+        cost = keep_budget(model, space, 1.0).limits[0].cost
         least = cost.fixed + sum(min(row.values()) for row in cost.table.values())
-        budget = Budget("params", cost, least)
+        budget = Budget((Limit("params", cost, least),))
         search = Bench(library, space, budget, windows).search(tmp_path, evaluations=5)
         _, ranked = finish(search)
         assert [pair.architecture for pair in ranked] == [Architecture((1, 0, 0), (0, 0, 0))]

@@ -20,7 +20,7 @@ from secateur.cli.commands import run
 from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture
-from secateur.search.budget import count_parameters
+from secateur.search.costs.parameters import count_parameters
 from secateur.slim.evaluation import EvaluationOptions, evaluate
 from secateur.slim.export import export
 from secateur.slim.preparation import load_model

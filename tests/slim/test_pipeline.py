@@ -25,7 +25,7 @@ from secateur.calibrate.corpus import Corpus
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.budget import count_parameters
+from secateur.search.costs.parameters import count_parameters
 from secateur.slim import finish, preparation
 from secateur.slim.options import MIN_WINDOWS, PruneOptions
 from secateur.slim.pipeline import cut_from_study, prune, prune_all

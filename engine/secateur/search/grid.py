@@ -52,8 +52,10 @@ class Grid:
 
     def costs(self, budget: Budget) -> np.ndarray:
         """What every slot and width takes of each limit, as a share of what sub-blocks may take [L, S, W]."""
-        rows = self.values(budget.cost.table)
-        return rows[None] / max(budget.limit - budget.cost.fixed, 1)
+        rows = [
+            self.values(limit.cost.table) / max(limit.most - limit.cost.fixed, 1) for limit in budget.limits
+        ]
+        return np.stack(rows)
 
     @staticmethod
     def _padded(rows: Sequence[Sequence[float]]) -> np.ndarray:

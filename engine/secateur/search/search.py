@@ -127,9 +127,10 @@ class Search:
             self._study.note("rounds", rounds)
 
     def ranked(self, goal: Goal) -> list[Pair]:
-        """Pairs that fit a budget, single cuts included, best first."""
+        """Pairs of the space that fit a budget, single cuts included, best first."""
         pairs = self._study.pairs.values()
-        return best_first(pair for pair in pairs if goal.budget.admits(pair.architecture))
+        contained = (pair for pair in pairs if self._space.contains(pair.architecture))
+        return best_first(pair for pair in contained if goal.budget.admits(pair.architecture))
 
     def _problem(self, goal: Goal) -> Problem:
         budget = goal.budget

@@ -18,7 +18,7 @@ from secateur.model.memory import keep_freed_pages
 from secateur.model.precision import dtype_named, fast_dtype
 from secateur.model.source import Source, open_source
 from secateur.search.architecture import architecture_of
-from secateur.search.budget import ParameterCount, count_parameters
+from secateur.search.costs.parameters import ParameterCount, count_parameters
 from secateur.slim.export import RECORD
 from secateur.slim.progress import Clock, Reporter
 from secateur.slim.windows import require_context

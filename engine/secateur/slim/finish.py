@@ -11,8 +11,7 @@ from secateur.calibrate.corpus import Corpus
 from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.perplexity import mean_nll, perplexity
 from secateur.model.dense import Model
-from secateur.model.precision import dtype_named, fast_dtype
-from secateur.model.source import Source
+from secateur.model.precision import fast_dtype
 from secateur.search.architecture import architecture_of
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.goal import Goal
@@ -21,7 +20,7 @@ from secateur.search.race import race
 from secateur.search.study import Pair
 from secateur.slim.export import export
 from secateur.slim.options import PruneOptions
-from secateur.slim.preparation import Prepared
+from secateur.slim.preparation import Prepared, stored_dtype
 from secateur.slim.progress import Clock, Reporter
 from secateur.slim.record import build_record
 from secateur.slim.surgery import cut, repair_in_sequence
@@ -55,7 +54,7 @@ def make_checkpoint(
     with clock.stage("repair"):
         slim, how = repair(library, winner, split, reporter)
     with clock.stage("report"):
-        stored = _stored_dtype(options, prepared.source, prepared.model)
+        stored = stored_dtype(options, prepared.source, prepared.model)
         record = build_record(prepared, options, goal, slim, winner, choice, stored)
         record["repair"] = how
         record["dense"]["perplexity"], record["slim"]["perplexity"] = _validate(
@@ -111,7 +110,3 @@ def _validate(
     dense_nll = mean_nll(library.model, split.validation)
     slim_nll = mean_nll(slim.to(fast_dtype()), split.validation)
     return {name: perplexity(dense_nll)}, {name: perplexity(slim_nll)}
-
-
-def _stored_dtype(options: PruneOptions, source: Source, model: Model) -> torch.dtype:
-    return dtype_named(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)

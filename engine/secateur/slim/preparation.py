@@ -14,15 +14,16 @@ from secateur.calibrate.library import BlockLibrary, permute
 from secateur.errors import UnsupportedModel
 from secateur.model.dense import Model, base_model_type, build_model
 from secateur.model.memory import keep_freed_pages
-from secateur.model.precision import fast_dtype
+from secateur.model.precision import dtype_named, fast_dtype
 from secateur.model.source import Source, open_source
-from secateur.search.architecture import architecture_of
-from secateur.search.budget import count_parameters, keep_budget
+from secateur.search.budget import COSTS
+from secateur.search.costs.parameters import count_parameters
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.goal import Goal
 from secateur.search.measurement import Evaluator
 from secateur.search.space import Space
 from secateur.search.study import Study
+from secateur.slim.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.slim.options import PruneOptions
 from secateur.slim.progress import Clock, Reporter
 from secateur.slim.windows import Split, require_apart, require_context, split_windows
@@ -51,8 +52,13 @@ class Prepared:
     evaluator: Evaluator
 
 
-def prepare(options: PruneOptions, reporter: Reporter, clock: Clock) -> Prepared:
+def prepare(
+    options: PruneOptions, reporter: Reporter, clock: Clock, meter: LatencyMeter | None = None
+) -> Prepared:
     """Load, check, calibrate; what an earlier run of the same study left is used again.
+
+    Args:
+        meter: measures latency where a limit on it is asked for and no table is given.
 
     Raises:
         BadInput, BrokenCheckpoint, UnsupportedModel, InfeasibleBudget, StudyMismatch: before any work.
@@ -70,23 +76,22 @@ def prepare(options: PruneOptions, reporter: Reporter, clock: Clock) -> Prepared
         require_context(source, options.window)
         model = load_model(source)
         split = split_windows(source, corpora, reserved, options)
-    space = Space(architecture_of(model), options.quantum)
-    goals = goals_of(options, model, space)
+    space = space_for(model, options)
+    dtype = stored_dtype(options, source, model)
+    with clock.stage("latency"):
+        table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
+    goals = goals_for(model, space, options, table)
     study = Study(options.study_folder, space, _identity(options, source, corpora, reserved, space))
     with clock.stage("calibrate"):
         library = _library(model, split, options, reporter)
     evaluator = PrefixEvaluator(library, split.search)
-    _note(study, options, model, source, goals)
+    _note(study, options, model, space, goals)
     return Prepared(options, source, corpora, reserved, model, split, space, goals, study, library, evaluator)
 
 
-def goals_of(options: PruneOptions, model: Model, space: Space) -> tuple[Goal, ...]:
-    """One goal for each fraction to keep.
-
-    Raises:
-        InfeasibleBudget: no architecture of the space is that small.
-    """
-    return tuple(Goal(f"{keep:g}", keep_budget(model, space, keep, options.budget)) for keep in options.keeps)
+def stored_dtype(options: PruneOptions, source: Source, model: Model) -> torch.dtype:
+    """The dtype of weights on disk."""
+    return dtype_named(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
 
 
 def load_model(source: Source) -> Model:
@@ -132,11 +137,12 @@ def _identity(
     }
 
 
-def _note(study: Study, options: PruneOptions, model: Model, source: Source, goals: tuple[Goal, ...]) -> None:
+def _note(study: Study, options: PruneOptions, model: Model, space: Space, goals: tuple[Goal, ...]) -> None:
     """What reports of the study, and cutting from it later, need to know."""
     study.note("options", options.of_study())
     study.note("model", options.model)
     study.note("corpora", options.corpus.split(","))
     study.note("dense", {"parameters": count_parameters(model).to_json()})
-    costs = {goal.budget.kind: goal.budget.cost for goal in goals}
+    costs = {kind: cost(model, space) for kind, cost in COSTS.items()}
+    costs |= {limit.kind: limit.cost for goal in goals for limit in goal.budget.limits}
     study.note("costs", {kind: cost.to_json() for kind, cost in costs.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from secateur import __version__
 from secateur.model.dense import Model
-from secateur.search.budget import ParameterCount, count_parameters
+from secateur.search.budget import Budget
+from secateur.search.costs.parameters import ParameterCount, count_parameters
 from secateur.search.goal import Goal
 from secateur.search.predictor import Choice
 from secateur.search.study import Pair
@@ -44,12 +46,7 @@ def build_record(
         "parameters": dense_count.to_json(),
         "kept": slim_count.to_json(),
         "kept_fraction": _fraction(slim_count, dense_count),
-        "budget": {
-            "kind": options.budget,
-            "keep": options.keeps[0],
-            "limit": budget.limit,
-            "unit": budget.cost.unit,
-        },
+        "budget": _budget(budget, options.limits[0]),
         "architecture": winner.architecture.to_json(),
         "layout": "per-layer" if config.model_type == SecateurConfig.model_type else "stock",
         "dense": {
@@ -81,6 +78,16 @@ def build_record(
         "dtype": str(stored).removeprefix("torch."),
         "versions": _versions(),
     }
+
+
+def _budget(budget: Budget, keep: Mapping[str, float]) -> dict[str, Any]:
+    """The first limit; and every one by its kind under ``limits``."""
+    limits = {
+        limit.kind: {"keep": keep[limit.kind], "limit": limit.most, "unit": limit.cost.unit}
+        for limit in budget.limits
+    }
+    kind = budget.limits[0].kind
+    return {"kind": kind, **limits[kind], "limits": limits}
 
 
 def _quality(choice: Choice | None) -> dict[str, dict[str, float]]:

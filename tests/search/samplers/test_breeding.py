@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.grid import Grid, at
 from secateur.search.samplers.breeding import Breeder
 from secateur.search.samplers.projection import shifted
@@ -36,7 +37,7 @@ EVERYTHING = np.ones(VALUES.shape, dtype=bool)
 
 
 def budget(keep: float) -> Budget:
-    return Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+    return Budget((Limit("params", COST, int(keep * COST.of(SPACE.dense))),))
 
 
 def breeder(limit: Budget, allowed: np.ndarray = EVERYTHING) -> Breeder:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.features import Features
 from secateur.search.predictor import Prediction, ResidualPredictor
 from secateur.search.samplers import guided as guided_module
@@ -49,7 +50,7 @@ def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def budget(keep: float) -> Budget:
-    return Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+    return Budget((Limit("params", COST, int(keep * COST.of(SPACE.dense))),))
 
 
 def made(limit: Budget) -> GuidedSampler:
@@ -91,7 +92,7 @@ class TestSeeds:
     def test_spend_the_budget(self) -> None:
         limit = budget(0.7)
         for proposal in made(limit).seeds():
-            assert COST.of(proposal.architecture) > 0.95 * limit.limit, proposal.origin
+            assert COST.of(proposal.architecture) > 0.95 * limit.limits[0].most, proposal.origin
 
     def test_of_several_kinds(self) -> None:
         proposals = made(budget(0.7)).seeds()
@@ -150,7 +151,7 @@ class TestRounds:
         others = [*fitting(budget(0.9), 5, 0), *fitting(budget(0.3), 5, 1)]
         parents = made(limit)._parents(others)
         assert len(parents) > 1
-        assert all(0.85 * limit.limit < COST.of(item) <= limit.limit for item in parents)
+        assert all(0.85 * limit.limits[0].most < COST.of(item) <= limit.limits[0].most for item in parents)
 
     def test_same_seed_same_proposals(self) -> None:
         limit = budget(0.6)
@@ -167,6 +168,6 @@ class TestRounds:
         space = Space(Architecture((1,), (8,)), 8)
         cost = Cost("units", 0, {slot: {w: w for w in space.widths(*slot)} for slot in space.slots})
         table = AdditiveTable({slot: {w: 8.0 - w for w in space.widths(*slot)} for slot in space.slots})
-        sampler = GuidedSampler(Problem(space, Budget("params", cost, 9), table, 12, 0))
+        sampler = GuidedSampler(Problem(space, Budget((Limit("params", cost, 9),)), table, 12, 0))
         known = [Architecture((1,), (0,)), Architecture((1,), (8,))]
         assert sampler.children(known, Prior(), np.random.default_rng(0), 12) == []

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.measurement import Measurement
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.registry import SAMPLERS
@@ -47,7 +48,7 @@ def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problem(keep: float, seed: int) -> Problem:
-    limit = Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+    limit = Budget((Limit("params", COST, int(keep * COST.of(SPACE.dense))),))
     return Problem(SPACE, limit, TABLE, EVALUATIONS, seed, predictor="ridge")
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.grid import Grid
 from secateur.search.predictor import Prediction
 from secateur.search.samplers.shrinking import MIN_PAIRS, NEIGHBOURS, allowed_widths
@@ -18,7 +19,7 @@ from secateur.search.space import Space
 
 SPACE = Space(Architecture((3,) * 4, (320,) * 4), 32)
 COST = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})
-BUDGET = Budget("params", COST, int(0.8 * COST.of(SPACE.dense)))
+BUDGET = Budget((Limit("params", COST, int(0.8 * COST.of(SPACE.dense))),))
 GRID = Grid(SPACE)
 BASE = Architecture((3,) * 4, (256,) * 4)
 PRECIOUS = 3  # the slot of layer 1's FFN

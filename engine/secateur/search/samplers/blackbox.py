@@ -76,4 +76,4 @@ class BlackboxSampler:
     def _architecture(self, trial: Trial) -> Architecture:
         space = self._problem.space
         fractions = [trial.suggest_float(f"{layer}.{kind}", 0.0, 1.0) for layer, kind in space.slots]
-        return project(space, self._problem.budget, fractions)
+        return self._problem.conform(project(space, self._problem.budget, fractions))

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from secateur.search.architecture import Architecture
 from secateur.search.knapsack import spend_slack
 from secateur.search.samplers.projection import project
-from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, architectures, distinct
+from secateur.search.samplers.sampler import (
+    ROUND_SIZE,
+    Problem,
+    Proposal,
+    Round,
+    architectures,
+    distinct,
+    even,
+)
 from secateur.search.study import Pair
 
 PROTECTED = ((0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (6, 2), (8, 2))  # layers kept whole at either end
@@ -45,8 +53,5 @@ def _trimmed(problem: Problem, inside: range, kinds: tuple[str, ...]) -> Archite
     candidate = project(space, budget, fractions)
     if not budget.admits(candidate):
         return None
-    even = {
-        slot: {w: (1 - w / space.dense.width(*slot)) ** 2 for w in space.widths(*slot)}
-        for slot in space.slots
-    }
-    return spend_slack(space, budget, even, candidate)  # a width step everywhere at once is a coarse one
+    # A width step everywhere at once is a coarse one.
+    return problem.conform(spend_slack(space, budget, even(space), candidate))

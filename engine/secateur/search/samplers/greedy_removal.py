@@ -8,10 +8,11 @@ it was last tried says what is promising.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from secateur.search.architecture import Architecture
-from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first
+from secateur.search.budget import Limit
+from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first, distinct
 from secateur.search.space import Slot
 from secateur.search.study import Pair
 
@@ -31,12 +32,25 @@ class GreedySampler:
         """The most promising removals from what the best of the last round left."""
         if number > 1:
             self._take_best([pair for pair in done if pair.architecture in self._tried])
-        left = [] if self._problem.budget.admits(self._current) else self._removable(self._current)
+        if self._problem.budget.admits(self._current):
+            return Round([])
+        left = [slot for slot in self._removable(self._current) if self._within_shapes(self._without(slot))]
+        if not left:
+            return self._conformed(known={pair.architecture for pair in done})
         promising = sorted(left, key=lambda slot: (self._added[slot], slot))[:count]
         self._tried = {self._without(slot): slot for slot in promising}
         return Round(
             [Proposal(item, f"without {kind} {layer}") for item, (layer, kind) in self._tried.items()]
         )
+
+    def _conformed(self, known: Collection[Architecture]) -> Round:
+        """The last proposal where removing anything more would make too many layer shapes."""
+        self._current = self._problem.conform(self._current)
+        last = [Proposal(self._current, "without any more shapes")]
+        return Round(distinct(last, known) if self._problem.space.max_shapes else [])
+
+    def _within_shapes(self, candidate: Architecture) -> bool:
+        return self._problem.space.contains(candidate)
 
     def _take_best(self, tried: Sequence[Pair]) -> None:
         for pair in tried:
@@ -55,6 +69,9 @@ class GreedySampler:
 
     def _removals(self) -> int:
         """About how many removals the budget asks for."""
-        cost, budget = self._problem.budget.cost, self._problem.budget
-        mean = sum(max(row.values()) for row in cost.table.values()) / len(cost.table)
-        return max(1, math.ceil((cost.of(self._problem.space.dense) - budget.limit) / mean))
+        return max(1, *(self._removals_for(limit) for limit in self._problem.budget.limits))
+
+    def _removals_for(self, limit: Limit) -> int:
+        counted = [max(row.values()) for row in limit.cost.table.values() if max(row.values())]
+        mean = sum(counted) / len(counted)
+        return math.ceil((limit.cost.of(self._problem.space.dense) - limit.most) / mean)

@@ -32,6 +32,7 @@ SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 EVEN_TRIMS = 3
 PARENTS = 10
 CHILDREN = 2500  # per generation
+SLOWER = 10  # how many times fewer children where the number of layer shapes is limited
 GENERATIONS = 4  # bred from predictions before anything is evaluated
 ELITE = 30  # predicted best that the next generation is bred from
 EXPLORE = 0.25  # share of a round that goes to the most uncertain
@@ -72,17 +73,17 @@ class GuidedSampler:
     def seeds(self) -> list[Proposal]:
         """The first round, best guess first."""
         proposals = [
-            Proposal(solve(self._space, self._budget, self._table.sharpened(power)), f"knapsack^{power}")
-            for power in SHARPNESS
+            Proposal(self._solved(self._table.sharpened(power)), f"knapsack^{power}") for power in SHARPNESS
         ]
         for power in (1.0, 0.65):
             values = self._without_attention_cuts(self._table.sharpened(power))
-            proposals.append(
-                Proposal(solve(self._space, self._budget, values), f"knapsack^{power}, ffn only")
-            )
+            proposals.append(Proposal(self._solved(values), f"knapsack^{power}, ffn only"))
         proposals += list(even_trims(self._problem))[:EVEN_TRIMS]
         fitting = [p for p in proposals if self._budget.admits(p.architecture)]
         return distinct(fitting, known=())
+
+    def _solved(self, values: Values) -> Architecture:
+        return self._problem.conform(solve(self._space, self._budget, values))
 
     def children(
         self,
@@ -105,7 +106,7 @@ class GuidedSampler:
         pool: dict[Architecture, tuple[float, float]] = {}
         known = set(ranked)
         for _ in range(GENERATIONS):
-            bred = self._grid.decode(np.unique(breeder.breed(parents_PS, CHILDREN, rng), axis=0))
+            bred = self._bred(breeder, parents_PS, rng)
             fresh = [c for c in bred if c not in known and c not in pool and self._budget.admits(c)]
             if fresh:
                 found = predictor.predict(fresh)
@@ -122,6 +123,13 @@ class GuidedSampler:
         for item in _apart(hopeful, count - len(chosen), chosen):
             proposals.append(Proposal(item, "uncertain", pool[item][0]))
         return proposals
+
+    def _bred(self, breeder: Breeder, parents_PS: np.ndarray, rng: np.random.Generator) -> list[Architecture]:
+        """Distinct children; fewer where each has to be brought down to few layer shapes one by one."""
+        if self._space.max_shapes is None:
+            return self._grid.decode(np.unique(breeder.breed(parents_PS, CHILDREN, rng), axis=0))
+        children = self._grid.decode(breeder.breed(parents_PS, CHILDREN // SLOWER, rng))
+        return sorted({self._problem.conform(child) for child in children})
 
     def _parents(self, ranked: Sequence[Architecture]) -> list[Architecture]:
         """The best that spend the budget, and the best of other budgets fitted to this one."""

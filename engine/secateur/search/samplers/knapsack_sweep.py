@@ -30,7 +30,7 @@ class KnapsackSampler:
         known, found = architectures(done), list[Proposal]()
         for power in self._untried:
             values = self._table.sharpened(power)
-            candidate = solve(self._problem.space, self._problem.budget, values)
+            candidate = self._problem.conform(solve(self._problem.space, self._problem.budget, values))
             found = distinct([*found, Proposal(candidate, f"knapsack^{power:.3g}")], known)
             if len(found) >= count:
                 break

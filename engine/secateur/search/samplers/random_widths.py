@@ -20,8 +20,11 @@ def draw(space: Space, budget: Budget, rng: np.random.Generator) -> Architecture
     """
     candidate = space.dense
     weights = rng.dirichlet(np.ones(len(space.slots))) + 1e-12
+    counts = np.array([[limit.counts(slot) for slot in space.slots] for limit in budget.limits])
     while not budget.admits(candidate):
-        index = int(rng.choice(len(space.slots), p=weights / weights.sum()))
+        exceeded = np.array(budget.slack(candidate)) < 0
+        useful = weights * counts[exceeded].any(0)
+        index = int(rng.choice(len(space.slots), p=useful / useful.sum()))
         slot = space.slots[index]
         narrower = [width for width in space.widths(*slot) if width < candidate.width(*slot)]
         if narrower:
@@ -46,4 +49,5 @@ class RandomSampler:
     def _draws(self, number: int, count: int) -> Iterator[Proposal]:
         rng = np.random.default_rng((self._problem.seed, number))
         for _ in range(4 * count):
-            yield Proposal(draw(self._problem.space, self._problem.budget, rng), "random")
+            drawn = draw(self._problem.space, self._problem.budget, rng)
+            yield Proposal(self._problem.conform(drawn), "random")

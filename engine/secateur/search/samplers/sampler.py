@@ -9,7 +9,8 @@ from typing import Protocol
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
 from secateur.search.predictor import AUTO, Choice
-from secateur.search.space import Space
+from secateur.search.shapes import consolidate
+from secateur.search.space import Slot, Space
 from secateur.search.study import Pair
 from secateur.search.table import AdditiveTable
 
@@ -32,6 +33,17 @@ class Problem:
     evaluations: int
     seed: int
     predictor: str = AUTO
+
+    def conform(self, candidate: Architecture) -> Architecture:
+        """The candidate, or what is near it where it has more layer shapes than the space allows.
+
+        Every proposal of every sampler goes through here.
+        """
+        if self.space.max_shapes is None:
+            return candidate
+        return consolidate(
+            self.space, self.budget, self.table.kl if self.table else even(self.space), candidate
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,14 @@ class Sampler(Protocol):
             done: pairs of the earlier rounds, in the order they were proposed; for `guided` also those
                 of the rounds for the study's other budgets.
         """
+
+
+def even(space: Space) -> dict[Slot, dict[int, float]]:
+    """Values that say that every sub-block is worth the same: the square of what is cut of it."""
+    return {
+        slot: {width: (1 - width / space.dense.width(*slot)) ** 2 for width in space.widths(*slot)}
+        for slot in space.slots
+    }
 
 
 def distinct(proposals: Iterable[Proposal], known: Collection[Architecture]) -> list[Proposal]:

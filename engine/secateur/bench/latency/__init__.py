@@ -1,0 +1,1 @@
+"""Measuring how long vLLM decodes, by sub-block and width, for budgets on latency."""

