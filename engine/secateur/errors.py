@@ -34,7 +34,7 @@ class BadInput(SecateurError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its parts: workers send their errors to the process that asked."""
-        return type(self), (self.field, self.given, self.allowed)
+        return type(self), (self.field, self.given, self.allowed), self.__dict__
 
 
 class InfeasibleBudget(BadInput):
