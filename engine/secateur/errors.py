@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SecateurError(Exception):
     """Base of every error that is reported to the user as one line."""
@@ -29,6 +31,10 @@ class BadInput(SecateurError):
         self.given = given
         self.allowed = allowed
         super().__init__(f"{field}: got {given!s}: {allowed}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its parts: workers send their errors to the process that asked."""
+        return type(self), (self.field, self.given, self.allowed), self.__dict__
 
 
 class InfeasibleBudget(BadInput):

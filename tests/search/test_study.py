@@ -162,8 +162,8 @@ class TestSeveralAtOnce:
         script = (
             "import os, sys\n"
             "from pathlib import Path\n"
-            "from secateur.search import study\n"
-            "lock = study._KernelLock(Path('s') / (study.JOURNAL + '.lock'))\n"
+            "from secateur.search import place\n"
+            "lock = place.KernelLock(Path('s') / (place.JOURNAL + '.lock'))\n"
             "lock.acquire(); print('held', flush=True); sys.stdin.read()\n"
         )
         monkeypatch.chdir(tmp_path)

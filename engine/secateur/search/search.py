@@ -17,8 +17,9 @@ from typing import Any
 from secateur.calibrate.library import BlockLibrary
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
+from secateur.search.cooperation import evaluate_together
 from secateur.search.goal import Goal
-from secateur.search.measurement import Evaluator
+from secateur.search.measurement import Evaluator, Measurement
 from secateur.search.predictor import AUTO, Choice, RankQuality
 from secateur.search.samplers.registry import GUIDED, SAMPLERS, learns_from_all, needs_table
 from secateur.search.samplers.sampler import Problem, Proposal, Round, Sampler, best_first
@@ -141,9 +142,10 @@ class Search:
         pairs = self._study.pairs
         missing = [cut for cut in cuts if cut not in pairs]
         done = len(cuts) - len(missing)
-        for architecture, measurement in self._evaluator.evaluate(missing):
-            pair = Pair(architecture, measurement, 0, "single cut")
-            self._study.add(pair)
+        recorded = evaluate_together(
+            self._study, self._evaluator, missing, lambda cut, found: Pair(cut, found, 0, "single cut")
+        )
+        for pair in recorded:
             done += 1
             yield Progress("table", done, len(cuts), pair, None)
         measured = {cut: pairs[cut].measurement.kl for cut in cuts}
@@ -161,11 +163,13 @@ class Search:
         finished: dict[Architecture, Pair] = {pair.architecture: pair for pair in known}
         missing = [item for item in wanted if item not in pairs]
         best = _best(goal.budget, [*done, *known])
-        for new, (architecture, measurement) in enumerate(self._evaluator.evaluate(missing), start=1):
-            proposal = wanted[architecture]
-            pair = Pair(architecture, measurement, number, proposal.origin, proposal.predicted)
-            self._study.add(pair)
-            finished[architecture] = pair
+
+        def pair_of(item: Architecture, measurement: Measurement) -> Pair:
+            return Pair(item, measurement, number, wanted[item].origin, wanted[item].predicted)
+
+        recorded = evaluate_together(self._study, self._evaluator, missing, pair_of)
+        for new, pair in enumerate(recorded, start=1):
+            finished[pair.architecture] = pair
             best = _best(goal.budget, [pair, *([best] if best else [])])
             total_done = len(done) + len(known) + new
             name = found.choice.predictor.name if found.choice else None

@@ -1,36 +1,33 @@
-"""The study: every pair of one search, in an Optuna journal on disk.
+"""The study: every pair of one search, as trials of an Optuna study in a folder or a database.
 
-An append-only file survives a kill at any instant: at worst its last line is torn, and is dropped
-on opening. Optuna's dashboard and plots read it as it is. A study belongs to one model, corpus,
-space and seed; opening it for another is refused.
+A folder holds an append-only journal, which survives a kill at any instant: at worst its last line is torn,
+and is dropped. Optuna's dashboard and plots read both as they are. A study belongs to one model,
+corpus, space and seed; opening it for another is refused. Several processes may work on one: see
+`claims` and `cooperation`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from secateur.errors import StudyMismatch
 from secateur.model.dense import KINDS
 from secateur.search.architecture import Architecture
+from secateur.search.claims import Claims, Pulse
 from secateur.search.measurement import Measurement
+from secateur.search.place import JOURNAL, open_place
 from secateur.search.space import Space, slot_name
-from secateur.storage import reported
 
-JOURNAL = "study.journal"
-_NAME = "secateur"
+__all__ = ["JOURNAL", "Pair", "Study"]
 
 
 @dataclass(frozen=True)
@@ -54,57 +51,86 @@ class Study:
     """Pairs by architecture, kept on disk as they come.
 
     Args:
-        folder: where the journal lies; made when missing.
-        identity: what the pairs depend on; compared with what the journal says.
+        place: a folder, made when missing, or the URL of a database (`place.open_place`).
+        identity: what the pairs depend on; compared with what the study says.
+
+    Attributes:
+        pairs: those known here; `refresh` and `claim` bring what other processes added.
 
     Raises:
-        StudyMismatch: the folder holds a study of something else; names the difference.
-        OutputFailed: there can be no such folder.
+        StudyMismatch: there lies a study of something else; names the difference.
+        BadInput, BackendUnavailable, OutputFailed: the place cannot be opened.
     """
 
-    def __init__(self, folder: Path, space: Space, identity: Mapping[str, Any]) -> None:
-        with reported(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = _KernelLock(folder / f"{JOURNAL}.lock")
-        journal = folder / JOURNAL
-        _drop_torn_line(journal, lock)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = JournalStorage(JournalFileBackend(str(journal), lock))
-        self._study = optuna.create_study(
-            storage=storage, study_name=_NAME, direction="minimize", load_if_exists=True
-        )
+    def __init__(self, place: str | os.PathLike[str], space: Space, identity: Mapping[str, Any]) -> None:
+        opened = open_place(place)
+        self._exclusive = opened.exclusive
+        self._storage = opened.storage
         self._distributions = {
             slot_name(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
             for layer, kind in space.slots
         }
-        self._check(folder, json.loads(json.dumps(dict(identity))))
+        with self._exclusive():
+            self._study = optuna.create_study(
+                storage=opened.storage,
+                study_name=opened.study_name,
+                direction="minimize",
+                load_if_exists=True,
+            )
+            self._check(opened.name, json.loads(json.dumps(dict(identity))))
+        self._claims = Claims(self)
+        self._pulse: Pulse | None = None
+        self._trials_read = 0
         self.pairs: dict[Architecture, Pair] = {}
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            pair = _pair_of(trial)
-            self.pairs[pair.architecture] = pair
+        self.refresh()
 
     def add(self, pair: Pair) -> None:
-        """Record a pair, on disk before this returns."""
-        candidate = pair.architecture
-        params = {
-            slot_name(layer, kind): candidate.width(layer, kind)
-            for layer in range(candidate.num_layers)
-            for kind in KINDS
-        }
-        self._study.add_trial(
-            create_trial(
-                params=params,
-                distributions=self._distributions,
-                value=pair.measurement.kl,
-                user_attrs={
-                    "measurement": asdict(pair.measurement),
-                    "round": pair.round,
-                    "origin": pair.origin,
-                    **({} if pair.predicted is None else {"predicted": pair.predicted}),
-                },
-            )
-        )
-        self.pairs[candidate] = pair
+        """Record a pair, on disk before this returns; nothing happens if it is there already."""
+        if self._claims.silent:  # somebody may have taken over what was ours, and be done with it
+            self.refresh()
+        if pair.architecture not in self.pairs:
+            self._study.add_trial(self._trial_of(pair))
+            self.pairs[pair.architecture] = pair
+
+    def refresh(self) -> None:
+        """Bring in the pairs that others added."""
+        trials = self._storage.get_all_trials(self._study._study_id, deepcopy=False)
+        for trial in trials[self._trials_read :]:
+            if trial.state == TrialState.COMPLETE:
+                pair = _pair_of(trial)
+                self.pairs.setdefault(pair.architecture, pair)
+        self._trials_read = len(trials)
+
+    def claim(self, wanted: Sequence[Architecture], at_once: int = 1) -> list[Architecture]:
+        """Take, instead of what we had, those of `wanted` to evaluate next; others keep their hands off.
+
+        Args:
+            wanted: in the order in which they share prefixes.
+            at_once: how many this process evaluates at a time.
+
+        Returns:
+            None of them when all are evaluated or taken by others.
+        """
+        with self._exclusive():
+            self.refresh()
+            mine = self._claims.take([item for item in wanted if item not in self.pairs], at_once)
+        if self._pulse is None:
+            self._pulse = Pulse(weakref.WeakMethod(self._beat))
+            self._pulse.start()
+        return mine
+
+    def release(self) -> None:
+        """Give back what was claimed."""
+        with self._exclusive():
+            self._claims.drop()
+
+    def close(self) -> bool:
+        """Leave the study to others; returns whether there are any at work on it."""
+        if self._pulse is not None:
+            self._pulse.end()
+            self._pulse = None
+        with self._exclusive():
+            return self._claims.leave() > 0
 
     def note(self, key: str, value: Any) -> None:
         """Keep a JSON value with the study, such as what a report needs; nothing is written that is there."""
@@ -112,19 +138,43 @@ class Study:
             self._study.set_user_attr(key, value)
 
     def noted(self, key: str) -> Any:
-        """What was noted; None where nothing was."""
-        return self._study.user_attrs.get(key)
+        """What was noted, by whatever process, not to be changed; None where nothing was."""
+        return self._storage.get_study_user_attrs(self._study._study_id).get(key)
 
-    def _check(self, folder: Path, identity: dict[str, Any]) -> None:
-        known = self._study.user_attrs.get("identity")
+    def _beat(self) -> None:
+        with self._exclusive():
+            self._claims.beat()
+
+    def _trial_of(self, pair: Pair) -> FrozenTrial:
+        candidate = pair.architecture
+        params = {
+            slot_name(layer, kind): candidate.width(layer, kind)
+            for layer in range(candidate.num_layers)
+            for kind in KINDS
+        }
+        attributes = {
+            "measurement": asdict(pair.measurement),
+            "round": pair.round,
+            "origin": pair.origin,
+            **({} if pair.predicted is None else {"predicted": pair.predicted}),
+        }
+        return create_trial(
+            params=params,
+            distributions=self._distributions,
+            value=pair.measurement.kl,
+            user_attrs=attributes,
+        )
+
+    def _check(self, place: str, identity: dict[str, Any]) -> None:
+        known = self.noted("identity")
         if known is None:
-            self._study.set_user_attr("identity", identity)
+            self.note("identity", identity)
             return
         for field in sorted(known.keys() | identity.keys()):
             if known.get(field) != identity.get(field):
                 before, now = _short(known.get(field)), _short(identity.get(field))
-                reason = f"made with another {field} ({before}, now {now}); give another folder or remove it"
-                raise StudyMismatch("--study", folder, reason)
+                reason = f"made with another {field} ({before}, now {now}); give another place or remove it"
+                raise StudyMismatch("--study", place, reason)
 
 
 def _short(value: object) -> str:
@@ -141,36 +191,3 @@ def _pair_of(trial: FrozenTrial) -> Pair:
     attrs = trial.user_attrs
     measured = Measurement(**attrs["measurement"])
     return Pair(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))
-
-
-class _KernelLock:
-    """A lock that goes when its process does. Optuna's own outlives a kill and stalls the next start."""
-
-    def __init__(self, file: Path) -> None:
-        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        """Give the lock back."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-
-def _drop_torn_line(journal: Path, lock: _KernelLock) -> None:
-    """Cut the journal after its last complete line; what follows was being written when the process died."""
-    if not journal.is_file():
-        return
-    lock.acquire()
-    try:
-        with journal.open("rb+") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                file.truncate(whole)
-                os.fsync(file.fileno())
-    finally:
-        lock.release()

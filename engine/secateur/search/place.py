@@ -1,0 +1,239 @@
+"""Where a study lies: a folder (an Optuna journal) or a database (Optuna's tables).
+
+Several processes may have one open. What they must do one at a time they do while they hold
+`Place.exclusive`; it goes when its process does, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb import models
+from optuna.storages.journal import JournalFileBackend
+
+from secateur.errors import BackendUnavailable, BadInput
+from secateur.storage import reported
+
+JOURNAL = "study.journal"
+DEFAULT_NAME = "secateur"
+DATABASES = ("postgresql", "sqlite")
+_IDLE_SECONDS = 60  # a database session silent for longer inside the lock is ended by the server
+_CONNECT_SECONDS = 10
+_BUSY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Place:
+    """An open place.
+
+    Attributes:
+        name: of the place, for people: no password in it.
+        study_name: a database may hold several studies.
+        storage: Optuna's view of it.
+        exclusive: held by one thread of one process at a time; not to be entered twice.
+    """
+
+    name: str
+    study_name: str
+    storage: BaseStorage
+    exclusive: Callable[[], AbstractContextManager[None]]
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Whether a study's place is a database rather than a folder."""
+    return isinstance(place, str) and "://" in place
+
+
+def require_place(place: str | os.PathLike[str]) -> None:
+    """Check a place without opening it.
+
+    Raises:
+        BadInput: a URL of a database that is not supported, or not a URL at all.
+        BackendUnavailable: the driver of the database is not installed.
+    """
+    if is_url(place):
+        _parsed(os.fspath(place))
+
+
+def open_place(place: str | os.PathLike[str]) -> Place:
+    """Open a folder, made when missing, or a database.
+
+    Args:
+        place: a folder; ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``, after a ``#`` the
+            study's name in it (``secateur`` if there is none).
+
+    Raises:
+        BadInput: no such database, or none that answers.
+        BackendUnavailable: the driver of the database is not installed.
+        OutputFailed: there can be no such folder.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return _open_database(os.fspath(place)) if is_url(place) else _open_folder(Path(place))
+
+
+def _open_folder(folder: Path) -> Place:
+    journal = folder / JOURNAL
+    with reported(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = KernelLock(folder / f"{JOURNAL}.lock", journal)
+        claims = KernelLock(folder / "claims.lock")
+    lock.acquire()  # drops a torn line
+    lock.release()
+    storage = JournalStorage(JournalFileBackend(str(journal), lock))
+    return Place(str(folder), DEFAULT_NAME, storage, claims.held)
+
+
+def _open_database(place: str) -> Place:
+    url = _parsed(place)
+    name = url.render_as_string(hide_password=True)
+    try:
+        storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
+    if url.get_backend_name() == "sqlite":
+        exclusive = KernelLock(Path(f"{url.database}.lock")).held
+    else:
+        exclusive = _AdvisoryLock(storage.engine).held
+    fragment = urldefrag(place).fragment
+    return Place(name, fragment or DEFAULT_NAME, _CachedStorage(storage), exclusive)
+
+
+def _parsed(place: str) -> sqlalchemy.URL:
+    try:
+        url = sqlalchemy.make_url(urldefrag(place).url)
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        raise BadInput("--study", place.split("@")[-1], "not a database URL") from error
+    backend = url.get_backend_name()
+    if backend not in DATABASES or (backend == "sqlite" and url.database in (None, "", ":memory:")):
+        allowed = "a folder, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        raise BadInput("--study", url.render_as_string(hide_password=True), f"allowed are {allowed}")
+    if backend == "postgresql":
+        if find_spec("psycopg") is None:
+            raise BackendUnavailable("--study: PostgreSQL needs psycopg: pip install 'secateur[postgres]'")
+        url = url.set(drivername="postgresql+psycopg")
+    return url
+
+
+def _engine_options(url: sqlalchemy.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": _BUSY_SECONDS}}
+    return {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, "pool_pre_ping": True}
+
+
+def _line(error: BaseException) -> str:
+    """The innermost cause in one line: Optuna and SQLAlchemy put pages around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200]
+
+
+class _Rows(RDBStorage):
+    """Optuna's tables, filled a trial at a time.
+
+    Optuna looks up the trial and an earlier value of the parameter for every single parameter: with 60 of
+    them that is most of a second (docs/architecture.md). Here they go in together; all trials of
+    a study have the same parameters, which `Study` sees to.
+    """
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Any,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,
+    ) -> None:
+        session.add(
+            models.TrialParamModel(
+                trial_id=trial_id,
+                param_name=param_name,
+                param_value=param_value_internal,
+                distribution_json=distribution_to_json(distribution),
+            )
+        )
+
+
+class KernelLock:
+    """A lock that goes when its process does. Optuna's own outlives a kill and stalls the next start.
+
+    Args:
+        file: what to lock; made when missing.
+        lines: a file of lines; who gets the lock finds them whole: one that a kill tore is cut off.
+    """
+
+    def __init__(self, file: Path, lines: Path | None = None) -> None:
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._lines = lines
+        self._threads = threading.Lock()
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._threads.acquire()
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        if self._lines is not None:
+            _drop_torn_line(self._lines)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._threads.release()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Around what one does at a time."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+class _AdvisoryLock:
+    """PostgreSQL's lock for whoever shares a database; it ends with its transaction, and that with its session."""
+
+    def __init__(self, engine: sqlalchemy.Engine) -> None:
+        self._engine = engine
+        self._key = zlib.crc32(b"secateur")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Around what one does at a time."""
+        with self._engine.begin() as connection:
+            limit = f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'"
+            connection.execute(sqlalchemy.text(limit))
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": self._key})
+            yield
+
+
+def _drop_torn_line(file: Path) -> None:
+    """Cut a file after its last complete line; what follows was being written when its process died."""
+    if not file.is_file() or file.stat().st_size == 0:
+        return
+    with file.open("rb+") as stream:
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) == b"\n":
+            return
+        stream.seek(0)
+        whole = stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)
+        os.fsync(stream.fileno())
