@@ -13,7 +13,9 @@ from secateur.errors import BadInput
 from secateur.model.precision import dtype_named
 from secateur.search.budget import BUDGET_KINDS
 from secateur.search.predictor import require_regressor
-from secateur.search.samplers.registry import GUIDED, require_sampler
+from secateur.search.samplers.paper import MIN_EVALUATIONS
+from secateur.search.samplers.registry import GUIDED, PAPER, require_sampler
+from secateur.slim.recipes import REPAIRS
 
 MIN_WINDOWS = 8
 
@@ -37,6 +39,7 @@ class PruneOptions:
         search_windows: windows that every candidate is evaluated on.
         quantum: FFN channels come in multiples of this.
         sampler: who proposes architectures (`registry.SAMPLERS`).
+        repair: ``auto`` repairs projections and keeps the better repair; ``none`` only cuts.
         predictor: regressor of the accuracy predictor; ``auto`` is chosen by cross-validation.
         study: folder for the study; None puts it beside `out`.
         dtype: weights on disk; ``auto`` keeps the stored dtype (bf16 for a GGUF file).
@@ -57,6 +60,7 @@ class PruneOptions:
     quantum: int = 64
     criterion: str = "obs-greedy"
     sampler: str = GUIDED
+    repair: str = "auto"
     predictor: str = "auto"
     study: Path | None = None
     dtype: str = "auto"
@@ -65,12 +69,15 @@ class PruneOptions:
         for keep in self.keeps:
             _require("--keep", keep, 0.0 < keep <= 1.0, "allowed is a fraction over 0 and up to 1")
         _require("--keep", self.keep, 0 < len(self.keeps) == len(set(self.keeps)), "each fraction once")
+        single = self.sampler != PAPER or len(self.keeps) == 1
+        _require("--keep", self.keep, single, f"the sampler {PAPER} searches for one budget at a time")
         patient = self.patience is None or self.patience >= 1
         _require("--patience", self.patience, patient, "at least 1 round")
         _require(
             "--budget", self.budget, self.budget in BUDGET_KINDS, f"allowed are {', '.join(BUDGET_KINDS)}"
         )
-        _require("--evaluations", self.evaluations, self.evaluations >= 1, "at least 1")
+        least = MIN_EVALUATIONS if self.sampler == PAPER else 1
+        _require("--evaluations", self.evaluations, self.evaluations >= least, f"at least {least}")
         _require("--seed", self.seed, self.seed >= 0, "a number from 0 up")
         _require("--window", self.window, self.window >= 2, "a window needs at least 2 tokens")
         _require("--search-windows", self.search_windows, self.search_windows >= 1, "at least 1")
@@ -85,6 +92,7 @@ class PruneOptions:
         criterion_named(self.criterion)
         require_sampler(self.sampler)
         require_regressor(self.predictor)
+        _require("--repair", self.repair, self.repair in REPAIRS, f"allowed are {', '.join(REPAIRS)}")
         dtype_named(self.dtype, auto=torch.float32)
 
     @property
