@@ -70,7 +70,7 @@ def test_tables_of_the_paper(
         "16",
     ]
     place = ["--corpus", str(text), "--out", str(tmp_path / "slim")]
-    assert run(["prune", str(tiny_llama), "--keep", "0.7", "--recipe", "paper", *place, *small.split()]) == 0
+    assert run(["prune", str(tiny_llama), "--keep", "0.7", "--recipe", "paper", *place, *small]) == 0
     printed = capsys.readouterr().err
     assert "predictor on 4 held-out pairs, fitted on 8" in printed
     assert "Kendall tau" in printed and "0.8040" in printed
