@@ -43,7 +43,8 @@ def prune(
     evaluations: Annotated[
         int | None,
         typer.Option(
-            help="Architectures to evaluate, at most; several budgets share them; 150, with --recipe paper 544."
+            help="Architectures to evaluate, at most; several budgets share them; 150, "
+            "with --recipe paper 544."
         ),
     ] = None,
     patience: Annotated[
