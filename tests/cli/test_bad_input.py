@@ -49,6 +49,9 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (("--keep", "0.8", "--evaluations", "0"), "--evaluations: got 0"),
         (("--keep", "0.8", "--dtype", "int3"), "--dtype: got int3"),
         (("--keep", "0.8", "--predictor", "oracle"), "--predictor: got oracle"),
+        (("--keep", "0.8", "--recipe", "soup"), "--recipe: got soup: allowed are secateur, paper"),
+        (("--keep", "0.8", "--recipe", "paper", "--evaluations", "3"), "--evaluations: got 3: at least 12"),
+        (("--keep", "0.8", "--repair", "glue"), "--repair: got glue: allowed are auto, none"),
         (("--keep", "0.8", "--sampler", "luck"), "--sampler: got luck: allowed are guided"),
     ],
 )

@@ -294,6 +294,28 @@ class TestVariants:
         assert record["slim"]["memory_bytes"] <= 0.7 * record["dense"]["memory_bytes"]
         assert record["budget"]["unit"] == "weight bytes"
 
+    def test_the_papers_way(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        """Only cut, ranked by what was asked for; the report is in the record; resumed it is the same."""
+        options = options_for(
+            tiny_llama,
+            text,
+            tmp_path / "slim",
+            sampler="paper",
+            criterion="taylor",
+            repair="none",
+            evaluations=16,
+        )
+        record = prune(options, Notes())
+        report = record["search"]["paper"]
+        assert (report["train"], report["held_out"]) == (8, 4)
+        assert set(report["ranges"]) == set(report["importance"]) and len(report["ranges"]) == 6
+        assert record["repair"] == "none" and record["criterion"] == "taylor"
+        assert record["kept_fraction"]["non_embedding"] <= 0.7
+        again = prune(replace(options, out=tmp_path / "again", study=options.study_folder), Notes())
+        assert again["search"] == record["search"]
+        with pytest.raises(StudyMismatch, match="made with another repair"):
+            prune(replace(options, repair="auto", out=tmp_path / "x", study=options.study_folder), Notes())
+
     def test_nothing_to_cut(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         record = prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1.0), Notes())
         assert record["kept"] == record["parameters"] and record["layout"] == "stock"

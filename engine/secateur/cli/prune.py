@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
+from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
 from secateur.errors import BadInput
@@ -49,9 +49,16 @@ def prune(
     validation: Annotated[
         str | None, typer.Option(help="Text for the final choice; a held-back part of --corpus if not given.")
     ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="secateur, or paper: the way of arXiv 2309.09507, as it is in the paper.")
+    ] = "secateur",
     evaluations: Annotated[
-        int, typer.Option(help="Architectures to evaluate, at most; several budgets share them.")
-    ] = 150,
+        int | None,
+        typer.Option(
+            help="Architectures to evaluate, at most; several budgets share them; 150, "
+            "with --recipe paper 544."
+        ),
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Rounds without progress that end the search of a budget; 0: never.")
     ] = 4,
@@ -69,12 +76,22 @@ def prune(
         Path | None, typer.Option(help="File of a latency table; measured once and kept if not given.")
     ] = None,
     criterion: Annotated[
-        str, typer.Option(help="Ranking: obs-greedy, obs, activation, magnitude or taylor.")
-    ] = "obs-greedy",
+        str | None,
+        typer.Option(
+            help="Ranking: obs-greedy, obs, activation, magnitude or taylor; obs-greedy, "
+            "with --recipe paper taylor."
+        ),
+    ] = None,
     sampler: Annotated[
-        str,
-        typer.Option(help="Who proposes: guided, random, tpe, nsga2, gp, knapsack, greedy or even."),
-    ] = "guided",
+        str | None,
+        typer.Option(
+            help="Who proposes: guided, random, tpe, nsga2, gp, knapsack, greedy, even or paper; guided, "
+            "with --recipe paper paper."
+        ),
+    ] = None,
+    repair: Annotated[
+        str | None, typer.Option(help="auto, or none: only cut; auto, with --recipe paper none.")
+    ] = None,
     predictor: Annotated[
         str,
         typer.Option(help="xgboost, hist-gbdt, random-forest, ridge, gaussian-process, or auto: the best."),
@@ -93,7 +110,9 @@ def prune(
         with importing():
             from secateur.slim.options import PruneOptions
             from secateur.slim.pipeline import prune_all
+            from secateur.slim.recipes import recipe_named
 
+        defaults = recipe_named(recipe)
         options = PruneOptions(
             model=model,
             out=out,
@@ -102,7 +121,7 @@ def prune(
             speedup=speedup,
             corpus=corpus,
             validation=validation,
-            evaluations=evaluations,
+            evaluations=defaults.evaluations if evaluations is None else evaluations,
             patience=patience or None,
             seed=seed,
             window=window,
@@ -115,8 +134,9 @@ def prune(
             batch=batch,
             context=context,
             latency_table=latency_table,
-            criterion=criterion,
-            sampler=sampler,
+            criterion=defaults.criterion if criterion is None else criterion,
+            sampler=defaults.sampler if sampler is None else sampler,
+            repair=defaults.repair if repair is None else repair,
             predictor=predictor,
             study=study,
             dtype=dtype,
@@ -153,6 +173,11 @@ def measured_latency(model: Model, dtype: str, batch: int, context: int, reporte
 
 def summarise(record: dict[str, Any]) -> None:
     """Say on stderr what came out."""
+    if report := record["search"].get("paper"):
+        from secateur.report.paper import predictor_table, ranges_table
+
+        console.print(predictor_table(report))
+        console.print(ranges_table(report))
     kept, dense = record["kept"], record["parameters"]
     say(
         f"kept {kept['non_embedding']:,} of {dense['non_embedding']:,} non-embedding parameters "

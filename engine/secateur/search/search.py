@@ -222,6 +222,7 @@ def _note_of(number: int, course: _Course, found: Round, seconds: float) -> dict
         "space_share": found.space_share,
         "proposals": len(found.proposals),
         "seconds": seconds,
+        "report": found.report.to_json() if found.report else None,
         "best_kl": course.best_kl if math.isfinite(course.best_kl) else None,
     }
 

@@ -52,7 +52,11 @@ def make_checkpoint(
     with clock.stage("choose"):
         winner = choose(candidates, library, split.validation, reporter)
     with clock.stage("repair"):
-        slim, how = repair(library, winner, split, reporter)
+        slim, how = (
+            (cut(library, winner.architecture), "none")
+            if options.repair == "none"
+            else repair(library, winner, split, reporter)
+        )
     with clock.stage("report"):
         stored = stored_dtype(options, prepared.source, prepared.model)
         record = build_record(prepared, options, goal, slim, winner, choice, stored)

@@ -14,7 +14,9 @@ from secateur.errors import BadInput
 from secateur.model.precision import dtype_named
 from secateur.search.budget import LATENCY, parse_limits, require_limit
 from secateur.search.predictor import require_regressor
-from secateur.search.samplers.registry import GUIDED, require_sampler
+from secateur.search.samplers.paper import MIN_EVALUATIONS
+from secateur.search.samplers.registry import GUIDED, PAPER, require_sampler
+from secateur.slim.recipes import REPAIRS
 
 MIN_WINDOWS = 8
 
@@ -47,6 +49,7 @@ class PruneOptions:
         protect: layers left whole, ``0,1,29`` or ``first:2,last:1``.
         max_shapes: most distinct layer shapes.
         sampler: who proposes architectures (`registry.SAMPLERS`).
+        repair: ``auto`` repairs projections and keeps the better repair; ``none`` only cuts.
         predictor: regressor of the accuracy predictor; ``auto`` is chosen by cross-validation.
         study: folder for the study; None puts it beside `out`.
         dtype: weights on disk; ``auto`` keeps the stored dtype (bf16 for a GGUF file).
@@ -74,6 +77,7 @@ class PruneOptions:
     latency_table: Path | None = None
     criterion: str = "obs-greedy"
     sampler: str = GUIDED
+    repair: str = "auto"
     predictor: str = "auto"
     study: Path | None = None
     dtype: str = "auto"
@@ -91,7 +95,12 @@ class PruneOptions:
             _require("--latency-table", self.latency_table, used, "nothing limits the latency")
         patient = self.patience is None or self.patience >= 1
         _require("--patience", self.patience, patient, "at least 1 round")
-        _require("--evaluations", self.evaluations, self.evaluations >= 1, "at least 1")
+        single = self.sampler != PAPER or (len(self.keeps) == 1 and len(limits[0]) == 1)
+        _require(
+            "--keep", self.keep, single, f"the sampler {PAPER} searches for one budget of one limit at a time"
+        )
+        least = MIN_EVALUATIONS if self.sampler == PAPER else 1
+        _require("--evaluations", self.evaluations, self.evaluations >= least, f"at least {least}")
         _require("--seed", self.seed, self.seed >= 0, "a number from 0 up")
         _require("--window", self.window, self.window >= 2, "a window needs at least 2 tokens")
         _require("--search-windows", self.search_windows, self.search_windows >= 1, "at least 1")
@@ -106,6 +115,7 @@ class PruneOptions:
         criterion_named(self.criterion)
         require_sampler(self.sampler)
         require_regressor(self.predictor)
+        _require("--repair", self.repair, self.repair in REPAIRS, f"allowed are {', '.join(REPAIRS)}")
         dtype_named(self.dtype, auto=torch.float32)
 
     @property

@@ -112,7 +112,8 @@ def _library(model: Model, split: Split, options: PruneOptions, reporter: Report
             for _ in calibrate(model.to(fast_dtype()), split.statistics, folder, recipe):
                 reporter.step()
     calibration = Calibration(folder)
-    return BlockLibrary(permute(model, calibration.orders), calibration.factors, fast_dtype())
+    factors = None if options.repair == "none" else calibration.factors
+    return BlockLibrary(permute(model, calibration.orders), factors, fast_dtype())
 
 
 def _identity(
@@ -132,6 +133,7 @@ def _identity(
         "calibration_tokens": options.calibration_tokens,
         "search_windows": options.search_windows,
         "criterion": options.criterion,
+        "repair": options.repair,
         "compute_dtype": str(fast_dtype()),
         "space": space.to_json(),
     }

@@ -68,6 +68,7 @@ def build_record(
             "sampler": options.sampler,
             "predictor": choice.predictor.name if choice else None,
             "predictor_quality": _quality(choice),
+            **_reported(prepared, goal),
         },
         "seed": options.seed,
         "window": options.window,
@@ -94,6 +95,13 @@ def _quality(choice: Choice | None) -> dict[str, dict[str, float]]:
     """Cross-validated rank quality of every regressor tried, best first; empty with too few pairs."""
     quality = choice.quality if choice else {}
     return {name: {"tau": found.tau, "top_10_recall": found.recall} for name, found in quality.items()}
+
+
+def _reported(prepared: Prepared, goal: Goal) -> dict[str, Any]:
+    """What the paper's sampler had to say for this budget, if it was the one."""
+    rounds = prepared.study.noted("rounds") or ()
+    reports = [note["report"] for note in rounds if note["goal"] == goal.name and note.get("report")]
+    return {"paper": reports[-1]} if reports else {}
 
 
 def _fraction(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Every sampler by name keeps its promises, fed with random losses over random budgets.
 
-Proven (property): proposals lie in the space and are new, fit the budget (greedy: the last one does),
-are no more than asked for, and come again exactly when the search is played again from its pairs.
+Proven (property): proposals lie in the space and are new, fit the budget (of greedy and paper
+the last one does), are no more than asked for, and come again exactly when the search is played again from
+its pairs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from secateur.search.budget import Budget, Limit
 from secateur.search.costs.cost import Cost
 from secateur.search.measurement import Measurement
 from secateur.search.samplers import guided as guided_module
+from secateur.search.samplers import paper as paper_module
 from secateur.search.samplers.registry import SAMPLERS
 from secateur.search.samplers.sampler import Problem, Round
 from secateur.search.space import Space
@@ -45,6 +47,7 @@ EVALUATIONS = 30
 @pytest.fixture(autouse=True)
 def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guided_module, "CHILDREN", 50)
+    monkeypatch.setattr(paper_module, "CANDIDATES", 300)
 
 
 def problem(keep: float, seed: int) -> Problem:
@@ -85,7 +88,7 @@ class TestEvery:
         shapes = [pair.architecture for pair in last]
         assert len(set(shapes)) == len(shapes)
         assert all(SPACE.contains(shape) for shape in shapes)
-        if name == "greedy":
+        if name in ("greedy", "paper"):
             assert asked.budget.admits(shapes[-1]) or len(shapes) == EVALUATIONS
         else:
             assert all(asked.budget.admits(shape) for shape in shapes)
@@ -99,13 +102,13 @@ class TestEvery:
         assert all(item.origin for found, _ in play(name, problem(0.6, 0)) for item in found.proposals)
 
 
-@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp"])
+@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])
 def test_another_seed_is_another_search(name: str) -> None:
     first, second = (list(play(name, problem(0.6, seed)))[-1][1] for seed in (0, 1))
     assert {pair.architecture for pair in first} != {pair.architecture for pair in second}
 
 
-@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp"])
+@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])
 def test_all_evaluations_are_used(name: str) -> None:
     assert len(list(play(name, problem(0.6, 0)))[-1][1]) == EVALUATIONS
 

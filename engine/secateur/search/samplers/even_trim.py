@@ -40,13 +40,13 @@ def even_trims(problem: Problem) -> Iterator[Proposal]:
     for first, last in PROTECTED:
         for kinds in (("ffn",), ("attention", "ffn")):
             inside = range(first, layers - last)
-            candidate = _trimmed(problem, inside, kinds)
+            candidate = trimmed(problem, inside, kinds)
             if candidate is not None:
                 ends = f", {first}+{last} protected" if first else ""
                 yield Proposal(candidate, f"even trim of {' and '.join(kinds)}{ends}")
 
 
-def _trimmed(problem: Problem, inside: range, kinds: tuple[str, ...]) -> Architecture | None:
+def trimmed(problem: Problem, inside: range, kinds: tuple[str, ...]) -> Architecture | None:
     """Sub-blocks inside start level, the others so far above that the shift that fits leaves them whole."""
     space, budget = problem.space, problem.budget
     fractions = [0.0 if slot[0] in inside and slot[1] in kinds else 2.0 for slot in space.slots]

@@ -11,10 +11,12 @@ from secateur.search.samplers.even_trim import EvenTrimSampler
 from secateur.search.samplers.greedy_removal import GreedySampler
 from secateur.search.samplers.guided import GuidedSampler
 from secateur.search.samplers.knapsack_sweep import KnapsackSampler
+from secateur.search.samplers.paper import PaperSampler
 from secateur.search.samplers.random_widths import RandomSampler
 from secateur.search.samplers.sampler import Problem, Sampler
 
 GUIDED = "guided"
+PAPER = "paper"
 SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     GUIDED: GuidedSampler,
     "random": RandomSampler,
@@ -22,6 +24,7 @@ SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     "knapsack": KnapsackSampler,
     "greedy": GreedySampler,
     "even": EvenTrimSampler,
+    PAPER: PaperSampler,
 }
 _WITH_TABLE = (GUIDED, "knapsack", "greedy")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from secateur.search.architecture import Architecture
 from secateur.search.budget import Budget
@@ -60,6 +60,13 @@ class Proposal:
     predicted: float | None = None
 
 
+class Report(Protocol):
+    """What a sampler has to say beyond its proposals."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+
+
 @dataclass(frozen=True)
 class Round:
     """What to evaluate next.
@@ -68,11 +75,13 @@ class Round:
         proposals: none when the sampler has nothing more to say.
         choice: the predictor that ranked them, where one did.
         space_share: share of all widths that are still being tried.
+        report: for the record, where the sampler has one.
     """
 
     proposals: Sequence[Proposal]
     choice: Choice | None = None
     space_share: float = 1.0
+    report: Report | None = None
 
 
 class Sampler(Protocol):
@@ -80,7 +89,8 @@ class Sampler(Protocol):
 
     A round is a function of the problem and of the pairs of earlier rounds alone, so that a search
     that was killed proposes the same again (`tests/search/samplers` holds every sampler to that).
-    Proposals are of the space and new; those of all samplers but `greedy` fit the budget.
+    Proposals are of the space and new. They fit the budget, but for those of `greedy` before its last
+    round and of `paper` in its first.
 
     Attributes:
         round_size: proposals per round; 1 for samplers that learn from every single pair.
