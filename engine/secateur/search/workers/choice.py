@@ -29,8 +29,6 @@ def open_pool(spec: WorkerSpec, workers: int | None = None, ray: str | None = No
         crew: Crew = RayCrew(spec, ray, workers)
     else:
         size = workers or 1
-        share = replace(
-            spec, state_bytes=spec.state_bytes // size, library_bytes=spec.library_bytes // size
-        )
+        share = replace(spec, state_bytes=spec.state_bytes // size, library_bytes=spec.library_bytes // size)
         crew = LocalCrew(share, size)
     return WorkerPool(crew, spec.num_blocks)

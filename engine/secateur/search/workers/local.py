@@ -33,7 +33,9 @@ class LocalCrew:
     """
 
     def __init__(self, spec: WorkerSpec, size: int, *, threads: int | None = None) -> None:
-        self._spec = pickle.dumps(spec)  # not by multiprocessing's own means: they share tensors by descriptor
+        self._spec = pickle.dumps(
+            spec
+        )  # not by multiprocessing's own means: they share tensors by descriptor
         self._threads = threads or max(1, torch.get_num_threads() // size)
         self._context = multiprocessing.get_context("spawn")
         self._hands: list[_Hand | None] = [None] * size
