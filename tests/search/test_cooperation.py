@@ -1,4 +1,4 @@
-"""Processes that share a study: together they find what one finds, each candidate is evaluated by one of them.
+"""Processes that share a study: together they find what one finds, each candidate is evaluated by one.
 
 Proven in a folder and in a database: two processes at once; one of them killed in mid-search, whose
 candidates the other takes over.

@@ -1,4 +1,4 @@
-"""Actors of a local Ray cluster: the values of one process to the bit, also when one is killed in mid-search."""
+"""Actors of a local Ray cluster: values are those of one process to the bit, also when one is killed."""
 
 from __future__ import annotations
 
