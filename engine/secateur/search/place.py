@@ -102,14 +102,17 @@ def _open_folder(folder: Path) -> Place:
 def _open_database(place: str) -> Place:
     url = _parsed(place)
     name = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite":
+        file = Path(f"{url.database}.lock")
+        with reported(file):
+            exclusive = KernelLock(file).held
+    else:
+        exclusive = _AdvisoryLock(sqlalchemy.create_engine(url, **_engine_options(url))).held
     try:
-        storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+        with exclusive():  # two that make the tables at once get in each other's way
+            storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
-    if url.get_backend_name() == "sqlite":
-        exclusive = KernelLock(Path(f"{url.database}.lock")).held
-    else:
-        exclusive = _AdvisoryLock(storage.engine).held
     study_name = place.partition("#")[2] or DEFAULT_NAME
     return Place(name, study_name, _CachedStorage(storage), exclusive)
 
