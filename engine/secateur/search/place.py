@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urldefrag
 
 import optuna
 import sqlalchemy
@@ -103,21 +102,24 @@ def _open_folder(folder: Path) -> Place:
 def _open_database(place: str) -> Place:
     url = _parsed(place)
     name = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite":
+        file = Path(f"{url.database}.lock")
+        with reported(file):
+            exclusive = KernelLock(file).held
+    else:
+        exclusive = _AdvisoryLock(sqlalchemy.create_engine(url, **_engine_options(url))).held
     try:
-        storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+        with exclusive():  # two that make the tables at once get in each other's way
+            storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
-    if url.get_backend_name() == "sqlite":
-        exclusive = KernelLock(Path(f"{url.database}.lock")).held
-    else:
-        exclusive = _AdvisoryLock(storage.engine).held
-    fragment = urldefrag(place).fragment
-    return Place(name, fragment or DEFAULT_NAME, _CachedStorage(storage), exclusive)
+    study_name = place.partition("#")[2] or DEFAULT_NAME
+    return Place(name, study_name, _CachedStorage(storage), exclusive)
 
 
 def _parsed(place: str) -> sqlalchemy.URL:
     try:
-        url = sqlalchemy.make_url(urldefrag(place).url)
+        url = sqlalchemy.make_url(place.partition("#")[0])
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise BadInput("--study", place.split("@")[-1], "not a database URL") from error
     backend = url.get_backend_name()
@@ -209,7 +211,7 @@ class KernelLock:
 
 
 class _AdvisoryLock:
-    """PostgreSQL's lock for whoever shares a database; it ends with its transaction, and that with its session."""
+    """PostgreSQL's lock for whoever shares a database; it ends with its transaction."""
 
     def __init__(self, engine: sqlalchemy.Engine) -> None:
         self._engine = engine

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 
 from secateur.search.architecture import Architecture
 
 
 class Deal:
-    """Contiguous pieces of the lexicographic order, one per worker; who has finished his takes from another's end.
+    """Contiguous pieces of the lexicographic order, one per worker; who has none left takes from another's.
 
     Args:
         candidates: distinct ones.
@@ -19,7 +20,7 @@ class Deal:
     def __init__(self, candidates: Sequence[Architecture], workers: int) -> None:
         ordered = sorted(candidates, key=lambda item: item.path)
         bounds = [len(ordered) * piece // workers for piece in range(workers + 1)]
-        self._pieces = [deque(ordered[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        self._pieces = [deque(ordered[a:b]) for a, b in pairwise(bounds)]
 
     def next(self, worker: int) -> Architecture | None:
         """The next candidate for a worker; None when all are dealt."""
