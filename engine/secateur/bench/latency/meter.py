@@ -12,12 +12,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from secateur.bench.latency import cache
-from secateur.bench.latency.probes import fit, predict, probes
-from secateur.bench.latency.worker import ROUNDS
+from secateur.bench.latency.probes import fit, predict, probes, spread, steady
+from secateur.bench.latency.worker import ROUNDS, TOKENS
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.model.dense import Model
 from secateur.search.architecture import Architecture
@@ -25,7 +24,7 @@ from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape, 
 from secateur.serve.environment import on_cpu, threads_per_engine
 from secateur.serve.memory import LEAST, available_bytes
 from secateur.slim.configuration_secateur import slim_config
-from secateur.slim.reporter import Reporter
+from secateur.slim.progress import Reporter
 
 _SHARE = 0.5  # of the memory, for engines that are timed in turns
 
@@ -44,8 +43,8 @@ def table_for(model: Model, dtype: str, batch: int, context: int, reporter: Repo
         OutputFailed: the table cannot be kept.
     """
     longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and context + 64 > longest:
-        raise BadInput("--context", context, f"the model's context is {longest} tokens, 64 are decoded")
+    if longest is not None and context + TOKENS > longest:
+        raise BadInput("--context", context, f"the model's context is {longest} tokens, {TOKENS} are decoded")
     conditions = conditions_of(model, dtype, batch, context)
     table = cache.cached(conditions)
     if table is None:
@@ -68,25 +67,27 @@ def measure(config: Any, conditions: Conditions, reporter: Reporter) -> LatencyT
     """
     wanted = probes(conditions.model)
     times = time_decoding(config, wanted.all, conditions, reporter)
-    step = {item: float(median(map(median, times[item]))) for item in wanted.all}
-    uniform, mixed = list(wanted.uniform), list(wanted.mixed)
-    unseen = fit(uniform, [step[item] for item in uniform])
-    fixed, rows = fit([*uniform, *mixed], [step[item] for item in (*uniform, *mixed)])
+    step = steady([times[item] for item in wanted.all])
+    count = len(wanted.uniform)
+    unseen = fit(wanted.uniform, step[:count])
+    fixed, rows = fit(wanted.all, step)
+    errors = [
+        predict(*unseen, item) / truth - 1 for item, truth in zip(wanted.mixed, step[count:], strict=True)
+    ]
     report = {
         "probes": [
             {
                 **item.to_json(),
-                "measured_ns": round(step[item]),
+                "measured_ns": round(truth),
                 "predicted_ns": round(predict(fixed, rows, item)),
-                "spread": round(_spread(times[item]), 4),
+                "spread": round(spread(times[item]), 4),
             }
-            for item in wanted.all
+            for item, truth in zip(wanted.all, step, strict=True)
         ],
-        "mixed_error_unseen": [round(predict(*unseen, item) / step[item] - 1, 4) for item in mixed],
-        "mixed_error": [round(predict(fixed, rows, item) / step[item] - 1, 4) for item in mixed],
+        "error_of_mixed_before_they_were_fitted": [round(error, 4) for error in errors],
     }
-    worst = max(map(abs, report["mixed_error_unseen"]))
-    reporter.say(f"decode step: dense {step[wanted.uniform[0]] / 1e6:.1f} ms, unseen shapes within {worst:.1%}")
+    worst = max(map(abs, errors))
+    reporter.say(f"decode step: dense {step[0] / 1e6:.1f} ms; mixed shapes predicted within {worst:.1%}")
     return LatencyTable(conditions, fixed, rows, report)
 
 
@@ -140,7 +141,7 @@ def time_decoding(
 
 def _job(conditions: Conditions, folders: Sequence[Path]) -> Mapping[str, Any]:
     shape = conditions.model
-    tokens = conditions.batch * (conditions.context + 512)
+    tokens = conditions.batch * (conditions.context + TOKENS + 128)
     keys = 2 * shape.layers * shape.groups * shape.head_dim * tokens * 4
     room = max(LEAST, keys)
     together = len(folders) * (_weight_bytes(shape) + room) < _SHARE * available_bytes()
@@ -159,12 +160,6 @@ def _weight_bytes(shape: ModelShape) -> int:
     """Of the dense model, at most."""
     attention = shape.groups * (shape.queries_per_group + 1) * 2 * shape.head_dim
     return 4 * shape.hidden * (2 * shape.vocabulary + shape.layers * (attention + 3 * shape.channels))
-
-
-def _spread(turns: Sequence[Sequence[int]]) -> float:
-    """Range of the turns' medians, as a share of their median."""
-    middle = [median(turn) for turn in turns]
-    return (max(middle) - min(middle)) / median(middle)
 
 
 def _device() -> str:
