@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -154,7 +155,7 @@ def _step(arrivals: list[list[float]]) -> float:
     gaps = [
         after - before
         for times in arrivals
-        for before, after in zip(times, times[1:], strict=False)
+        for before, after in pairwise(times)
         if before >= begun and after <= ended
     ]
     return median(gaps)

@@ -17,7 +17,7 @@ from secateur.serve.environment import on_cpu, prepare
 from secateur.serve.options import EngineOptions
 
 STEPS = 9  # of a turn; the first finds cold caches and is not counted
-ROUNDS = 9
+ROUNDS = 5
 TOKENS = ROUNDS * STEPS + 8  # decoded by every sequence, at most
 
 
@@ -27,7 +27,6 @@ def main() -> None:
     os.dup2(2, 1)  # whatever libraries print must not come between the answers
     job = json.load(sys.stdin)
     prepare(EngineOptions(), 1)
-    _say(answers, {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))})
     if job["together"]:
         engines = []
         for folder in job["folders"]:
