@@ -28,8 +28,8 @@ from secateur.slim.configuration_secateur import slim_config
 from secateur.slim.progress import Reporter
 
 REPEATS = 3
-"""Processes that time all shapes. Some engines are up to 1.4 times as slow for as long as they live (seen on a
-shared virtual machine); of three, the median is seldom one of those."""
+"""Processes that time all shapes. Some engines are up to 1.4 times as slow for as long as they live (seen
+on a shared virtual machine); of three, the median is seldom one of those."""
 
 _SHARE = 0.5  # of the memory, for engines that are timed in turns
 
