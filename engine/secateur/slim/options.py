@@ -79,7 +79,7 @@ class PruneOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        limits = self.limits  # refuses what is none
+        _ = self.limits  # refuses what is none
         _require("--keep", self.keep, 0 < len(self.keeps) == len(set(self.keeps)), "each fraction once")
         few = self.max_shapes is None or self.max_shapes >= 1
         _require("--tp", self.tp, self.tp >= 1, "at least 1 rank")
@@ -87,8 +87,7 @@ class PruneOptions:
         _require("--batch", self.batch, self.batch >= 1, "at least 1 sequence")
         _require("--context", self.context, self.context >= 1, "at least 1 token")
         if self.latency_table is not None:
-            used = any(LATENCY in limit for limit in limits)
-            _require("--latency-table", self.latency_table, used, "nothing limits the latency")
+            _require("--latency-table", self.latency_table, self.limits_latency, "nothing limits the latency")
         patient = self.patience is None or self.patience >= 1
         _require("--patience", self.patience, patient, "at least 1 round")
         _require("--evaluations", self.evaluations, self.evaluations >= 1, "at least 1")
@@ -141,6 +140,11 @@ class PruneOptions:
         enough = "give --keep 0.8, --budget params=0.8,kv=0.67 or --speedup 1.3"
         _require("--keep", "nothing", bool(several), enough)
         return several
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether a table of measured latencies is needed."""
+        return any(LATENCY in limits for limits in self.limits)
 
     @property
     def limits_option(self) -> str:
