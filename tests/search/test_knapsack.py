@@ -6,7 +6,7 @@ optimum; elsewhere it is within one sub-block's largest move of it; slack is spe
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import accumulate, product
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,3 +111,48 @@ def test_flat_values_still_give_a_fit() -> None:
     assert Budget((Limit("params", cost, 7),)).admits(
         solve(SPACE, Budget((Limit("params", cost, 7),)), values)
     )
+
+
+@st.composite
+def several_limits(draw: st.DrawFn) -> tuple[Budget, Values]:
+    """Two costs, of which the second may not count some sub-blocks at all; something fits both."""
+    first, values = draw(problems())
+    second = Cost(
+        "others",
+        1,
+        {slot: {w: w * draw(st.integers(0, 3)) for w in [*row]} for slot, row in first.table.items()},
+    )
+    rising = {
+        slot: dict(zip(row, accumulate(row.values(), max), strict=True)) for slot, row in second.table.items()
+    }
+    second = Cost("others", 1, rising)
+    budget = Budget(
+        tuple(Limit(kind, cost, draw(limits(cost))) for kind, cost in (("params", first), ("kv", second)))
+    )
+    return budget, values
+
+
+@settings(max_examples=150, deadline=None)
+@given(problem=several_limits())
+def test_several_limits_hold_near_the_optimum(problem: tuple[Budget, Values]) -> None:
+    budget, values = problem
+    found = solve(SPACE, budget, values)
+    assert SPACE.contains(found) and budget.admits(found)
+    largest_moves = sorted(max(row.values()) - min(row.values()) for row in values.values())[-2:]
+    assert value_of(found, values) <= brute_force(budget, values) + sum(largest_moves) + 1e-9
+    for slot in SPACE.slots:
+        wider = [width for width in SPACE.widths(*slot) if width > found.width(*slot)]
+        assert not any(budget.admits(found.with_width(*slot, width)) for width in wider)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_a_limit_that_does_not_bind_changes_nothing(
+    problem: tuple[Cost, Values], data: st.DataObject
+) -> None:
+    cost, values = problem
+    limit = Limit("params", cost, data.draw(limits(cost)))
+    alone = solve(SPACE, Budget((limit,)), values)
+    loose = Limit("kv", cost, cost.of(SPACE.dense))
+    beside = solve(SPACE, Budget((limit, loose)), values)
+    assert abs(value_of(beside, values) - value_of(alone, values)) < 1e-9

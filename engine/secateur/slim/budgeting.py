@@ -7,7 +7,7 @@ from typing import Protocol
 
 from secateur.errors import BadInput
 from secateur.model.dense import Model
-from secateur.search.budget import LATENCY, budget_of
+from secateur.search.budget import budget_of
 from secateur.search.costs.latency import LatencyTable, model_shape, read_table
 from secateur.search.goal import Goal
 from secateur.search.protection import protected_layers
@@ -49,7 +49,7 @@ def latency_table_for(
         BadInput: the file that was given is no table, or one of another model.
             Or there is no file, and nothing to measure with.
     """
-    if not any(LATENCY in limits for limits in options.limits):
+    if not options.limits_latency:
         return None
     if options.latency_table is not None:
         table = read_table(options.latency_table)

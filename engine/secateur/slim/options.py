@@ -83,7 +83,7 @@ class PruneOptions:
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        limits = self.limits  # refuses what is none
+        _ = self.limits  # refuses what is none
         _require("--keep", self.keep, 0 < len(self.keeps) == len(set(self.keeps)), "each fraction once")
         few = self.max_shapes is None or self.max_shapes >= 1
         _require("--tp", self.tp, self.tp >= 1, "at least 1 rank")
@@ -91,14 +91,15 @@ class PruneOptions:
         _require("--batch", self.batch, self.batch >= 1, "at least 1 sequence")
         _require("--context", self.context, self.context >= 1, "at least 1 token")
         if self.latency_table is not None:
-            used = any(LATENCY in limit for limit in limits)
-            _require("--latency-table", self.latency_table, used, "nothing limits the latency")
+            _require("--latency-table", self.latency_table, self.limits_latency, "nothing limits the latency")
         patient = self.patience is None or self.patience >= 1
         _require("--patience", self.patience, patient, "at least 1 round")
         single = self.sampler != PAPER or (len(self.keeps) == 1 and len(limits[0]) == 1)
         _require(
             "--keep", self.keep, single, f"the sampler {PAPER} searches for one budget of one limit at a time"
         )
+        free = self.sampler != PAPER or self.max_shapes is None
+        _require("--max-shapes", self.max_shapes, free, f"the sampler {PAPER} has a space of its own")
         least = MIN_EVALUATIONS if self.sampler == PAPER else 1
         _require("--evaluations", self.evaluations, self.evaluations >= least, f"at least {least}")
         _require("--seed", self.seed, self.seed >= 0, "a number from 0 up")
@@ -151,6 +152,11 @@ class PruneOptions:
         enough = "give --keep 0.8, --budget params=0.8,kv=0.67 or --speedup 1.3"
         _require("--keep", "nothing", bool(several), enough)
         return several
+
+    @property
+    def limits_latency(self) -> bool:
+        """Whether a table of measured latencies is needed."""
+        return any(LATENCY in limits for limits in self.limits)
 
     @property
     def limits_option(self) -> str:

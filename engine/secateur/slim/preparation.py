@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,7 @@ def prepare(
         split = split_windows(source, corpora, reserved, options)
     space = space_for(model, options)
     dtype = stored_dtype(options, source, model)
-    with clock.stage("latency"):
+    with clock.stage("latency") if options.limits_latency else nullcontext():
         table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
     goals = goals_for(model, space, options, table)
     study = Study(options.study_folder, space, _identity(options, source, corpora, reserved, space))

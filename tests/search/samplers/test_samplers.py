@@ -1,13 +1,13 @@
 """Every sampler by name keeps its promises, fed with random losses over random budgets.
 
-Proven (property): proposals lie in the space and are new, fit the budget (of greedy and paper
-the last one does), are no more than asked for, and come again exactly when the search is played again from
-its pairs.
+Proven (property): proposals lie in the space and are new, fit the budget (of greedy and paper the last one does),
+are no more than asked for, obey every constraint and limit, and come again exactly when the search is
+played again from its pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -60,12 +60,14 @@ def truth(candidate: Architecture) -> float:
     return TABLE.of(candidate) * (1.2 if candidate.groups[1] < candidate.groups[2] else 1.0) + 1e-3
 
 
-def play(name: str, given_problem: Problem) -> Iterator[tuple[Round, list[Pair]]]:
+def play(
+    name: str, given_problem: Problem, loss: Callable[[Architecture], float] = truth
+) -> Iterator[tuple[Round, list[Pair]]]:
     """Rounds with all pairs so far, until the evaluations are spent or nothing is proposed."""
     sampler = SAMPLERS[name](given_problem)
     done: list[Pair] = []
-    for number in range(1, EVALUATIONS + 1):
-        wanted = min(sampler.round_size, EVALUATIONS - len(done))
+    for number in range(1, given_problem.evaluations + 1):
+        wanted = min(sampler.round_size, given_problem.evaluations - len(done))
         if not wanted:
             return
         found = sampler.propose(tuple(done), number, wanted)
@@ -73,7 +75,7 @@ def play(name: str, given_problem: Problem) -> Iterator[tuple[Round, list[Pair]]
         if not found.proposals:
             return
         for item in found.proposals:
-            kl = truth(item.architecture)
+            kl = loss(item.architecture)
             done.append(Pair(item.architecture, Measurement(kl, 0.0, kl, 0.0, 1), number, item.origin))
         yield found, list(done)
 
@@ -100,6 +102,46 @@ class TestEvery:
 
     def test_says_where_proposals_come_from(self, name: str) -> None:
         assert all(item.origin for found, _ in play(name, problem(0.6, 0)) for item in found.proposals)
+
+
+def cost_over(space: Space, attention: int, ffn: int) -> Cost:
+    each = {"attention": attention, "ffn": ffn}
+    return Cost(
+        "units", 7, {slot: {w: w * each[slot[1]] for w in space.widths(*slot)} for slot in space.slots}
+    )
+
+
+@st.composite
+def constrained(draw: st.DrawFn) -> Problem:
+    """Ranks, whole layers, few shapes, one or two limits, in any combination that something fits."""
+    tp = draw(st.sampled_from([1, 1, 2]))
+    protected = draw(st.frozensets(st.integers(0, 3), max_size=1))
+    dense = Architecture((4,) * 4, (160,) * 4)
+    space = Space(dense, 16, tp, 1, protected, draw(st.sampled_from([None, 1, 2, 3])))
+    limits = []
+    for kind, cost in (("params", cost_over(space, 40, 3)), ("kv", cost_over(space, 7, 0))):
+        least = max(cost.of(item) for item in space.narrowest)
+        span = cost.of(dense) - least
+        limits.append(Limit(kind, cost, least + int(draw(st.floats(0.1, 0.95)) * span)))
+    kept = draw(st.sampled_from([limits, limits[:1], limits[1:]]))
+    table = AdditiveTable(
+        {
+            slot: {w: (1 + n) * (1 - w / dense.width(*slot)) ** 1.5 for w in space.widths(*slot)}
+            for n, slot in enumerate(space.slots)
+        }
+    )
+    return Problem(space, Budget(tuple(kept)), table, 16, draw(st.integers(0, 99)), predictor="ridge")
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "paper"])  # its space is its own
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(asked=constrained())
+def test_constraints_and_all_limits_hold(name: str, asked: Problem) -> None:
+    rounds = list(play(name, asked, lambda item: asked.table.of(item) + 1e-3))
+    assert rounds or name in ("even", "greedy")
+    for pair in rounds[-1][1] if rounds else ():
+        assert asked.space.contains(pair.architecture), pair
+        assert name == "greedy" or asked.budget.admits(pair.architecture), pair
 
 
 @pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])

@@ -69,6 +69,26 @@ def fit(
     return round(float(steps[0])), rows
 
 
+def steady(times: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+    """Nanoseconds of a step of every architecture, as if the machine had been the same throughout.
+
+    Whatever else runs slows whole turns down; so a turn is taken relative to those of the same round, the
+    median over the rounds is each architecture's, and the median round says how long that is.
+
+    Args:
+        times: by architecture, turn and step; the n-th turns of all make a round.
+    """
+    turns = np.array([[np.median(turn) for turn in own] for own in times])
+    rounds = np.exp(np.log(turns).mean(0))
+    return [float(value) for value in np.median(turns / rounds, 1) * np.median(rounds)]
+
+
+def spread(turns: Sequence[Sequence[int]]) -> float:
+    """Interquartile range of the turns' medians, as a share of their median: what noise there was."""
+    low, middle, high = np.percentile([np.median(turn) for turn in turns], [25, 50, 75])
+    return float((high - low) / middle)
+
+
 def predict(fixed: int, rows: Mapping[Kind, Mapping[int, int]], candidate: Architecture) -> float:
     """Nanoseconds that a table says."""
     total = float(fixed)

@@ -18,6 +18,7 @@ from secateur.serve.options import EngineOptions
 
 STEPS = 9  # of a turn; the first finds cold caches and is not counted
 ROUNDS = 5
+TOKENS = ROUNDS * STEPS + 8  # decoded by every sequence, at most
 
 
 def main() -> None:
@@ -26,7 +27,6 @@ def main() -> None:
     os.dup2(2, 1)  # whatever libraries print must not come between the answers
     job = json.load(sys.stdin)
     prepare(EngineOptions(), 1)
-    _say(answers, {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))})
     if job["together"]:
         engines = []
         for folder in job["folders"]:
@@ -63,16 +63,15 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
     from vllm.v1.engine.llm_engine import LLMEngine
 
     load_general_plugins()
-    steps = ROUNDS * STEPS + 8
     engine = LLMEngine.from_engine_args(
         EngineArgs(
             model=folder,
             load_format="dummy",
             skip_tokenizer_init=True,
             dtype=job["dtype"],
-            max_model_len=job["context"] + steps,
+            max_model_len=job["context"] + TOKENS,
             max_num_seqs=job["batch"],
-            max_num_batched_tokens=max(2048, job["context"] + steps),
+            max_num_batched_tokens=max(2048, job["context"] + TOKENS),
             enforce_eager=on_cpu(),
             enable_prefix_caching=False,
             async_scheduling=False,  # or steps overlap, and none has a time of its own
@@ -80,8 +79,8 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
             disable_log_stats=True,
         )
     )
-    how = SamplingParams(max_tokens=steps, temperature=0.0, ignore_eos=True, detokenize=False)
-    length = max(1, job["context"] - steps // 2)
+    how = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, detokenize=False)
+    length = max(1, job["context"] - TOKENS // 2)
     for number in range(job["batch"]):
         tokens = [(7 * number + 13 * place) % job["vocabulary"] for place in range(length)]
         engine.add_request(f"probe-{number}", TokensPrompt(prompt_token_ids=tokens), how)

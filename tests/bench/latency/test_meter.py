@@ -1,0 +1,109 @@
+"""A table is measured once: for the same conditions it comes from the cache, for others it does not.
+
+vLLM is stood in for by a clock; `benchmarks.latency_budget` has the real one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from secateur.bench.latency import cache, meter
+from secateur.errors import BackendUnavailable, BadInput
+from secateur.model.dense import Model, build_model
+from secateur.model.source import open_source
+from secateur.search.architecture import Architecture
+from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape
+
+
+@dataclass
+class Silent:
+    said: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def step(self, note: str = "", count: int = 1) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(meter, "on_cpu", lambda: True)
+    monkeypatch.setattr(meter, "version", lambda package: "0.32.0")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model(tiny_llama: Path) -> Model:
+    source = open_source(tiny_llama)
+    return build_model(source.config, source.tensors(), str(tiny_llama))
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Conditions]:
+    """Measurements made."""
+    made: list[Conditions] = []
+
+    def timed(
+        config: object, items: tuple[Architecture, ...], conditions: Conditions, reporter: object
+    ) -> dict:
+        made.append(conditions)
+        return {item: [[1000 + 100 * sum(item.groups) + sum(item.channels)] * 8] * 9 for item in items}
+
+    monkeypatch.setattr(meter, "time_decoding", timed)
+    return made
+
+
+def test_measured_once(model: Model, runs: list[Conditions], own_cache: Path) -> None:
+    first = meter.table_for(model, "bfloat16", 1, 128, Silent())
+    again = meter.table_for(model, "bfloat16", 1, 128, Silent())
+    assert first == again and len(runs) == 1
+    assert [file.name for file in own_cache.rglob("*.json")] == [cache.file_of(first.conditions).name]
+    assert first.rows["ffn"][192] == pytest.approx(192, rel=0.01)
+    assert max(map(abs, first.report["error_of_mixed_before_they_were_fitted"])) < 0.01
+
+
+@pytest.mark.parametrize("other", [("float32", 1, 128), ("bfloat16", 8, 128), ("bfloat16", 1, 64)])
+def test_measured_again_for_other_conditions(
+    other: tuple[str, int, int], model: Model, runs: list[Conditions]
+) -> None:
+    meter.table_for(model, "bfloat16", 1, 128, Silent())
+    meter.table_for(model, *other, Silent())
+    assert len(runs) == 2
+
+
+def test_a_broken_file_is_measured_again(model: Model, runs: list[Conditions]) -> None:
+    table = meter.table_for(model, "bfloat16", 1, 128, Silent())
+    cache.file_of(table.conditions).write_text('{"conditions": ')
+    assert meter.table_for(model, "bfloat16", 1, 128, Silent()) == table
+    assert len(runs) == 2
+
+
+def test_a_context_that_the_model_does_not_have(model: Model, runs: list[Conditions]) -> None:
+    with pytest.raises(BadInput, match="--context: got 500: the model's context is 512 tokens"):
+        meter.table_for(model, "bfloat16", 1, 500, Silent())
+    assert not runs
+
+
+def test_an_engine_that_does_not_start_is_one_line(
+    model: Model, monkeypatch: pytest.MonkeyPatch, make_tiny: Callable[..., Path]
+) -> None:
+    monkeypatch.setattr(meter.sys, "executable", "false")
+    conditions = meter.conditions_of(model, "bfloat16", 1, 128)
+    with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
+        meter.time_decoding(model.config, [Architecture((2,) * 3, (192,) * 3)], conditions, Silent())
+
+
+def test_tables_of_other_conditions_are_not_mixed_up() -> None:
+    shape = ModelShape("llama", 2, 64, 32, 2, 2, 96, 300)
+    conditions = Conditions("a", "b", "c", 1, 256, shape)
+    rows = {"attention": {0: 0, 2: 1}, "ffn": {0: 0, 96: 1}}
+    cache.keep(LatencyTable(conditions, 1, rows))
+    assert cache.cached(conditions) is not None
+    assert cache.cached(replace(conditions, model=replace(shape, hidden=65))) is None
