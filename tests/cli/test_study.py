@@ -1,4 +1,4 @@
-"""`secateur study`: documents on stdout, tables on stderr, one file where it was asked for, one line for bad input."""
+"""`secateur study`: documents on stdout, tables on stderr, a file where one was asked for, one line for bad input."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def test_nothing_to_report_on(
 
 def test_unknown_cost(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", "front", str(study), "--cost", "luck"]) == 2
-    assert capsys.readouterr().err.startswith("error: --cost: got luck: allowed are params, total, memory, kv")
+    assert capsys.readouterr().err.startswith(
+        "error: --cost: got luck: allowed are params, total, memory, kv"
+    )
 
 
 def test_out_that_is_something_else(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,9 @@ def marks(element: ElementTree.Element) -> list[str]:
 
 class TestOnItsOwn:
     def test_asks_for_nothing(self, page: str) -> None:
-        assert not re.search(r"""\b(src|href|action)\s*=\s*["']?|@import|url\(|fetch\(|XMLHttp""", page.split("<script>")[0])
+        assert not re.search(
+            r"""\b(src|href|action)\s*=\s*["']?|@import|url\(|fetch\(|XMLHttp""", page.split("<script>")[0]
+        )
         elsewhere = [url for url in re.findall(r"https?://[^\s\"'<]+", page) if "www.w3.org" not in url]
         assert elsewhere == []
 
@@ -116,13 +118,17 @@ class TestDrawings:
 
     def test_more_proposers_than_colours(self, tmp_path: Path) -> None:
         study = made(rounds=2, per_round=10)
-        study.pairs[:] = [(*pair[:3], f"who{chr(97 + i % 12)}", pair[4]) for i, pair in enumerate(study.pairs)]
+        study.pairs[:] = [
+            (*pair[:3], f"who{chr(97 + i % 12)}", pair[4]) for i, pair in enumerate(study.pairs)
+        ]
         element = drawing(study_page(document_of(study, tmp_path)), "Progress over evaluations")
         assert "other" in [item.text for item in element.iter(f"{SVG}text")]
 
 
 class TestLess:
-    @pytest.mark.parametrize("gone", ["goals", "rounds", "table", "costs", "seconds", "dense", "identity", "model"])
+    @pytest.mark.parametrize(
+        "gone", ["goals", "rounds", "table", "costs", "seconds", "dense", "identity", "model"]
+    )
     def test_one_attribute(self, gone: str, tmp_path: Path) -> None:
         study = made()
         del study.attrs[gone]
@@ -167,7 +173,9 @@ class TestWriting:
             write_page(tmp_path / "thesis.html", page)
         assert (tmp_path / "thesis.html").read_text() == "<!doctype html>"
 
-    @pytest.mark.parametrize(("place", "named"), [("", "is a folder"), ("deep/er/report.html", "not a folder")])
+    @pytest.mark.parametrize(
+        ("place", "named"), [("", "is a folder"), ("deep/er/report.html", "not a folder")]
+    )
     def test_no_place_for_it(self, page: str, tmp_path: Path, place: str, named: str) -> None:
         with pytest.raises(BadInput, match=named):
             write_page(tmp_path / place, page)

@@ -131,7 +131,8 @@ class TestRemoval:
         part = document["figures"]["removal"]
         names = {"attention": "attention", "ffn": "FFN"}
         most, least = (
-            f"{names[row['kind']]} of layer {row['layer']} (" for row in (part["sensitivity"][0], part["sensitivity"][-1])
+            f"{names[row['kind']]} of layer {row['layer']} ("
+            for row in (part["sensitivity"][0], part["sensitivity"][-1])
         )
         first, second = part["sentence"].split("; ")
         assert most in first and least in second
@@ -197,7 +198,9 @@ class TestProgress:
 
 
 class TestLess:
-    @pytest.mark.parametrize("gone", ["goals", "rounds", "table", "costs", "seconds", "dense", "identity", "model"])
+    @pytest.mark.parametrize(
+        "gone", ["goals", "rounds", "table", "costs", "seconds", "dense", "identity", "model"]
+    )
     def test_one_attribute(self, gone: str, tmp_path: Path) -> None:
         study = made()
         del study.attrs[gone]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +39,7 @@ def test_each_once_and_in_order(points: list[tuple[float, ...]]) -> None:
 def test_a_second_objective_falls_along_a_front_of_two(points: list[tuple[float, ...]]) -> None:
     along = [points[i] for i in front(points)]
     distinct = list(dict.fromkeys(along))
-    assert all(a[0] < b[0] and a[1] > b[1] for a, b in zip(distinct, distinct[1:], strict=False))
+    assert all(a[0] < b[0] and a[1] > b[1] for a, b in pairwise(distinct))
 
 
 def test_equal_points_stay_together() -> None:

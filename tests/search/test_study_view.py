@@ -1,4 +1,4 @@
-"""Looking at a study: what was written comes back, nothing on disk changes, less is no error, none is one line.
+"""Looking at a study: what was written comes back, nothing on disk changes, less is no error.
 
 Proven: pairs written by `Study` come back equal, from a folder and from a database; a study that is
 being written (its last line torn) is read as it stands, and no byte and no file changes; what a study

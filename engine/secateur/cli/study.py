@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="study")
 
 
-_HELP = """Look at the study of a search, and choose from it. Every command prints one JSON document with --json.
+_HELP = """Look into the study of a search, and choose from it. Every command takes --json.
 
 Example: secateur study front slim.study
 

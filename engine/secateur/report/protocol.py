@@ -41,7 +41,9 @@ def _parameters(count: Mapping[str, int] | None) -> str:
 def _perplexity(protocol: Mapping[str, Any]) -> str:
     if protocol["dense_nll"] is None:
         return UNKNOWN
-    return f"{protocol['dense_perplexity']:.2f} on the search text ({protocol['dense_nll']:.4f} nats per token)"
+    return (
+        f"{protocol['dense_perplexity']:.2f} on the search text ({protocol['dense_nll']:.4f} nats per token)"
+    )
 
 
 def _goals(goals: list[Mapping[str, Any]]) -> str:

@@ -26,7 +26,9 @@ def sensitivity(view: StudyView) -> list[dict[str, Any]]:
     return [row | {"rank": rank} for rank, row in enumerate(ranked, start=1)]
 
 
-def removal(view: StudyView, candidate: Architecture, ranked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def removal(
+    view: StudyView, candidate: Architecture, ranked: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Every sub-block as the candidate has it: width, what that saves, its single-cut KL, its rank.
 
     Args:

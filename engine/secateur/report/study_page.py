@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from secateur.errors import BadInput
 from secateur.report.figures.front import draw_front
-from secateur.report.figures.predictor import draw_predictor
+from secateur.report.figures.predictor import draw_predictor, has_predictions
 from secateur.report.figures.progress import draw_progress
 from secateur.report.figures.removal import draw_sensitivity
 from secateur.report.figures.seconds import draw_seconds
@@ -93,7 +93,7 @@ def _drawings(document: Mapping[str, Any]) -> dict[str, Any]:
             for entry in figures["widths"]["goals"]
         },
     }
-    if figures["predictor"]["points"] or figures["predictor"]["rounds"]:
+    if has_predictions(figures["predictor"]):
         drawings["predictor"] = draw_predictor(figures["predictor"])
     if figures["progress"]["points"]:
         drawings["progress"] = draw_progress(figures["progress"])

@@ -218,7 +218,7 @@ def _steps(points: Sequence[dict[str, Any]], goal: str) -> list[dict[str, Any]]:
 
 def family(origin: str) -> str:
     """Who proposed, without the particulars: ``knapsack`` of ``knapsack^0.5, ffn only``."""
-    return re.split(r"\^| of |,|\s*\d", origin)[0].strip() or origin
+    return re.split(r"\^| of |,|\s+\d", origin)[0].strip() or origin
 
 
 def _removal(

@@ -111,7 +111,9 @@ def _bars(kept: Sequence[int], dense: Sequence[int]) -> str:
 def _removal(removal: Mapping[str, Any]) -> Table:
     """Sub-blocks by sensitivity, both ends of a long list: what a cut costs, and what every goal keeps."""
     ranked = removal["sensitivity"]
-    title = "what was removed, and why: KL of the deepest single cut, per million parameters; widths kept by goal"
+    title = (
+        "what was removed, and why: KL of the deepest single cut, per million parameters; widths kept by goal"
+    )
     table = _table(title + (f" ({2 * END} of {len(ranked)})" if len(ranked) > 2 * END else ""))
     table.add_column("rank", justify="right", no_wrap=True)
     table.add_column("sub-block", no_wrap=True)
@@ -164,7 +166,9 @@ def _seconds(seconds: Mapping[str, float]) -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(
+        title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
 
 
 def _kl(pair: Mapping[str, Any]) -> str:

@@ -136,7 +136,12 @@ def marker(shape: str, x: float, y: float, size: float, content: str = "", **att
     if shape == "circle":
         return tag("circle", content, cx=x, cy=y, r=size, **attributes)
     if shape == "square":
-        return tag("path", content, d=f"M{x - size:.2f} {y - size:.2f}h{2 * size}v{2 * size}h-{2 * size}z", **attributes)
+        return tag(
+            "path",
+            content,
+            d=f"M{x - size:.2f} {y - size:.2f}h{2 * size}v{2 * size}h-{2 * size}z",
+            **attributes,
+        )
     if shape == "triangle":
         high = size * 1.2
         path = f"M{x:.2f} {y - high:.2f}l{high:.2f} {2 * high:.2f}h-{2 * high:.2f}z"

@@ -102,7 +102,9 @@ class StudyView:
             BadInput: the study has none of that kind.
         """
         if not self.costs:
-            reason = "has no costs of its pairs (made by an older version); start its search again to add them"
+            reason = (
+                "has no costs of its pairs (made by an older version); start its search again to add them"
+            )
             raise BadInput("STUDY", self.place, reason)
         if kind not in self.costs:
             raise BadInput("--cost", kind, f"allowed are {', '.join(self.costs)} for this study")
@@ -164,7 +166,7 @@ def _name_of_study(place: str, storage: BaseStorage) -> str:
 def _view(place: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> StudyView:
     if not trials:
         raise BadInput("STUDY", place, "no architecture was evaluated yet")
-    highest = {_slot(name): space.high for name, space in trials[0].distributions.items()}  # type: ignore[attr-defined]
+    highest = {_slot(name): space.high for name, space in trials[0].distributions.items()}
     costs = {kind: _cost(document) for kind, document in (attrs.get("costs") or {}).items()}
     predicted = {_architecture(trial.params): trial.user_attrs.get("predicted") for trial in trials}
     identity = attrs.get("identity") or {}

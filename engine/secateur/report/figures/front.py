@@ -6,11 +6,26 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from secateur.report.svg import Scale, around, axes, legend, marker, number, picture, staircase, tag, text, tip
+from secateur.report.svg import (
+    Scale,
+    around,
+    axes,
+    legend,
+    marker,
+    number,
+    picture,
+    staircase,
+    tag,
+    text,
+    tip,
+)
 
 WIDTH, HEIGHT = 1080.0, 400.0
 TOP, BOTTOM = 56.0, 340.0
-_LOSSES = (("kl", "KL to the dense model, nats per token"), ("perplexity_ratio", "perplexity, times the dense model's"))
+_LOSSES = (
+    ("kl", "KL to the dense model, nats per token"),
+    ("perplexity_ratio", "perplexity, times the dense model's"),
+)
 
 Point = Mapping[str, Any]
 
@@ -23,7 +38,9 @@ def draw_front(data: Mapping[str, Any], kind: str, best: Mapping[str, str]) -> s
         kind: of cost.
         best: id of the best pair, by goal.
     """
-    known = [(key, title) for key, title in _LOSSES if all(point[key] is not None for point in data["points"])]
+    known = [
+        (key, title) for key, title in _LOSSES if all(point[key] is not None for point in data["points"])
+    ]
     wide = WIDTH / len(known)
     plots = [
         _plot(data, kind, best, key, title, (70 + index * wide, (index + 1) * wide - 24))
@@ -38,7 +55,12 @@ def draw_front(data: Mapping[str, Any], kind: str, best: Mapping[str, str]) -> s
 
 
 def _plot(
-    data: Mapping[str, Any], kind: str, best: Mapping[str, str], key: str, title: str, span: tuple[float, float]
+    data: Mapping[str, Any],
+    kind: str,
+    best: Mapping[str, str],
+    key: str,
+    title: str,
+    span: tuple[float, float],
 ) -> str:
     points, cost = data["points"], data["costs"][kind]
     edges = [limit["kept"] for limit in cost["limits"]]

@@ -28,10 +28,19 @@ def draw_predictor(data: Mapping[str, Any]) -> str:
     parts = []
     if data["points"]:
         parts.append(_scatter(data["points"], data["tau"]))
-    rounds = [entry for entry in data["rounds"] if any(entry[key] is not None for key, *_ in _MEASURES)]
-    if rounds:
+    if rounds := _judged(data["rounds"]):
         parts.append(_chart(rounds))
     return picture(WIDTH, HEIGHT, "Predictor against truth", *parts)
+
+
+def has_predictions(data: Mapping[str, Any]) -> bool:
+    """Whether there is anything to draw."""
+    return bool(data["points"] or _judged(data["rounds"]))
+
+
+def _judged(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rounds whose predictor was held to the truth in some way."""
+    return [entry for entry in rounds if any(entry[key] is not None for key, *_ in _MEASURES)]
 
 
 def _scatter(points: Sequence[Mapping[str, Any]], tau: float | None) -> str:
@@ -49,7 +58,9 @@ def _scatter(points: Sequence[Mapping[str, Any]], tau: float | None) -> str:
     for point in points:
         share = (point["round"] - first) / (last - first) if last > first else 1.0
         predicted, measured = math.exp(point["predicted"]), math.exp(point["measured"])
-        words = f"round {point['round']}\npredicted {predicted:.4f}\nmeasured {measured:.4f}\nid {point['id']}"
+        words = (
+            f"round {point['round']}\npredicted {predicted:.4f}\nmeasured {measured:.4f}\nid {point['id']}"
+        )
         style = f"fill:color-mix(in oklab, var(--late) {share:.0%}, var(--early))"
         mark = marker(
             "circle", x(predicted), y(measured), 4, tip(words), class_="dot", style=style, data_id=point["id"]
@@ -86,7 +97,9 @@ def _chart(rounds: Sequence[Mapping[str, Any]]) -> str:
     parts = [axes(x, y, "round", "rank quality (1 is perfect)", str, number, numbers[::every])]
     for name in sorted({name for entry in rounds for name in entry["rivals"]}):
         path = [
-            (x(entry["round"]), y(entry["rivals"][name]["tau"])) for entry in rounds if name in entry["rivals"]
+            (x(entry["round"]), y(entry["rivals"][name]["tau"]))
+            for entry in rounds
+            if name in entry["rivals"]
         ]
         if len(path) > 1:
             parts.append(tag("g", tip(f"tau of {name}") + line(path, class_="rival"), class_="hover"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from secateur.report.svg import picture, tag, text, tip
 
@@ -37,12 +36,20 @@ def _layers(count: int, step: float) -> str:
     """Numbers of the layers, above."""
     parts = [text(LEFT - 12, HEAD - 10, "layer", class_="tick", text_anchor="end")]
     for layer in range(0, count, 1 if step >= NARROW else 5):
-        parts.append(text(LEFT + (layer + 0.5) * step, HEAD - 10, str(layer), class_="tick", text_anchor="middle"))
+        parts.append(
+            text(LEFT + (layer + 0.5) * step, HEAD - 10, str(layer), class_="tick", text_anchor="middle")
+        )
     return "".join(parts)
 
 
 def _sub_block(
-    box: tuple[float, float, float, float], layer: int, name: str, unit: str, width: int, full: int, widest: int
+    box: tuple[float, float, float, float],
+    layer: int,
+    name: str,
+    unit: str,
+    width: int,
+    full: int,
+    widest: int,
 ) -> str:
     """A bar within its outline; a cross where nothing is left."""
     left, top, step, height = box
@@ -67,9 +74,12 @@ def _sub_block(
             parts.append(text(left + step / 2, base + 13, label, class_="small", text_anchor="middle"))
     elif full:
         arm, x_mid, y_mid = min(inner, 14) / 2.6, left + step / 2, base - whole / 2
-        cross = f"M{x_mid - arm:.2f} {y_mid - arm:.2f}l{2 * arm:.2f} {2 * arm:.2f}m0 -{2 * arm:.2f}l-{2 * arm:.2f} {2 * arm:.2f}"
+        long = f"{2 * arm:.2f}"
+        cross = f"M{x_mid - arm:.2f} {y_mid - arm:.2f}l{long} {long}m0 -{long}l-{long} {long}"
         parts.append(tag("rect", class_="gone", x=x, y=base - whole, width=inner, height=whole, rx=1.5))
         parts.append(tag("path", class_="cross", d=cross))
         if step >= NARROW:
-            parts.append(text(left + step / 2, base + 13, "0", class_="small gone-label", text_anchor="middle"))
+            parts.append(
+                text(left + step / 2, base + 13, "0", class_="small gone-label", text_anchor="middle")
+            )
     return tag("g", "".join(parts), class_="hover")
