@@ -55,7 +55,7 @@ class TestSurface:
     def test_commands(self) -> None:
         app = commands_module.build_app()
         names = [command.name or command.callback.__name__ for command in app.registered_commands]
-        groups = [group.name for group in app.registered_groups]
+        groups = [group.typer_instance.info.name for group in app.registered_groups]
         assert sorted(names) == ["demo", "doctor", "evaluate", "generate", "prune", "serve"]
         assert groups == ["study"]
 

@@ -1,4 +1,4 @@
-"""`secateur study`: documents on stdout, tables on stderr, a file where one was asked for, one line for bad input."""
+"""`secateur study`: a document on stdout, tables on stderr, a file where asked for, errors in one line."""
 
 from __future__ import annotations
 
@@ -51,6 +51,55 @@ class TestReport:
         assert run(["study", "report", str(study), "--json", "--out", "page.html"]) == 0
         document = json.loads(capsys.readouterr().out)
         assert document["goals"][0]["best"]["id"] in Path("page.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def pruned(tiny_llama: Path, english: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pruned")
+    (folder / "text.txt").write_text(english[:40_000])
+    options = [
+        "--keep",
+        "0.8",
+        "--corpus",
+        folder / "text.txt",
+        "--out",
+        folder / "slim",
+        "--evaluations",
+        "30",
+    ]
+    options += [
+        "--window",
+        "32",
+        "--search-windows",
+        "4",
+        "--calibration-tokens",
+        "2048",
+        "--quantum",
+        "32",
+    ]
+    assert run(["prune", str(tiny_llama), *map(str, options)]) == 0
+    return folder / "slim.study"
+
+
+class TestAfterPruning:
+    """What a real search writes is what the report reads."""
+
+    def test_report(self, pruned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        capsys.readouterr()
+        page = tmp_path / "report.html"
+        assert run(["study", "report", str(pruned), "--json", "--out", str(page)]) == 0
+        document = json.loads(capsys.readouterr().out)
+        best = document["goals"][0]["best"]
+        assert best["kept"]["params"] <= 0.8 and set(best["kept"]) == {"params", "total", "memory", "kv"}
+        figures = document["figures"]
+        assert figures["removal"]["sensitivity"] and figures["progress"]["points"] and figures["seconds"]
+        assert figures["predictor"]["rounds"] and figures["predictor"]["points"]
+        assert best["id"] in page.read_text()
+
+    def test_front(self, pruned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        capsys.readouterr()
+        assert run(["study", "front", str(pruned), "--json", "--cost", "kv"]) == 0
+        assert json.loads(capsys.readouterr().out)["front"]
 
 
 Damage = Callable[[Path], None]

@@ -17,22 +17,24 @@ Place = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group of commands."""
-    group = typer.Typer(no_args_is_help=True, help=_HELP)
-    for command in (front, report):
-        group.command()(command)
-    app.add_typer(group, name="study")
-
-
-_HELP = """Look into the study of a search, and choose from it. Every command takes --json.
+app = typer.Typer(
+    name="study",
+    no_args_is_help=True,
+    help="""Look into the study of a search, and choose from it. Every command takes --json.
 
 Example: secateur study front slim.study
 
 Example: secateur study report slim.study --out report.html
-"""
+""",
+)
 
 
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app)
+
+
+@app.command()
 def front(
     study: Place,
     cost: Annotated[
@@ -57,6 +59,7 @@ def front(
         emit_json(document)
 
 
+@app.command()
 def report(
     study: Place,
     out: Annotated[

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.search.budget import Cost
+from secateur.search.costs.cost import Cost
 from secateur.search.front import front
 from secateur.search.study import Pair
 from secateur.search.study_view import StudyView

@@ -15,9 +15,11 @@ import numpy as np
 
 from secateur.report.removal import removal, sensitivity, sentence, summary
 from secateur.report.study_front import DEFAULT_COST, front_pairs, kept, pair_document
+from secateur.search.budget import Limit
+from secateur.search.goal import Goal
 from secateur.search.predictor import rank_quality
 from secateur.search.study import Pair
-from secateur.search.study_view import Goal, StudyView
+from secateur.search.study_view import StudyView
 
 
 def study_report(view: StudyView) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def _protocol(view: StudyView) -> dict[str, Any]:
     identity, dense = view.identity, view.about.get("dense") or {}
     fields = ("seed", "window", "search_windows", "calibration_tokens", "criterion", "compute_dtype")
     nll = view.dense_nll
+    chosen = {**identity, **(view.about.get("options") or {})}  # older studies have them in their identity
     return {
         "model": view.about.get("model"),
         "fingerprint": identity.get("model"),
@@ -59,8 +62,8 @@ def _protocol(view: StudyView) -> dict[str, Any]:
         "corpus_digests": identity.get("corpus"),
         "search_tokens": dense.get("search_tokens", view.pairs[0].measurement.tokens),
         **{field: identity.get(field) for field in fields},
-        "sampler": identity.get("sampler"),
-        "predictor": identity.get("predictor"),
+        "sampler": chosen.get("sampler"),
+        "predictor": chosen.get("predictor"),
         "machine": view.about.get("machine"),
         "versions": view.about.get("versions"),
     }
@@ -80,14 +83,8 @@ def _goal(view: StudyView, goal: Goal, best: Pair | None) -> dict[str, Any]:
     return {
         "name": goal.name,
         "limits": [
-            {
-                "kind": budget.kind,
-                "limit": budget.limit,
-                "unit": budget.cost.unit,
-                "keep": goal.keep.get(budget.kind),
-                "dense": budget.cost.of(view.dense),
-            }
-            for budget in goal.budgets
+            limit.to_json() | {"dense": limit.cost.of(view.dense), "keep": _share(view, limit)}
+            for limit in goal.budget.limits
         ],
         "best": None if best is None else _best(view, best),
     }
@@ -103,7 +100,7 @@ def _best(view: StudyView, pair: Pair) -> dict[str, Any]:
 
 def _front(view: StudyView) -> dict[str, Any]:
     """Every pair with what it keeps, per kind of cost that a goal limits, and who is on the front."""
-    limited = [budget.kind for goal in view.goals for budget in goal.budgets]
+    limited = [limit.kind for goal in view.goals for limit in goal.budget.limits]
     kinds = list(dict.fromkeys(limited)) or [kind for kind in (DEFAULT_COST,) if kind in view.costs]
     points = [
         pair_document(view, pair)
@@ -120,16 +117,21 @@ def _front(view: StudyView) -> dict[str, Any]:
                 "dense": view.costs[kind].of(view.dense),
                 "front": [pair.architecture.digest for pair in front_pairs(view.pairs, view.costs[kind])],
                 "limits": [
-                    {"goal": goal.name, "kept": budget.limit / budget.cost.of(view.dense)}
+                    {"goal": goal.name, "kept": _share(view, limit)}
                     for goal in view.goals
-                    for budget in goal.budgets
-                    if budget.kind == kind
+                    for limit in goal.budget.limits
+                    if limit.kind == kind
                 ],
             }
             for kind in kinds
         },
         "points": points,
     }
+
+
+def _share(view: StudyView, limit: Limit) -> float:
+    """A limit as a fraction of what the dense model costs."""
+    return round(limit.most / limit.cost.of(view.dense), 6)
 
 
 def _widths(view: StudyView, best: Mapping[str, Pair | None]) -> dict[str, Any]:
@@ -153,11 +155,11 @@ def _predictor(view: StudyView) -> dict[str, Any]:
         {
             "id": pair.architecture.digest,
             "round": pair.round,
-            "predicted": view.predicted[pair.architecture],
+            "predicted": pair.predicted,
             "measured": math.log(max(pair.measurement.kl, 1e-12)),
         }
         for pair in view.searched
-        if pair.architecture in view.predicted
+        if pair.predicted is not None
     ]
     rounds = [_round(document, points) for document in view.rounds]
     return {"points": points, "tau": _tau(points), "rounds": rounds}
@@ -199,7 +201,7 @@ def _progress(view: StudyView) -> dict[str, Any]:
             "kl": pair.measurement.kl,
             "origin": pair.origin,
             "family": family(pair.origin),
-            "fits": [goal.name for goal in view.goals if goal.admits(pair.architecture)],
+            "fits": [goal.name for goal in view.goals if goal.budget.admits(pair.architecture)],
         }
         for number, pair in enumerate(view.searched, start=1)
     ]
@@ -240,7 +242,7 @@ def _missing(view: StudyView) -> list[str]:
         "costs of the pairs, so no front and no budgets can be drawn": not view.costs,
         "the table of single cuts": not view.table,
         "its rounds, so nothing is known of the predictor's quality": not view.rounds,
-        "what was predicted of the pairs": not view.predicted,
+        "what was predicted of the pairs": all(pair.predicted is None for pair in view.pairs),
         "the dense model's loss, so perplexity ratios are unknown": view.dense_nll is None,
         "seconds per stage": not view.seconds,
     }

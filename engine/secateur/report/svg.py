@@ -161,13 +161,13 @@ def legend(x: float, y: float, entries: Sequence[tuple[Callable[..., str], str]]
     return "".join(parts)
 
 
-def line(points: Sequence[tuple[float, float]], **attributes: object) -> str:
+def line(points: Sequence[tuple[float, float]], **attributes: str) -> str:
     """An open line through points."""
     path = "M" + "L".join(f"{x:.2f} {y:.2f}" for x, y in points)
     return tag("path", d=path, fill="none", **attributes)
 
 
-def staircase(points: Sequence[tuple[float, float]], end: float | None = None, **attributes: object) -> str:
+def staircase(points: Sequence[tuple[float, float]], end: float | None = None, **attributes: str) -> str:
     """A line that keeps the height of a point until the next; `end` is where the last one stops."""
     corners: list[tuple[float, float]] = []
     for x, y in points:

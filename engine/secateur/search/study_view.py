@@ -7,45 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from secateur.errors import BadInput
+from secateur.errors import BadInput, SecateurError
 from secateur.model.dense import Kind
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
+from secateur.search.goal import Goal
 from secateur.search.measurement import Measurement
+from secateur.search.place import Place, existing_place
 from secateur.search.samplers.sampler import best_first
 from secateur.search.space import Slot
-from secateur.search.study import JOURNAL, Pair
+from secateur.search.study import Pair
 
-_NAME = "secateur"
 _PARAMETER = re.compile(r"layer_(\d+)\.(groups|channels)")
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One of the budgets that a study was searched for.
-
-    Attributes:
-        name: as in the study, and in its rounds.
-        budgets: all of which must be met; none where the study does not say.
-        keep: fraction of the dense model, by kind of budget, where it was given so.
-    """
-
-    name: str
-    budgets: tuple[Budget, ...] = ()
-    keep: Mapping[str, float] = field(default_factory=dict)
-
-    def admits(self, candidate: Architecture) -> bool:
-        """Whether the candidate fits every budget."""
-        return all(budget.admits(candidate) for budget in self.budgets)
 
 
 @dataclass(frozen=True)
@@ -56,7 +36,6 @@ class StudyView:
         place: as the user gave it.
         dense: the architecture with nothing cut.
         pairs: in the order in which they were added.
-        predicted: log KL that was predicted when the architecture was proposed.
         identity: what the pairs depend on.
         rounds: one document per round of the search.
         table: KL in nats per token of single cuts; empty without one.
@@ -68,7 +47,6 @@ class StudyView:
     place: str
     dense: Architecture
     pairs: tuple[Pair, ...]
-    predicted: Mapping[Architecture, float]
     identity: Mapping[str, Any]
     goals: tuple[Goal, ...]
     rounds: tuple[Mapping[str, Any], ...]
@@ -90,9 +68,9 @@ class StudyView:
         return known if known is not None else next(measured, None)
 
     def best(self, goal: Goal) -> Pair | None:
-        """The pair of least KL that fits a goal; where its budgets are unknown, of the rounds' pairs."""
-        candidates = self.pairs if goal.budgets else self.searched
-        fitting = best_first(pair for pair in candidates if goal.admits(pair.architecture))
+        """The pair of least KL that fits a goal; where its limits are unknown, of the rounds' pairs."""
+        candidates = self.pairs if goal.budget.limits else self.searched
+        fitting = best_first(pair for pair in candidates if goal.budget.admits(pair.architecture))
         return fitting[0] if fitting else None
 
     def cost(self, kind: str) -> Cost:
@@ -120,62 +98,41 @@ def view_study(place: str) -> StudyView:
     Raises:
         BadInput: there is no study, or nothing in it yet.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = _existing_storage(place)
-        study = optuna.load_study(study_name=_name_of_study(place, storage), storage=storage)
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return _view(place, study.user_attrs, trials)
-    except (BadInput, MemoryError):
+        opened = existing_place(place)
+        trials, attrs = _read(opened)
+        return _view(opened.name, attrs, trials)
+    except BadInput as error:
+        raise BadInput("STUDY", error.given, error.allowed) from error
+    except (SecateurError, MemoryError):
         raise
     except Exception as error:  # every database and every kind of damage has errors of its own
-        raise BadInput("STUDY", place, f"cannot be read as a study: {_line(error)}") from error
+        raise BadInput("STUDY", place.split("@")[-1], f"cannot be read as a study: {_line(error)}") from error
 
 
-def _existing_storage(place: str) -> BaseStorage:
-    """The storage of a study that is there; nothing is made where there is none."""
-    if "://" in place:
-        return _existing_database(place)
-    folder = Path(place)
-    if not folder.exists():
-        raise BadInput("STUDY", place, "there is no such folder")
-    journal = folder / JOURNAL
-    if not journal.is_file():
-        raise BadInput("STUDY", place, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
-    return JournalStorage(JournalFileBackend(str(journal)))  # reading takes no lock
-
-
-def _existing_database(url: str) -> RDBStorage:
-    from sqlalchemy.engine import make_url
-
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database and not Path(parsed.database).is_file():
-        raise BadInput("STUDY", url, "there is no such database")  # opening would make an empty one
-    return RDBStorage(url, skip_table_creation=True)
-
-
-def _name_of_study(place: str, storage: BaseStorage) -> str:
-    names = optuna.get_all_study_names(storage)
-    if _NAME in names or len(names) == 1:
-        return _NAME if _NAME in names else names[0]
+def _read(place: Place) -> tuple[list[FrozenTrial], dict[str, Any]]:
+    names = optuna.get_all_study_names(place.storage)
     if not names:
-        raise BadInput("STUDY", place, "nothing is in it yet")
-    raise BadInput("STUDY", place, f"several studies are in it, none named {_NAME}: {', '.join(names)}")
+        raise BadInput("STUDY", place.name, "nothing is in it yet")
+    if place.study_name not in names:
+        reason = f"no study named {place.study_name} is in it; after a # give one of {', '.join(names)}"
+        raise BadInput("STUDY", place.name, reason)
+    study = optuna.load_study(study_name=place.study_name, storage=place.storage)
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not trials:
+        raise BadInput("STUDY", place.name, "no architecture was evaluated yet")
+    return trials, study.user_attrs
 
 
 def _view(place: str, attrs: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> StudyView:
-    if not trials:
-        raise BadInput("STUDY", place, "no architecture was evaluated yet")
     highest = {_slot(name): space.high for name, space in trials[0].distributions.items()}
     costs = {kind: _cost(document) for kind, document in (attrs.get("costs") or {}).items()}
-    predicted = {_architecture(trial.params): trial.user_attrs.get("predicted") for trial in trials}
     identity = attrs.get("identity") or {}
     known = ("identity", "goals", "rounds", "table", "costs", "seconds")
     return StudyView(
         place=place,
         dense=_of_widths(highest),
         pairs=tuple(_pair(trial) for trial in trials),
-        predicted={item: value for item, value in predicted.items() if value is not None},
         identity=identity,
         goals=_goals(attrs, identity, costs),
         rounds=tuple(attrs.get("rounds") or ()),
@@ -191,20 +148,14 @@ def _goals(
 ) -> tuple[Goal, ...]:
     if attrs.get("goals"):
         return tuple(_goal(document, costs) for document in attrs["goals"])
-    return (Goal(str(identity.get("keep", "all"))),)  # a study older than goals has one
+    return (Goal(str(identity.get("keep", "all")), Budget(())),)  # a study older than goals has one
 
 
 def _goal(document: Mapping[str, Any], costs: Mapping[str, Cost]) -> Goal:
-    limits = document.get("limits") or []
-    return Goal(
-        document["name"],
-        tuple(
-            Budget(limit["kind"], costs[limit["kind"]], limit["limit"])
-            for limit in limits
-            if limit["kind"] in costs
-        ),
-        {limit["kind"]: limit["keep"] for limit in limits if limit.get("keep") is not None},
-    )
+    """A goal with those of its limits whose costs the study has."""
+    limits = [limit for limit in document.get("limits") or [] if limit["kind"] in costs]
+    budget = Budget(tuple(Limit(limit["kind"], costs[limit["kind"]], limit["limit"]) for limit in limits))
+    return Goal(document["name"], budget)
 
 
 def _cost(document: Mapping[str, Any]) -> Cost:
@@ -221,9 +172,9 @@ def _rows(document: Mapping[str, Mapping[str, Any]]) -> dict[Slot, dict[int, Any
 
 def _pair(trial: FrozenTrial) -> Pair:
     attrs = trial.user_attrs
-    return Pair(
-        _architecture(trial.params), Measurement(**attrs["measurement"]), attrs["round"], attrs["origin"]
-    )
+    measured = Measurement(**attrs["measurement"])
+    candidate = _architecture(trial.params)
+    return Pair(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))
 
 
 def _architecture(params: Mapping[str, int]) -> Architecture:
