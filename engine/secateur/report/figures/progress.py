@@ -27,6 +27,7 @@ TOP, BOTTOM = 68.0, 368.0
 LEFT, RIGHT = 70.0, 980.0
 COLOURS = 7
 OTHER = "other"
+LINE = 14.0  # between two names
 
 
 def draw_progress(data: Mapping[str, Any]) -> str:
@@ -86,12 +87,14 @@ def _bands(points: Sequence[Mapping[str, Any]], x: Scale) -> str:
 
 
 def _best(goals: Sequence[Mapping[str, Any]], x: Scale, y: Scale) -> list[str]:
-    parts = []
-    for goal in goals:
-        if not goal["steps"]:
-            continue
+    """Lines of the best so far, each named at its end, names kept apart."""
+    parts, last_name = [], 0.0
+    for goal in sorted(
+        (goal for goal in goals if goal["steps"]), key=lambda goal: y(goal["steps"][-1]["kl"])
+    ):
         path = [(x(step["evaluation"]), y(step["kl"])) for step in goal["steps"]]
-        last = goal["steps"][-1]["kl"]
+        best = goal["steps"][-1]["kl"]
+        last_name = max(y(best) + 4, last_name + LINE)
         parts.append(staircase(path, x.stop, class_="best-line"))
-        parts.append(text(x.stop + 6, y(last) + 4, f"{goal['goal']}: {last:.4f}", class_="best-name"))
+        parts.append(text(x.stop + 6, last_name, f"{goal['goal']}: {best:.4f}", class_="best-name"))
     return parts
