@@ -80,9 +80,7 @@ class StudyView:
             BadInput: the study has none of that kind.
         """
         if not self.costs:
-            reason = (
-                "has no costs of its pairs (made by an older version); start its search again to add them"
-            )
+            reason = "does not say what its pairs cost (an older version made it)"
             raise BadInput("STUDY", self.place, reason)
         if kind not in self.costs:
             raise BadInput("--cost", kind, f"allowed are {', '.join(self.costs)} for this study")
