@@ -53,11 +53,11 @@ def raising(error: BaseException) -> object:
 
 class TestSurface:
     def test_commands(self) -> None:
-        names = [
-            command.name or command.callback.__name__
-            for command in commands_module.build_app().registered_commands
-        ]
+        app = commands_module.build_app()
+        names = [command.name or command.callback.__name__ for command in app.registered_commands]
+        groups = [group.typer_instance.info.name for group in app.registered_groups]
         assert sorted(names) == ["demo", "doctor", "evaluate", "generate", "prune", "serve"]
+        assert groups == ["study"]
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_help_has_an_example(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -87,6 +87,42 @@ def open_place(place: str | os.PathLike[str]) -> Place:
     return _open_database(os.fspath(place)) if is_url(place) else _open_folder(Path(place))
 
 
+def existing_place(place: str | os.PathLike[str]) -> Place:
+    """Open a place to look at what is there; nothing is made, nothing is written, nobody is held up.
+
+    Raises:
+        BadInput: there is nothing, or no such database.
+        BackendUnavailable: the driver of the database is not installed.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if is_url(place):
+        return _open_existing_database(os.fspath(place))
+    folder = Path(place)
+    if not folder.exists():
+        raise BadInput("--study", place, "there is no such folder")
+    journal = folder / JOURNAL
+    if not journal.is_file():
+        raise BadInput("--study", place, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
+    storage = JournalStorage(JournalFileBackend(str(journal)))  # reading takes no lock
+    return Place(str(folder), DEFAULT_NAME, storage, nullcontext)
+
+
+def _open_existing_database(place: str) -> Place:
+    url = _parsed(place)
+    name = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise BadInput("--study", name, "there is no such database")  # opening would make an empty one
+    try:
+        storage = RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs=_engine_options(url),
+            skip_table_creation=True,
+        )
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
+    return Place(name, _name_in(place), storage, nullcontext)
+
+
 def _open_folder(folder: Path) -> Place:
     journal = folder / JOURNAL
     with reported(folder):
@@ -113,8 +149,7 @@ def _open_database(place: str) -> Place:
             storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
-    study_name = place.partition("#")[2] or DEFAULT_NAME
-    return Place(name, study_name, _CachedStorage(storage), exclusive)
+    return Place(name, _name_in(place), _CachedStorage(storage), exclusive)
 
 
 def _parsed(place: str) -> sqlalchemy.URL:
@@ -131,6 +166,11 @@ def _parsed(place: str) -> sqlalchemy.URL:
             raise BackendUnavailable("--study: PostgreSQL needs psycopg: pip install 'secateur[postgres]'")
         url = url.set(drivername="postgresql+psycopg")
     return url
+
+
+def _name_in(place: str) -> str:
+    """What follows a ``#``. (urllib's urldefrag loses a slash of ``sqlite:////absolute/path``.)"""
+    return place.partition("#")[2] or DEFAULT_NAME
 
 
 def _engine_options(url: sqlalchemy.URL) -> dict[str, Any]:

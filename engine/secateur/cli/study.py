@@ -1,0 +1,94 @@
+"""`secateur study`: what a search found, to look at and to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.console import console, emit_json, say, stdout_to_stderr
+from secateur.cli.interrupts import importing
+
+DEFAULT_PAGE = Path("report.html")
+Place = Annotated[
+    str, typer.Argument(metavar="STUDY", help="Folder of a study (prune makes OUT.study), or a database URL.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+app = typer.Typer(
+    name="study",
+    no_args_is_help=True,
+    help="""Look into the study of a search, and choose from it. Every command takes --json.
+
+Example: secateur study front slim.study
+
+Example: secateur study report slim.study --out report.html
+""",
+)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app)
+
+
+@app.command()
+def front(
+    study: Place,
+    cost: Annotated[
+        str, typer.Option(help="What is traded against KL: params, total, memory, kv, or what the study has.")
+    ] = "params",
+    json: Json = False,
+) -> None:
+    """List the architectures that no other beats in both cost and KL.
+
+    Example: secateur study front slim.study --cost params
+    """
+    with stdout_to_stderr():
+        with importing():
+            from secateur.report.study_front import study_front
+            from secateur.report.study_tables import front_table
+            from secateur.search.study_view import view_study
+
+        document = study_front(view_study(study), cost)
+        if not json:
+            console.print(front_table(document))
+    if json:
+        emit_json(document)
+
+
+@app.command()
+def report(
+    study: Place,
+    out: Annotated[
+        Path | None,
+        typer.Option(help=f"The HTML file to write; {DEFAULT_PAGE} if neither this nor --json is given."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Report on a study: tables here, and one HTML file with its figures that needs no network.
+
+    Example: secateur study report slim.study --out report.html
+    """
+    page = out if out is not None or json else DEFAULT_PAGE
+    with stdout_to_stderr():
+        with importing():
+            from secateur.report.study_page import require_replaceable, study_page, write_page
+            from secateur.report.study_report import study_report
+            from secateur.report.study_tables import report_tables
+            from secateur.search.study_view import view_study
+
+        if page is not None:
+            require_replaceable(page)
+        document = study_report(view_study(study))
+        if page is not None:
+            write_page(page, study_page(document))
+        if not json:
+            for part in report_tables(document):
+                console.print(part)
+        if page is not None:
+            say(f"{page} written")
+    if json:
+        emit_json(document)
