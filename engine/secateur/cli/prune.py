@@ -96,7 +96,20 @@ def prune(
         str,
         typer.Option(help="xgboost, hist-gbdt, random-forest, ridge, gaussian-process, or auto: the best."),
     ] = "auto",
-    study: Annotated[Path | None, typer.Option(help="Folder of the study; OUT.study if not given.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of the study, or sqlite:///FILE#NAME or postgresql://USER@HOST/DATABASE#NAME, which "
+            "several machines may share; OUT.study if not given."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Local processes that evaluate; in this process if not given.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster that evaluates: auto, local or ray://HOST:PORT."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Weights on disk: auto, bfloat16, float16 or float32.")] = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the record as JSON on stdout.")] = False,
 ) -> None:
@@ -139,6 +152,8 @@ def prune(
             repair=defaults.repair if repair is None else repair,
             predictor=predictor,
             study=study,
+            workers=workers,
+            ray=ray,
             dtype=dtype,
         )
         with StageReporter() as reporter:
@@ -147,7 +162,7 @@ def prune(
             summarise(record)
     if json:
         emit_json(
-            records[0] if len(records) == 1 else {"study": str(options.study_folder), "results": records}
+            records[0] if len(records) == 1 else {"study": str(options.study_place), "results": records}
         )
 
 

@@ -9,6 +9,8 @@ import typer
 
 from secateur.cli.console import console, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import importing
+from secateur.cli.prune import measured_latency, summarise
+from secateur.cli.stages import StageReporter
 
 DEFAULT_PAGE = Path("report.html")
 Place = Annotated[
@@ -25,6 +27,8 @@ app = typer.Typer(
 Example: secateur study front slim.study
 
 Example: secateur study report slim.study --out report.html
+
+Example: secateur study cut slim.study --keep 0.7 --out slim-0.7
 """,
 )
 
@@ -92,3 +96,36 @@ def report(
             say(f"{page} written")
     if json:
         emit_json(document)
+
+
+@app.command()
+def cut(
+    study: Place,
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to make; must not exist.")],
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Fraction to keep; the best pair within it is cut."),
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="As in `secateur prune`.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="As in `secateur prune`.")] = None,
+    id: Annotated[
+        str | None, typer.Option("--id", help="The architecture to cut, as `study front` names it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Cut a checkpoint from the architectures that a study has evaluated; nothing is searched.
+
+    Example: secateur study cut slim.study --keep 0.7 --out slim-0.7
+    """
+    with stdout_to_stderr():
+        with importing():
+            from secateur.slim.pipeline import cut_from_study
+            from secateur.slim.reopening import options_of
+
+        whole = 1.0 if id is not None and budget is None and speedup is None and keep is None else keep
+        options = options_of(study, out, whole, budget, speedup)
+        with StageReporter() as reporter:
+            record = cut_from_study(options, reporter, id, measured_latency)
+        summarise(record)
+    if json:
+        emit_json(record)

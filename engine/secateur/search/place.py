@@ -169,7 +169,7 @@ def _parsed(place: str) -> sqlalchemy.URL:
 
 
 def _name_in(place: str) -> str:
-    """What follows a ``#``. (urllib's urldefrag loses a slash of ``sqlite:////absolute/path``.)"""
+    """What follows a ``#``; urllib's urldefrag would lose a slash of ``sqlite:////absolute/path``."""
     return place.partition("#")[2] or DEFAULT_NAME
 
 

@@ -21,6 +21,7 @@ from secateur.search.architecture import architecture_of
 from secateur.search.costs.parameters import ParameterCount, count_parameters
 from secateur.slim.export import RECORD
 from secateur.slim.progress import Clock, Reporter
+from secateur.slim.tasks.harness import load_tasks, run_tasks
 from secateur.slim.windows import require_context
 
 
@@ -35,18 +36,28 @@ class EvaluationOptions:
         dense: the dense model to put beside a slim one; None looks where it was when it was pruned,
             "" leaves it out.
         dtype: of weights and products; ``auto`` is bf16 where the processor has it.
+        tasks: comma-separated tasks (`tasks.harness.load_tasks`); with them `corpus` may be empty.
+        task_data: folder of the tasks that come as files.
+        limit: examples of each task, of MMLU of each subject; None takes all.
     """
 
     model: str
-    corpus: str
+    corpus: str = ""
     window: int = 256
     windows: int = 128
     dense: str | None = None
     dtype: str = "auto"
+    tasks: str = ""
+    task_data: Path | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.windows < 1:
             raise BadInput("--windows", self.windows, "at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise BadInput("--limit", self.limit, "at least 1")
+        if not self.corpus and not self.tasks:
+            raise BadInput("--corpus", "nothing", "give --corpus, --tasks or both")
 
 
 def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
@@ -57,7 +68,8 @@ def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
     """
     keep_freed_pages()
     dtype = dtype_named(options.dtype, auto=fast_dtype())
-    corpora = load_corpora(options.corpus)
+    corpora = load_corpora(options.corpus) if options.corpus else ()
+    tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
     source = open_source(options.model)
     require_context(source, options.window)
     dense_source = _dense_source(options, source, reporter)
@@ -68,6 +80,9 @@ def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
         windows = _windows(corpora, source, options)
         document["windows"] = {name: len(part) for name, part in windows.items()}
         own = _measure("evaluating", model, windows, reporter)
+    if tasks:
+        with clock.stage("tasks"):
+            own["tasks"] = run_tasks(model, source.tokenizer(), tasks, options.limit, "answering", reporter)
     document |= own
     if dense_source is not None:
         with clock.stage("evaluate_dense"):
@@ -75,6 +90,12 @@ def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
             dense_model = build_model(dense_source.config, tensors, dense_source.reference).to(dtype)
             same_text = _windows(corpora, dense_source, options)
             dense = _measure("evaluating the dense model", dense_model, same_text, reporter)
+        if tasks:
+            with clock.stage("tasks_dense"):
+                title = "the dense model answering"
+                dense["tasks"] = run_tasks(
+                    dense_model, dense_source.tokenizer(), tasks, options.limit, title, reporter
+                )
         document |= {"dense": dense, "slim": own, "kept": own["parameters"]}
         document["kept_fraction"] = _kept(count_parameters(model), count_parameters(dense_model))
     document["architecture"] = architecture_of(model).to_json()
@@ -92,7 +113,8 @@ def _windows(corpora: tuple[Corpus, ...], source: Source, options: EvaluationOpt
 
 def _measure(title: str, model: Model, windows: Mapping[str, Tensor], reporter: Reporter) -> dict[str, Any]:
     batches = sum(-(-len(part) // BATCH_WINDOWS) for part in windows.values())
-    reporter.stage(title, batches)
+    if batches:
+        reporter.stage(title, batches)
     nll = {name: mean_nll(model, part, lambda _: reporter.step()) for name, part in windows.items()}
     return {
         "parameters": count_parameters(model).to_json(),

@@ -13,6 +13,7 @@ from secateur.calibrate.criteria import criterion_named
 from secateur.errors import BadInput
 from secateur.model.precision import dtype_named
 from secateur.search.budget import LATENCY, parse_limits, require_limit
+from secateur.search.place import is_url, require_place
 from secateur.search.predictor import require_regressor
 from secateur.search.samplers.paper import MIN_EVALUATIONS
 from secateur.search.samplers.registry import GUIDED, PAPER, require_sampler
@@ -51,7 +52,9 @@ class PruneOptions:
         sampler: who proposes architectures (`registry.SAMPLERS`).
         repair: ``auto`` repairs projections and keeps the better repair; ``none`` only cuts.
         predictor: regressor of the accuracy predictor; ``auto`` is chosen by cross-validation.
-        study: folder for the study; None puts it beside `out`.
+        study: folder for the study, or the URL of a database; None puts it beside `out`.
+        workers: local processes that evaluate; None evaluates in this one, or with `ray` takes all it has.
+        ray: address of a Ray cluster whose actors evaluate.
         dtype: weights on disk; ``auto`` keeps the stored dtype (bf16 for a GGUF file).
     """
 
@@ -79,7 +82,9 @@ class PruneOptions:
     sampler: str = GUIDED
     repair: str = "auto"
     predictor: str = "auto"
-    study: Path | None = None
+    study: Path | str | None = None
+    workers: int | None = None
+    ray: str | None = None
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
@@ -94,7 +99,7 @@ class PruneOptions:
             _require("--latency-table", self.latency_table, self.limits_latency, "nothing limits the latency")
         patient = self.patience is None or self.patience >= 1
         _require("--patience", self.patience, patient, "at least 1 round")
-        single = self.sampler != PAPER or (len(self.keeps) == 1 and len(limits[0]) == 1)
+        single = self.sampler != PAPER or (len(self.keeps) == 1 and len(self.limits[0]) == 1)
         _require(
             "--keep", self.keep, single, f"the sampler {PAPER} searches for one budget of one limit at a time"
         )
@@ -109,6 +114,9 @@ class PruneOptions:
         least = MIN_WINDOWS * self.window
         tokens = self.calibration_tokens
         _require("--calibration-tokens", tokens, tokens >= least, f"at least {least} ({MIN_WINDOWS} windows)")
+        if self.study is not None:
+            require_place(self.study)
+        _require("--workers", self.workers, self.workers is None or self.workers >= 1, "at least 1")
         apart = self.study_folder.absolute() != self.out.absolute()
         _require(
             "--study", self.study_folder, apart, "the study needs a folder of its own, not that of --out"
@@ -172,7 +180,7 @@ class PruneOptions:
 
     def of_study(self) -> dict[str, Any]:
         """What a study keeps of them, to be cut from later: all but the budget and places."""
-        left_out = ("keep", "budget", "speedup", "out", "study")
+        left_out = ("keep", "budget", "speedup", "out", "study", "workers", "ray")
         kept = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.latency_table is not None:
             kept["latency_table"] = str(self.latency_table.absolute())
@@ -180,8 +188,15 @@ class PruneOptions:
 
     @property
     def study_folder(self) -> Path:
-        """Where the study lies."""
-        return self.study or self.out.with_name(self.out.name + ".study")
+        """Where the study lies, and statistics; the latter too where the study is in a database."""
+        if self.study is None or is_url(self.study):
+            return self.out.with_name(self.out.name + ".study")
+        return Path(self.study)
+
+    @property
+    def study_place(self) -> Path | str:
+        """Where the study lies: a folder, or the URL of a database."""
+        return self.study if self.study is not None and is_url(self.study) else self.study_folder
 
 
 def _require(option: str, given: object, holds: bool, allowed: str) -> None:

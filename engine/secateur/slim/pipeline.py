@@ -44,33 +44,39 @@ def prune_all(
         require_new("--out", out)
     clock = Clock()
     prepared = prepare(options, reporter, clock, meter)
-    search = Search(
-        prepared.space,
-        prepared.goals,
-        prepared.library,
-        prepared.evaluator,
-        prepared.study,
-        evaluations=options.evaluations,
-        seed=options.seed,
-        sampler=options.sampler,
-        predictor=options.predictor,
-        patience=options.patience,
-    )
-    with clock.stage("search"):
+    with prepared.evaluator() as evaluator, clock.stage("search"):
+        search = Search(
+            prepared.space,
+            prepared.goals,
+            prepared.library,
+            evaluator,
+            prepared.study,
+            evaluations=options.evaluations,
+            seed=options.seed,
+            sampler=options.sampler,
+            predictor=options.predictor,
+            patience=options.patience,
+        )
         _run(search, reporter)
     _note_seconds(prepared, clock)
     records = []
     for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True):
-        own = replace(options, keep=keep, out=out, study=options.study_folder)
+        own = replace(options, keep=keep, out=out, study=options.study_place)
         own_clock = Clock(dict(clock.seconds))
         candidates = finalists(search.ranked(goal))
         records.append(make_checkpoint(prepared, own, goal, candidates, search.choice, reporter, own_clock))
-    if len(prepared.goals) == 1:  # a study of several budgets is there to be cut from again
+    others = prepared.study.close()
+    if len(prepared.goals) == 1 and not others:  # a study of several budgets is there to be cut from again
         shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)
     return records
 
 
-def cut_from_study(options: PruneOptions, reporter: Reporter, digest: str | None = None) -> dict[str, Any]:
+def cut_from_study(
+    options: PruneOptions,
+    reporter: Reporter,
+    digest: str | None = None,
+    meter: LatencyMeter | None = None,
+) -> dict[str, Any]:
     """A checkpoint from the pairs that a study has, without another search.
 
     Args:
@@ -83,7 +89,7 @@ def cut_from_study(options: PruneOptions, reporter: Reporter, digest: str | None
     """
     require_new("--out", options.out)
     clock = Clock()
-    prepared = prepare(options, reporter, clock)
+    prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
     candidates = _candidates(prepared, digest)
     return make_checkpoint(prepared, options, goal, candidates, None, reporter, clock)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ import torch
 from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
 from secateur.calibrate.corpus import Corpus, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
+from secateur.calibrate.perplexity import mean_nll
 from secateur.errors import UnsupportedModel
 from secateur.model.dense import Model, base_model_type, build_model
 from secateur.model.memory import keep_freed_pages
@@ -22,12 +25,17 @@ from secateur.search.costs.parameters import count_parameters
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.goal import Goal
 from secateur.search.measurement import Evaluator
+from secateur.search.place import KernelLock
 from secateur.search.space import Space
 from secateur.search.study import Study
+from secateur.search.workers.choice import open_pool
+from secateur.search.workers.spec import WorkerSpec
 from secateur.slim.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
+from secateur.slim.host import machine, versions
 from secateur.slim.options import PruneOptions
 from secateur.slim.progress import Clock, Reporter
 from secateur.slim.windows import Split, require_apart, require_context, split_windows
+from secateur.storage import reported
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,26 @@ class Prepared:
     goals: tuple[Goal, ...]
     study: Study
     library: BlockLibrary
-    evaluator: Evaluator
+
+    @contextmanager
+    def evaluator(self) -> Iterator[Evaluator]:
+        """Measures candidates on the search windows: in this process, or in workers that end with the block.
+
+        Raises:
+            BackendUnavailable: Ray is asked for and not installed.
+        """
+        if self.options.workers is None and self.options.ray is None:
+            yield PrefixEvaluator(self.library, self.split.search)
+            return
+        spec = WorkerSpec(
+            self.options.model,
+            self.source.fingerprint,
+            self.options.study_folder / "calibration",
+            self.split.search,
+            fast_dtype(),
+        )
+        with open_pool(spec, self.options.workers, self.options.ray) as pool:
+            yield pool
 
 
 def prepare(
@@ -82,12 +109,11 @@ def prepare(
     with clock.stage("latency") if options.limits_latency else nullcontext():
         table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
     goals = goals_for(model, space, options, table)
-    study = Study(options.study_folder, space, _identity(options, source, corpora, reserved, space))
+    study = Study(options.study_place, space, _identity(options, source, corpora, reserved, space))
     with clock.stage("calibrate"):
         library = _library(model, split, options, reporter)
-    evaluator = PrefixEvaluator(library, split.search)
-    _note(study, options, model, space, goals)
-    return Prepared(options, source, corpora, reserved, model, split, space, goals, study, library, evaluator)
+    _note(study, options, library, split, space, goals)
+    return Prepared(options, source, corpora, reserved, model, split, space, goals, study, library)
 
 
 def stored_dtype(options: PruneOptions, source: Source, model: Model) -> torch.dtype:
@@ -102,6 +128,16 @@ def load_model(source: Source) -> Model:
 
 def _library(model: Model, split: Split, options: PruneOptions, reporter: Reporter) -> BlockLibrary:
     folder = options.study_folder / "calibration"
+    with reported(options.study_folder):
+        options.study_folder.mkdir(parents=True, exist_ok=True)
+        lock = KernelLock(options.study_folder / "calibration.lock")
+    with lock.held():  # of several processes on one study the first calibrates
+        return _calibrated(folder, model, split, options, reporter)
+
+
+def _calibrated(
+    folder: Path, model: Model, split: Split, options: PruneOptions, reporter: Reporter
+) -> BlockLibrary:
     if is_complete(folder):
         reporter.say("statistics are there from an earlier run")
     else:
@@ -140,12 +176,26 @@ def _identity(
     }
 
 
-def _note(study: Study, options: PruneOptions, model: Model, space: Space, goals: tuple[Goal, ...]) -> None:
+def _note(
+    study: Study,
+    options: PruneOptions,
+    library: BlockLibrary,
+    split: Split,
+    space: Space,
+    goals: tuple[Goal, ...],
+) -> None:
     """What reports of the study, and cutting from it later, need to know."""
+    model = library.master
     study.note("options", options.of_study())
     study.note("model", options.model)
     study.note("corpora", options.corpus.split(","))
-    study.note("dense", {"parameters": count_parameters(model).to_json()})
+    study.note("machine", machine())
+    study.note("versions", versions())
     costs = {kind: cost(model, space) for kind, cost in COSTS.items()}
     costs |= {limit.kind: limit.cost for goal in goals for limit in goal.budget.limits}
     study.note("costs", {kind: cost.to_json() for kind, cost in costs.items()})
+    if study.noted("dense") is None:
+        predicted = len(split.search) * (split.search.shape[1] - 1)
+        nll = mean_nll(library.model, split.search)
+        parameters = count_parameters(model).to_json()
+        study.note("dense", {"parameters": parameters, "nll": nll, "search_tokens": predicted})

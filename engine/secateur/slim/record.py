@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from secateur import __version__
 from secateur.model.dense import Model
 from secateur.search.budget import Budget
 from secateur.search.costs.parameters import ParameterCount, count_parameters
@@ -18,6 +15,7 @@ from secateur.search.predictor import Choice
 from secateur.search.study import Pair
 from secateur.slim.configuration_secateur import SecateurConfig
 from secateur.slim.export import describe, weight_bytes
+from secateur.slim.host import versions
 from secateur.slim.options import PruneOptions
 from secateur.slim.preparation import Prepared
 
@@ -77,7 +75,7 @@ def build_record(
         "calibration_tokens": options.calibration_tokens,
         "criterion": options.criterion,
         "dtype": str(stored).removeprefix("torch."),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -108,12 +106,4 @@ def _fraction(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:
     return {
         "total": round(slim.total / dense.total, 5),
         "non_embedding": round(slim.non_embedding / dense.non_embedding, 5),
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "secateur": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "optuna")},
     }

@@ -1,0 +1,1 @@
+"""Tasks with right answers, run by lm-evaluation-harness on local files: nothing is downloaded."""
