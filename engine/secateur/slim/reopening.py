@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from secateur.errors import BadInput
+from secateur.search.budget import LATENCY
 from secateur.search.place import is_url
 from secateur.search.study_view import view_study
 from secateur.slim.options import PruneOptions
@@ -34,8 +35,7 @@ def options_of(
     known = {field.name for field in fields(PruneOptions)}
     kept = {name: value for name, value in noted.items() if name in known}
     if kept.get("latency_table") is not None:
-        kept["latency_table"] = (
-            Path(kept["latency_table"]) if speedup or "latency" in (budget or "") else None
-        )
+        wanted = speedup is not None or LATENCY in (budget or "")
+        kept["latency_table"] = Path(kept["latency_table"]) if wanted else None
     place = study if is_url(study) else Path(study)
     return PruneOptions(**kept, out=out, keep=keep, budget=budget, speedup=speedup, study=place)
