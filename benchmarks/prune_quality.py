@@ -3,9 +3,9 @@
     python -m benchmarks.prune_quality --data DIR --work WORK
 
 DIR holds wikitext2/valid.txt (calibration, search, choice), and for the report alone wikitext2/test.raw and
-ptb/test.txt. For every seed one search for all budgets (`secateur prune --keep 0.9,0.8,...`), a checkpoint cut
-for each, and its perplexity. With --dedicated also a search of its own for every budget, with the first seed.
-Everything lies under WORK: an interrupted benchmark goes on there.
+ptb/test.txt. For every seed one search for all budgets (`secateur prune --keep 0.9,0.8,...`), a checkpoint
+cut for each, and its perplexity. With --dedicated also a search of its own for every budget, with the first
+seed. Everything lies under WORK: an interrupted benchmark goes on there.
 Writes benchmarks/results/DEVICE-DATE-prune-quality.json; never edit that by hand.
 """
 
