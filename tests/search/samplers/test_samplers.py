@@ -1,6 +1,6 @@
 """Every sampler by name keeps its promises, fed with random losses over random budgets.
 
-Proven (property): proposals lie in the space and are new, fit the budget (of greedy and paper the last one does),
+Proven (property): proposals lie in the space and are new, fit the budget (of greedy and paper the last does),
 are no more than asked for, obey every constraint and limit, and come again exactly when the search is
 played again from its pairs.
 """
