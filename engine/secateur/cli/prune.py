@@ -44,7 +44,11 @@ def prune(
         float | None, typer.Option(help="Times as fast as the dense model vLLM is to decode; limits latency.")
     ] = None,
     corpus: Annotated[
-        str, typer.Option(help="Text for statistics and search: files, folders or pydoc, comma-separated.")
+        str,
+        typer.Option(
+            help="Text for statistics and search: files, folders, pydoc, or self (the model writes it), "
+            "comma-separated."
+        ),
     ] = "pydoc",
     validation: Annotated[
         str | None, typer.Option(help="Text for the final choice; a held-back part of --corpus if not given.")

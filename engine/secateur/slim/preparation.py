@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
-from secateur.calibrate.corpus import Corpus, load_corpora
+from secateur.calibrate.corpus import SELF, Corpus, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.calibrate.perplexity import mean_nll
 from secateur.errors import UnsupportedModel
@@ -34,7 +34,8 @@ from secateur.slim.budgeting import LatencyMeter, goals_for, latency_table_for, 
 from secateur.slim.host import machine, versions
 from secateur.slim.options import PruneOptions
 from secateur.slim.progress import Clock, Reporter
-from secateur.slim.windows import Split, require_apart, require_context, split_windows
+from secateur.slim.self_text import self_corpus
+from secateur.slim.windows import VALIDATION_WINDOWS, Split, require_apart, require_context, split_windows
 from secateur.storage import reported
 
 
@@ -93,9 +94,9 @@ def prepare(
     """
     keep_freed_pages()
     with clock.stage("load"):
-        corpora = load_corpora(options.corpus)
+        corpora = load_corpora(options.corpus, with_self=True)
         reserved = load_corpora(options.validation) if options.validation else ()
-        require_apart(corpora, reserved)
+        require_apart(tuple(corpus for corpus in corpora if corpus.name != SELF), reserved)
         source = open_source(options.model)
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel(
@@ -103,6 +104,10 @@ def prepare(
             )
         require_context(source, options.window)
         model = load_model(source)
+    if any(corpus.name == SELF for corpus in corpora):
+        with clock.stage("generate"):
+            corpora = _with_self_text(corpora, options, source, model, reporter)
+    with clock.stage("load"):
         split = split_windows(source, corpora, reserved, options)
     space = space_for(model, options)
     dtype = stored_dtype(options, source, model)
@@ -126,13 +131,35 @@ def load_model(source: Source) -> Model:
     return build_model(source.config, source.tensors(), source.reference)
 
 
+def _with_self_text(
+    corpora: tuple[Corpus, ...], options: PruneOptions, source: Source, model: Model, reporter: Reporter
+) -> tuple[Corpus, ...]:
+    """The corpora, the model's own text among them: its share of all windows."""
+    windows = options.search_windows + (0 if options.validation else VALIDATION_WINDOWS)
+    tokens = (options.calibration_tokens + windows * options.window) // len(corpora)
+    with _lock(options).held():  # of several processes on one study the first writes
+        written = self_corpus(
+            source,
+            model,
+            options.study_folder,
+            tokens=tokens,
+            length=options.window,
+            seed=options.seed,
+            reporter=reporter,
+        )
+    return tuple(written if corpus.name == SELF else corpus for corpus in corpora)
+
+
 def _library(model: Model, split: Split, options: PruneOptions, reporter: Reporter) -> BlockLibrary:
     folder = options.study_folder / "calibration"
+    with _lock(options).held():  # of several processes on one study the first calibrates
+        return _calibrated(folder, model, split, options, reporter)
+
+
+def _lock(options: PruneOptions) -> KernelLock:
     with reported(options.study_folder):
         options.study_folder.mkdir(parents=True, exist_ok=True)
-        lock = KernelLock(options.study_folder / "calibration.lock")
-    with lock.held():  # of several processes on one study the first calibrates
-        return _calibrated(folder, model, split, options, reporter)
+        return KernelLock(options.study_folder / "calibration.lock")
 
 
 def _calibrated(

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.measurement import Measurement
 from secateur.search.samplers import paper as paper_module
 from secateur.search.samplers.paper import BASELINE, EVALUATIONS, FINALIST, PaperReport, PaperSampler
@@ -27,7 +28,7 @@ COST = Cost(
         for slot in SPACE.slots
     },
 )
-LIMIT = Budget("params", COST, int(0.8 * COST.of(SPACE.dense)))
+LIMIT = Budget((Limit("params", COST, int(0.8 * COST.of(SPACE.dense))),))
 PRECIOUS, WORTHLESS = (5, "ffn"), (9, "ffn")
 
 
@@ -132,7 +133,7 @@ def test_losses_that_do_not_differ_are_reported_as_such() -> None:
 
 
 def test_a_budget_that_the_ends_alone_exceed_gets_the_even_trim() -> None:
-    tight = Budget("params", COST, int(0.15 * COST.of(SPACE.dense)))
+    tight = Budget((Limit("params", COST, int(0.15 * COST.of(SPACE.dense))),))
     made = PaperSampler(Problem(SPACE, tight, None, 24, 0))
     pairs = measured(made.propose([], 1, made.round_size).proposals)
     last = made.propose(pairs, 2, 6).proposals

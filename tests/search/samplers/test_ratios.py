@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Cost
+from secateur.search.budget import Budget, Limit
+from secateur.search.costs.cost import Cost
 from secateur.search.samplers.ratios import GROUP, RatioSpace
 from secateur.search.space import Space
 
@@ -28,7 +29,7 @@ WHOLE = RatioSpace.whole(SPACE)
 
 
 def budget(keep: float) -> Budget:
-    return Budget("params", COST, int(keep * COST.of(SPACE.dense)))
+    return Budget((Limit("params", COST, int(keep * COST.of(SPACE.dense))),))
 
 
 def generator() -> np.random.Generator:
