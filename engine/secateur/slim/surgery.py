@@ -5,7 +5,7 @@ Shape suffixes: B windows, T tokens, H hidden, K kept inner channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
-from secateur.model.dense import KINDS, Layer, Model, SubBlock, map_block
+from secateur.model.dense import KINDS, Kind, Layer, Model, SubBlock, map_block
 from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project
 from secateur.search.architecture import Architecture
 
-SEQUENCE_SHRINKAGE = 0.03
+SEQUENCE_SHRINKAGES = (0.03, 0.1)  # which is better depends on tokens and depth of the cut (docs/repair.md)
 
 
 def cut(library: BlockLibrary, architecture: Architecture) -> Model:
@@ -38,9 +38,9 @@ def repair_in_sequence(
     slim: Model,
     windows_BT: Tensor,
     *,
-    shrinkage: float = SEQUENCE_SHRINKAGE,
+    shrinkages: Sequence[float] = SEQUENCE_SHRINKAGES,
     advance: Callable[[], None] = lambda: None,
-) -> Model:
+) -> tuple[Model, ...]:
     """The slim model with every last projection fitted again, in order of depth, to undo drift.
 
     Each sub-block is fitted to the *dense* residual stream after it minus the pruned stream before
@@ -50,26 +50,45 @@ def repair_in_sequence(
     Args:
         slim: what `cut` returned for the same library.
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
-        shrinkage: damping as a fraction of the mean diagonal of X^T X.
+        shrinkages: damping as a fraction of the mean diagonal of X^T X; a model for each. They go through
+            the depth together, so that the dense model is run once.
         advance: called after each sub-block.
     """
     dense = library.model
     geo = geometry(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
-    slim_states = list(dense_states)
-    layers = list(slim.layers)
+    fits = [_Fit(slim.layers, list(dense_states), shrinkage) for shrinkage in shrinkages]
     for index in range(dense.num_layers):
-        halves: dict[str, SubBlock | None] = {}
         for kind in KINDS:
             teacher = dense.layers[index].sub_block(kind)
             dense_states = [apply_block(state, teacher, geo, index) for state in dense_states]
-            student = layers[index].sub_block(kind)
-            if student is not None:
-                student, slim_states = _refit(student, slim_states, dense_states, geo, index, shrinkage)
-            halves[kind] = student
+            for fit in fits:
+                fit.advance(dense_states, geo, index, kind)
             advance()
-        layers[index] = Layer(**halves)  # type: ignore[arg-type]
-    return replace(slim, layers=tuple(layers))
+    return tuple(replace(slim, layers=fit.layers) for fit in fits)
+
+
+class _Fit:
+    """How far a fit in sequence has come: layers fitted again, and the residual streams before the next.
+
+    Attributes:
+        layers: all of them, those not yet reached as they were.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...], states: list[Tensor], shrinkage: float) -> None:
+        self.layers = layers
+        self._states = states
+        self._shrinkage = shrinkage
+
+    def advance(self, dense_states: list[Tensor], geo: Geometry, index: int, kind: Kind) -> None:
+        """Fit one sub-block to the dense streams after it."""
+        layer = self.layers[index]
+        block = layer.sub_block(kind)
+        if block is None:
+            return
+        fitted, self._states = _refit(block, self._states, dense_states, geo, index, self._shrinkage)
+        changed = replace(layer, **{kind: fitted})  # type: ignore[arg-type]
+        self.layers = (*self.layers[:index], changed, *self.layers[index + 1 :])
 
 
 def _refit(
