@@ -6,6 +6,7 @@ interruption: the same pairs to the bit in the same rounds, the same winner, no 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -302,6 +303,7 @@ class TestInterrupted:
         for _, _ in zip(range(steps), going, strict=False):
             pass
         going.close()
+        gc.collect()  # as a killed process does, the study leaves without a word
 
     def check(
         self, bench: Bench, folder: Path, pairs: dict[Architecture, Pair], ranked: list[Pair], lost: int = 0

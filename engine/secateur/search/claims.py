@@ -67,6 +67,7 @@ class Claims:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._name = uuid.uuid4().hex
+        _here[self._name] = self
         self._self = Party(_host(), os.getpid(), _started(os.getpid()))
         self._beats_seen: dict[str, tuple[int, float]] = {}
         self._last_beat = time.monotonic()
@@ -118,6 +119,8 @@ class Claims:
         return {name: party for name, party in parties.items() if self._lives(name, party)}
 
     def _lives(self, name: str, party: Party) -> bool:
+        if (party.host, party.pid, party.started) == (self._self.host, self._self.pid, self._self.started):
+            return name in _here
         if party.host == self._self.host:
             return _started(party.pid) == party.started
         beat, seen = self._beats_seen.get(name, (-1, 0.0))
@@ -132,6 +135,10 @@ class Claims:
         self._joined = True
         parties = {**others, self._name: self._self}
         self._board.note(ATTRIBUTE, {name: _json(party) for name, party in sorted(parties.items())})
+
+
+# Parties of this process: one that was given up without `leave` is gone though its process lives.
+_here: weakref.WeakValueDictionary[str, Claims] = weakref.WeakValueDictionary()
 
 
 class Pulse(threading.Thread):
