@@ -18,7 +18,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> PruneOptions:
     """The options that the command line makes; the job itself does not start."""
     seen: list[PruneOptions] = []
 
-    def refuse(options: PruneOptions, reporter: Any) -> list[dict[str, Any]]:
+    def refuse(options: PruneOptions, reporter: Any, meter: object) -> list[dict[str, Any]]:
         seen.append(options)
         raise BadInput("MODEL", options.model, "not in this test")
 
