@@ -14,6 +14,7 @@ from secateur.report.removal import NAMES
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _GONE = "×"
+ID_WIDTH = 16  # of `Architecture.digest`, which is typed or pasted
 END = 7  # rows from either end of a long table; the page and the document have all
 
 
@@ -21,18 +22,18 @@ def front_table(document: Mapping[str, Any]) -> Table:
     """The document of ``secateur study front``: one row per pair, cheapest first."""
     cost, front = document["cost"], document["front"]
     table = _table(f"{len(front)} of {document['pairs']} pairs are on the front")
+    table.add_column("id", no_wrap=True, min_width=ID_WIDTH)  # first to be read, last to be shortened
     for name in ("kept", cost["unit"], "KL, nats/token", "perplexity"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("found by")
-    table.add_column("id", no_wrap=True)
     for pair in front:
         table.add_row(
+            pair["id"],
             f"{pair['kept']:.4f}",
             f"{pair['cost']:,}",
             _kl(pair),
             _ratio(pair["perplexity_ratio"]),
             _origin(pair),
-            pair["id"],
         )
     return table
 
@@ -76,7 +77,7 @@ def _goals(goals: Sequence[Mapping[str, Any]]) -> Table:
     kinds = list(dict.fromkeys(kind for goal in goals if goal["best"] for kind in goal["best"]["kept"]))
     for name in ("KL", "perplexity", *kinds):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("id", no_wrap=True)
+    table.add_column("id", no_wrap=True, min_width=ID_WIDTH)
     for goal in goals:
         best = goal["best"]
         if best is None:
