@@ -117,8 +117,8 @@ def time_served() -> None:
 async def _time_served(
     folders: dict[str, Path], batch: int, context: int, rounds: int
 ) -> dict[str, list[float]]:
-    from secateur.serve.engine import import_vllm, start_engine
-    from secateur.serve.environment import prepare
+    from secateur.serve.engine.engine import import_vllm, start_engine
+    from secateur.serve.engine.environment import prepare
     from secateur.serve.options import EngineOptions, ModelSpec
 
     options = EngineOptions(max_model_len=context + 2 * TOKENS, max_sequences=batch, prefix_caching=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.serve.client import Client
+from secateur.client import Client
 from secateur.serve.process import ServerProcess, served
 from secateur.slim.configuration_secateur import slim_config
 from secateur.slim.modeling_secateur import SecateurForCausalLM

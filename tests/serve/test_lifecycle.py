@@ -17,7 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from secateur.serve.client import CallFailed, Client, Event
+from secateur.client import CallFailed, Client, Event
 from secateur.serve.process import read_document, start
 
 pytestmark = pytest.mark.slow

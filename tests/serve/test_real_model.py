@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.library import BlockLibrary
+from secateur.client import Client
 from secateur.model.dense import build_model
 from secateur.model.source import Source
 from secateur.search.architecture import Architecture
-from secateur.serve.client import Client
 from secateur.serve.process import ServerProcess, served
 from secateur.slim.export import export
 from secateur.slim.registration import register_config

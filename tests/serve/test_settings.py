@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from secateur.errors import BackendUnavailable, BadInput
-from secateur.serve import environment, memory
+from secateur.serve.engine import environment, memory
 from secateur.serve.failures import Refused
+from secateur.serve.inference.sampling import FIELDS, engine_parameters
+from secateur.serve.models.pool import Pool, State
 from secateur.serve.options import EngineOptions, check_listen, parse_bytes
-from secateur.serve.pool import Pool, State
-from secateur.serve.sampling import FIELDS, engine_parameters
 from secateur.v1 import inference_pb2, models_pb2
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from secateur.serve.client import Client
+from secateur.client import Client
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
 
 def _ask(address: str) -> dict[str, Any]:
     from secateur.bench.decode import measure
-    from secateur.serve.client import Client
+    from secateur.client import Client
 
     with Client(address) as client:
         speeds = measure(client, ("dense", "slim"), SPEED_PROMPTS, max_tokens=SPEED_TOKENS)

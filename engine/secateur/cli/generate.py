@@ -11,7 +11,7 @@ from secateur.cli.console import emit_json, say
 from secateur.cli.interrupts import importing
 
 if TYPE_CHECKING:
-    from secateur.serve.client import Completion
+    from secateur.client import Completion
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def generate(
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with importing():
-        from secateur.serve.client import Client, Completion
+        from secateur.client import Client, Completion
 
     text = sys.stdin.read() if prompt == "-" else prompt
     events = []

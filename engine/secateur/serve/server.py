@@ -16,12 +16,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from secateur.errors import BadInput
-from secateur.serve.catalogue import ModelService
-from secateur.serve.engine import Engine, import_vllm, start_engine
-from secateur.serve.environment import prepare
-from secateur.serve.inference import InferenceService
+from secateur.serve.engine.engine import Engine, import_vllm, start_engine
+from secateur.serve.engine.environment import prepare
+from secateur.serve.inference.service import InferenceService
+from secateur.serve.models.catalogue import ModelService
+from secateur.serve.models.pool import Pool, ServedModel, State
 from secateur.serve.options import ModelSpec, ServeOptions
-from secateur.serve.pool import Pool, ServedModel, State
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
 SERVICES = (

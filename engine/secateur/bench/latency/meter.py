@@ -22,8 +22,8 @@ from secateur.errors import BackendUnavailable, BadInput
 from secateur.model.dense import Model
 from secateur.search.architecture import Architecture
 from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape, model_shape
-from secateur.serve.environment import on_cpu, threads_per_engine
-from secateur.serve.memory import LEAST, available_bytes
+from secateur.serve.engine.environment import on_cpu, threads_per_engine
+from secateur.serve.engine.memory import LEAST, available_bytes
 from secateur.slim.configuration_secateur import slim_config
 from secateur.slim.progress import Reporter
 

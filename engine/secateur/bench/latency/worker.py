@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from secateur.serve.environment import on_cpu, prepare
+from secateur.serve.engine.environment import on_cpu, prepare
 from secateur.serve.options import EngineOptions
 
 STEPS = 9  # of a turn; the first finds cold caches and is not counted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from secateur.serve.failures import Violation, invalid, reported
-from secateur.serve.pool import Pool, ServedModel
+from secateur.serve.models.pool import Pool, ServedModel
 from secateur.v1 import models_pb2, models_pb2_grpc
 
 PAGE = 100

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from google.rpc import code_pb2
 
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
-from secateur.serve.environment import on_cpu
+from secateur.serve.engine.environment import on_cpu
+from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.failures import Refused, Violation, invalid, unavailable
-from secateur.serve.memory import kv_cache_bytes
 from secateur.serve.options import EngineOptions, ModelSpec
 
 if TYPE_CHECKING:

@@ -14,48 +14,18 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from grpc_status import rpc_status
 
-from secateur.errors import SecateurError
-from secateur.serve.sampling import FIELDS
-from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from secateur.client.connection import TIMEOUT_SECONDS, CallFailed, Connection
+from secateur.client.models import Models
+from secateur.v1 import inference_pb2, inference_pb2_grpc
 
-MAX_MESSAGE_BYTES = 64 * 2**20
-TIMEOUT_SECONDS = 600.0
 FINISH_REASONS = {
     inference_pb2.FINISH_REASON_STOP: "stop",
     inference_pb2.FINISH_REASON_LENGTH: "length",
     inference_pb2.FINISH_REASON_ABORT: "abort",
 }
-# Statuses that the user can do something about: another request, or starting the server.
-USER_ERRORS = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
-
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Text, token ids, or a conversation of ``{"role": ..., "content": ...}``."""
-
-
-class CallFailed(SecateurError):
-    """The server answered with an error, or there is none.
-
-    Attributes:
-        code: the gRPC status code.
-        details: the messages of its google.rpc.Status.
-    """
-
-    def __init__(self, target: str, error: grpc.RpcError) -> None:
-        self.code: grpc.StatusCode = error.code()
-        status = rpc_status.from_call(error)
-        self.details = list(status.details) if status else []
-        self.exit_status = 2 if self.code in USER_ERRORS else 1
-        message = " ".join((error.details() or "").split())
-        if self.code is grpc.StatusCode.UNAVAILABLE and status is None:
-            message = f"no server answers there ({message[:200]})"
-        super().__init__(f"{target}: {self.code.name}: {message}")
 
 
 @dataclass(frozen=True)
@@ -123,17 +93,18 @@ class Client:
         target: ``HOST:PORT`` or ``unix:PATH``.
         timeout: deadline of each call, in seconds.
 
-    Every method raises `CallFailed` when the call does.
+    Every method raises `CallFailed` when the call does. What concerns the models is in ``models``.
     """
 
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        self.target = target
-        self.timeout = timeout
-        self._channel = grpc.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-        )
-        self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._models = models_pb2_grpc.ModelServiceStub(self._channel)
+        self._connection = Connection(target, timeout)
+        self._inference = inference_pb2_grpc.InferenceServiceStub(self._connection.channel)
+        self.models = Models(self._connection)
+
+    @property
+    def target(self) -> str:
+        """Where the server is."""
+        return self._connection.target
 
     def __enter__(self) -> Client:
         return self
@@ -145,7 +116,7 @@ class Client:
 
     def close(self) -> None:
         """Hang up; calls in flight are cancelled."""
-        self._channel.close()
+        self._connection.close()
 
     def generate(self, model: str, prompt: Prompt, **sampling: Any) -> Iterator[Event]:
         """Yield the answer as it is generated; leaving the loop early cancels the request.
@@ -157,7 +128,7 @@ class Client:
         """
         request = inference_pb2.GenerateRequest(model=model, sampling=_sampling(sampling), **_prompt(prompt))
         started = time.perf_counter()
-        call = self._inference.Generate(request, timeout=self.timeout)
+        call = self._inference.Generate(request, timeout=self._connection.timeout)
         try:
             for response in call:
                 seconds = time.perf_counter() - started
@@ -174,34 +145,13 @@ class Client:
     def score(self, model: str, text: str | Sequence[int]) -> tuple[list[int], list[float]]:
         """Return the token ids of a text, and the log-probability of each but the first."""
         request = inference_pb2.ScoreRequest(model=model, **_prompt(text))
-        response = self._call(self._inference.Score, request)
+        response = self._connection.call(self._inference.Score, request)
         return list(response.token_ids), list(response.logprobs)
 
     def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         """Return the token ids that `generate` would see."""
         request = inference_pb2.TokenizeRequest(model=model, **_prompt(prompt))
-        return list(self._call(self._inference.Tokenize, request).token_ids)
-
-    def models(self) -> list[models_pb2.Model]:
-        """Return all models of the server and their counters."""
-        models: list[models_pb2.Model] = []
-        token = ""
-        while True:
-            page = self._call(self._models.ListModels, models_pb2.ListModelsRequest(page_token=token))
-            models.extend(page.models)
-            token = page.next_page_token
-            if not token:
-                return models
-
-    def model(self, name: str) -> models_pb2.Model:
-        """Return one model and its counters."""
-        return self._call(self._models.GetModel, models_pb2.GetModelRequest(name=name)).model
-
-    def _call(self, method: Any, request: Any) -> Any:
-        try:
-            return method(request, timeout=self.timeout)
-        except grpc.RpcError as error:
-            raise CallFailed(self.target, error) from error
+        return list(self._connection.call(self._inference.Tokenize, request).token_ids)
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:
@@ -214,8 +164,7 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
 
 
 def _sampling(given: Mapping[str, Any]) -> inference_pb2.SamplingParameters:
-    known = {*FIELDS, "stop", "stop_token_ids", "ignore_eos"}
-    unknown = set(given) - known
+    unknown = set(given) - set(inference_pb2.SamplingParameters.DESCRIPTOR.fields_by_name)
     if unknown:
         raise TypeError(f"no such sampling parameter: {', '.join(sorted(unknown))}")
     return inference_pb2.SamplingParameters(**{k: v for k, v in given.items() if v is not None})

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from secateur.serve.engine import Engine
+from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import Violation, invalid, reported, unavailable
-from secateur.serve.pool import Pool
-from secateur.serve.sampling import engine_parameters
+from secateur.serve.inference.sampling import engine_parameters
+from secateur.serve.models.pool import Pool
 from secateur.v1 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from enum import Enum
 
 from google.rpc import code_pb2
 
-from secateur.serve.engine import Engine
+from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import Refused, unavailable
 
 LOADING_RETRY_SECONDS = 5.0

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from secateur.serve.client import CallFailed, Client
+from secateur.client import CallFailed, Client
 from secateur.serve.process import ServerProcess
 from secateur.v1 import models_pb2, models_pb2_grpc
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_models_are_described(client: Client) -> None:
-    models = client.models()
+    models = client.models.list()
     assert [model.name for model in models] == ["llama", "mistral", "qwen2", "qwen3", "stock"]
     assert {model.state for model in models} == {models_pb2.MODEL_STATE_SERVING}
     assert {model.dtype for model in models} == {"float32"}
@@ -40,13 +40,13 @@ def test_models_come_in_pages(server: ServerProcess) -> None:
 
 def test_unknown_model_is_not_found(client: Client) -> None:
     with pytest.raises(CallFailed, match="NOT_FOUND"):
-        client.model("nobody")
+        client.models.get("nobody")
 
 
 def test_counters_add_up(client: Client) -> None:
-    before = client.model("qwen2").counters
+    before = client.models.get("qwen2").counters
     answer = client.complete("qwen2", "one two", max_tokens=6, ignore_eos=True)
-    after = client.model("qwen2").counters
+    after = client.models.get("qwen2").counters
     assert after.prompt_tokens - before.prompt_tokens == answer.prompt_tokens
     assert after.generated_tokens - before.generated_tokens == 6
     assert after.finished_requests - before.finished_requests == 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from secateur.serve.client import CallFailed, Client
+from secateur.client import CallFailed, Client
 from secateur.slim.registration import register_config
 
 pytestmark = pytest.mark.slow

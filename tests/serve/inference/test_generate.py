@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from transformers import AutoTokenizer
 
-from secateur.serve.client import CallFailed, Client
+from secateur.client import CallFailed, Client
 from secateur.serve.process import ServerProcess
 from secateur.slim.modeling_secateur import SecateurForCausalLM
 
@@ -36,7 +36,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def idle(client: Client, model: str) -> bool:
-    counters = client.model(model).counters
+    counters = client.models.get(model).counters
     return (counters.running_requests, counters.waiting_requests, counters.kv_cache_usage) == (0, 0, 0.0)
 
 
@@ -186,23 +186,23 @@ def test_many_streams_of_one_model_are_batched(client: Client) -> None:
 
 
 def test_cancelling_frees_the_engine(client: Client) -> None:
-    before = client.model("stock").counters.aborted_requests
+    before = client.models.get("stock").counters.aborted_requests
     stream = client.generate("stock", PROMPT, max_tokens=450, **GREEDY)
     next(stream)
-    assert eventually(lambda: client.model("stock").counters.running_requests == 1)
-    assert client.model("stock").counters.kv_cache_usage > 0
+    assert eventually(lambda: client.models.get("stock").counters.running_requests == 1)
+    assert client.models.get("stock").counters.kv_cache_usage > 0
     stream.close()  # type: ignore[attr-defined]
     assert eventually(lambda: idle(client, "stock"))
-    assert client.model("stock").counters.aborted_requests == before + 1
+    assert client.models.get("stock").counters.aborted_requests == before + 1
 
 
 def test_deadline_frees_the_engine(server: ServerProcess, client: Client) -> None:
-    before = client.model("stock").counters.aborted_requests
+    before = client.models.get("stock").counters.aborted_requests
     with Client(server.address, timeout=0.25) as hasty, pytest.raises(CallFailed) as failure:
         hasty.complete("stock", PROMPT, max_tokens=450, **GREEDY)
     assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert eventually(lambda: idle(client, "stock"))
-    assert client.model("stock").counters.aborted_requests == before + 1
+    assert client.models.get("stock").counters.aborted_requests == before + 1
 
 
 def test_hanging_up_frees_the_engine(server: ServerProcess, client: Client) -> None:
@@ -214,7 +214,7 @@ def test_hanging_up_frees_the_engine(server: ServerProcess, client: Client) -> N
 
 
 def test_context_ends_the_answer(client: Client) -> None:
-    room = client.model("llama").max_model_len
+    room = client.models.get("llama").max_model_len
     prompt = [5] * (room - 3)
     completion = client.complete("llama", prompt, max_tokens=100, **GREEDY)
     assert (completion.finish_reason, completion.completion_tokens) == ("length", 3)

@@ -1,0 +1,1 @@
+"""The adapter to vLLM and what it needs around it."""

@@ -1,0 +1,1 @@
+"""Which models a server holds, and what they do."""
