@@ -59,6 +59,7 @@ class ServedModel:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.version = "1"
         self.state = State.LOADING
         self.totals = Totals()
         self.in_flight = 0
@@ -112,14 +113,18 @@ class Pool:
         """Requests being answered, over all models."""
         return sum(model.in_flight for model in self.models.values())
 
-    def find(self, name: str) -> ServedModel:
+    def find(self, name: str, version: str = "") -> ServedModel:
         """Return the model of that name; the only one there is, if the name is empty.
+
+        Args:
+            name: of the model.
+            version: of it; empty = the active one.
 
         Raises:
             Refused: NOT_FOUND, saying which models there are.
         """
         if not name and len(self.models) == 1:
-            return next(iter(self.models.values()))
+            name = next(iter(self.models))
         if name not in self.models:
             known = ", ".join(sorted(self.models))
             message = f"no model {name!r}" if name else "no model named, and there are several"
@@ -129,7 +134,15 @@ class Pool:
                 f"{message}; there are: {known}",
                 metadata={"model": name, "models": known},
             )
-        return self.models[name]
+        model = self.models[name]
+        if version not in ("", model.version):
+            raise Refused(
+                code_pb2.NOT_FOUND,
+                "MODEL_NOT_FOUND",
+                f"no version {version!r} of {name}; there are: {model.version}",
+                metadata={"model": name, "model_version": version},
+            )
+        return model
 
     def drain(self) -> None:
         """Refuse new requests everywhere."""
