@@ -7,7 +7,8 @@ import multiprocessing
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from secateur.errors import BadInput
 from secateur.serve.engine.engine import Engine, import_vllm, start_engine
 from secateur.serve.engine.environment import prepare
+from secateur.serve.engine.load import Load
+from secateur.serve.guard.access import Access
+from secateur.serve.guard.channel import bind, channel_options
+from secateur.serve.guard.interceptor import Guard, Stage
+from secateur.serve.guard.limits import Limits
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.models.catalogue import ModelService
 from secateur.serve.models.pool import Pool, ServedModel, State
+from secateur.serve.observe.observation import observing
 from secateur.serve.options import ModelSpec, ServeOptions
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
@@ -66,17 +72,30 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         say: takes lines for people about what goes on.
 
     Raises:
-        BadInput: the address is taken or cannot be bound.
+        BackendUnavailable: a package that an option needs is not installed.
+        BadInput: an address is taken or cannot be bound, or a file is not what it should be.
         SecateurError: a model cannot be loaded.
         KeyboardInterrupt: interrupted before all models were loaded.
     """
-    started = time.monotonic()
     interrupts = Interrupts()
     pool = Pool(tuple(spec.name for spec in options.models))
-    server = grpc.aio.server(options=_channel_options(options))
-    status = _add_services(server, pool)
+    async with observing(options, lambda: _loads(pool)) as observers:
+        await _serve(options, pool, _guarded_server(options, observers), interrupts, ready, say)
+    say("stopped")
+
+
+async def _serve(
+    options: ServeOptions,
+    pool: Pool,
+    server: grpc.aio.Server,
+    interrupts: Interrupts,
+    ready: Callable[[Ready], None],
+    say: Say,
+) -> None:
+    started = time.monotonic()
+    status = _add_services(server, pool, options)
     await _report_health(status, pool)
-    address = bind(server, options.listen)
+    address = bind(server, options.listen, options.tls)
     await server.start()
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     try:
@@ -86,48 +105,46 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         watch = asyncio.create_task(_watch(status, pool, say))
         await interrupts.first.wait()
         watch.cancel()
-        pool.drain()
         await status.enter_graceful_shutdown()
+        await _lame_duck(options.lame_duck, interrupts.second, say)
+        pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
         await server.stop(grace=0)
         await asyncio.gather(*(model.engine.shutdown() for model in pool.models.values() if model.engine))
-    say("stopped")
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
-    """Bind and return the address with the real port.
-
-    Raises:
-        BadInput: taken, or not an address of this machine.
-    """
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise BadInput("--listen", listen, "cannot be bound: in use, or not this machine's") from error
-    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:
+    """Return a server without services yet, behind everything that guards it."""
+    access = Access(options.tokens, options.open_to_all)
+    if options.tokens is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
+    guard = Guard(observers, [access, Limits(options.limits)])
+    return grpc.aio.server(interceptors=[guard], options=channel_options(options.limits, options.connections))
 
 
-def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
-    return [
-        # Without this two servers may share a port on Linux, each getting some of the connections.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", options.max_message_bytes),
-        ("grpc.max_send_message_length", options.max_message_bytes),
-        # Clients that wait long for a token keep the connection alive with pings; gRPC's defaults would
-        # answer these with "too_many_pings" and hang up.
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
+def _loads(pool: Pool) -> Iterator[tuple[str, str, Load]]:
+    """Yield model, version and load of every engine; called from another thread."""
+    for model in list(pool.models.values()):
+        if model.engine is not None:
+            yield model.name, model.version, model.engine.load
 
 
-def _add_services(server: grpc.aio.Server, pool: Pool) -> health.aio.HealthServicer:
+async def _lame_duck(seconds: float, at_once: asyncio.Event, say: Say) -> None:
+    """Go on answering while load balancers find out that they should look elsewhere."""
+    if seconds:
+        say(f"health says NOT_SERVING; new calls are answered for {seconds:g} s more")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), seconds)
+
+
+def _add_services(server: grpc.aio.Server, pool: Pool, options: ServeOptions) -> health.aio.HealthServicer:
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool), server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if options.reflection:
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return status
 
 
