@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 10.0
 BUSY_RETRY_SECONDS = 1.0
+DEAD_RETRY_SECONDS = 5.0
 
 
 @dataclass
@@ -73,18 +74,33 @@ class Engine:
     load_seconds: float
     load: Load
     _vllm: AsyncLLM = field(repr=False)
+    _calls: list[None] = field(default_factory=list, repr=False)
 
     @property
     def dead(self) -> bool:
         """True once the child process is gone; it does not come back."""
         return bool(self._vllm.errored)
 
+    @property
+    def calls(self) -> int:
+        """Calls of its methods in progress: while there are any, it must not be shut down."""
+        return len(self._calls)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._calls.append(None)
+        try:
+            yield
+        finally:
+            self._calls.pop()
+
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Return a text's token ids, with the tokenizer's special tokens if ``special``."""
         from vllm.renderers import TokenizeParams
 
         how = TokenizeParams(max_total_tokens=None, add_special_tokens=special)
-        prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
+        with self._counted():
+            prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
         return list(prompt["prompt_token_ids"])
 
     async def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -117,7 +133,7 @@ class Engine:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        with _refusals():
+        with self._counted(), _refusals():
             how = SamplingParams(**parameters, output_kind=RequestOutputKind.DELTA)
             prompt = TokensPrompt(prompt_token_ids=list(token_ids))
             stream = self._vllm.generate(prompt, how, str(uuid.uuid4()))
@@ -273,7 +289,8 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise unavailable("ENGINE_DEAD", "the model's engine died; restart the server") from error
+        message = "the model's engine died and is being started again"
+        raise unavailable("ENGINE_DEAD", message, DEAD_RETRY_SECONDS) from error
     except GracefulHTTPError as error:
         raise Refused(
             code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", _line(error), retry_seconds=BUSY_RETRY_SECONDS
