@@ -42,7 +42,7 @@ class Event:
     text: str
     token_ids: tuple[int, ...]
     seconds: float
-    response: inference_pb2.GenerateResponse = field(repr=False)
+    response: inference_pb2.StreamGenerateResponse = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Client:
         """
         request = inference_pb2.GenerateRequest(model=model, sampling=_sampling(sampling), **_prompt(prompt))
         started = time.perf_counter()
-        call = self._inference.Generate(request, timeout=self._connection.timeout)
+        call = self._inference.StreamGenerate(request, timeout=self._connection.timeout)
         try:
             for response in call:
                 seconds = time.perf_counter() - started

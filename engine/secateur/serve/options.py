@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from secateur.errors import BadInput, UnsupportedModel
@@ -55,7 +56,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise BadInput("--dtype", self.dtype, f"one of {', '.join(DTYPES)}")
-        for field, value, least in (
+        for option, value, least in (
             ("--max-model-len", self.max_model_len, 2),
             ("--max-sequences", self.max_sequences, 1),
             ("--max-queued", self.max_queued, 1),
@@ -63,7 +64,38 @@ class EngineOptions:
             ("--threads", self.threads, 1),
         ):
             if value is not None and value < least:
-                raise BadInput(field, value, f"at least {least}")
+                raise BadInput(option, value, f"at least {least}")
+
+
+@dataclass(frozen=True)
+class TlsOptions:
+    """How connections are encrypted.
+
+    Attributes:
+        certificate: PEM file of the server's certificate and those that sign it.
+        key: PEM file of its private key.
+        client_ca: PEM file of the authorities that sign clients' certificates; with it a client
+            without such a certificate is refused. None = clients need none.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, file in (
+            ("--tls-cert", self.certificate),
+            ("--tls-key", self.key),
+            ("--client-ca", self.client_ca),
+        ):
+            if file is not None and not file.is_file():
+                raise BadInput(name, file, "no such file")
+
+
+def state_folder() -> Path:
+    """Return where a server keeps its files unless told otherwise, by the XDG rules."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "secateur"
 
 
 @dataclass(frozen=True)
@@ -74,6 +106,11 @@ class ServeOptions:
         models: what to serve; names are unique.
         listen: ``HOST:PORT`` (port 0 = any free one) or ``unix:PATH``.
         insecure: allow an address that other machines can reach, although nothing is encrypted.
+        state_dir: folder for what the server must not forget: its database, its jobs' files.
+        state: URL of the database; empty = a file in ``state_dir``.
+        roots: folders below which clients may name checkpoints and outputs; none = clients may name none.
+        tls: None = nothing is encrypted.
+        tokens: file of the bearer tokens that calls must carry; None = calls need none.
         drain_seconds: how long running requests may go on after the first Ctrl-C or SIGTERM.
         max_message_bytes: largest gRPC message accepted.
     """
@@ -82,11 +119,23 @@ class ServeOptions:
     listen: str = "127.0.0.1:50051"
     insecure: bool = False
     engine: EngineOptions = EngineOptions()
+    state_dir: Path = field(default_factory=state_folder)
+    state: str = ""
+    roots: tuple[Path, ...] = ()
+    tls: TlsOptions | None = None
+    tokens: Path | None = None
     drain_seconds: float = 30.0
     max_message_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        check_listen(self.listen, self.insecure)
+        check_listen(self.listen, self.insecure or self.tls is not None)
+        if not self.state:
+            object.__setattr__(self, "state", f"sqlite:///{self.state_dir.expanduser().absolute()}/server.db")
+        for root in self.roots:
+            if not root.is_dir():
+                raise BadInput("--roots", root, "no such folder")
+        if self.tokens is not None and not self.tokens.is_file():
+            raise BadInput("--tokens", self.tokens, "no such file")
         if not 0 <= self.drain_seconds <= 86400:
             raise BadInput("--drain-seconds", self.drain_seconds, "0 to 86400")
 
@@ -113,6 +162,27 @@ def parse_models(arguments: Sequence[str]) -> tuple[ModelSpec, ...]:
     for spec in specs.values():
         check_folder(spec)
     return tuple(specs.values())
+
+
+def parse_folders(text: str | None) -> tuple[Path, ...]:
+    """Read folders separated by commas, as absolute paths without symbolic links."""
+    parts = [part.strip() for part in (text or "").split(",")]
+    return tuple(Path(part).expanduser().resolve() for part in parts if part)
+
+
+def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsOptions | None:
+    """Put the three options together; None if none is given.
+
+    Raises:
+        BadInput: some are given, but not certificate and key.
+    """
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None:
+        raise BadInput("--tls-cert", "nothing", "--tls-key and --client-ca need it")
+    if key is None:
+        raise BadInput("--tls-key", "nothing", "--tls-cert needs it")
+    return TlsOptions(certificate, key, client_ca)
 
 
 def check_folder(spec: ModelSpec) -> None:

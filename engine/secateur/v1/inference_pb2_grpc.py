@@ -34,10 +34,15 @@ class InferenceServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Generate = channel.unary_stream(
+        self.Generate = channel.unary_unary(
                 '/secateur.v1.InferenceService/Generate',
                 request_serializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.StreamGenerate = channel.unary_stream(
+                '/secateur.v1.InferenceService/StreamGenerate',
+                request_serializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
         self.Score = channel.unary_unary(
                 '/secateur.v1.InferenceService/Score',
@@ -55,7 +60,17 @@ class InferenceServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Generate streams the continuation of a prompt. The last message, and only it, has a finish_reason.
+        """Generate returns the continuation of a prompt when it is whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamGenerate(self, request, context):
+        """StreamGenerate sends the continuation of a prompt as it comes into being. It takes what Generate
+        takes, so that a client chooses between the two without building another request.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,10 +93,15 @@ class InferenceServiceServicer:
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Generate': grpc.unary_stream_rpc_method_handler(
+            'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'StreamGenerate': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamGenerate,
+                    request_deserializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_inference__pb2.StreamGenerateResponse.SerializeToString,
             ),
             'Score': grpc.unary_unary_rpc_method_handler(
                     servicer.Score,
@@ -115,12 +135,39 @@ class InferenceService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
             '/secateur.v1.InferenceService/Generate',
             secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             secateur_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secateur.v1.InferenceService/StreamGenerate',
+            secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+            secateur_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import grpc
 from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import Violation, invalid, reported, unavailable
 from secateur.serve.inference.sampling import engine_parameters
-from secateur.serve.models.pool import Pool
+from secateur.serve.models.pool import Pool, ServedModel
 from secateur.v1 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -30,14 +30,42 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    # Handlers write to the context instead of yielding: a cancelled call then raises inside the
-    # handler, which frees the request at once, not when a forgotten generator is collected.
     @reported
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.GenerateResponse:
+        """Return a whole continuation."""
+        whole = inference_pb2.Completion()
+        response = inference_pb2.GenerateResponse()
+        async with aclosing(self._generate(request)) as messages:
+            async for message in messages:
+                whole.text += message.text_delta
+                whole.token_ids.extend(message.token_ids)
+                whole.logprobs.extend(message.logprobs)
+                if message.finish_reason:
+                    whole.finish_reason = message.finish_reason
+                    whole.stop_match = message.stop_match
+                    response.usage.CopyFrom(message.usage)
+                    response.timings.CopyFrom(message.timings)
+                    response.model, response.model_version = message.model, message.model_version
+        response.completions.append(whole)
+        return response
+
+    # Handlers write to the context instead of yielding: a cancelled call then raises inside the
+    # handler, which frees the request at once, not when a forgotten generator is collected.
+    @reported
+    async def StreamGenerate(
+        self, request: inference_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> None:
         """Stream a continuation."""
-        model = self._pool.find(request.model)
+        async with aclosing(self._generate(request)) as messages:
+            async for message in messages:
+                await context.write(message)
+
+    async def _generate(
+        self, request: inference_pb2.GenerateRequest
+    ) -> AsyncGenerator[inference_pb2.StreamGenerateResponse]:
+        model = self._pool.find(request.model, request.model_version)
         engine = model.ready_engine()
         token_ids = await _prompt(engine, request)
         room = engine.max_model_len - len(token_ids)
@@ -46,34 +74,38 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             async with aclosing(engine.generate(token_ids, parameters)) as outputs:
                 async for output in outputs:
                     accounting.generated(len(output.outputs[0].token_ids))
-                    response = _response(output, model.name, parameters["logprobs"])
+                    response = _response(output, model, parameters["logprobs"])
                     if output.finished:
                         _conclude(response, output, accounting.generated_tokens)
                         if response.finish_reason != inference_pb2.FINISH_REASON_ABORT:
                             accounting.complete()
-                    await context.write(response)
+                    yield response
 
     @reported
     async def Score(
         self, request: inference_pb2.ScoreRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.ScoreResponse:
         """Score a text token by token."""
-        model = self._pool.find(request.model)
+        model = self._pool.find(request.model, request.model_version)
         engine = model.ready_engine()
         token_ids = await _prompt(engine, request, least=2)
         with model.request(len(token_ids)) as accounting:
             logprobs = await engine.score(token_ids)
             accounting.complete()
-        return inference_pb2.ScoreResponse(token_ids=token_ids, logprobs=logprobs, model=model.name)
+        return inference_pb2.ScoreResponse(
+            token_ids=token_ids, logprobs=logprobs, model=model.name, model_version=model.version
+        )
 
     @reported
     async def Tokenize(
         self, request: inference_pb2.TokenizeRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.TokenizeResponse:
         """Return a prompt's token ids."""
-        model = self._pool.find(request.model)
+        model = self._pool.find(request.model, request.model_version)
         token_ids = await _read(model.ready_engine(), request)
-        return inference_pb2.TokenizeResponse(token_ids=token_ids, model=model.name)
+        return inference_pb2.TokenizeResponse(
+            token_ids=token_ids, model=model.name, model_version=model.version
+        )
 
 
 async def _prompt(engine: Engine, request: Any, least: int = 1) -> list[int]:
@@ -116,11 +148,16 @@ def _messages(messages: Iterable[inference_pb2.ChatMessage]) -> list[dict[str, s
     return conversation
 
 
-def _response(output: RequestOutput, model: str, top: int | None) -> inference_pb2.GenerateResponse:
+def _response(
+    output: RequestOutput, model: ServedModel, top: int | None
+) -> inference_pb2.StreamGenerateResponse:
     """Return what is new in an output."""
     completion = output.outputs[0]
-    response = inference_pb2.GenerateResponse(
-        text_delta=completion.text, token_ids=completion.token_ids, model=model
+    response = inference_pb2.StreamGenerateResponse(
+        text_delta=completion.text,
+        token_ids=completion.token_ids,
+        model=model.name,
+        model_version=model.version,
     )
     if top is not None and completion.logprobs:
         for token, candidates in zip(completion.token_ids, completion.logprobs, strict=True):
@@ -137,7 +174,7 @@ def _token_logprobs(token: int, candidates: Mapping[int, Any], top: int) -> infe
     )
 
 
-def _conclude(response: inference_pb2.GenerateResponse, output: RequestOutput, generated: int) -> None:
+def _conclude(response: inference_pb2.StreamGenerateResponse, output: RequestOutput, generated: int) -> None:
     """Add to the last message what only it has."""
     completion = output.outputs[0]
     if completion.finish_reason not in FINISH_REASONS:
