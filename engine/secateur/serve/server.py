@@ -24,8 +24,8 @@ from secateur.serve.guard.channel import bind, channel_options
 from secateur.serve.guard.interceptor import Guard, Stage
 from secateur.serve.guard.limits import Limits
 from secateur.serve.inference.service import InferenceService
-from secateur.serve.models.catalogue import ModelService
 from secateur.serve.models.pool import Pool, ServedModel, State
+from secateur.serve.models.service import ModelService
 from secateur.serve.observe.observation import observing
 from secateur.serve.options import ModelSpec, ServeOptions
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
@@ -101,7 +101,7 @@ async def _serve(
     try:
         await _load(options, pool, interrupts, say)
         await _report_health(status, pool)
-        ready(Ready(address, list(pool.models.values()), time.monotonic() - started))
+        ready(Ready(address, list(pool), time.monotonic() - started))
         watch = asyncio.create_task(_watch(status, pool, say))
         await interrupts.first.wait()
         watch.cancel()
@@ -111,7 +111,7 @@ async def _serve(
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
         await server.stop(grace=0)
-        await asyncio.gather(*(model.engine.shutdown() for model in pool.models.values() if model.engine))
+        await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
 
 
 def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:
@@ -124,8 +124,8 @@ def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.a
 
 
 def _loads(pool: Pool) -> Iterator[tuple[str, str, Load]]:
-    """Yield model, version and load of every engine; called from another thread."""
-    for model in list(pool.models.values()):
+    """Yield model, version and load of every engine."""
+    for model in pool:
         if model.engine is not None:
             yield model.name, model.version, model.engine.load
 
@@ -150,11 +150,11 @@ def _add_services(server: grpc.aio.Server, pool: Pool, options: ServeOptions) ->
 
 async def _report_health(status: health.aio.HealthServicer, pool: Pool) -> None:
     """Per model as ``model/NAME``; the server ("") and its services are up if all models are."""
-    up = {name: model.state is State.SERVING for name, model in pool.models.items()}
-    for name, one in up.items():
-        await status.set(f"model/{name}", UP if one else DOWN)
+    for name, model in pool.models.items():
+        answers = model.answering is not None and model.answering.state is State.SERVING
+        await status.set(f"model/{name}", UP if answers else DOWN)
     for service in ("", *SERVICES):
-        await status.set(service, UP if all(up.values()) else DOWN)
+        await status.set(service, UP if pool.up else DOWN)
 
 
 async def _load(options: ServeOptions, pool: Pool, interrupts: Interrupts, say: Say) -> None:
@@ -170,7 +170,7 @@ async def _load(options: ServeOptions, pool: Pool, interrupts: Interrupts, say: 
 
     async def start(spec: ModelSpec) -> None:
         engine = await _in_thread(start_engine, spec, options.engine, len(options.models))
-        pool.models[spec.name].loaded(engine)
+        pool.find(spec.name).loaded(engine)
         say(_loaded(spec, engine))
 
     await _unless(interrupts, asyncio.gather(*map(start, options.models)))
@@ -224,9 +224,9 @@ async def _watch(status: health.aio.HealthServicer, pool: Pool, say: Say) -> Non
     """Notice engines that die."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
-        for model in pool.models.values():
-            if model.state is State.SERVING and model.engine is not None and model.engine.dead:
-                model.state = State.FAILED
+        for model in pool:
+            if model.engine is not None and model.engine.dead and model.state is not State.FAILED:
+                model.become(State.FAILED, "its engine died")
                 say(f"{model.name}: the engine died; its requests are refused until the server is restarted")
                 await _report_health(status, pool)
 
@@ -238,7 +238,7 @@ async def _finish_requests(pool: Pool, seconds: float, at_once: asyncio.Event, s
         await _until_idle(pool, seconds, at_once)
     if pool.in_flight:
         say(f"cutting off {pool.in_flight} request(s)")
-        await asyncio.gather(*(model.engine.abort_all() for model in pool.models.values() if model.engine))
+        await asyncio.gather(*(model.engine.abort_all() for model in pool if model.engine))
         await _until_idle(pool, ABORT_SECONDS, asyncio.Event())
 
 
