@@ -65,7 +65,7 @@ class Piece(NamedTuple):
         summary: in the last piece of all, else None.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples
     text: str
     token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprobs] = ()
