@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from secateur.serve.failures import unavailable
 from secateur.serve.inference.prompt import Prompt
 from secateur.serve.inference.sampling import Sampling
-from secateur.serve.models.pool import Request, ServedModel
+from secateur.serve.models.version import Request, ServedModel
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
