@@ -71,6 +71,9 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="How long running requests may go on after Ctrl-C or SIGTERM.")
     ] = 30.0,
+    keep_seconds: Annotated[
+        float, typer.Option(help="How long a replaced version stays loaded for a rollback.")
+    ] = 600.0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what vLLM logs.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="When ready, print one JSON document with address and models.")
@@ -114,6 +117,7 @@ def serve(
             tls=parse_tls(tls_cert, tls_key, client_ca),
             tokens=tokens,
             drain_seconds=drain_seconds,
+            keep_seconds=keep_seconds,
         )
     _run(options, as_json)
 
@@ -148,6 +152,7 @@ def document(server: Ready) -> dict[str, Any]:
         "models": [
             {
                 "name": model.name,
+                "version": model.version,
                 "architecture": model.engine.architecture,
                 "dtype": model.engine.dtype,
                 "max_model_len": model.engine.max_model_len,

@@ -111,7 +111,9 @@ class ServeOptions:
         roots: folders below which clients may name checkpoints and outputs; none = clients may name none.
         tls: None = nothing is encrypted.
         tokens: file of the bearer tokens that calls must carry; None = calls need none.
-        drain_seconds: how long running requests may go on after the first Ctrl-C or SIGTERM.
+        drain_seconds: how long running requests may go on after the first Ctrl-C or SIGTERM, and those of
+            a version that is unloaded.
+        keep_seconds: how long a version that was replaced stays loaded for a rollback.
         max_message_bytes: largest gRPC message accepted.
     """
 
@@ -125,6 +127,7 @@ class ServeOptions:
     tls: TlsOptions | None = None
     tokens: Path | None = None
     drain_seconds: float = 30.0
+    keep_seconds: float = 600.0
     max_message_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
@@ -136,8 +139,12 @@ class ServeOptions:
                 raise BadInput("--roots", root, "no such folder")
         if self.tokens is not None and not self.tokens.is_file():
             raise BadInput("--tokens", self.tokens, "no such file")
-        if not 0 <= self.drain_seconds <= 86400:
-            raise BadInput("--drain-seconds", self.drain_seconds, "0 to 86400")
+        for option, seconds in (
+            ("--drain-seconds", self.drain_seconds),
+            ("--keep-seconds", self.keep_seconds),
+        ):
+            if not 0 <= seconds <= 86400:
+                raise BadInput(option, seconds, "0 to 86400")
 
 
 def parse_models(arguments: Sequence[str]) -> tuple[ModelSpec, ...]:
