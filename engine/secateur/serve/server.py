@@ -7,30 +7,24 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from secateur.errors import BadInput, BrokenCheckpoint
-from secateur.serve.engine.engine import import_vllm
-from secateur.serve.engine.environment import on_cpu, prepare
-from secateur.serve.engine.memory import kv_cache_bytes
-from secateur.serve.engine.threads import in_thread
-from secateur.serve.failures import Refused
+from secateur.errors import BadInput
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
-from secateur.serve.models.checkpoint import read_checkpoint
-from secateur.serve.models.deployments import Deployments, Retention, replace_row, version_row
+from secateur.serve.models.deployments import Deployments, Retention
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
 from secateur.serve.models.pool import Pool
-from secateur.serve.models.restore import restore
 from secateur.serve.models.service import ModelService
-from secateur.serve.models.tables import Remembered, Store
-from secateur.serve.models.version import ServedModel, State
+from secateur.serve.models.startup import start_up
+from secateur.serve.models.tables import Store
+from secateur.serve.models.version import ServedModel
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
@@ -99,7 +93,7 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
     try:
-        await _unless(interrupts, _load(options, pool, store, loader, say))
+        await _unless(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
         ready(Ready(address, list(pool), time.monotonic() - started))
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
@@ -134,8 +128,8 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
     return [
         # Without this two servers may share a port on Linux, each getting some of the connections.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", options.max_message_bytes),
-        ("grpc.max_send_message_length", options.max_message_bytes),
+        ("grpc.max_receive_message_length", options.limits.message_bytes),
+        ("grpc.max_send_message_length", options.limits.message_bytes),
         # Clients that wait long for a token keep the connection alive with pings; gRPC's defaults would
         # answer these with "too_many_pings" and hang up.
         ("grpc.http2.max_ping_strikes", 0),
@@ -154,52 +148,6 @@ def _add_services(
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return status
-
-
-async def _load(options: ServeOptions, pool: Pool, store: Store, loader: Loader, say: Say) -> None:
-    """Find out what to serve, and start all engines side by side.
-
-    Raises:
-        SecateurError: a model of the command line cannot start; the others are stopped.
-    """
-    remembered = await asyncio.to_thread(store.read)
-    given = {spec.name: await in_thread(read_checkpoint, spec.folder.resolve()) for spec in options.models}
-    wanted = restore(pool, remembered, given)
-    pool.opening = False
-    prepare(options.engine, len(wanted))
-    # First and alone: importing, and loading plugins, are not made for two threads at once.
-    await in_thread(import_vllm)
-    engine = options.engine
-    if engine.kv_cache_bytes is None and on_cpu():
-        engine = replace(engine, kv_cache_bytes=kv_cache_bytes(len(wanted)))
-
-    async def start(version: ServedModel) -> None:
-        assert version.checkpoint is not None
-        try:
-            if not version.checkpoint.same(given.get(version.name)):
-                await loader.verify(version)
-            version.become(State.LOADING)
-            async with version.lock:
-                await loader.start(version, engine, len(wanted))
-        except Refused as refusal:
-            if version.checkpoint.same(given.get(version.name)):
-                folder = f"{version.name}={version.checkpoint.folder}"
-                raise BrokenCheckpoint("NAME=DIR", folder, refusal.message) from refusal
-            version.become(State.FAILED, refusal.message)
-            say(f"{version.name} version {version.version} stays out: {refusal.message}")
-
-    await asyncio.gather(*map(start, wanted))
-    await asyncio.to_thread(_remember, store, pool, remembered, wanted)
-
-
-def _remember(store: Store, pool: Pool, remembered: Remembered, wanted: Sequence[ServedModel]) -> None:
-    for row in remembered.models:
-        store.forget_model(row.name)
-    for model in pool.models.values():
-        versions = (version_row(one, loaded=one in wanted) for one in model.versions.values())
-        store.put(replace_row(model), *versions)
-    for alias, name in pool.aliases.items():
-        store.put_alias(alias, name)
 
 
 async def _unless(interrupts: Interrupts, work: Any) -> None:

@@ -42,14 +42,18 @@ class Totals:
 
 
 class Request:
-    """One request in flight; counts as aborted unless it is said to be `complete`."""
+    """One request in flight; once the engine has it, it is aborted unless it is said to be `complete`."""
 
-    def __init__(self, totals: Totals, prompt_tokens: int) -> None:
+    def __init__(self, totals: Totals) -> None:
         self._totals = totals
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens = 0
         self.generated_tokens = 0
         self.completed = False
-        totals.prompt_tokens += prompt_tokens
+
+    def prompted(self, tokens: int) -> None:
+        """Say that the engine is given the request, with a prompt of so many tokens."""
+        self.prompt_tokens += tokens
+        self._totals.prompt_tokens += tokens
 
     def generated(self, tokens: int) -> None:
         """Count new tokens."""
@@ -158,9 +162,16 @@ class ServedModel:
         )
 
     @contextmanager
-    def request(self, prompt_tokens: int) -> Iterator[Request]:
-        """Count a request in, and out again however it ends."""
-        request = Request(self.totals, prompt_tokens)
+    def request(self, prompt_tokens: int = 0) -> Iterator[Request]:
+        """Count a request in, and out again however it ends.
+
+        Open it before anything is awaited: the engine then stays for it, whatever becomes of the model.
+
+        Args:
+            prompt_tokens: of the prompt, if they are known; else `Request.prompted` says it later.
+        """
+        request = Request(self.totals)
+        request.prompted(prompt_tokens)
         self.in_flight += 1
         try:
             yield request
@@ -168,5 +179,5 @@ class ServedModel:
             self.in_flight -= 1
             if request.completed:
                 self.totals.finished += 1
-            else:
+            elif request.prompt_tokens:
                 self.totals.aborted += 1
