@@ -6,7 +6,8 @@ import asyncio
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from secateur.errors import BadInput
+from secateur.serve.engine.load import Load
+from secateur.serve.guard.access import Access
+from secateur.serve.guard.channel import bind, channel_options
+from secateur.serve.guard.interceptor import Guard, Stage
+from secateur.serve.guard.limits import Limits
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.models.deployments import Deployments, Retention
@@ -25,6 +30,7 @@ from secateur.serve.models.service import ModelService
 from secateur.serve.models.startup import start_up
 from secateur.serve.models.tables import Store
 from secateur.serve.models.version import ServedModel
+from secateur.serve.observe.observation import observing
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
@@ -69,26 +75,39 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         say: takes lines for people about what goes on.
 
     Raises:
-        BadInput: the address is taken or cannot be bound, or the database cannot be opened.
+        BackendUnavailable: a package that an option needs is not installed.
+        BadInput: an address is taken or cannot be bound, the database cannot be opened, or a file is not
+            what it should be.
         SecateurError: a model cannot be loaded.
         KeyboardInterrupt: interrupted before all models were loaded.
     """
-    started = time.monotonic()
     interrupts = Interrupts()
-    store = Store(open_state(options.state))
     pool = Pool()
     pool.opening = True
+    async with observing(options, lambda: _loads(pool)) as observers:
+        await _serve(options, pool, _guarded_server(options, observers), interrupts, ready, say)
+    say("stopped")
+
+
+async def _serve(
+    options: ServeOptions,
+    pool: Pool,
+    server: grpc.aio.Server,
+    interrupts: Interrupts,
+    ready: Callable[[Ready], None],
+    say: Say,
+) -> None:
+    started = time.monotonic()
+    store = Store(open_state(options.state))
     loader = Loader(say)
-    deployments = Deployments(
-        pool, store, loader, options.engine, Retention(options.keep_seconds, options.drain_seconds), say
-    )
-    server = grpc.aio.server(options=_channel_options(options))
+    retention = Retention(options.keep_seconds, options.drain_seconds)
+    deployments = Deployments(pool, store, loader, options.engine, retention, say)
     status = _add_services(server, pool, deployments, options)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
     await reporter.report()
-    address = bind(server, options.listen)
+    address = bind(server, options.listen, options.tls)
     await server.start()
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
@@ -98,8 +117,9 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         ready(Ready(address, list(pool), time.monotonic() - started))
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
-        pool.drain()
         await status.enter_graceful_shutdown()
+        await _lame_duck(options.lame_duck, interrupts.second, say)
+        pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
         await server.stop(grace=0)
@@ -108,34 +128,30 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         await deployments.close()
         await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
         _kill_children()
-    say("stopped")
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
-    """Bind and return the address with the real port.
-
-    Raises:
-        BadInput: taken, or not an address of this machine.
-    """
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise BadInput("--listen", listen, "cannot be bound: in use, or not this machine's") from error
-    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:
+    """Return a server without services yet, behind everything that guards it."""
+    access = Access(options.tokens, options.open_to_all)
+    if options.tokens is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
+    guard = Guard(observers, [access, Limits(options.limits)])
+    return grpc.aio.server(interceptors=[guard], options=channel_options(options.limits, options.connections))
 
 
-def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
-    return [
-        # Without this two servers may share a port on Linux, each getting some of the connections.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", options.limits.message_bytes),
-        ("grpc.max_send_message_length", options.limits.message_bytes),
-        # Clients that wait long for a token keep the connection alive with pings; gRPC's defaults would
-        # answer these with "too_many_pings" and hang up.
-        ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
+def _loads(pool: Pool) -> Iterator[tuple[str, str, Load]]:
+    """Yield model, version and load of every engine; called from another thread."""
+    for version in list(pool):
+        if version.engine is not None:
+            yield version.name, version.version, version.engine.load
+
+
+async def _lame_duck(seconds: float, at_once: asyncio.Event, say: Say) -> None:
+    """Go on answering while load balancers find out that they should look elsewhere."""
+    if seconds:
+        say(f"health says NOT_SERVING; new calls are answered for {seconds:g} s more")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), seconds)
 
 
 def _add_services(
@@ -146,7 +162,8 @@ def _add_services(
     models_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if options.reflection:
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return status
 
 

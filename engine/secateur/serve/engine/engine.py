@@ -21,6 +21,7 @@ from google.rpc import code_pb2
 
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.environment import on_cpu
+from secateur.serve.engine.load import Load
 from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.failures import Refused, Violation, invalid, unavailable
 from secateur.serve.options import EngineOptions, ModelSpec
@@ -30,27 +31,10 @@ if TYPE_CHECKING:
 
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.stats import SchedulerStats
 
 SHUTDOWN_SECONDS = 10.0
 BUSY_RETRY_SECONDS = 1.0
 DEAD_RETRY_SECONDS = 5.0
-
-
-@dataclass
-class Load:
-    """What the engine's scheduler said after its last step."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-
-    def record(self, scheduler_stats: SchedulerStats | None, *_: Any, **__: Any) -> None:
-        """Take over the counters; vLLM calls this after every step."""
-        if scheduler_stats is not None:
-            self.running = scheduler_stats.num_running_reqs
-            self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            self.kv_cache_usage = scheduler_stats.kv_cache_usage
 
 
 @dataclass(frozen=True)
@@ -285,6 +269,7 @@ def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[st
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
         "max_num_seqs": options.max_sequences,
         "max_num_queued_reqs": options.max_queued,
+        "max_num_queued_tokens": options.max_queued_tokens,
         "scheduling_policy": "priority",  # among equals it is first come, first served
         "enforce_eager": not compiled,
         "enable_prefix_caching": options.prefix_caching,
