@@ -1,83 +1,121 @@
-"""The models of a server, as a client sees and changes them."""
+"""The models of a server, as a client sees and changes them; models.proto says what each call does."""
 
 from __future__ import annotations
 
-import builtins
+from secateur.client.call import AsyncSurface, Call, Surface, later, later_pages, now, now_pages
+from secateur.v1 import models_pb2
 
-from secateur.client.connection import Connection
-from secateur.v1 import models_pb2, models_pb2_grpc
+SERVICE = "secateur.v1.ModelService"
 
 
-class Models:
-    """Calls of ``secateur.v1.ModelService``; models.proto says what each does."""
+def list_models() -> Call[list[models_pb2.Model]]:
+    """Return all models of the server and their counters."""
+    return Call(f"{SERVICE}.ListModels", models_pb2.ListModelsRequest(), lambda page: page.models)
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._stub = models_pb2_grpc.ModelServiceStub(connection.channel)
 
-    def list(self) -> builtins.list[models_pb2.Model]:
-        """Return all models of the server and their counters."""
-        models: list[models_pb2.Model] = []
-        token = ""
-        while True:
-            page = self._connection.call(
-                self._stub.ListModels, models_pb2.ListModelsRequest(page_token=token)
-            )
-            models.extend(page.models)
-            token = page.next_page_token
-            if not token:
-                return models
+def get_model(name: str = "") -> Call[models_pb2.Model]:
+    """Return one model and its counters; the server's default if unsaid."""
+    request = models_pb2.GetModelRequest(name=name)
+    return Call(f"{SERVICE}.GetModel", request, lambda answer: answer.model)
 
-    def get(self, name: str = "") -> models_pb2.Model:
-        """Return one model and its counters."""
-        request = models_pb2.GetModelRequest(name=name)
-        return self._connection.call(self._stub.GetModel, request).model
 
-    def get_version(self, name: str, version: str = "") -> models_pb2.ModelVersion:
-        """Return one version of a model; the active one if unsaid."""
-        request = models_pb2.GetModelVersionRequest(name=name, version=version)
-        return self._connection.call(self._stub.GetModelVersion, request).version
+def get_version(name: str, version: str = "") -> Call[models_pb2.ModelVersion]:
+    """Return one version of a model; the active one if unsaid."""
+    request = models_pb2.GetModelVersionRequest(name=name, version=version)
+    return Call(f"{SERVICE}.GetModelVersion", request, lambda answer: answer.version)
 
-    def load(self, name: str, folder: str) -> models_pb2.ModelVersion:
-        """Load a checkpoint folder of the server as a version, and return it once it can answer."""
-        request = models_pb2.LoadModelVersionRequest(name=name, folder=folder)
-        return self._connection.call(self._stub.LoadModelVersion, request).version
 
-    def load_version(self, name: str, version: str) -> models_pb2.ModelVersion:
-        """Load a version that the model has."""
-        request = models_pb2.LoadModelVersionRequest(name=name, version=version)
-        return self._connection.call(self._stub.LoadModelVersion, request).version
+def load(name: str, folder: str) -> Call[models_pb2.ModelVersion]:
+    """Load a checkpoint folder of the server as a version, and return it once it can answer."""
+    request = models_pb2.LoadModelVersionRequest(name=name, folder=folder)
+    return Call(f"{SERVICE}.LoadModelVersion", request, lambda answer: answer.version)
 
-    def plan(self, name: str, folder: str) -> models_pb2.LoadModelVersionResponse:
-        """Return what `load` would do, and the memory it would take."""
-        request = models_pb2.LoadModelVersionRequest(name=name, folder=folder, validate_only=True)
-        return self._connection.call(self._stub.LoadModelVersion, request)  # type: ignore[no-any-return]
 
-    def activate(self, name: str, version: str, *, etag: str = "") -> models_pb2.Model:
-        """Let a version answer the calls that name none."""
-        request = models_pb2.ActivateModelVersionRequest(name=name, version=version, etag=etag)
-        return self._connection.call(self._stub.ActivateModelVersion, request).model
+def load_version(name: str, version: str) -> Call[models_pb2.ModelVersion]:
+    """Load a version that the model has, and return it once it can answer."""
+    request = models_pb2.LoadModelVersionRequest(name=name, version=version)
+    return Call(f"{SERVICE}.LoadModelVersion", request, lambda answer: answer.version)
 
-    def rollback(self, name: str, *, etag: str = "") -> models_pb2.Model:
-        """Let the version answer that did before."""
-        request = models_pb2.RollbackModelRequest(name=name, etag=etag)
-        return self._connection.call(self._stub.RollbackModel, request).model
 
-    def unload(self, name: str, version: str, *, etag: str = "", force: bool = False) -> models_pb2.Model:
-        """Free the memory of a version."""
-        request = models_pb2.UnloadModelVersionRequest(name=name, version=version, etag=etag, force=force)
-        return self._connection.call(self._stub.UnloadModelVersion, request).model
+def plan_load(name: str, folder: str) -> Call[models_pb2.LoadModelVersionResponse]:
+    """Return what `load` would make, and the memory it would take; nothing is loaded."""
+    request = models_pb2.LoadModelVersionRequest(name=name, folder=folder, validate_only=True)
+    return Call(f"{SERVICE}.LoadModelVersion", request)
 
-    def delete(self, name: str, version: str, *, etag: str = "", force: bool = False) -> None:
-        """Unload and forget a version."""
-        request = models_pb2.DeleteModelVersionRequest(name=name, version=version, etag=etag, force=force)
-        self._connection.call(self._stub.DeleteModelVersion, request)
 
-    def set_alias(self, alias: str, model: str) -> models_pb2.Model:
-        """Give a model another name."""
-        request = models_pb2.SetAliasRequest(alias=alias, model=model)
-        return self._connection.call(self._stub.SetAlias, request).model
+def plan_activate(name: str, version: str) -> Call[models_pb2.ActivateModelVersionResponse]:
+    """Return the memory that `activate` would take; nothing is activated."""
+    request = models_pb2.ActivateModelVersionRequest(name=name, version=version, validate_only=True)
+    return Call(f"{SERVICE}.ActivateModelVersion", request)
 
-    def delete_alias(self, alias: str) -> None:
-        """Forget another name."""
-        self._connection.call(self._stub.DeleteAlias, models_pb2.DeleteAliasRequest(alias=alias))
+
+def activate(name: str, version: str, *, etag: str = "") -> Call[models_pb2.Model]:
+    """Let a version answer the calls that name none, loading it first if need be."""
+    request = models_pb2.ActivateModelVersionRequest(name=name, version=version, etag=etag)
+    return Call(f"{SERVICE}.ActivateModelVersion", request, lambda answer: answer.model)
+
+
+def rollback(name: str, *, etag: str = "") -> Call[models_pb2.Model]:
+    """Let the version answer that did before."""
+    request = models_pb2.RollbackModelRequest(name=name, etag=etag)
+    return Call(f"{SERVICE}.RollbackModel", request, lambda answer: answer.model)
+
+
+def unload(name: str, version: str, *, etag: str = "", force: bool = False) -> Call[models_pb2.Model]:
+    """Let a version finish its requests, and free its memory."""
+    request = models_pb2.UnloadModelVersionRequest(name=name, version=version, etag=etag, force=force)
+    return Call(f"{SERVICE}.UnloadModelVersion", request, lambda answer: answer.model)
+
+
+def delete(name: str, version: str, *, etag: str = "", force: bool = False) -> Call[None]:
+    """Unload a version and forget it; its folder stays."""
+    request = models_pb2.DeleteModelVersionRequest(name=name, version=version, etag=etag, force=force)
+    return Call(f"{SERVICE}.DeleteModelVersion", request, lambda answer: None)
+
+
+def set_alias(alias: str, model: str) -> Call[models_pb2.Model]:
+    """Make a name stand for a model."""
+    request = models_pb2.SetAliasRequest(alias=alias, model=model)
+    return Call(f"{SERVICE}.SetAlias", request, lambda answer: answer.model)
+
+
+def delete_alias(alias: str) -> Call[None]:
+    """Forget an alias."""
+    request = models_pb2.DeleteAliasRequest(alias=alias)
+    return Call(f"{SERVICE}.DeleteAlias", request, lambda answer: None)
+
+
+class Models(Surface):
+    """Calls of ``secateur.v1.ModelService``."""
+
+    list = now_pages(list_models)
+    get = now(get_model)
+    get_version = now(get_version)
+    load = now(load)
+    load_version = now(load_version)
+    plan_load = now(plan_load)
+    plan_activate = now(plan_activate)
+    activate = now(activate)
+    rollback = now(rollback)
+    unload = now(unload)
+    delete = now(delete)
+    set_alias = now(set_alias)
+    delete_alias = now(delete_alias)
+
+
+class AsyncModels(AsyncSurface):
+    """The same, to be awaited."""
+
+    list = later_pages(list_models)
+    get = later(get_model)
+    get_version = later(get_version)
+    load = later(load)
+    load_version = later(load_version)
+    plan_load = later(plan_load)
+    plan_activate = later(plan_activate)
+    activate = later(activate)
+    rollback = later(rollback)
+    unload = later(unload)
+    delete = later(delete)
+    set_alias = later(set_alias)
+    delete_alias = later(delete_alias)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from google.rpc import code_pb2
 
 from secateur.serve.failures import Refused, unavailable
-from secateur.serve.models.version import LOADING_RETRY_SECONDS, Request, ServedModel, State
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ServedModel, State
 
-__all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "Model", "Pool", "Request", "ServedModel", "State"]
+__all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "Model", "Pool", "ServedModel", "State"]
 
 DEFAULT_ALIAS = "default"
 FIRST_VERSION = "1"
