@@ -182,6 +182,10 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(help="How long running requests may go on after that.", rich_help_panel=LIFE)
     ] = 30.0,
+    keep_seconds: Annotated[
+        float,
+        typer.Option(help="How long a replaced version stays loaded for a rollback.", rich_help_panel=LIFE),
+    ] = 600.0,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Answer Prometheus there.", rich_help_panel=OBSERVE),
@@ -277,6 +281,7 @@ def _options(given: Mapping[str, Any]) -> ServeOptions:
         observe=observe,
         lame_duck_seconds=given["lame_duck_seconds"],
         drain_seconds=given["drain_seconds"],
+        keep_seconds=given["keep_seconds"],
     )
 
 
@@ -339,6 +344,7 @@ def document(server: Ready) -> dict[str, Any]:
         "models": [
             {
                 "name": model.name,
+                "version": model.version,
                 "architecture": model.engine.architecture,
                 "dtype": model.engine.dtype,
                 "max_model_len": model.engine.max_model_len,

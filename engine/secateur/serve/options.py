@@ -207,7 +207,8 @@ class ServeOptions:
         lame_duck_seconds: how long new calls are still answered after the first Ctrl-C or SIGTERM, while
             health says NOT_SERVING and load balancers take note; None = 3 where other machines can reach
             the server, else 0.
-        drain_seconds: how long running requests may go on after that.
+        drain_seconds: how long running requests may go on after that, and those of an unloaded version.
+        keep_seconds: how long a version that was replaced stays loaded for a rollback.
     """
 
     models: tuple[ModelSpec, ...]
@@ -226,6 +227,7 @@ class ServeOptions:
     observe: ObserveOptions = ObserveOptions()
     lame_duck_seconds: float | None = None
     drain_seconds: float = 30.0
+    keep_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         consent = self.insecure or self.tls is not None
@@ -249,6 +251,7 @@ class ServeOptions:
         for option, seconds in (
             ("--drain-seconds", self.drain_seconds),
             ("--lame-duck-seconds", self.lame_duck_seconds),
+            ("--keep-seconds", self.keep_seconds),
         ):
             if seconds is not None and not 0 <= seconds <= 86400:
                 raise BadInput(option, seconds, "0 to 86400")

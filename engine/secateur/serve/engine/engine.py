@@ -7,6 +7,7 @@ detokenises and routes.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 import uuid
@@ -162,6 +163,25 @@ class Engine:
         later = zip(token_ids[1:], logprobs[1:], strict=True)
         return [candidates[token].logprob for token, candidates in later]
 
+    async def answer(self, token_ids: Sequence[int], length: int) -> list[tuple[int, float]]:
+        """Return the greedy continuation of a prompt: ``length`` tokens and their log-probabilities."""
+        parameters = {"max_tokens": length, "temperature": 0.0, "logprobs": 0, "ignore_eos": True}
+        answer: list[tuple[int, float]] = []
+        async with aclosing(self.generate(token_ids, {**parameters, "detokenize": False})) as outputs:
+            async for output in outputs:
+                new = output.outputs[0]
+                pairs = zip(new.token_ids, new.logprobs or (), strict=True)
+                answer += [(token, candidates[token].logprob) for token, candidates in pairs]
+        return answer
+
+    async def weight_digests(self) -> dict[str, str] | None:
+        """Return the SHA-256 of every tensor by its name; None if several processes share the model."""
+        ranks = await self._vllm.compute_weight_checksums()
+        if len(ranks) != 1:
+            return None
+        # Their names begin with the rank: "dp0:pp0:pcp0:tp0:model.embed_tokens.weight".
+        return {name.rpartition(":")[2]: digest for name, digest in ranks[0].items()}
+
     async def abort_all(self) -> None:
         """End every request at once; their streams finish with the reason ``abort``."""
         await self._vllm.abort([*self._vllm.output_processor.external_req_ids])
@@ -186,6 +206,19 @@ def import_vllm() -> None:
     except ImportError as error:
         raise BackendUnavailable(f"vLLM cannot be imported: {error}") from error
     load_general_plugins()
+
+
+def free_device_bytes() -> int:
+    """Return the memory that is free on the GPU which engines use."""
+    from vllm.third_party import pynvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    pynvml.nvmlInit()
+    try:
+        device = pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible.isdigit() else 0)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(device).free)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engine:
