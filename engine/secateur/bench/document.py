@@ -8,12 +8,12 @@ from typing import Any
 from secateur.bench.load.journal import Log
 from secateur.bench.load.record import Record
 from secateur.bench.metrics.comparison import compare
-from secateur.bench.metrics.row import arrays, row
+from secateur.bench.metrics.row import arrays, curves, row
 from secateur.bench.metrics.slo import Slo
 
 DEFINITIONS = {
     "ttft": "from when a request should have been sent to its first message with tokens",
-    "tpot": "tpot_excl_first: from first to last message, over the tokens after the first message; per request",
+    "tpot": "tpot_excl_first: from first to last message, over the tokens after the first; per request",
     "itl": "between two messages with tokens; all requests together",
     "e2el": "from when a request should have been sent to its last token",
     "queue": "from when a request should have been sent to when it was, part of ttft and e2el",
@@ -98,7 +98,7 @@ def _result(
         [one for one in log.generators if here(one)],
         [note for note in log.notes if here(note)],
     )
-    return described | (arrays(records) if raw else {})
+    return described | ({"curves": curves(records)} | arrays(records) if raw else {})
 
 
 def _slices(load: Mapping[str, Any], records: Sequence[Record]) -> list[tuple[str, list[Record]]]:

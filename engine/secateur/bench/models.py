@@ -114,7 +114,9 @@ def widths(config: Mapping[str, Any]) -> Widths:
     heads = int(config.get("num_attention_heads") or 1)
     shared = int(config.get("num_key_value_heads") or heads)
     head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-    overrides = {int(layer): layer_config for layer, layer_config in (config.get("per_layer_config") or {}).items()}
+    overrides = {
+        int(layer): layer_config for layer, layer_config in (config.get("per_layer_config") or {}).items()
+    }
     kept = []
     for layer in range(int(config["num_hidden_layers"])):
         own = overrides.get(layer, {})

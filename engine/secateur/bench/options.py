@@ -18,6 +18,7 @@ from secateur.errors import BadInput
 MOST_CONCURRENT = 4096
 COMPARISON_ROUNDS = 6
 SECONDS = 30.0
+DEFAULT_EXTENT = Extent(seconds=SECONDS)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class BenchOptions:
 
     subjects: tuple[SubjectSpec, ...]
     loads: tuple[Load, ...] = (ClosedLoop(1),)
-    extent: Extent = Extent(seconds=SECONDS)
+    extent: Extent = DEFAULT_EXTENT
     sweep: bool = False
     input_tokens: int = 256
     output_tokens: int = 64
@@ -195,9 +196,9 @@ def _extent(typed: LoadArguments) -> Extent:
         raise BadInput("--requests", typed.requests, "at least 1")
     if typed.seconds is not None and not 0 < typed.seconds <= 86400:
         raise BadInput("--seconds", typed.seconds, "above 0, at most 86400")
-    return Extent(typed.seconds if typed.requests is None else None, typed.requests) if (
-        typed.seconds or typed.requests
-    ) else Extent(seconds=SECONDS)
+    if typed.seconds is None and typed.requests is None:
+        return DEFAULT_EXTENT
+    return Extent(typed.seconds, typed.requests)
 
 
 def _numbers(option: str, text: str, above: float, most: float) -> Sequence[float]:
@@ -224,7 +225,9 @@ def parse_subjects(target: str, model: str, compare: Sequence[str]) -> tuple[Sub
     for place, spec in enumerate(subjects):
         check_address("--compare" if place else "--target", spec.address)
         if spec in subjects[:place]:
-            raise BadInput("--compare", compare[place - 1], "is compared with itself; give another model or target")
+            raise BadInput(
+                "--compare", compare[place - 1], "is compared with itself; give another model or target"
+            )
     return tuple(subjects)
 
 

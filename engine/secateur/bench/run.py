@@ -19,7 +19,7 @@ from secateur.bench.load.source import Wanted, requests_for
 from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Stage
 from secateur.bench.metrics.row import throughput
 from secateur.bench.models import ModelFacts, facts_of_folder
-from secateur.bench.options import BenchOptions
+from secateur.bench.options import DEFAULT_EXTENT, BenchOptions
 from secateur.bench.targets.registry import open_target
 from secateur.bench.targets.target import RequestFailed, Target, TargetUnusable
 
@@ -52,7 +52,7 @@ class _Progress:
     """Turns records into steps of a reporter: measured requests, or whole seconds."""
 
     reporter: Reporter
-    extent: Extent = Extent()
+    extent: Extent = DEFAULT_EXTENT
     began: float = 0.0
     told: int = 0
 
@@ -71,9 +71,7 @@ class _Progress:
             self.told = seconds
 
 
-async def run(
-    options: BenchOptions, file: Path | None, reporter: Reporter, stop: asyncio.Event
-) -> Log:
+async def run(options: BenchOptions, file: Path | None, reporter: Reporter, stop: asyncio.Event) -> Log:
     """Run a benchmark.
 
     Args:

@@ -6,13 +6,18 @@ from pathlib import Path
 
 from secateur.bench.document import document
 from secateur.bench.load.journal import Log
-from secateur.storage import write_json
+from secateur.report.bench_page import bench_page
+from secateur.storage import reported, write_json
 
 
 def write_report(folder: Path, log: Log) -> None:
-    """Write ``report.json``, with the values of every request, beside the records.
+    """Write ``report.json``, with the values of every request, and ``report.html`` beside the records.
 
     Raises:
         OutputFailed: the place cannot be written.
     """
-    write_json(folder / "report.json", document(log, raw=True))
+    described = document(log, raw=True)
+    write_json(folder / "report.json", described)
+    page = folder / "report.html"
+    with reported(page):
+        page.write_text(bench_page(described), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -74,7 +74,7 @@ def bench(
     token: Annotated[
         str, typer.Option(envvar="SECATEUR_TOKEN", help="Bearer token, better given as SECATEUR_TOKEN.")
     ] = "",
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; the system's authorities are trusted.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; trust the system's authorities.")] = False,
     ca: Annotated[Path | None, typer.Option(help="Encrypt; this PEM file's authorities are trusted.")] = None,
     client_cert: Annotated[Path | None, typer.Option(help="PEM file to show the server (mTLS).")] = None,
     client_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,

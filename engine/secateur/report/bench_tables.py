@@ -8,6 +8,12 @@ from typing import Any
 from rich.table import Table
 
 DASH = "–"
+ENGINE = ("median_queue_ms", "median_prefill_ms", "median_tpot_ms", "added_to_ttft_ms", "added_to_tpot_ms")
+_SIZES = (
+    ("parameters", "parameters"),
+    ("weight bytes", "weight_bytes"),
+    ("KV bytes per token", "kv_bytes_per_token"),
+)
 _COMPARED = {
     "median_ttft_ms": "time to first token",
     "median_tpot_ms": "time per token",
@@ -33,7 +39,7 @@ def bench_tables(document: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _results(results: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="median [95 % interval] / p99, milliseconds", title_justify="left")
+    table = Table(title="median ± half its 95 % interval / p99, milliseconds", title_justify="left")
     goodput = any(row["request_goodput"] is not None for row in results)
     table.add_column("load")
     table.add_column("model")
@@ -59,19 +65,25 @@ def _time(row: Mapping[str, Any], metric: str) -> str:
     if middle is None:
         return DASH
     interval = row["intervals"].get(f"median_{metric}_ms")
-    around = f" [{number(interval[0])}, {number(interval[1])}]" if interval else ""
+    around = f" ±{number((interval[1] - interval[0]) / 2)}" if interval else ""
     return f"{number(middle)}{around} / {number(row[f'p99_{metric}_ms'])}"
 
 
 def _engine(results: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="the engine's own medians, and what transport adds, milliseconds", title_justify="left")
+    table = Table(title="the engine's own medians, and what is added to them, ms", title_justify="left")
     table.add_column("load")
     table.add_column("model")
     for name in ("queue", "prefill", "per token", "added to first token", "added per token"):
         table.add_column(name, justify="right")
     for row in results:
         engine = row["engine"]
-        keys = ("median_queue_ms", "median_prefill_ms", "median_tpot_ms", "added_to_ttft_ms", "added_to_tpot_ms")
+        keys = (
+            "median_queue_ms",
+            "median_prefill_ms",
+            "median_tpot_ms",
+            "added_to_ttft_ms",
+            "added_to_tpot_ms",
+        )
         table.add_row(row["label"], row["model"], *(number(engine.get(key)) for key in keys))
     return table
 
@@ -111,7 +123,11 @@ def _models(models: Sequence[Mapping[str, Any]]) -> Table:
     corpora = list(dict.fromkeys(corpus for model in models for corpus in model["perplexity"]))
     for model in models:
         table.add_column(model["name"], justify="right")
-    rows = (("parameters", "parameters"), ("weight bytes", "weight_bytes"), ("KV bytes per token", "kv_bytes_per_token"))
+    rows = (
+        ("parameters", "parameters"),
+        ("weight bytes", "weight_bytes"),
+        ("KV bytes per token", "kv_bytes_per_token"),
+    )
     for label, key in rows:
         table.add_row(label, *(DASH if m[key] is None else f"{m[key]:,}" for m in models))
     for corpus in corpora:

@@ -35,7 +35,7 @@ GIVE_UP_SECONDS = 5.0
 """So long nothing but failures, and a stage is over."""
 
 BACK_OFF_SECONDS = 0.1
-"""What a client of a closed loop waits after a failure, so that a dead server is not asked thousands of times."""
+"""What a client of a closed loop waits after a failure: a dead server is not to be asked without pause."""
 
 LAG_SECONDS = 0.01
 
@@ -227,7 +227,9 @@ class _Run:
             await slots.acquire()
         except asyncio.CancelledError:
             never = "not sent when the stage was over"
-            self._keep(self._record(number, request, phase, due, self._driver.now(), Answer(), CANCELLED, never))
+            self._keep(
+                self._record(number, request, phase, due, self._driver.now(), Answer(), CANCELLED, never)
+            )
             raise
         try:
             yield

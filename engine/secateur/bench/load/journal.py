@@ -1,7 +1,7 @@
 """The file of a benchmark: everything measured, a line each, written as it comes.
 
-The first line says what was asked for. A benchmark that is killed leaves all that it had measured; a torn last
-line is left out when the file is read.
+The first line says what was asked for. A benchmark that is killed leaves all that it had measured; a torn
+last line is left out when the file is read.
 """
 
 from __future__ import annotations

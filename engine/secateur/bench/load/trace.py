@@ -78,7 +78,9 @@ def _entry(number: int, line: str) -> Entry:
     text = _field(number, given, "prompt", str)
     length = _field(number, given, "input", int)
     if text is None and length is None:
-        raise BadInput("--trace", f"line {number}", f"give one of {', '.join(NAMES['input'] + NAMES['prompt'])}")
+        raise BadInput(
+            "--trace", f"line {number}", f"give one of {', '.join(NAMES['input'] + NAMES['prompt'])}"
+        )
     at = _field(number, given, "timestamp", float)
     return Entry(None if at is None else at / 1e3, length, text, _field(number, given, "output", int))
 

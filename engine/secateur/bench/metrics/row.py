@@ -1,7 +1,7 @@
 """One row of a report: a model under one load, with the keys of `vllm bench serve` where it has such.
 
-Definitions (docs/benchmarking.md): times count from when a request should have been sent; `tpot` leaves out the tokens
-of the first message; `itl` is between messages; `e2el` ends with the last token.
+Definitions (docs/benchmarking.md): times count from when a request should have been sent; `tpot` leaves out
+the tokens of the first message; `itl` is between messages; `e2el` ends with the last token.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def row(
         generators: how the load generator was meanwhile.
         notes: what happened meanwhile.
     """
-    measured = sorted(
-        (r for r in records if r.phase is Phase.MEASURED), key=lambda r: (r.round, r.intended)
-    )
+    measured = sorted((r for r in records if r.phase is Phase.MEASURED), key=lambda r: (r.round, r.intended))
     good = [record for record in measured if record.ok]
     failures = Counter(r.error for r in measured if r.error not in ("", CANCELLED))
     described: dict[str, Any] = {
@@ -76,30 +74,45 @@ def row(
 def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
     """What came out per second, from the first measured request to the end of the last one.
 
-    Counted is everything that came meanwhile, also of requests that began before or ended after: that is what the
-    server did in that time.
+    Counted are all tokens that came meanwhile, also those of requests that began before or ended after: that
+    is what the server did in that time. A request counts by the share of its answer that came meanwhile.
     """
-    seconds, requests, tokens, prompts, within, most = 0.0, 0, 0, 0, 0, 0
+    seconds, requests, tokens, prompts, within, most = 0.0, 0.0, 0, 0.0, 0.0, 0
+    usual = _usual_length(records)
     for begin, end, inside in windows(records):
         seconds += end - begin
-        ended = [r for r in inside if r.ok and begin <= r.times[-1] <= end]
-        requests += len(ended)
-        prompts += sum(r.prompt_tokens for r in ended)
-        within += sum(slo is not None and slo.met_by(r) for r in ended)
-        tokens += sum(
-            count for r in inside for at, count in zip(r.times, r.tokens, strict=True) if begin <= at <= end
-        )
+        for record in inside:
+            came = _came(record, begin, end)
+            tokens += came
+            if record.error not in ("", CANCELLED):
+                continue
+            share = came / (record.output_tokens if record.ok else usual or 1)
+            requests += share
+            prompts += share * record.prompt_tokens
+            within += share * (slo is not None and slo.met_by(record))
         most = max(most, _most_at_once(inside, begin, end))
+    per_second = 1 / seconds if seconds else 0.0
     return {
-        "duration": seconds,
-        "total_input_tokens": prompts,
+        "duration": round(seconds, 6),
+        "total_input_tokens": round(prompts),
         "total_output_tokens": tokens,
-        "request_throughput": requests / seconds if seconds else 0.0,
-        "output_throughput": tokens / seconds if seconds else 0.0,
-        "total_token_throughput": (tokens + prompts) / seconds if seconds else 0.0,
-        "request_goodput": None if slo is None else within / seconds if seconds else 0.0,
+        "request_throughput": requests * per_second,
+        "output_throughput": tokens * per_second,
+        "total_token_throughput": (tokens + prompts) * per_second,
+        "request_goodput": None if slo is None else within * per_second,
         "max_concurrent_requests": most,
     }
+
+
+def _came(record: Record, begin: float, end: float) -> int:
+    """Tokens of a request that arrived between two times."""
+    return sum(count for at, count in zip(record.times, record.tokens, strict=True) if begin <= at <= end)
+
+
+def _usual_length(records: Sequence[Record]) -> float:
+    """Of an answer: what that of a request which was cancelled with the stage would have been."""
+    lengths = [record.output_tokens for record in records if record.ok]
+    return float(np.mean(lengths)) if lengths else 0.0
 
 
 def windows(records: Sequence[Record]) -> list[tuple[float, float, list[Record]]]:
@@ -126,6 +139,19 @@ def arrays(records: Sequence[Record]) -> dict[str, Any]:
         "queue_times": [round(r.queue_ms / 1e3, 6) for r in measured],
         "errors": [f"{r.error}: {r.message}" if r.error else "" for r in measured],
     }
+
+
+CURVE = (*range(0, 91, 5), 92, 94, 95, 96, 97, 98, 99, 100)
+
+
+def curves(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Percentiles of the latencies, for drawing."""
+    good = [record for record in records if record.ok and record.phase is Phase.MEASURED]
+    found: dict[str, list[float]] = {"percentiles": [float(percentile) for percentile in CURVE]}
+    for metric in ("ttft", "tpot", "e2el"):
+        values = [value for record in good for value in METRICS[metric](record)]
+        found[metric] = [round(float(v), 4) for v in np.percentile(values, CURVE)] if values else []
+    return found
 
 
 def _distributions(good: Sequence[Record], block: int) -> dict[str, Any]:
@@ -179,7 +205,9 @@ def _generator(generators: Sequence[Generator]) -> dict[str, float] | None:
     seconds = sum(one.seconds for one in generators)
     return {
         "cpu_share": round(sum(one.cpu_seconds for one in generators) / seconds, 4) if seconds else 0.0,
-        "messages_per_second": round(sum(one.messages for one in generators) / seconds, 2) if seconds else 0.0,
+        "messages_per_second": round(sum(one.messages for one in generators) / seconds, 2)
+        if seconds
+        else 0.0,
         "lag_p50_ms": max(one.lag_p50_ms for one in generators),
         "lag_p99_ms": max(one.lag_p99_ms for one in generators),
     }
@@ -199,7 +227,9 @@ def observations(described: Mapping[str, Any], measured: Sequence[Record]) -> li
     if described["unfinished"]:
         said.append(f"{described['unfinished']} requests were not finished when the stage was over")
     if slower := _slowed_down(measured):
-        said.append(f"slowed down {slower:.1f} times in mid-run: median latency of the last third over the first")
+        said.append(
+            f"slowed down {slower:.1f} times in mid-run: median latency of the last third over the first"
+        )
     generator = described["generator"]
     if generator and generator["cpu_share"] > BUSY:
         said.append(
@@ -209,7 +239,7 @@ def observations(described: Mapping[str, Any], measured: Sequence[Record]) -> li
         rate, served = described["load"]["rate"], described["request_throughput"]
         if served < BEHIND * rate and _queue_grew(measured):
             said.append(
-                f"overloaded: {rate:g} requests/s came, {served:.2f} were answered; latencies grow with the run"
+                f"overloaded: {rate:g} requests/s came, {served:.2f} were answered: the longer, the slower"
             )
     return said
 

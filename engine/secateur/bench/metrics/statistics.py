@@ -1,7 +1,8 @@
 """Percentiles with intervals, and ratios of models that took turns.
 
 Requests that run together are alike: they wait for the same prefill and share the same steps. So what is
-drawn in a bootstrap is not single requests but blocks of neighbours, and what is compared between models is whole rounds.
+drawn in a bootstrap is not single requests but blocks of neighbours, and what is compared between models is
+whole rounds.
 """
 
 from __future__ import annotations

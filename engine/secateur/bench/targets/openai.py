@@ -33,7 +33,7 @@ class OpenAITarget:
     kind = "OpenAI HTTP"
     takes_tokens = True
 
-    def __init__(self, address: str, timeout: float, credentials: Credentials = Credentials()) -> None:
+    def __init__(self, address: str, timeout: float, credentials: Credentials) -> None:
         self.address = address
         self._root = address.rstrip("/").removesuffix("/v1")
         self._headers = dict(credentials.metadata())

@@ -9,7 +9,11 @@ from secateur.bench.targets.target import Target
 from secateur.errors import BadInput
 
 FORMS = "HOST:PORT (secateur), oip://HOST:PORT (Open Inference Protocol) or http://HOST:PORT (OpenAI)"
-_HOST = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(\d{1,5})")
+_FORMS = (
+    re.compile(r"https?://[^\s/]+(/\S*)?"),
+    re.compile(r"unix:\S+"),
+    re.compile(r"(oip://)?(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}"),
+)
 
 
 def check_address(option: str, address: str) -> None:
@@ -18,14 +22,8 @@ def check_address(option: str, address: str) -> None:
     Raises:
         BadInput: says which forms there are.
     """
-    if address.startswith(("http://", "https://")):
-        if len(address.partition("://")[2].strip("/")) > 0 and " " not in address:
-            return
-    elif address.startswith("unix:") and len(address) > len("unix:"):
-        return
-    elif (found := _HOST.fullmatch(address.removeprefix("oip://"))) and 0 < int(found[2]) < 65536:
-        return
-    raise BadInput(option, address, FORMS)
+    if not any(form.fullmatch(address) for form in _FORMS):
+        raise BadInput(option, address, FORMS)
 
 
 def open_target(address: str, timeout: float, credentials: Credentials) -> Target:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from secateur.bench.load.prompt import Prompt, Request
 from secateur.bench.load.record import Answer, EngineTimings
 from secateur.bench.models import ModelFacts
-from secateur.bench.targets.channels import open_channel, failures
+from secateur.bench.targets.channels import failures, open_channel
 from secateur.bench.targets.credentials import Credentials
 from secateur.bench.targets.target import RequestFailed
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
@@ -28,7 +27,7 @@ class SecateurTarget:
     kind = "secateur gRPC"
     takes_tokens = True
 
-    def __init__(self, address: str, timeout: float, credentials: Credentials = Credentials()) -> None:
+    def __init__(self, address: str, timeout: float, credentials: Credentials) -> None:
         self.address = address
         self._timeout = timeout
         self._metadata = credentials.metadata()
@@ -60,9 +59,7 @@ class SecateurTarget:
         """Token ids of a text."""
         request = inference_pb2.TokenizeRequest(model=model, text=text)
         async with failures():
-            response = await self._inference.Tokenize(
-                request, timeout=self._timeout, metadata=self._metadata
-            )
+            response = await self._inference.Tokenize(request, timeout=self._timeout, metadata=self._metadata)
         return list(response.token_ids)
 
     async def describe(self, model: str) -> ModelFacts:
