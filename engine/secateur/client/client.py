@@ -144,9 +144,9 @@ class Client:
 
     def score(self, model: str, text: str | Sequence[int]) -> tuple[list[int], list[float]]:
         """Return the token ids of a text, and the log-probability of each but the first."""
-        request = inference_pb2.ScoreRequest(model=model, **_prompt(text))
-        response = self._connection.call(self._inference.Score, request)
-        return list(response.token_ids), list(response.logprobs)
+        request = inference_pb2.ScoreRequest(model=model, inputs=[inference_pb2.ScoreInput(**_prompt(text))])
+        (score,) = self._connection.call(self._inference.Score, request).scores
+        return list(score.token_ids), list(score.logprobs)
 
     def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         """Return the token ids that `generate` would see."""

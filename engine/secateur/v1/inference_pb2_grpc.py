@@ -54,20 +54,25 @@ class InferenceServiceStub:
                 request_serializer=secateur_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/secateur.v1.InferenceService/Detokenize',
+                request_serializer=secateur_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Generate returns the continuation of a prompt when it is whole.
+        """Generate returns the continuations of a prompt when they are whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamGenerate(self, request, context):
-        """StreamGenerate sends the continuation of a prompt as it comes into being. It takes what Generate
+        """StreamGenerate sends the continuations of a prompt as they come into being. It takes what Generate
         takes, so that a client chooses between the two without building another request.
         buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
@@ -77,7 +82,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Score returns the log-probability that the model gives to each token of a text.
+        """Score returns the log-probability that the model gives to each token of given texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +90,13 @@ class InferenceServiceServicer:
 
     def Tokenize(self, request, context):
         """Tokenize returns the token ids that Generate would see for the same prompt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Detokenize returns the text of token ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,6 +124,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=secateur_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=secateur_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class InferenceService:
             '/secateur.v1.InferenceService/Tokenize',
             secateur_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
             secateur_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.InferenceService/Detokenize',
+            secateur_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+            secateur_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,
