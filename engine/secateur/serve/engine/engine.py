@@ -102,34 +102,56 @@ class Engine:
             raise invalid(Violation("chat.messages", f"the chat template refuses them: {error}")) from error
         return await self.tokenize(text, special=False)
 
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
+        """Return the text of token ids, without special tokens if ``skip_special``."""
+        tokenizer: Any = self._vllm.get_tokenizer()
+        return str(await asyncio.to_thread(tokenizer.decode, token_ids, skip_special_tokens=skip_special))
+
     async def generate(
-        self, token_ids: Sequence[int], parameters: Mapping[str, Any]
+        self,
+        token_ids: Sequence[int],
+        parameters: Mapping[str, Any],
+        *,
+        priority: int = 0,
+        whole: bool = False,
     ) -> AsyncGenerator[RequestOutput]:
         """Yield what is new after each step. Closing the iterator frees the request's memory.
 
         Args:
             token_ids: the prompt.
             parameters: keyword arguments of vLLM's ``SamplingParams``.
+            priority: higher goes first where requests have to wait.
+            whole: yield only once, at the end.
 
         Raises:
             Refused: the engine is dead or full, or refuses the request.
         """
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
+        kind = RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA
+        request_id = str(uuid.uuid4())
         with _refusals():
-            how = SamplingParams(**parameters, output_kind=RequestOutputKind.DELTA)
-            prompt = TokensPrompt(prompt_token_ids=list(token_ids))
-            stream = self._vllm.generate(prompt, how, str(uuid.uuid4()))
-            async with aclosing(stream):
-                async for output in stream:
-                    yield output
+            # Nobody else has these: vLLM need not copy them.
+            how = SamplingParams(**parameters, output_kind=kind, skip_clone=True)
+            # Given as the engine's own input, it spares a detour through the tokenizer's threads.
+            prompt = tokens_input(list(token_ids))
+            stream = self._vllm.generate(prompt, how, request_id, priority=-priority)
+            try:
+                async with aclosing(stream):
+                    async for output in stream:
+                        yield output
+            finally:
+                # vLLM does this itself, unless it is cancelled while handing the request to the engine.
+                if request_id in self._vllm.output_processor.external_req_ids:
+                    await self._vllm.abort(request_id)
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token but the first, given those before it."""
         parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         logprobs: Any = None
-        async with aclosing(self.generate(token_ids, parameters)) as outputs:
+        async with aclosing(self.generate(token_ids, parameters, whole=True)) as outputs:
             async for output in outputs:
                 logprobs = output.prompt_logprobs or logprobs
         if logprobs is None:
@@ -214,6 +236,7 @@ def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[st
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
         "max_num_seqs": options.max_sequences,
         "max_num_queued_reqs": options.max_queued,
+        "scheduling_policy": "priority",  # among equals it is first come, first served
         "enforce_eager": not compiled,
         "enable_prefix_caching": options.prefix_caching,
         "use_tqdm_on_load": options.verbose,

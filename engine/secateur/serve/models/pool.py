@@ -35,14 +35,18 @@ class Totals:
 
 
 class Request:
-    """One request in flight; counts as aborted unless it is said to be `complete`."""
+    """One request in flight; once the engine has it, it is aborted unless it is said to be `complete`."""
 
-    def __init__(self, totals: Totals, prompt_tokens: int) -> None:
+    def __init__(self, totals: Totals) -> None:
         self._totals = totals
-        self.prompt_tokens = prompt_tokens
+        self.prompt_tokens = 0
         self.generated_tokens = 0
         self.completed = False
-        totals.prompt_tokens += prompt_tokens
+
+    def prompted(self, tokens: int) -> None:
+        """Say that the engine is given the request, with a prompt of so many tokens."""
+        self.prompt_tokens += tokens
+        self._totals.prompt_tokens += tokens
 
     def generated(self, tokens: int) -> None:
         """Count new tokens."""
@@ -59,6 +63,7 @@ class ServedModel:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.version = "1"
         self.state = State.LOADING
         self.totals = Totals()
         self.in_flight = 0
@@ -87,9 +92,16 @@ class ServedModel:
         return self._engine
 
     @contextmanager
-    def request(self, prompt_tokens: int) -> Iterator[Request]:
-        """Count a request in, and out again however it ends."""
-        request = Request(self.totals, prompt_tokens)
+    def request(self, prompt_tokens: int = 0) -> Iterator[Request]:
+        """Count a request in, and out again however it ends.
+
+        Open it before anything is awaited: the engine then stays for it, whatever becomes of the model.
+
+        Args:
+            prompt_tokens: of the prompt, if they are known; else `Request.prompted` says it later.
+        """
+        request = Request(self.totals)
+        request.prompted(prompt_tokens)
         self.in_flight += 1
         try:
             yield request
@@ -97,7 +109,7 @@ class ServedModel:
             self.in_flight -= 1
             if request.completed:
                 self.totals.finished += 1
-            else:
+            elif request.prompt_tokens:
                 self.totals.aborted += 1
 
 
@@ -112,14 +124,18 @@ class Pool:
         """Requests being answered, over all models."""
         return sum(model.in_flight for model in self.models.values())
 
-    def find(self, name: str) -> ServedModel:
+    def find(self, name: str, version: str = "") -> ServedModel:
         """Return the model of that name; the only one there is, if the name is empty.
+
+        Args:
+            name: of the model.
+            version: of it; empty = the active one.
 
         Raises:
             Refused: NOT_FOUND, saying which models there are.
         """
         if not name and len(self.models) == 1:
-            return next(iter(self.models.values()))
+            name = next(iter(self.models))
         if name not in self.models:
             known = ", ".join(sorted(self.models))
             message = f"no model {name!r}" if name else "no model named, and there are several"
@@ -129,7 +145,15 @@ class Pool:
                 f"{message}; there are: {known}",
                 metadata={"model": name, "models": known},
             )
-        return self.models[name]
+        model = self.models[name]
+        if version not in ("", model.version):
+            raise Refused(
+                code_pb2.NOT_FOUND,
+                "MODEL_NOT_FOUND",
+                f"no version {version!r} of {name}; there are: {model.version}",
+                metadata={"model": name, "model_version": version},
+            )
+        return model
 
     def drain(self) -> None:
         """Refuse new requests everywhere."""
