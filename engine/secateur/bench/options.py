@@ -11,11 +11,12 @@ from typing import Any
 from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Replay, Stage
 from secateur.bench.load.trace import Entry, read_trace
 from secateur.bench.metrics.slo import Slo
-from secateur.bench.targets.credentials import Credentials
-from secateur.bench.targets.registry import check_address
+from secateur.bench.targets.registry import check_address, endpoint_of
+from secateur.client.endpoint import Endpoint
 from secateur.errors import BadInput
 
 MOST_CONCURRENT = 4096
+MOST_PER_SECOND = 1e5
 COMPARISON_ROUNDS = 6
 SECONDS = 30.0
 DEFAULT_EXTENT = Extent(seconds=SECONDS)
@@ -44,9 +45,8 @@ class BenchOptions:
         trace: its entries; empty = none.
         rounds: how often the subjects take turns under each load.
         slo: what a good request reaches.
-        timeout: deadline of each request, in seconds.
         seed: of prompts and arrivals.
-        credentials: what to show the servers.
+        access: how servers are called, whichever; None = unencrypted, without a token.
         checkpoints: folder of a model by its label, for its size and perplexity.
     """
 
@@ -61,14 +61,14 @@ class BenchOptions:
     trace: tuple[Entry, ...] = field(default=(), repr=False)
     rounds: int = 1
     slo: Slo | None = None
-    timeout: float = 600.0
     seed: int = 0
-    credentials: Credentials = field(default=Credentials(), repr=False)
+    access: Endpoint = field(default_factory=lambda: Endpoint("localhost:0"), repr=False)
     checkpoints: tuple[tuple[str, Path], ...] = ()
 
     def __post_init__(self) -> None:
         for spec in self.subjects:
             check_address("--target", spec.address)
+            endpoint_of(spec.address, self.access)
         if not self.subjects:
             raise BadInput("--model", "nothing", "at least one")
         for option, value, least in (
@@ -83,8 +83,6 @@ class BenchOptions:
             if label not in self.labels:
                 known = ", ".join(self.labels)
                 raise BadInput("--checkpoint", f"{label}={folder}", f"MODEL=DIR, MODEL being one of {known}")
-        if not (0 < self.timeout < math.inf):
-            raise BadInput("--timeout", self.timeout, "seconds above 0")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -120,7 +118,7 @@ class BenchOptions:
             "trace_requests": len(self.trace),
             "rounds": self.rounds,
             "slo": self.slo and self.slo.to_json(),
-            "timeout": self.timeout,
+            "timeout": self.access.timeout,
             "seed": self.seed,
         }
 
@@ -146,50 +144,45 @@ def parse_loads(typed: LoadArguments) -> tuple[tuple[Load, ...], Extent, tuple[E
     Raises:
         BadInput: a number out of range, or options that exclude each other.
     """
-    given = [
-        name
-        for name, value in (
-            ("--concurrency", typed.concurrency),
-            ("--rate", typed.rate),
-            ("--ramp", typed.ramp),
-            ("--trace", typed.trace),
-            ("--sweep", typed.sweep or None),
-        )
-        if value is not None
-    ]
-    if len(given) > 1:
-        raise BadInput(given[1], "with " + given[0], "one kind of load at a time")
+    kinds = {
+        "--concurrency": typed.concurrency,
+        "--rate": typed.rate,
+        "--ramp": typed.ramp,
+        "--sweep": typed.sweep or None,
+        "--trace": typed.trace,
+    }
+    given = [option for option, value in kinds.items() if value is not None]
+    if len(given) > 1 and given != ["--concurrency", "--trace"]:  # clients may work through a trace
+        raise BadInput(given[1], kinds[given[1]], f"not together with {given[0]}: one kind of load at a time")
     if typed.arrivals not in ("poisson", "constant"):
         raise BadInput("--arrivals", typed.arrivals, "poisson or constant")
     if typed.max_concurrency is not None and typed.max_concurrency < 1:
         raise BadInput("--max-concurrency", typed.max_concurrency, "at least 1")
-    return _loads(typed), _extent(typed), read_trace(typed.trace) if typed.trace else ()
+    entries = read_trace(typed.trace) if typed.trace else ()
+    return _loads(typed, entries), _extent(typed, entries), entries
 
 
-def _loads(typed: LoadArguments) -> tuple[Load, ...]:
+def _loads(typed: LoadArguments, entries: Sequence[Entry]) -> tuple[Load, ...]:
     poisson, limit = typed.arrivals == "poisson", typed.max_concurrency
     if typed.rate is not None:
-        rates = _numbers("--rate", typed.rate, 0.0, 1e5)
+        rates = _numbers("--rate", typed.rate, MOST_PER_SECOND)
         return tuple(OpenLoop(rate, None, poisson, limit) for rate in rates)
     if typed.ramp is not None:
-        ends = _numbers("--ramp", typed.ramp.replace(":", ","), 0.0, 1e5)
+        ends = _numbers("--ramp", typed.ramp.replace(":", ","), MOST_PER_SECOND)
         if len(ends) != 2:
             raise BadInput("--ramp", typed.ramp, "FROM:TO, requests per second")
         return (OpenLoop(ends[0], ends[1], poisson, limit),)
-    if typed.trace is not None:
-        entries = read_trace(typed.trace)
-        if entries[0].at is None:
-            return tuple(ClosedLoop(int(n)) for n in _numbers("--concurrency", "1", 0, MOST_CONCURRENT))
+    if entries and entries[0].at is not None and typed.concurrency is None:
         return (Replay(tuple(entry.at or 0.0 for entry in entries), limit),)
     if typed.sweep:
         return ()
-    levels = _numbers("--concurrency", typed.concurrency or "1", 0, MOST_CONCURRENT)
+    levels = _numbers("--concurrency", typed.concurrency or "1", MOST_CONCURRENT)
     if any(level != int(level) for level in levels):
         raise BadInput("--concurrency", typed.concurrency, "whole numbers, for example 1,4,16")
     return tuple(ClosedLoop(int(level)) for level in levels)
 
 
-def _extent(typed: LoadArguments) -> Extent:
+def _extent(typed: LoadArguments, entries: Sequence[Entry]) -> Extent:
     if typed.seconds is not None and typed.requests is not None:
         raise BadInput("--seconds", typed.seconds, "give either --seconds or --requests")
     if typed.requests is not None and typed.requests < 1:
@@ -197,18 +190,18 @@ def _extent(typed: LoadArguments) -> Extent:
     if typed.seconds is not None and not 0 < typed.seconds <= 86400:
         raise BadInput("--seconds", typed.seconds, "above 0, at most 86400")
     if typed.seconds is None and typed.requests is None:
-        return DEFAULT_EXTENT
+        return Extent(requests=len(entries)) if entries else DEFAULT_EXTENT
     return Extent(typed.seconds, typed.requests)
 
 
-def _numbers(option: str, text: str, above: float, most: float) -> Sequence[float]:
+def _numbers(option: str, text: str, most: float) -> Sequence[float]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         raise BadInput(option, text, "numbers separated by commas") from None
     for value in values:
-        if not above < value <= most:  # also what is not a number
-            raise BadInput(option, text, f"above {above:g}, at most {most:g}")
+        if not 0 < value <= most:  # neither is what is not a number
+            raise BadInput(option, text, f"above 0, at most {most:g}")
     return values
 
 

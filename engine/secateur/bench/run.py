@@ -157,7 +157,7 @@ class _Sweep:
         # All get the same load, so that they can be compared: what the slowest can bear.
         rate = min(most.values())
         for share in SWEEP_RATES:
-            if rate <= 0 or not await self._load(OpenLoop(round(share * rate, 3))):
+            if rate <= 0 or not await self._load(OpenLoop(float(f"{share * rate:.3g}"))):
                 return
 
     async def _load(self, load: Load) -> bool:
@@ -189,7 +189,7 @@ async def _subjects(
     subjects, facts = [], []
     for label, spec in zip(options.labels, options.subjects, strict=True):
         if spec.address not in targets:
-            targets[spec.address] = open_target(spec.address, options.timeout, options.credentials)
+            targets[spec.address] = open_target(spec.address, options.access)
         target = targets[spec.address]
         try:
             known = await target.describe(spec.name)

@@ -17,7 +17,8 @@ def write_report(folder: Path, log: Log) -> None:
         OutputFailed: the place cannot be written.
     """
     described = document(log, raw=True)
-    write_json(folder / "report.json", described)
     page = folder / "report.html"
     with reported(page):
+        folder.mkdir(parents=True, exist_ok=True)
         page.write_text(bench_page(described), encoding="utf-8")
+    write_json(folder / "report.json", described)

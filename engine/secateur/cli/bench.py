@@ -10,6 +10,20 @@ import typer
 from secateur.cli.console import console, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import INTERRUPTED, importing
 from secateur.cli.stages import StageReporter
+from secateur.cli.target import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    Insecure,
+    Timeout,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Token,
+    TokenFile,
+    named_as_typed,
+    read_token,
+)
 
 if TYPE_CHECKING:
     from secateur.bench.load.journal import Log
@@ -28,7 +42,7 @@ def bench(
             help="HOST:PORT of secateur serve, oip://HOST:PORT (Open Inference Protocol), "
             "http://HOST:PORT (OpenAI)."
         ),
-    ] = "127.0.0.1:50051",
+    ] = DEFAULT_TARGET,
     model: Annotated[str, typer.Option(help="Name of the model. Default: the only, or default, one.")] = "",
     compare: Annotated[
         list[str] | None,
@@ -69,15 +83,7 @@ def bench(
         list[str] | None,
         typer.Option(metavar="MODEL=DIR", help="Its folder, for size and perplexity; repeatable."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Deadline of each request, seconds.")] = 600.0,
     seed: Annotated[int, typer.Option(help="Of prompts and arrivals.")] = 0,
-    token: Annotated[
-        str, typer.Option(envvar="SECATEUR_TOKEN", help="Bearer token, better given as SECATEUR_TOKEN.")
-    ] = "",
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; trust the system's authorities.")] = False,
-    ca: Annotated[Path | None, typer.Option(help="Encrypt; this PEM file's authorities are trusted.")] = None,
-    client_cert: Annotated[Path | None, typer.Option(help="PEM file to show the server (mTLS).")] = None,
-    client_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="New folder for records, report.json and report.html.")
     ] = None,
@@ -85,6 +91,14 @@ def bench(
         Path | None, typer.Option("--from", help="Only report on the records.jsonl of an earlier benchmark.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
+    timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Measure the latency and throughput of a running server, or compare models that it serves.
 
@@ -105,12 +119,12 @@ def bench(
                 parse_subjects,
             )
             from secateur.bench.place import folder_for
-            from secateur.bench.targets.credentials import Credentials
             from secateur.bench.written import write_report
+            from secateur.client.endpoint import Endpoint
             from secateur.report.bench_tables import bench_tables
 
         if again is not None:
-            log, folder = read_journal(again), None
+            log, folder = read_journal(again), folder_for(out) if out is not None else None
         else:
             folder = folder_for(out)
             typed = LoadArguments(
@@ -118,27 +132,37 @@ def bench(
             )
             loads, extent, entries = parse_loads(typed)
             subjects = parse_subjects(target, model, compare or ())
-            options = BenchOptions(
-                subjects=subjects,
-                loads=loads,
-                extent=extent,
-                sweep=sweep,
-                input_tokens=input_len,
-                output_tokens=output_len,
-                ignore_eos=not stop_at_eos,
-                corpus=corpus,
-                trace=entries,
-                rounds=rounds if rounds is not None else COMPARISON_ROUNDS if compare else 1,
-                slo=parse_slo(slo) if slo is not None else None,
-                timeout=timeout,
-                seed=seed,
-                credentials=Credentials(token, tls, ca, client_cert, client_key),
-                checkpoints=parse_checkpoints(checkpoint or ()),
-            )
+            with named_as_typed():
+                access = Endpoint(
+                    "localhost:0",
+                    tls=tls,
+                    ca=tls_ca,
+                    cert=tls_cert,
+                    key=tls_key,
+                    token=read_token(token, token_file),
+                    insecure=insecure,
+                    timeout=timeout,
+                )
+                options = BenchOptions(
+                    subjects=subjects,
+                    loads=loads,
+                    extent=extent,
+                    sweep=sweep,
+                    input_tokens=input_len,
+                    output_tokens=output_len,
+                    ignore_eos=not stop_at_eos,
+                    corpus=corpus,
+                    trace=entries,
+                    rounds=rounds if rounds is not None else COMPARISON_ROUNDS if compare else 1,
+                    slo=parse_slo(slo) if slo is not None else None,
+                    seed=seed,
+                    access=access,
+                    checkpoints=parse_checkpoints(checkpoint or ()),
+                )
             log = _measure(options, folder)
         described = document(log)
         for table in bench_tables(described):
-            console.print(table)
+            console.print(table, width=None if console.is_terminal else WIDTH)
         if folder is not None:
             write_report(folder, log)
             say(f"records, report.json and report.html are in {folder}")
@@ -165,3 +189,4 @@ def _measure(options: BenchOptions, folder: Path) -> Log:
 
 
 RECORDS = "records.jsonl"
+WIDTH = 150  # of tables where no terminal says how wide it is

@@ -63,7 +63,7 @@ def read_trace(file: Path) -> tuple[Entry, ...]:
     ordered = sorted(entries, key=lambda entry: entry.at or 0.0)
     begin = ordered[0].at or 0.0
     return tuple(
-        Entry(None if e.at is None else e.at - begin, e.input_tokens, e.text, e.output_tokens)
+        Entry(None if e.at is None else round(e.at - begin, 6), e.input_tokens, e.text, e.output_tokens)
         for e in ordered
     )
 

@@ -106,7 +106,7 @@ def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
 
 def _came(record: Record, begin: float, end: float) -> int:
     """Tokens of a request that arrived between two times."""
-    return sum(count for at, count in zip(record.times, record.tokens, strict=True) if begin <= at <= end)
+    return sum(count for at, count in zip(record.times, record.tokens, strict=True) if begin < at <= end)
 
 
 def _usual_length(records: Sequence[Record]) -> float:

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import grpc
 import grpc.aio
 
-from secateur.bench.targets.credentials import Credentials
 from secateur.bench.targets.target import RequestFailed
+from secateur.client.endpoint import Endpoint
 
-OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 2**20),
-    ("grpc.max_send_message_length", 64 * 2**20),
-    # A server that is gone for a moment should be found again soon, not after two minutes.
-    ("grpc.max_reconnect_backoff_ms", 2000),
-    # A benchmark has its own connection, whatever else this process talks to.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+"""Not shared with whatever else this process talks to."""
+
+SOON = ("grpc.max_reconnect_backoff_ms", 2000)
+"""A server that was gone for a moment is found again, not after two minutes."""
 
 
-def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
+def open_channel(endpoint: Endpoint) -> grpc.aio.Channel:
     """A channel to a server; nothing is sent yet."""
-    if not credentials.encrypted:
-        return grpc.aio.insecure_channel(address, options=OPTIONS)
-    files = (credentials.ca, credentials.key, credentials.certificate)
-    ca, key, certificate = (_read(file) for file in files)
-    return grpc.aio.secure_channel(
-        address, grpc.ssl_channel_credentials(ca, key, certificate), options=OPTIONS
-    )
+    options = [*endpoint.channel_options(), OWN_CONNECTION, SOON]
+    if endpoint.encrypted:
+        return grpc.aio.secure_channel(endpoint.target, endpoint.credentials(), options)
+    return grpc.aio.insecure_channel(endpoint.target, options)
 
 
 @asynccontextmanager
@@ -40,7 +33,3 @@ async def failures() -> AsyncIterator[None]:
         yield
     except grpc.aio.AioRpcError as error:
         raise RequestFailed(error.code().name, error.details() or "") from error
-
-
-def _read(file: Path | None) -> bytes | None:
-    return file.read_bytes() if file is not None else None

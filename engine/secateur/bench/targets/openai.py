@@ -13,8 +13,8 @@ import aiohttp
 from secateur.bench.load.prompt import Request
 from secateur.bench.load.record import Answer
 from secateur.bench.models import ModelFacts
-from secateur.bench.targets.credentials import Credentials
 from secateur.bench.targets.target import RequestFailed
+from secateur.client.endpoint import Endpoint
 
 DATA, DONE = b"data:", b"[DONE]"
 
@@ -26,19 +26,18 @@ class OpenAITarget:
 
     Args:
         address: ``http://HOST:PORT``, with or without a path before ``/v1``.
-        timeout: deadline of each call, in seconds.
-        credentials: what to show the server, and how to know it.
+        endpoint: how to call it.
     """
 
     kind = "OpenAI HTTP"
     takes_tokens = True
 
-    def __init__(self, address: str, timeout: float, credentials: Credentials) -> None:
+    def __init__(self, address: str, endpoint: Endpoint) -> None:
         self.address = address
         self._root = address.rstrip("/").removesuffix("/v1")
-        self._headers = dict(credentials.metadata())
-        self._ssl = _context(credentials)
-        self._timeout = timeout
+        self._headers = dict(endpoint.metadata)
+        self._ssl = _context(endpoint)
+        self._timeout = endpoint.timeout
         self._opened: aiohttp.ClientSession | None = None
 
     async def stream(self, model: str, request: Request, answer: Answer) -> None:
@@ -140,10 +139,10 @@ async def _check(reply: aiohttp.ClientResponse) -> None:
         raise RequestFailed("NOT_FOUND" if reply.status == 404 else f"HTTP_{reply.status}", with_reason)
 
 
-def _context(credentials: Credentials) -> ssl.SSLContext | bool:
-    if credentials.ca is None and credentials.certificate is None:
+def _context(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    if endpoint.ca is None and endpoint.cert is None:
         return True
-    context = ssl.create_default_context(cafile=str(credentials.ca) if credentials.ca else None)
-    if credentials.certificate is not None:
-        context.load_cert_chain(credentials.certificate, credentials.key)
+    context = ssl.create_default_context(cafile=endpoint.ca)
+    if endpoint.cert is not None:
+        context.load_cert_chain(endpoint.cert, endpoint.key)
     return context

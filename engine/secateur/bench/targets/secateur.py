@@ -8,8 +8,8 @@ from secateur.bench.load.prompt import Prompt, Request
 from secateur.bench.load.record import Answer, EngineTimings
 from secateur.bench.models import ModelFacts
 from secateur.bench.targets.channels import failures, open_channel
-from secateur.bench.targets.credentials import Credentials
 from secateur.bench.targets.target import RequestFailed
+from secateur.client.endpoint import Endpoint
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
 ABORTED = inference_pb2.FINISH_REASON_ABORT
@@ -19,19 +19,16 @@ class SecateurTarget:
     """Streams token ids; see `Target`.
 
     Args:
-        address: ``HOST:PORT`` or ``unix:PATH``.
-        timeout: deadline of each call, in seconds.
-        credentials: what to show the server, and how to know it.
+        endpoint: where it is and how to call it, without retries.
     """
 
     kind = "secateur gRPC"
     takes_tokens = True
 
-    def __init__(self, address: str, timeout: float, credentials: Credentials) -> None:
-        self.address = address
-        self._timeout = timeout
-        self._metadata = credentials.metadata()
-        self._channel = open_channel(address, credentials)
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.target
+        self._call = {"timeout": endpoint.timeout, "metadata": endpoint.metadata}
+        self._channel = open_channel(endpoint)
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._models = models_pb2_grpc.ModelServiceStub(self._channel)
 
@@ -46,8 +43,7 @@ class SecateurTarget:
         )
         last = None
         async with failures():
-            call = self._inference.StreamGenerate(sent, timeout=self._timeout, metadata=self._metadata)
-            async for response in call:
+            async for response in self._inference.StreamGenerate(sent, **self._call):
                 if tokens := len(response.token_ids):
                     answer.received(tokens)
                 last = response
@@ -59,14 +55,14 @@ class SecateurTarget:
         """Token ids of a text."""
         request = inference_pb2.TokenizeRequest(model=model, text=text)
         async with failures():
-            response = await self._inference.Tokenize(request, timeout=self._timeout, metadata=self._metadata)
+            response = await self._inference.Tokenize(request, **self._call)
         return list(response.token_ids)
 
     async def describe(self, model: str) -> ModelFacts:
         """What ModelService says."""
         request = models_pb2.GetModelRequest(name=model)
         async with failures():
-            response = await self._models.GetModel(request, timeout=self._timeout, metadata=self._metadata)
+            response = await self._models.GetModel(request, **self._call)
         return _facts(response.model)
 
     async def close(self) -> None:

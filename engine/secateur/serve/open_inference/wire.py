@@ -62,8 +62,14 @@ def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:
 
 def _handler(method: Any, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
     # Only ModelStreamInfer streams, and it does so both ways.
-    make = grpc.stream_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
-    request, response = (message_factory.GetMessageClass(one) for one in (method.input_type, method.output_type))
+    make = (
+        grpc.stream_stream_rpc_method_handler
+        if method.server_streaming
+        else grpc.unary_unary_rpc_method_handler
+    )
+    request, response = (
+        message_factory.GetMessageClass(one) for one in (method.input_type, method.output_type)
+    )
     return make(behaviour, request.FromString, response.SerializeToString)
 
 
