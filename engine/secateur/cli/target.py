@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +92,7 @@ def connect(
     with importing():
         from secateur.client import Client
 
-    try:
+    with named_as_typed():
         return Client(
             target,
             timeout,
@@ -98,15 +100,27 @@ def connect(
             ca=tls_ca,
             cert=tls_cert,
             key=tls_key,
-            token=_token(token, token_file),
+            token=read_token(token, token_file),
             insecure=insecure,
             wait_for_ready=wait,
         )
+
+
+@contextmanager
+def named_as_typed() -> Iterator[None]:
+    """Let errors about the connection name the user's options."""
+    try:
+        yield
     except BadInput as error:
         raise BadInput(OPTIONS.get(error.field, error.field), error.given, error.allowed) from error
 
 
-def _token(token: str | None, file: Path | None) -> str | None:
+def read_token(token: str | None, file: Path | None) -> str | None:
+    """Return the token, or that in the file.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
     if file is None:
         return token
     try:
