@@ -13,12 +13,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# Servers that tests start keep their state here, not in the home folder.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="secateur-state-")
 
 # A shell that starts pytest in the background has it ignore Ctrl-C, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -10,7 +10,7 @@ from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.engine import environment, memory
 from secateur.serve.failures import Refused
 from secateur.serve.models.pool import Pool, State
-from secateur.serve.options import EngineOptions, check_listen, parse_bytes
+from secateur.serve.options import EngineOptions, check_address, parse_bytes
 from secateur.v1 import models_pb2
 
 
@@ -24,14 +24,14 @@ def test_sizes(text: str | None, bytes_: int | None) -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:1", "unix:/run/s.sock"])
 def test_addresses_of_this_machine(listen: str) -> None:
-    check_listen(listen, insecure=False)
+    check_address("--listen", listen, consent=False)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "example.org:1", "10.0.0.1:1"])
 def test_addresses_others_can_reach_need_consent(listen: str) -> None:
-    check_listen(listen, insecure=True)
+    check_address("--listen", listen, consent=True)
     with pytest.raises(BadInput, match="--insecure"):
-        check_listen(listen, insecure=False)
+        check_address("--listen", listen, consent=False)
 
 
 def test_memory_is_shared_between_engines_within_limits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +31,29 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow an address other machines can reach, unencrypted.")
     ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Server's certificate (PEM): encrypt connections.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of the certificate (PEM).")
+    ] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Demand clients' certificates signed by these (PEM).")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Bearer tokens that calls must carry.")
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Server's own files. Default: ~/.local/state/secateur."),
+    ] = None,
+    state: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Database of models and jobs. Default: SQLite in --state-dir."),
+    ] = "",
+    roots: Annotated[
+        str | None, typer.Option(metavar="DIR,...", help="Folders below which clients may name files.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     max_model_len: Annotated[
         int | None, typer.Option(help="Most tokens of prompt and completion. Default: what fits.")
@@ -57,7 +81,15 @@ def serve(
     Example: secateur serve dense=out/dense slim=out/slim --listen 127.0.0.1:50051
     """
     with importing():
-        from secateur.serve.options import EngineOptions, ServeOptions, parse_bytes, parse_models
+        from secateur.serve.options import (
+            EngineOptions,
+            ServeOptions,
+            parse_bytes,
+            parse_folders,
+            parse_models,
+            parse_tls,
+            state_folder,
+        )
 
     engine = EngineOptions(
         dtype=dtype,
@@ -76,6 +108,11 @@ def serve(
             listen=listen,
             insecure=insecure,
             engine=engine,
+            state_dir=state_dir or state_folder(),
+            state=state,
+            roots=parse_folders(roots),
+            tls=parse_tls(tls_cert, tls_key, client_ca),
+            tokens=tokens,
             drain_seconds=drain_seconds,
         )
     _run(options, as_json)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 10.0
 BUSY_RETRY_SECONDS = 1.0
+DEAD_RETRY_SECONDS = 5.0
 
 
 @dataclass
@@ -73,18 +74,33 @@ class Engine:
     load_seconds: float
     load: Load
     _vllm: AsyncLLM = field(repr=False)
+    _calls: list[None] = field(default_factory=list, repr=False)
 
     @property
     def dead(self) -> bool:
         """True once the child process is gone; it does not come back."""
         return bool(self._vllm.errored)
 
+    @property
+    def calls(self) -> int:
+        """Calls of its methods in progress: while there are any, it must not be shut down."""
+        return len(self._calls)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._calls.append(None)
+        try:
+            yield
+        finally:
+            self._calls.pop()
+
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Return a text's token ids, with the tokenizer's special tokens if ``special``."""
         from vllm.renderers import TokenizeParams
 
         how = TokenizeParams(max_total_tokens=None, add_special_tokens=special)
-        prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
+        with self._counted():
+            prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
         return list(prompt["prompt_token_ids"])
 
     async def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -132,7 +148,7 @@ class Engine:
 
         kind = RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA
         request_id = str(uuid.uuid4())
-        with _refusals():
+        with self._counted(), _refusals():
             # Nobody else has these: vLLM need not copy them.
             how = SamplingParams(**parameters, output_kind=kind, skip_clone=True)
             # Given as the engine's own input, it spares a detour through the tokenizer's threads.
@@ -296,7 +312,8 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise unavailable("ENGINE_DEAD", "the model's engine died; restart the server") from error
+        message = "the model's engine died and is being started again"
+        raise unavailable("ENGINE_DEAD", message, DEAD_RETRY_SECONDS) from error
     except GracefulHTTPError as error:
         raise Refused(
             code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", _line(error), retry_seconds=BUSY_RETRY_SECONDS
