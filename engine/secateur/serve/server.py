@@ -21,12 +21,15 @@ from secateur.serve.engine.environment import prepare
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.models.pool import Pool, ServedModel, State
 from secateur.serve.models.service import ModelService
+from secateur.serve.open_inference import wire as open_inference
+from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ModelSpec, ServeOptions
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    open_inference.SERVICE,
 )
 WATCH_SECONDS = 0.5
 ABORT_SECONDS = 5.0
@@ -125,9 +128,11 @@ def _channel_options(options: ServeOptions) -> list[tuple[str, int]]:
 def _add_services(server: grpc.aio.Server, pool: Pool) -> health.aio.HealthServicer:
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(pool), server)
+    open_inference.add_to_server(OpenInferenceService(pool), server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server, open_inference.Reflected())
     return status
 
 
