@@ -39,10 +39,10 @@ class Repository:
 
     Args:
         pool: what there is.
-        deployments: what changes it; None = nothing can.
+        deployments: what changes it.
     """
 
-    def __init__(self, pool: Pool, deployments: Deployments | None) -> None:
+    def __init__(self, pool: Pool, deployments: Deployments) -> None:
         self._pool = pool
         self._deployments = deployments
 
@@ -80,7 +80,7 @@ class Repository:
         model = self._model(request)
         version = _version_parameter(request.parameters)
         chosen = model.find(version) if version else model.answering or _newest(model)
-        await self._changes().load_version(model.name, chosen.version)
+        await self._deployments.load_version(model.name, chosen.version)
         return model.name
 
     async def unload(self, request: Any) -> str:
@@ -97,14 +97,8 @@ class Repository:
         chosen = [model.find(version)] if version else list(model.versions.values())
         for one in chosen:
             if one.state is not State.UNLOADED:
-                await self._changes().unload(model.name, one.version, force=True)
+                await self._deployments.unload(model.name, one.version, force=True)
         return model.name
-
-    def _changes(self) -> Deployments:
-        if self._deployments is None:
-            message = "this server does not load and unload models"
-            raise Refused(code_pb2.UNIMPLEMENTED, "NOT_SUPPORTED", message)
-        return self._deployments
 
     def _model(self, request: Any) -> Model:
         """Return the model a request names.

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused, Violation, invalid, reported, unavailable
+from secateur.serve.failures import Refused, Violation, as_refusal, invalid, unavailable
 from secateur.serve.inference import generation
 from secateur.serve.inference.deadline import check_deadline
 from secateur.serve.inference.generation import ABORT, Piece
@@ -32,22 +32,19 @@ log = logging.getLogger(__name__)
 class OpenInferenceService:
     """Answers for every model of the pool. It has no calls for shared memory, traces and logs."""
 
-    def __init__(self, pool: Pool, deployments: Deployments | None = None) -> None:
+    def __init__(self, pool: Pool, deployments: Deployments) -> None:
         self._pool = pool
         self._repository = Repository(pool, deployments)
         self._statistics = Statistics()
 
-    @reported
     async def ServerLive(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Say that the process is there."""
         return wire.ServerLiveResponse(live=True)
 
-    @reported
     async def ServerReady(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Say whether all models answer that should."""
         return wire.ServerReadyResponse(ready=self._pool.up)
 
-    @reported
     async def ModelReady(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Say whether a model answers; a name or version that does not exist is NOT_FOUND."""
         try:
@@ -59,14 +56,12 @@ class OpenInferenceService:
         alive = model.engine is not None and not model.engine.dead
         return wire.ModelReadyResponse(ready=alive and model.state is State.SERVING)
 
-    @reported
     async def ServerMetadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Describe the server."""
         return wire.ServerMetadataResponse(
             name="secateur", version=version("secateur"), extensions=EXTENSIONS
         )
 
-    @reported
     async def ModelMetadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Describe a model's tensors."""
         model = self._pool.model(request.name)
@@ -74,13 +69,11 @@ class OpenInferenceService:
             model.find(request.version)
         return description.metadata(model)
 
-    @reported
     async def ModelConfig(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Describe a version in Triton's terms."""
         model = self._pool.model(request.name).find(request.version)
         return wire.ModelConfigResponse(config=description.config(model))
 
-    @reported
     async def ModelStatistics(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Return counts of the requests that came through this service."""
         if request.name:
@@ -92,31 +85,26 @@ class OpenInferenceService:
             chosen = list(self._pool)
         return wire.ModelStatisticsResponse(model_stats=map(self._statistics.describe, chosen))
 
-    @reported
     async def RepositoryIndex(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """List all versions of all models."""
         return self._repository.index(request)
 
-    @reported
     async def RepositoryModelLoad(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Load a version that is known."""
         name = await self._repository.load(request)
         return repository.done(wire.RepositoryModelLoadResponse(), name)
 
-    @reported
     async def RepositoryModelUnload(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Unload versions; they stay known."""
         name = await self._repository.unload(request)
         return repository.done(wire.RepositoryModelUnloadResponse(), name)
 
-    @reported
     async def ModelInfer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Return whole continuations."""
         check_deadline(context)
         async with aclosing(self._responses(request, streaming=False)) as responses:
             return await anext(responses)
 
-    @reported
     async def ModelStreamInfer(self, requests: AsyncIterable[Any], context: grpc.aio.ServicerContext) -> None:
         """Answer requests as they come; one that fails is told so, and the others go on."""
         check_deadline(context)
@@ -128,12 +116,11 @@ class OpenInferenceService:
             async with aclosing(self._responses(request, streaming=True)) as responses:
                 async for response in responses:
                     yield wire.ModelStreamInferResponse(infer_response=response)
-        except Refused as refusal:
-            yield failure(request, refusal)
         except Exception as error:
-            log.exception("a request in a stream failed unexpectedly")
-            message = f"{type(error).__name__}: {error}"
-            yield failure(request, Refused(code_pb2.INTERNAL, "INTERNAL", message))
+            refusal = as_refusal(error)
+            if refusal.code == code_pb2.INTERNAL:
+                log.exception("a request of a stream failed: a bug")
+            yield failure(request, refusal)
 
     async def _responses(self, request: Any, streaming: bool) -> AsyncGenerator[Any]:
         """Yield one response, or several if the request wants a stream."""
