@@ -21,7 +21,7 @@ from secateur.errors import SecateurError
 # `secateur --help` has to answer at once.
 COMMANDS = (
     *("prune", "evaluate", "study"),
-    *("serve", "token", "models", "jobs", "generate", "bench"),
+    *("serve", "token", "generate", "bench"),
     *("demo", "doctor"),
 )
 

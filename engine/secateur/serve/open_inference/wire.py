@@ -1,8 +1,8 @@
 """Messages and service of package ``inference``, in a descriptor pool of their own.
 
-Stubs from protoc would register in the pool that everybody shares, where a second package of that name is an error:
-tritonclient and kserve cannot be imported together for that reason. In a pool of its own ours gets along with both, in
-whatever versions of them and of protobuf.
+Stubs from protoc would register in the pool that everybody shares, where a second definition of the same
+messages is an error: tritonclient and kserve cannot be imported together for that reason. In a pool of its
+own ours gets along with both, whatever their versions and that of protobuf.
 """
 
 from __future__ import annotations
@@ -55,18 +55,19 @@ ServerReadyResponse = message("ServerReadyResponse")
 
 
 def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:
-    """Register the methods that ``servicer`` has under the names of the service's calls."""
-    handlers = {method.name: _handler(method, getattr(servicer, method.name)) for method in _service.methods}
+    """Register those methods of ``servicer`` that are named as the service's calls; others are unknown."""
+    handlers = {
+        method.name: _handler(method, getattr(servicer, method.name))
+        for method in _service.methods
+        if hasattr(servicer, method.name)
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
 def _handler(method: Any, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
     # Only ModelStreamInfer streams, and it does so both ways.
-    make = (
-        grpc.stream_stream_rpc_method_handler
-        if method.server_streaming
-        else grpc.unary_unary_rpc_method_handler
-    )
+    streams = method.server_streaming
+    make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
     request, response = (
         message_factory.GetMessageClass(one) for one in (method.input_type, method.output_type)
     )
