@@ -91,7 +91,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]DIR",
-            help="No server: time this checkpoint in vLLM's engine, beside what the machine can do; repeatable.",
+            help="No server: time this checkpoint in the engine, beside what the machine can do; repeatable.",
             rich_help_panel=OFFLINE,
         ),
     ] = None,
@@ -208,6 +208,7 @@ def _measure(options: BenchOptions, folder: Path) -> Log:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with importing():
         from secateur.bench.interrupts import interruptible
+        from secateur.bench.place import RECORDS
         from secateur.bench.run import run
 
     file = folder / RECORDS
@@ -215,5 +216,4 @@ def _measure(options: BenchOptions, folder: Path) -> Log:
         return asyncio.run(interruptible(lambda stop: run(options, file, reporter, stop)))
 
 
-RECORDS = "records.jsonl"
 WIDTH = 150  # of tables where no terminal says how wide it is
