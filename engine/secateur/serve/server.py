@@ -100,7 +100,8 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     pool = Pool()
     pool.opening = True
     async with observing(options, lambda: _loads(pool)) as observers:
-        await _serve(options, pool, _guarded_server(options, observers), interrupts, ready, say)
+        with tempfile.TemporaryDirectory(prefix="secateur-") as private:
+            await _serve(options, pool, _guarded_server(options, observers), private, interrupts, ready, say)
     say("stopped")
 
 
@@ -108,6 +109,7 @@ async def _serve(
     options: ServeOptions,
     pool: Pool,
     server: grpc.aio.Server,
+    private: str,
     interrupts: Interrupts,
     ready: Callable[[Ready], None],
     say: Say,
@@ -119,7 +121,7 @@ async def _serve(
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
     status = _add_services(server, pool, deployments, options)
-    benchmarks = _add_benchmarks(server, pool, sessions, options)
+    benchmarks = _add_benchmarks(server, pool, sessions, options, private)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
@@ -190,10 +192,10 @@ def _add_services(
 
 
 def _add_benchmarks(
-    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions
+    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions, private: str
 ) -> BenchmarkService:
-    """Add the service, and a socket for its load generator: in a folder of ours alone, without TLS."""
-    socket = f"unix:{tempfile.mkdtemp(prefix='secateur-')}/benchmarks"
+    """Add the service, and a socket for its load generator in a folder of ours alone, without TLS."""
+    socket = f"unix:{private}/benchmarks"
     server.add_insecure_port(socket)
     folder = options.state_dir.expanduser() / "benchmarks"
     service = BenchmarkService(pool, BenchmarkStore(sessions), socket, folder)
