@@ -50,10 +50,12 @@ async def null_http(behaviour: HttpBehaviour) -> AsyncIterator[str]:
         prompt, count = body["prompt"], body["max_tokens"]
         tokens = len(prompt) if isinstance(prompt, list) else max(1, len(prompt) // 5)
         await reply.write(b": a comment\n\n")
-        await asyncio.sleep(behaviour.ttft)
+        loop = asyncio.get_running_loop()
+        due = loop.time() + behaviour.ttft
         for number in range(count):
-            if number:
-                await asyncio.sleep(behaviour.itl)
+            if (delay := due - loop.time()) > 0:
+                await asyncio.sleep(delay)
+            due += behaviour.itl
             if number == behaviour.cut_after:
                 assert request.transport is not None
                 request.transport.close()
