@@ -63,7 +63,7 @@ def main() -> None:
     result = {
         "device": cpu(),
         "protocol": f"secateur bench over vllm bench serve, in turns, {arguments.rounds} rounds of "
-        f"{arguments.requests} requests, {arguments.input_len} tokens in, {arguments.output_len} out, greedy, "
+        f"{arguments.requests} requests, {arguments.input_len} tokens in, {arguments.output_len} out, "
         f"prefix caching off, engine with {ENGINE}",
         "load_average": os.getloadavg()[0],
         "tolerance": TOLERANCE,

@@ -2,9 +2,9 @@
 
     python -m benchmarks.generator_ceiling
 
-A null server (tests/bench/null_server.py, null_http.py: no model, made-up tokens) runs in a process of its own,
-the generator in this one. First as fast as it can, at several numbers of streams; then at a set pace, where
-every millisecond beyond the pace was added by null server, transport and generator together. Writes
+A null server (tests/bench/null_server.py, null_http.py: no model, made-up tokens) runs in a process of its
+own, the generator in this one. First as fast as it can, at several numbers of streams; then at a set pace,
+where every millisecond beyond the pace was added by null server, transport and generator together. Writes
 benchmarks/results/DEVICE-DATE-generator-ceiling.json; never edit that by hand.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
         }
     result = {
         "device": cpu(),
-        "protocol": f"null server in a process of its own, generator in another; {TOKENS} tokens per request, "
+        "protocol": f"null server in a process of its own, generator in another; {TOKENS} tokens a request, "
         f"a message each; paced: first token after {PACE['ttft']:g} s, then one every {PACE['itl']:g} s",
         "goal_messages_per_second": GOAL,
         "load_average": os.getloadavg()[0],

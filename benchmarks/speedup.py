@@ -4,7 +4,8 @@
 
 All checkpoints are loaded into one process and take turns (`secateur bench --offline`): decode steps and
 prefill by batch. The promise is the ratio of the floors: the longer of bytes over measured bandwidth and
-operations over the measured rate of a matrix product. Writes benchmarks/results/DEVICE-DATE-speedup.json; never edit that by hand.
+operations over the measured rate of a matrix product. Writes benchmarks/results/DEVICE-DATE-speedup.json;
+never edit that by hand.
 """
 
 from __future__ import annotations
