@@ -77,7 +77,8 @@ async def _check_golden_answer(engine: Engine) -> tuple[int, float]:
         raise unfit("two greedy answers to the golden prompt differ")
     tokens = [token for token, _ in first]
     scored = (await engine.score([*prompt, *tokens]))[-len(tokens) :]
-    difference = max(abs(one - other) for one, (_, other) in zip(scored, first, strict=True))
+    differences = [abs(one - other) for one, (_, other) in zip(scored, first, strict=True)]
+    difference = max(differences, key=lambda one: (math.isnan(one), one))
     if not difference <= TOLERANCE:  # true of NaN too
         raise unfit(f"its answer scores {difference:.3g} off what it gave when it was generated")
     return len(tokens), difference
