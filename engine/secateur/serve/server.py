@@ -31,6 +31,8 @@ from secateur.serve.models.startup import start_up
 from secateur.serve.models.tables import Store
 from secateur.serve.models.version import ServedModel
 from secateur.serve.observe.observation import observing
+from secateur.serve.open_inference import wire as open_inference
+from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
@@ -38,6 +40,7 @@ from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    open_inference.SERVICE,
 )
 ABORT_SECONDS = 5.0
 
@@ -140,10 +143,10 @@ def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.a
 
 
 def _loads(pool: Pool) -> Iterator[tuple[str, str, Load]]:
-    """Yield model, version and load of every engine; called from another thread."""
-    for version in list(pool):
-        if version.engine is not None:
-            yield version.name, version.version, version.engine.load
+    """Yield model, version and load of every engine."""
+    for model in pool:
+        if model.engine is not None:
+            yield model.name, model.version, model.engine.load
 
 
 async def _lame_duck(seconds: float, at_once: asyncio.Event, say: Say) -> None:
@@ -160,10 +163,12 @@ def _add_services(
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models = ModelService(pool, deployments, options.roots)
     models_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    open_inference.add_to_server(OpenInferenceService(pool, deployments), server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if options.reflection:
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, open_inference.Reflected())
     return status
 
 

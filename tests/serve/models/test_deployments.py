@@ -64,7 +64,7 @@ async def test_a_client_may_leave(house: House, second: Path) -> None:
     assert failure.code.name == "DEADLINE_EXCEEDED"
     house.factory.open.set()
     await eventually(lambda: house.pool.find("m", "2").engine)
-    assert house.store.read().versions["m"][1].loaded
+    await eventually(lambda: [row.loaded for row in house.store.read().versions["m"]] == [True, True])
 
 
 @pytest.mark.parametrize(
