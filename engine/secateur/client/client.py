@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from secateur.client.connection import TIMEOUT_SECONDS, CallFailed, Connection
+from secateur.client.jobs import Jobs
 from secateur.client.models import Models
 from secateur.v1 import inference_pb2, inference_pb2_grpc
 
@@ -93,13 +94,15 @@ class Client:
         target: ``HOST:PORT`` or ``unix:PATH``.
         timeout: deadline of each call, in seconds.
 
-    Every method raises `CallFailed` when the call does. What concerns the models is in ``models``.
+    Every method raises `CallFailed` when the call does. What concerns the models is in ``models``,
+    prune jobs are in ``jobs``.
     """
 
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS) -> None:
         self._connection = Connection(target, timeout)
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._connection.channel)
         self.models = Models(self._connection)
+        self.jobs = Jobs(self._connection)
 
     @property
     def target(self) -> str:
