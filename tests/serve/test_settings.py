@@ -1,8 +1,7 @@
-"""What the server decides before any engine runs: sizes, addresses, memory, environment, sampling."""
+"""What the server decides before any engine runs: sizes, addresses, memory, environment."""
 
 from __future__ import annotations
 
-import math
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -10,10 +9,9 @@ import pytest
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.engine import environment, memory
 from secateur.serve.failures import Refused
-from secateur.serve.inference.sampling import FIELDS, engine_parameters
 from secateur.serve.models.pool import Pool, State
-from secateur.serve.options import EngineOptions, check_listen, parse_bytes
-from secateur.v1 import inference_pb2, models_pb2
+from secateur.serve.options import EngineOptions, check_address, parse_bytes
+from secateur.v1 import models_pb2
 
 
 @pytest.mark.parametrize(
@@ -26,14 +24,14 @@ def test_sizes(text: str | None, bytes_: int | None) -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:1", "unix:/run/s.sock"])
 def test_addresses_of_this_machine(listen: str) -> None:
-    check_listen(listen, insecure=False)
+    check_address("--listen", listen, consent=False)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "example.org:1", "10.0.0.1:1"])
 def test_addresses_others_can_reach_need_consent(listen: str) -> None:
-    check_listen(listen, insecure=True)
+    check_address("--listen", listen, consent=True)
     with pytest.raises(BadInput, match="--insecure"):
-        check_listen(listen, insecure=False)
+        check_address("--listen", listen, consent=False)
 
 
 def test_memory_is_shared_between_engines_within_limits() -> None:
@@ -84,35 +82,6 @@ def test_missing_vllm_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         environment.on_cpu()
 
 
-def test_sampling_defaults() -> None:
-    parameters = engine_parameters(inference_pb2.SamplingParameters(), vocabulary=10, room=1000)
-    assert parameters["temperature"] == 1.0
-    assert parameters["max_tokens"] == 256
-    assert parameters["seed"] is None and parameters["logprobs"] is None
-    assert parameters["ignore_eos"] is False
-    # Every field of the message is taken over, under the engine's name for it.
-    assert set(parameters) == {field.name for field in inference_pb2.SamplingParameters.DESCRIPTOR.fields}
-
-
-def test_sampling_is_cut_to_the_context() -> None:
-    sampling = inference_pb2.SamplingParameters(max_tokens=100, min_tokens=50)
-    parameters = engine_parameters(sampling, vocabulary=10, room=20)
-    assert (parameters["max_tokens"], parameters["min_tokens"]) == (20, 20)
-
-
-@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if math.isfinite(field.highest)])
-def test_sampling_ranges_are_enforced(name: str) -> None:
-    field = FIELDS[name]
-    is_float = isinstance(field.default, float)
-    for value in (field.highest,) if field.above else (field.lowest, field.highest):
-        sampling = inference_pb2.SamplingParameters(**{name: value if is_float else int(value)})
-        assert engine_parameters(sampling, 10, 1000)[name] == pytest.approx(value)
-    if is_float:
-        for value in (math.nan, field.highest + 0.1, field.lowest - 0.1):
-            with pytest.raises(Refused, match=f"sampling.{name}: got"):
-                engine_parameters(inference_pb2.SamplingParameters(**{name: value}), 10, 1000)
-
-
 def test_states_are_those_of_the_proto() -> None:
     for state in State:
         assert models_pb2.ModelState.Name(state.value) == f"MODEL_STATE_{state.name}"
@@ -135,12 +104,15 @@ def test_loading_models_say_when_to_come_back() -> None:
 
 def test_requests_are_counted_however_they_end() -> None:
     model = Pool(("a",)).find("a")
-    with model.request(5) as request:
+    with model.request() as request:
+        request.prompted(5)
         request.generated(2)
         assert model.in_flight == 1
         request.complete()
     with pytest.raises(KeyError), model.request(3):
         raise KeyError
+    with pytest.raises(KeyError), model.request():
+        raise KeyError  # before the engine was given anything: neither finished nor aborted
     totals = model.totals
     assert model.in_flight == 0
     assert (totals.prompt_tokens, totals.generated_tokens) == (8, 2)

@@ -43,7 +43,7 @@ class Event:
     text: str
     token_ids: tuple[int, ...]
     seconds: float
-    response: inference_pb2.GenerateResponse = field(repr=False)
+    response: inference_pb2.StreamGenerateResponse = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Client:
         """
         request = inference_pb2.GenerateRequest(model=model, sampling=_sampling(sampling), **_prompt(prompt))
         started = time.perf_counter()
-        call = self._inference.Generate(request, timeout=self._connection.timeout)
+        call = self._inference.StreamGenerate(request, timeout=self._connection.timeout)
         try:
             for response in call:
                 seconds = time.perf_counter() - started
@@ -147,9 +147,9 @@ class Client:
 
     def score(self, model: str, text: str | Sequence[int]) -> tuple[list[int], list[float]]:
         """Return the token ids of a text, and the log-probability of each but the first."""
-        request = inference_pb2.ScoreRequest(model=model, **_prompt(text))
-        response = self._connection.call(self._inference.Score, request)
-        return list(response.token_ids), list(response.logprobs)
+        request = inference_pb2.ScoreRequest(model=model, inputs=[inference_pb2.ScoreInput(**_prompt(text))])
+        (score,) = self._connection.call(self._inference.Score, request).scores
+        return list(score.token_ids), list(score.logprobs)
 
     def tokenize(self, model: str, prompt: Prompt) -> list[int]:
         """Return the token ids that `generate` would see."""

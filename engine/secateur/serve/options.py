@@ -14,6 +14,10 @@ from secateur.errors import BadInput, UnsupportedModel
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+# What the operator may open to callers without a token; guard/scopes.py has the services.
+OPENABLE = ("health", "reflection")
+MOST_MESSAGE_BYTES = 2**31 - 1  # gRPC's limit is a signed 32-bit number
+LAME_DUCK_SECONDS = 3.0
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -92,6 +96,90 @@ class TlsOptions:
                 raise BadInput(name, file, "no such file")
 
 
+@dataclass(frozen=True)
+class LimitOptions:
+    """How much clients may ask for; None = as much as they like.
+
+    Attributes:
+        rate: calls a second, per caller.
+        burst: calls in a row before `rate` tells; None = two seconds' worth.
+        calls_per_caller: calls of one caller at the same time.
+        calls: calls at the same time.
+        message_bytes: largest gRPC message, either way.
+    """
+
+    rate: float | None = None
+    burst: float | None = None
+    calls_per_caller: int | None = None
+    calls: int | None = 4096
+    message_bytes: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--rate-limit", self.rate, 1e-3),
+            ("--rate-burst", self.burst, 1),
+            ("--max-calls-per-caller", self.calls_per_caller, 1),
+            ("--max-calls", self.calls, 1),
+            ("--max-message", self.message_bytes, 1024),
+        ):
+            if value is not None and value < least:
+                raise BadInput(option, value, f"at least {least}")
+        if self.message_bytes > MOST_MESSAGE_BYTES:
+            raise BadInput("--max-message", self.message_bytes, f"at most {MOST_MESSAGE_BYTES}")
+        if self.burst is not None and self.rate is None:
+            raise BadInput("--rate-burst", self.burst, "means nothing without --rate-limit")
+
+    @property
+    def bucket(self) -> float:
+        """Calls in a row that are let through."""
+        return self.burst or max(1.0, 2 * (self.rate or 0))
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """How long connections live.
+
+    Attributes:
+        keepalive: seconds without a sign of life before the server pings; a client that does not answer
+            within `keepalive_timeout` is gone, and its requests with it.
+        max_age: seconds after which a client is asked to connect anew, which spreads clients over
+            servers behind a load balancer; None = never.
+        max_age_grace: seconds that calls on such a connection may go on.
+    """
+
+    keepalive: float = 60.0
+    keepalive_timeout: float = 20.0
+    max_age: float | None = None
+    max_age_grace: float = 600.0
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--keepalive", self.keepalive, 1),
+            ("--keepalive-timeout", self.keepalive_timeout, 1),
+            ("--max-connection-age", self.max_age, 1),
+            ("--max-connection-age-grace", self.max_age_grace, 0),
+        ):
+            if value is not None and not least <= value <= 86400 * 20:
+                raise BadInput(option, value, f"seconds, at least {least}")
+
+
+@dataclass(frozen=True)
+class ObserveOptions:
+    """What the server tells about itself.
+
+    Attributes:
+        metrics: ``HOST:PORT`` where Prometheus finds them; None = nowhere.
+        traces: URL that takes OpenTelemetry traces over OTLP/gRPC; None = none are made.
+        log_json: log lines are JSON objects.
+        log_calls: a log line for every call.
+    """
+
+    metrics: str | None = None
+    traces: str | None = None
+    log_json: bool = False
+    log_calls: bool = False
+
+
 def state_folder() -> Path:
     """Return where a server keeps its files unless told otherwise, by the XDG rules."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -110,9 +198,13 @@ class ServeOptions:
         state: URL of the database; empty = a file in ``state_dir``.
         roots: folders below which clients may name checkpoints and outputs; none = clients may name none.
         tls: None = nothing is encrypted.
-        tokens: file of the bearer tokens that calls must carry; None = calls need none.
-        drain_seconds: how long running requests may go on after the first Ctrl-C or SIGTERM.
-        max_message_bytes: largest gRPC message accepted.
+        tokens: file of those who may call (`guard.callers`); None = everyone.
+        open_to_all: what needs no token even so: keys of `guard.scopes.OPENABLE`.
+        reflection: clients may ask which services there are.
+        lame_duck_seconds: how long new calls are still answered after the first Ctrl-C or SIGTERM, while
+            health says NOT_SERVING and load balancers take note; None = 3 where other machines can reach
+            the server, else 0.
+        drain_seconds: how long running requests may go on after that.
     """
 
     models: tuple[ModelSpec, ...]
@@ -124,11 +216,26 @@ class ServeOptions:
     roots: tuple[Path, ...] = ()
     tls: TlsOptions | None = None
     tokens: Path | None = None
+    open_to_all: tuple[str, ...] = ("health",)
+    reflection: bool = True
+    limits: LimitOptions = LimitOptions()
+    connections: ConnectionOptions = ConnectionOptions()
+    observe: ObserveOptions = ObserveOptions()
+    lame_duck_seconds: float | None = None
     drain_seconds: float = 30.0
-    max_message_bytes: int = 64 * 2**20
 
     def __post_init__(self) -> None:
-        check_listen(self.listen, self.insecure or self.tls is not None)
+        consent = self.insecure or self.tls is not None
+        check_address("--listen", self.listen, consent)
+        if self.observe.metrics is not None:
+            check_address("--metrics", self.observe.metrics, consent, unix=False)
+        if self.tokens is not None and self.tls is None and not self.local:
+            raise BadInput(
+                "--tokens", self.tokens, "would be readable on the way: add --tls-cert and --tls-key"
+            )
+        for name in self.open_to_all:
+            if name not in OPENABLE:
+                raise BadInput("--open", name, f"a list of {', '.join(OPENABLE)}, or nothing")
         if not self.state:
             object.__setattr__(self, "state", f"sqlite:///{self.state_dir.expanduser().absolute()}/server.db")
         for root in self.roots:
@@ -136,8 +243,24 @@ class ServeOptions:
                 raise BadInput("--roots", root, "no such folder")
         if self.tokens is not None and not self.tokens.is_file():
             raise BadInput("--tokens", self.tokens, "no such file")
-        if not 0 <= self.drain_seconds <= 86400:
-            raise BadInput("--drain-seconds", self.drain_seconds, "0 to 86400")
+        for option, seconds in (
+            ("--drain-seconds", self.drain_seconds),
+            ("--lame-duck-seconds", self.lame_duck_seconds),
+        ):
+            if seconds is not None and not 0 <= seconds <= 86400:
+                raise BadInput(option, seconds, "0 to 86400")
+
+    @property
+    def local(self) -> bool:
+        """True if no other machine can reach the server."""
+        return self.listen.startswith("unix:") or _is_loopback(host_of(self.listen))
+
+    @property
+    def lame_duck(self) -> float:
+        """Seconds between health turning NOT_SERVING and the first refusal."""
+        if self.lame_duck_seconds is not None:
+            return self.lame_duck_seconds
+        return 0.0 if self.local else LAME_DUCK_SECONDS
 
 
 def parse_models(arguments: Sequence[str]) -> tuple[ModelSpec, ...]:
@@ -166,8 +289,7 @@ def parse_models(arguments: Sequence[str]) -> tuple[ModelSpec, ...]:
 
 def parse_folders(text: str | None) -> tuple[Path, ...]:
     """Read folders separated by commas, as absolute paths without symbolic links."""
-    parts = [part.strip() for part in (text or "").split(",")]
-    return tuple(Path(part).expanduser().resolve() for part in parts if part)
+    return tuple(Path(part).expanduser().resolve() for part in parse_list(text or ""))
 
 
 def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> TlsOptions | None:
@@ -197,15 +319,36 @@ def check_folder(spec: ModelSpec) -> None:
         open_source(spec.folder)
 
 
-def check_listen(listen: str, insecure: bool) -> None:
-    """Refuse what is no address, and (unless ``insecure``) one that other machines can reach."""
-    if listen.startswith("unix:"):
+def check_address(option: str, address: str, consent: bool, unix: bool = True) -> None:
+    """Refuse what is no address, and (without consent) one that other machines can reach.
+
+    Args:
+        option: what the address was given with.
+        address: ``HOST:PORT`` or, where ``unix`` allows, ``unix:PATH``.
+        consent: connections are encrypted, or the user knows that they are not.
+        unix: whether a socket in the file system will do.
+    """
+    if unix and address.startswith("unix:"):
         return
-    host, separator, port = listen.rpartition(":")
+    host, separator, port = address.rpartition(":")
     if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise BadInput("--listen", listen, "HOST:PORT, for example 127.0.0.1:50051, or unix:PATH")
-    if not insecure and not _is_loopback(host.strip("[]")):
-        raise BadInput("--listen", listen, "reachable from other machines without encryption: add --insecure")
+        raise BadInput(option, address, f"HOST:PORT, for example 127.0.0.1:50051{', or unix:PATH' * unix}")
+    if not consent and not _is_loopback(host_of(address)):
+        raise BadInput(
+            option,
+            address,
+            "reachable from other machines without encryption: add --tls-cert and --tls-key, or --insecure",
+        )
+
+
+def host_of(address: str) -> str:
+    """Return the host of ``HOST:PORT``, without the brackets of IPv6."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """Read words separated by commas; none if empty."""
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
 
 
 def parse_bytes(field: str, text: str | None) -> int | None:

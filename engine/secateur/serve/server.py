@@ -19,8 +19,8 @@ from secateur.errors import BadInput
 from secateur.serve.engine.engine import Engine, import_vllm, start_engine
 from secateur.serve.engine.environment import prepare
 from secateur.serve.inference.service import InferenceService
-from secateur.serve.models.catalogue import ModelService
 from secateur.serve.models.pool import Pool, ServedModel, State
+from secateur.serve.models.service import ModelService
 from secateur.serve.options import ModelSpec, ServeOptions
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
@@ -82,7 +82,7 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     try:
         await _load(options, pool, interrupts, say)
         await _report_health(status, pool)
-        ready(Ready(address, list(pool.models.values()), time.monotonic() - started))
+        ready(Ready(address, list(pool), time.monotonic() - started))
         watch = asyncio.create_task(_watch(status, pool, say))
         await interrupts.first.wait()
         watch.cancel()
@@ -91,7 +91,7 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
         await server.stop(grace=0)
-        await asyncio.gather(*(model.engine.shutdown() for model in pool.models.values() if model.engine))
+        await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
     say("stopped")
 
 
@@ -133,11 +133,11 @@ def _add_services(server: grpc.aio.Server, pool: Pool) -> health.aio.HealthServi
 
 async def _report_health(status: health.aio.HealthServicer, pool: Pool) -> None:
     """Per model as ``model/NAME``; the server ("") and its services are up if all models are."""
-    up = {name: model.state is State.SERVING for name, model in pool.models.items()}
-    for name, one in up.items():
-        await status.set(f"model/{name}", UP if one else DOWN)
+    for name, model in pool.models.items():
+        answers = model.answering is not None and model.answering.state is State.SERVING
+        await status.set(f"model/{name}", UP if answers else DOWN)
     for service in ("", *SERVICES):
-        await status.set(service, UP if all(up.values()) else DOWN)
+        await status.set(service, UP if pool.up else DOWN)
 
 
 async def _load(options: ServeOptions, pool: Pool, interrupts: Interrupts, say: Say) -> None:
@@ -153,7 +153,7 @@ async def _load(options: ServeOptions, pool: Pool, interrupts: Interrupts, say: 
 
     async def start(spec: ModelSpec) -> None:
         engine = await _in_thread(start_engine, spec, options.engine, len(options.models))
-        pool.models[spec.name].loaded(engine)
+        pool.find(spec.name).loaded(engine)
         say(_loaded(spec, engine))
 
     await _unless(interrupts, asyncio.gather(*map(start, options.models)))
@@ -207,9 +207,9 @@ async def _watch(status: health.aio.HealthServicer, pool: Pool, say: Say) -> Non
     """Notice engines that die."""
     while True:
         await asyncio.sleep(WATCH_SECONDS)
-        for model in pool.models.values():
-            if model.state is State.SERVING and model.engine is not None and model.engine.dead:
-                model.state = State.FAILED
+        for model in pool:
+            if model.engine is not None and model.engine.dead and model.state is not State.FAILED:
+                model.become(State.FAILED, "its engine died")
                 say(f"{model.name}: the engine died; its requests are refused until the server is restarted")
                 await _report_health(status, pool)
 
@@ -221,7 +221,7 @@ async def _finish_requests(pool: Pool, seconds: float, at_once: asyncio.Event, s
         await _until_idle(pool, seconds, at_once)
     if pool.in_flight:
         say(f"cutting off {pool.in_flight} request(s)")
-        await asyncio.gather(*(model.engine.abort_all() for model in pool.models.values() if model.engine))
+        await asyncio.gather(*(model.engine.abort_all() for model in pool if model.engine))
         await _until_idle(pool, ABORT_SECONDS, asyncio.Event())
 
 

@@ -24,43 +24,55 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsecateur/v1/inference.proto\x12\x0bsecateur.v1\"\xbc\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.secateur.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x11.secateur.v1.ChatH\x00\x12\x31\n\x08sampling\x18\x05 \x01(\x0b\x32\x1f.secateur.v1.SamplingParametersB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"2\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.secateur.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xca\x04\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x08 \x01(\rH\x07\x88\x01\x01\x12\x17\n\nmin_tokens\x18\t \x01(\rH\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x11\n\x04seed\x18\x0c \x01(\x03H\t\x88\x01\x01\x12\x17\n\nignore_eos\x18\r \x01(\x08H\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0e \x01(\rH\x0b\x88\x01\x01\x12\x1c\n\x0fstream_interval\x18\x0f \x01(\rH\x0c\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x0b\n\t_logprobsB\x12\n\x10_stream_interval\"\x8c\x02\n\x10GenerateResponse\x12\x12\n\ntext_delta\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12,\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1a.secateur.v1.TokenLogprobs\x12\x30\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x19.secateur.v1.FinishReason\x12\x12\n\nstop_match\x18\x05 \x01(\t\x12!\n\x05usage\x18\x06 \x01(\x0b\x32\x12.secateur.v1.Usage\x12+\n\x07timings\x18\x07 \x01(\x0b\x32\x1a.secateur.v1.EngineTimings\x12\r\n\x05model\x18\x08 \x01(\t\"Z\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12&\n\x03top\x18\x03 \x03(\x0b\x32\x19.secateur.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"H\n\rEngineTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"b\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x15.secateur.v1.TokenIdsH\x00\x42\x07\n\x05input\"C\n\rScoreResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\r\n\x05model\x18\x03 \x01(\t\"]\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x03 \x01(\x0b\x32\x11.secateur.v1.ChatH\x00\x42\x08\n\x06prompt\"4\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\r\n\x05model\x18\x02 \x01(\t*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x32\xe6\x01\n\x10InferenceService\x12I\n\x08Generate\x12\x1c.secateur.v1.GenerateRequest\x1a\x1d.secateur.v1.GenerateResponse0\x01\x12>\n\x05Score\x12\x19.secateur.v1.ScoreRequest\x1a\x1a.secateur.v1.ScoreResponse\x12G\n\x08Tokenize\x12\x1c.secateur.v1.TokenizeRequest\x1a\x1d.secateur.v1.TokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsecateur/v1/inference.proto\x12\x0bsecateur.v1\"\xe5\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x04 \x01(\x0b\x32\x15.secateur.v1.TokenIdsH\x00\x12!\n\x04\x63hat\x18\x05 \x01(\x0b\x32\x11.secateur.v1.ChatH\x00\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.secateur.v1.SamplingParameters\x12\x10\n\x08priority\x18\x07 \x01(\x05\x42\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"2\n\x04\x43hat\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.secateur.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xe0\x04\n\x12SamplingParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x02H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x08 \x01(\x05H\x07\x88\x01\x01\x12\x17\n\nmin_tokens\x18\t \x01(\x05H\x08\x88\x01\x01\x12\x0c\n\x04stop\x18\n \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0b \x03(\r\x12\x11\n\x04seed\x18\x0c \x01(\x03H\t\x88\x01\x01\x12\x17\n\nignore_eos\x18\r \x01(\x08H\n\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0e \x01(\x05H\x0b\x88\x01\x01\x12\x1c\n\x0fstream_interval\x18\x0f \x01(\x05H\x0c\x88\x01\x01\x12\x0e\n\x01n\x18\x10 \x01(\x05H\r\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x0b\n\t_logprobsB\x12\n\x10_stream_intervalB\x04\n\x02_n\"\xb6\x01\n\x10GenerateResponse\x12,\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x17.secateur.v1.Completion\x12!\n\x05usage\x18\x02 \x01(\x0b\x32\x12.secateur.v1.Usage\x12+\n\x07timings\x18\x03 \x01(\x0b\x32\x1a.secateur.v1.EngineTimings\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\xb0\x01\n\nCompletion\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.secateur.v1.TokenLogprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.secateur.v1.FinishReason\x12\x12\n\nstop_match\x18\x06 \x01(\t\"\xb8\x02\n\x16StreamGenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x12\n\ntext_delta\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1a.secateur.v1.TokenLogprobs\x12\x30\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x19.secateur.v1.FinishReason\x12\x12\n\nstop_match\x18\x06 \x01(\t\x12!\n\x05usage\x18\x07 \x01(\x0b\x32\x12.secateur.v1.Usage\x12+\n\x07timings\x18\x08 \x01(\x0b\x32\x1a.secateur.v1.EngineTimings\x12\r\n\x05model\x18\t \x01(\t\x12\x15\n\rmodel_version\x18\n \x01(\t\"Z\n\rTokenLogprobs\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12&\n\x03top\x18\x03 \x03(\x0b\x32\x19.secateur.v1.TokenLogprob\"1\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"W\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x03 \x01(\r\"H\n\rEngineTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x12\n\nprefill_ms\x18\x02 \x01(\x01\x12\x11\n\tdecode_ms\x18\x03 \x01(\x01\"]\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\'\n\x06inputs\x18\x03 \x03(\x0b\x32\x17.secateur.v1.ScoreInput\"Q\n\nScoreInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12*\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x15.secateur.v1.TokenIdsH\x00\x42\x07\n\x05input\"Y\n\rScoreResponse\x12\"\n\x06scores\x18\x01 \x03(\x0b\x32\x12.secateur.v1.Score\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"@\n\x05Score\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\x12\x12\n\nperplexity\x18\x03 \x01(\x01\"t\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12!\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x11.secateur.v1.ChatH\x00\x42\x08\n\x06prompt\"K\n\x10TokenizeResponse\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\"i\n\x11\x44\x65tokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x1b\n\x13skip_special_tokens\x18\x04 \x01(\x08\"H\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t*x\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x32\x8a\x03\n\x10InferenceService\x12G\n\x08Generate\x12\x1c.secateur.v1.GenerateRequest\x1a\x1d.secateur.v1.GenerateResponse\x12U\n\x0eStreamGenerate\x12\x1c.secateur.v1.GenerateRequest\x1a#.secateur.v1.StreamGenerateResponse0\x01\x12>\n\x05Score\x12\x19.secateur.v1.ScoreRequest\x1a\x1a.secateur.v1.ScoreResponse\x12G\n\x08Tokenize\x12\x1c.secateur.v1.TokenizeRequest\x1a\x1d.secateur.v1.TokenizeResponse\x12M\n\nDetokenize\x12\x1e.secateur.v1.DetokenizeRequest\x1a\x1f.secateur.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'secateur.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1842
-  _globals['_FINISHREASON']._serialized_end=1962
+  _globals['_FINISHREASON']._serialized_start=2706
+  _globals['_FINISHREASON']._serialized_end=2826
   _globals['_GENERATEREQUEST']._serialized_start=45
-  _globals['_GENERATEREQUEST']._serialized_end=233
-  _globals['_TOKENIDS']._serialized_start=235
-  _globals['_TOKENIDS']._serialized_end=258
-  _globals['_CHAT']._serialized_start=260
-  _globals['_CHAT']._serialized_end=310
-  _globals['_CHATMESSAGE']._serialized_start=312
-  _globals['_CHATMESSAGE']._serialized_end=356
-  _globals['_SAMPLINGPARAMETERS']._serialized_start=359
-  _globals['_SAMPLINGPARAMETERS']._serialized_end=945
-  _globals['_GENERATERESPONSE']._serialized_start=948
-  _globals['_GENERATERESPONSE']._serialized_end=1216
-  _globals['_TOKENLOGPROBS']._serialized_start=1218
-  _globals['_TOKENLOGPROBS']._serialized_end=1308
-  _globals['_TOKENLOGPROB']._serialized_start=1310
-  _globals['_TOKENLOGPROB']._serialized_end=1359
-  _globals['_USAGE']._serialized_start=1361
-  _globals['_USAGE']._serialized_end=1448
-  _globals['_ENGINETIMINGS']._serialized_start=1450
-  _globals['_ENGINETIMINGS']._serialized_end=1522
-  _globals['_SCOREREQUEST']._serialized_start=1524
-  _globals['_SCOREREQUEST']._serialized_end=1622
-  _globals['_SCORERESPONSE']._serialized_start=1624
-  _globals['_SCORERESPONSE']._serialized_end=1691
-  _globals['_TOKENIZEREQUEST']._serialized_start=1693
-  _globals['_TOKENIZEREQUEST']._serialized_end=1786
-  _globals['_TOKENIZERESPONSE']._serialized_start=1788
-  _globals['_TOKENIZERESPONSE']._serialized_end=1840
-  _globals['_INFERENCESERVICE']._serialized_start=1965
-  _globals['_INFERENCESERVICE']._serialized_end=2195
+  _globals['_GENERATEREQUEST']._serialized_end=274
+  _globals['_TOKENIDS']._serialized_start=276
+  _globals['_TOKENIDS']._serialized_end=299
+  _globals['_CHAT']._serialized_start=301
+  _globals['_CHAT']._serialized_end=351
+  _globals['_CHATMESSAGE']._serialized_start=353
+  _globals['_CHATMESSAGE']._serialized_end=397
+  _globals['_SAMPLINGPARAMETERS']._serialized_start=400
+  _globals['_SAMPLINGPARAMETERS']._serialized_end=1008
+  _globals['_GENERATERESPONSE']._serialized_start=1011
+  _globals['_GENERATERESPONSE']._serialized_end=1193
+  _globals['_COMPLETION']._serialized_start=1196
+  _globals['_COMPLETION']._serialized_end=1372
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1375
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1687
+  _globals['_TOKENLOGPROBS']._serialized_start=1689
+  _globals['_TOKENLOGPROBS']._serialized_end=1779
+  _globals['_TOKENLOGPROB']._serialized_start=1781
+  _globals['_TOKENLOGPROB']._serialized_end=1830
+  _globals['_USAGE']._serialized_start=1832
+  _globals['_USAGE']._serialized_end=1919
+  _globals['_ENGINETIMINGS']._serialized_start=1921
+  _globals['_ENGINETIMINGS']._serialized_end=1993
+  _globals['_SCOREREQUEST']._serialized_start=1995
+  _globals['_SCOREREQUEST']._serialized_end=2088
+  _globals['_SCOREINPUT']._serialized_start=2090
+  _globals['_SCOREINPUT']._serialized_end=2171
+  _globals['_SCORERESPONSE']._serialized_start=2173
+  _globals['_SCORERESPONSE']._serialized_end=2262
+  _globals['_SCORE']._serialized_start=2264
+  _globals['_SCORE']._serialized_end=2328
+  _globals['_TOKENIZEREQUEST']._serialized_start=2330
+  _globals['_TOKENIZEREQUEST']._serialized_end=2446
+  _globals['_TOKENIZERESPONSE']._serialized_start=2448
+  _globals['_TOKENIZERESPONSE']._serialized_end=2523
+  _globals['_DETOKENIZEREQUEST']._serialized_start=2525
+  _globals['_DETOKENIZEREQUEST']._serialized_end=2630
+  _globals['_DETOKENIZERESPONSE']._serialized_start=2632
+  _globals['_DETOKENIZERESPONSE']._serialized_end=2704
+  _globals['_INFERENCESERVICE']._serialized_start=2829
+  _globals['_INFERENCESERVICE']._serialized_end=3223
 # @@protoc_insertion_point(module_scope)

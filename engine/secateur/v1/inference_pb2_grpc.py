@@ -34,10 +34,15 @@ class InferenceServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Generate = channel.unary_stream(
+        self.Generate = channel.unary_unary(
                 '/secateur.v1.InferenceService/Generate',
                 request_serializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.StreamGenerate = channel.unary_stream(
+                '/secateur.v1.InferenceService/StreamGenerate',
+                request_serializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
         self.Score = channel.unary_unary(
                 '/secateur.v1.InferenceService/Score',
@@ -49,20 +54,35 @@ class InferenceServiceStub:
                 request_serializer=secateur_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
                 _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/secateur.v1.InferenceService/Detokenize',
+                request_serializer=secateur_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Generate streams the continuation of a prompt. The last message, and only it, has a finish_reason.
+        """Generate returns the continuations of a prompt when they are whole.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamGenerate(self, request, context):
+        """StreamGenerate sends the continuations of a prompt as they come into being. It takes what Generate
+        takes, so that a client chooses between the two without building another request.
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Score(self, request, context):
-        """Score returns the log-probability that the model gives to each token of a text.
+        """Score returns the log-probability that the model gives to each token of given texts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,13 +95,25 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Detokenize(self, request, context):
+        """Detokenize returns the text of token ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Generate': grpc.unary_stream_rpc_method_handler(
+            'Generate': grpc.unary_unary_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'StreamGenerate': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamGenerate,
+                    request_deserializer=secateur_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_inference__pb2.StreamGenerateResponse.SerializeToString,
             ),
             'Score': grpc.unary_unary_rpc_method_handler(
                     servicer.Score,
@@ -92,6 +124,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Tokenize,
                     request_deserializer=secateur_dot_v1_dot_inference__pb2.TokenizeRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_inference__pb2.TokenizeResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=secateur_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -115,12 +152,39 @@ class InferenceService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
             '/secateur.v1.InferenceService/Generate',
             secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             secateur_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamGenerate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/secateur.v1.InferenceService/StreamGenerate',
+            secateur_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+            secateur_dot_v1_dot_inference__pb2.StreamGenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -175,6 +239,33 @@ class InferenceService:
             '/secateur.v1.InferenceService/Tokenize',
             secateur_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
             secateur_dot_v1_dot_inference__pb2.TokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.InferenceService/Detokenize',
+            secateur_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+            secateur_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

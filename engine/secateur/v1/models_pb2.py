@@ -22,29 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18secateur/v1/models.proto\x12\x0bsecateur.v1\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.secateur.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.secateur.v1.Model\"\xd7\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.secateur.v1.ModelState\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x06 \x01(\x04\x12\x14\n\x0cload_seconds\x18\x07 \x01(\x01\x12-\n\x08\x63ounters\x18\x08 \x01(\x0b\x32\x1b.secateur.v1.EngineCounters\"\xc2\x01\n\x0e\x45ngineCounters\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x04\x12\x18\n\x10generated_tokens\x18\x05 \x01(\x04\x12\x19\n\x11\x66inished_requests\x18\x06 \x01(\x04\x12\x18\n\x10\x61\x62orted_requests\x18\x07 \x01(\x04*\x8d\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\xa6\x01\n\x0cModelService\x12M\n\nListModels\x12\x1e.secateur.v1.ListModelsRequest\x1a\x1f.secateur.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.secateur.v1.GetModelRequest\x1a\x1d.secateur.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18secateur/v1/models.proto\x12\x0bsecateur.v1\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.secateur.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.secateur.v1.Model\"7\n\x16GetModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"E\n\x17GetModelVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.secateur.v1.ModelVersion\"m\n\x17LoadModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x06\x66older\x18\x02 \x01(\tH\x00\x12\x11\n\x07version\x18\x03 \x01(\tH\x00\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x42\x08\n\x06source\"m\n\x18LoadModelVersionResponse\x12*\n\x07version\x18\x01 \x01(\x0b\x32\x19.secateur.v1.ModelVersion\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x17.secateur.v1.MemoryPlan\"a\n\x1b\x41\x63tivateModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"h\n\x1c\x41\x63tivateModelVersionResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.secateur.v1.Model\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x17.secateur.v1.MemoryPlan\"2\n\x14RollbackModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\":\n\x15RollbackModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.secateur.v1.Model\"W\n\x19UnloadModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"?\n\x1aUnloadModelVersionResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.secateur.v1.Model\"W\n\x19\x44\x65leteModelVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\"\x1c\n\x1a\x44\x65leteModelVersionResponse\"/\n\x0fSetAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"5\n\x10SetAliasResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.secateur.v1.Model\"#\n\x12\x44\x65leteAliasRequest\x12\r\n\x05\x61lias\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAliasResponse\"\xd5\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.secateur.v1.ModelState\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x15\n\rmax_model_len\x18\x05 \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x06 \x01(\x04\x12\x14\n\x0cload_seconds\x18\x07 \x01(\x01\x12-\n\x08\x63ounters\x18\x08 \x01(\x0b\x32\x1b.secateur.v1.EngineCounters\x12\x16\n\x0e\x61\x63tive_version\x18\t \x01(\t\x12\x18\n\x10previous_version\x18\n \x01(\t\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\x12+\n\x08versions\x18\x0c \x03(\x0b\x32\x19.secateur.v1.ModelVersion\x12\x0c\n\x04\x65tag\x18\r \x01(\t\"\xc8\x03\n\x0cModelVersion\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.secateur.v1.ModelState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12/\n\x0bunload_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\ncheckpoint\x18\x08 \x01(\x0b\x32\x17.secateur.v1.Checkpoint\x12\x14\n\x0c\x61rchitecture\x18\t \x01(\t\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x15\n\rmax_model_len\x18\x0b \x01(\r\x12\x17\n\x0fkv_cache_tokens\x18\x0c \x01(\x04\x12\x14\n\x0cload_seconds\x18\r \x01(\x01\x12-\n\x08\x63ounters\x18\x0e \x01(\x0b\x32\x1b.secateur.v1.EngineCounters\x12\'\n\x05\x63heck\x18\x0f \x01(\x0b\x32\x18.secateur.v1.EngineCheck\"\xeb\x02\n\nCheckpoint\x12\x0e\n\x06\x66older\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x12\n\nmodel_type\x18\x03 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x04 \x01(\x04\x12!\n\x05shape\x18\x05 \x01(\x0b\x32\x12.secateur.v1.Shape\x12\x35\n\x10\x64\x65nse_parameters\x18\x06 \x01(\x0b\x32\x1b.secateur.v1.ParameterCount\x12\x34\n\x0fkept_parameters\x18\x07 \x01(\x0b\x32\x1b.secateur.v1.ParameterCount\x12(\n\x06limits\x18\x08 \x03(\x0b\x32\x18.secateur.v1.BudgetLimit\x12-\n\x0cperplexities\x18\t \x03(\x0b\x32\x17.secateur.v1.Perplexity\x12%\n\x07lineage\x18\n \x01(\x0b\x32\x14.secateur.v1.Lineage\"^\n\x05Shape\x12\x11\n\tkv_groups\x18\x01 \x03(\r\x12\x10\n\x08\x63hannels\x18\x02 \x03(\r\x12\x1a\n\x12removed_attentions\x18\x03 \x01(\r\x12\x14\n\x0cremoved_ffns\x18\x04 \x01(\r\"6\n\x0eParameterCount\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x15\n\rnon_embedding\x18\x02 \x01(\x04\"F\n\x0b\x42udgetLimit\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04keep\x18\x02 \x01(\x01\x12\r\n\x05limit\x18\x03 \x01(\x01\x12\x0c\n\x04unit\x18\x04 \x01(\t\"V\n\nPerplexity\x12\x0e\n\x06\x63orpus\x18\x01 \x01(\t\x12\x12\n\x05\x64\x65nse\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04slim\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06_denseB\x07\n\x05_slim\"\x83\x01\n\x07Lineage\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x18\n\x10\x62\x61se_fingerprint\x18\x02 \x01(\t\x12\n\n\x02kl\x18\x03 \x01(\x01\x12\r\n\x05pairs\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12\x0f\n\x07\x63orpora\x18\x06 \x03(\t\x12\x10\n\x08secateur\x18\x07 \x01(\t\"\xa0\x01\n\nMemoryPlan\x12\x14\n\x0cweight_bytes\x18\x01 \x01(\x04\x12\x16\n\x0ekv_cache_bytes\x18\x02 \x01(\x04\x12\x16\n\x0eoverhead_bytes\x18\x03 \x01(\x04\x12\x14\n\x0cneeded_bytes\x18\x04 \x01(\x04\x12\x17\n\x0f\x61vailable_bytes\x18\x05 \x01(\x04\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\x12\x0f\n\x07unloads\x18\x07 \x03(\t\"\x86\x01\n\x0b\x45ngineCheck\x12\x15\n\rgolden_tokens\x18\x01 \x01(\r\x12\x1b\n\x13greatest_difference\x18\x02 \x01(\x01\x12\x18\n\x10tensors_verified\x18\x03 \x01(\r\x12\x18\n\x10tensors_repacked\x18\x04 \x01(\r\x12\x0f\n\x07seconds\x18\x05 \x01(\x01\"\xc2\x01\n\x0e\x45ngineCounters\x12\x18\n\x10running_requests\x18\x01 \x01(\r\x12\x18\n\x10waiting_requests\x18\x02 \x01(\r\x12\x16\n\x0ekv_cache_usage\x18\x03 \x01(\x01\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x04\x12\x18\n\x10generated_tokens\x18\x05 \x01(\x04\x12\x19\n\x11\x66inished_requests\x18\x06 \x01(\x04\x12\x18\n\x10\x61\x62orted_requests\x18\x07 \x01(\x04*\xc3\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x17\n\x13MODEL_STATE_SERVING\x10\x02\x12\x18\n\x14MODEL_STATE_DRAINING\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x05\x12\x1a\n\x16MODEL_STATE_RESTARTING\x10\x06\x32\x93\x07\n\x0cModelService\x12M\n\nListModels\x12\x1e.secateur.v1.ListModelsRequest\x1a\x1f.secateur.v1.ListModelsResponse\x12G\n\x08GetModel\x12\x1c.secateur.v1.GetModelRequest\x1a\x1d.secateur.v1.GetModelResponse\x12\\\n\x0fGetModelVersion\x12#.secateur.v1.GetModelVersionRequest\x1a$.secateur.v1.GetModelVersionResponse\x12_\n\x10LoadModelVersion\x12$.secateur.v1.LoadModelVersionRequest\x1a%.secateur.v1.LoadModelVersionResponse\x12k\n\x14\x41\x63tivateModelVersion\x12(.secateur.v1.ActivateModelVersionRequest\x1a).secateur.v1.ActivateModelVersionResponse\x12V\n\rRollbackModel\x12!.secateur.v1.RollbackModelRequest\x1a\".secateur.v1.RollbackModelResponse\x12\x65\n\x12UnloadModelVersion\x12&.secateur.v1.UnloadModelVersionRequest\x1a\'.secateur.v1.UnloadModelVersionResponse\x12\x65\n\x12\x44\x65leteModelVersion\x12&.secateur.v1.DeleteModelVersionRequest\x1a\'.secateur.v1.DeleteModelVersionResponse\x12G\n\x08SetAlias\x12\x1c.secateur.v1.SetAliasRequest\x1a\x1d.secateur.v1.SetAliasResponse\x12P\n\x0b\x44\x65leteAlias\x12\x1f.secateur.v1.DeleteAliasRequest\x1a .secateur.v1.DeleteAliasResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'secateur.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=688
-  _globals['_MODELSTATE']._serialized_end=829
-  _globals['_LISTMODELSREQUEST']._serialized_start=41
-  _globals['_LISTMODELSREQUEST']._serialized_end=99
-  _globals['_LISTMODELSRESPONSE']._serialized_start=101
-  _globals['_LISTMODELSRESPONSE']._serialized_end=182
-  _globals['_GETMODELREQUEST']._serialized_start=184
-  _globals['_GETMODELREQUEST']._serialized_end=215
-  _globals['_GETMODELRESPONSE']._serialized_start=217
-  _globals['_GETMODELRESPONSE']._serialized_end=270
-  _globals['_MODEL']._serialized_start=273
-  _globals['_MODEL']._serialized_end=488
-  _globals['_ENGINECOUNTERS']._serialized_start=491
-  _globals['_ENGINECOUNTERS']._serialized_end=685
-  _globals['_MODELSERVICE']._serialized_start=832
-  _globals['_MODELSERVICE']._serialized_end=998
+  _globals['_MODELSTATE']._serialized_start=3522
+  _globals['_MODELSTATE']._serialized_end=3717
+  _globals['_LISTMODELSREQUEST']._serialized_start=74
+  _globals['_LISTMODELSREQUEST']._serialized_end=132
+  _globals['_LISTMODELSRESPONSE']._serialized_start=134
+  _globals['_LISTMODELSRESPONSE']._serialized_end=215
+  _globals['_GETMODELREQUEST']._serialized_start=217
+  _globals['_GETMODELREQUEST']._serialized_end=248
+  _globals['_GETMODELRESPONSE']._serialized_start=250
+  _globals['_GETMODELRESPONSE']._serialized_end=303
+  _globals['_GETMODELVERSIONREQUEST']._serialized_start=305
+  _globals['_GETMODELVERSIONREQUEST']._serialized_end=360
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_start=362
+  _globals['_GETMODELVERSIONRESPONSE']._serialized_end=431
+  _globals['_LOADMODELVERSIONREQUEST']._serialized_start=433
+  _globals['_LOADMODELVERSIONREQUEST']._serialized_end=542
+  _globals['_LOADMODELVERSIONRESPONSE']._serialized_start=544
+  _globals['_LOADMODELVERSIONRESPONSE']._serialized_end=653
+  _globals['_ACTIVATEMODELVERSIONREQUEST']._serialized_start=655
+  _globals['_ACTIVATEMODELVERSIONREQUEST']._serialized_end=752
+  _globals['_ACTIVATEMODELVERSIONRESPONSE']._serialized_start=754
+  _globals['_ACTIVATEMODELVERSIONRESPONSE']._serialized_end=858
+  _globals['_ROLLBACKMODELREQUEST']._serialized_start=860
+  _globals['_ROLLBACKMODELREQUEST']._serialized_end=910
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_start=912
+  _globals['_ROLLBACKMODELRESPONSE']._serialized_end=970
+  _globals['_UNLOADMODELVERSIONREQUEST']._serialized_start=972
+  _globals['_UNLOADMODELVERSIONREQUEST']._serialized_end=1059
+  _globals['_UNLOADMODELVERSIONRESPONSE']._serialized_start=1061
+  _globals['_UNLOADMODELVERSIONRESPONSE']._serialized_end=1124
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_start=1126
+  _globals['_DELETEMODELVERSIONREQUEST']._serialized_end=1213
+  _globals['_DELETEMODELVERSIONRESPONSE']._serialized_start=1215
+  _globals['_DELETEMODELVERSIONRESPONSE']._serialized_end=1243
+  _globals['_SETALIASREQUEST']._serialized_start=1245
+  _globals['_SETALIASREQUEST']._serialized_end=1292
+  _globals['_SETALIASRESPONSE']._serialized_start=1294
+  _globals['_SETALIASRESPONSE']._serialized_end=1347
+  _globals['_DELETEALIASREQUEST']._serialized_start=1349
+  _globals['_DELETEALIASREQUEST']._serialized_end=1384
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1386
+  _globals['_DELETEALIASRESPONSE']._serialized_end=1407
+  _globals['_MODEL']._serialized_start=1410
+  _globals['_MODEL']._serialized_end=1751
+  _globals['_MODELVERSION']._serialized_start=1754
+  _globals['_MODELVERSION']._serialized_end=2210
+  _globals['_CHECKPOINT']._serialized_start=2213
+  _globals['_CHECKPOINT']._serialized_end=2576
+  _globals['_SHAPE']._serialized_start=2578
+  _globals['_SHAPE']._serialized_end=2672
+  _globals['_PARAMETERCOUNT']._serialized_start=2674
+  _globals['_PARAMETERCOUNT']._serialized_end=2728
+  _globals['_BUDGETLIMIT']._serialized_start=2730
+  _globals['_BUDGETLIMIT']._serialized_end=2800
+  _globals['_PERPLEXITY']._serialized_start=2802
+  _globals['_PERPLEXITY']._serialized_end=2888
+  _globals['_LINEAGE']._serialized_start=2891
+  _globals['_LINEAGE']._serialized_end=3022
+  _globals['_MEMORYPLAN']._serialized_start=3025
+  _globals['_MEMORYPLAN']._serialized_end=3185
+  _globals['_ENGINECHECK']._serialized_start=3188
+  _globals['_ENGINECHECK']._serialized_end=3322
+  _globals['_ENGINECOUNTERS']._serialized_start=3325
+  _globals['_ENGINECOUNTERS']._serialized_end=3519
+  _globals['_MODELSERVICE']._serialized_start=3720
+  _globals['_MODELSERVICE']._serialized_end=4635
 # @@protoc_insertion_point(module_scope)

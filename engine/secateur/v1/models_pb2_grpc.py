@@ -44,6 +44,46 @@ class ModelServiceStub:
                 request_serializer=secateur_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=secateur_dot_v1_dot_models__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.GetModelVersion = channel.unary_unary(
+                '/secateur.v1.ModelService/GetModelVersion',
+                request_serializer=secateur_dot_v1_dot_models__pb2.GetModelVersionRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.GetModelVersionResponse.FromString,
+                _registered_method=True)
+        self.LoadModelVersion = channel.unary_unary(
+                '/secateur.v1.ModelService/LoadModelVersion',
+                request_serializer=secateur_dot_v1_dot_models__pb2.LoadModelVersionRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.LoadModelVersionResponse.FromString,
+                _registered_method=True)
+        self.ActivateModelVersion = channel.unary_unary(
+                '/secateur.v1.ModelService/ActivateModelVersion',
+                request_serializer=secateur_dot_v1_dot_models__pb2.ActivateModelVersionRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.ActivateModelVersionResponse.FromString,
+                _registered_method=True)
+        self.RollbackModel = channel.unary_unary(
+                '/secateur.v1.ModelService/RollbackModel',
+                request_serializer=secateur_dot_v1_dot_models__pb2.RollbackModelRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.RollbackModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModelVersion = channel.unary_unary(
+                '/secateur.v1.ModelService/UnloadModelVersion',
+                request_serializer=secateur_dot_v1_dot_models__pb2.UnloadModelVersionRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.UnloadModelVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelVersion = channel.unary_unary(
+                '/secateur.v1.ModelService/DeleteModelVersion',
+                request_serializer=secateur_dot_v1_dot_models__pb2.DeleteModelVersionRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.DeleteModelVersionResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/secateur.v1.ModelService/SetAlias',
+                request_serializer=secateur_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/secateur.v1.ModelService/DeleteAlias',
+                request_serializer=secateur_dot_v1_dot_models__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=secateur_dot_v1_dot_models__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -57,7 +97,69 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """GetModel returns one model.
+        """GetModel returns one model with all its versions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelVersion(self, request, context):
+        """GetModelVersion returns one version.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModelVersion(self, request, context):
+        """LoadModelVersion starts and checks an engine for a checkpoint, and returns when it can answer. It gets
+        no requests but those that name its version, until it is activated. The first version of a new model
+        is activated at once. A failure leaves everything as it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateModelVersion(self, request, context):
+        """ActivateModelVersion lets a version answer the calls that name none, loading it first if need be. The
+        version that answered so far finishes its requests and stays loaded for a while, for RollbackModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModel(self, request, context):
+        """RollbackModel activates the version that was active before, loading it first if need be. Doing so
+        twice returns to where it was; an etag protects a call that is repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModelVersion(self, request, context):
+        """UnloadModelVersion lets a version finish its requests and frees its memory. The version can be
+        loaded again. One that is not loaded is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelVersion(self, request, context):
+        """DeleteModelVersion unloads a version and forgets it; its folder is left as it is. A model without
+        versions is gone, with its aliases.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """SetAlias makes a name stand for a model, in place of the one it stood for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """DeleteAlias forgets an alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +177,46 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=secateur_dot_v1_dot_models__pb2.GetModelRequest.FromString,
                     response_serializer=secateur_dot_v1_dot_models__pb2.GetModelResponse.SerializeToString,
+            ),
+            'GetModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelVersion,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.GetModelVersionRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.GetModelVersionResponse.SerializeToString,
+            ),
+            'LoadModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModelVersion,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.LoadModelVersionRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.LoadModelVersionResponse.SerializeToString,
+            ),
+            'ActivateModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateModelVersion,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.ActivateModelVersionRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.ActivateModelVersionResponse.SerializeToString,
+            ),
+            'RollbackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModel,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.RollbackModelRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.RollbackModelResponse.SerializeToString,
+            ),
+            'UnloadModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModelVersion,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.UnloadModelVersionRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.UnloadModelVersionResponse.SerializeToString,
+            ),
+            'DeleteModelVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelVersion,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.DeleteModelVersionRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.DeleteModelVersionResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.SetAliasRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=secateur_dot_v1_dot_models__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=secateur_dot_v1_dot_models__pb2.DeleteAliasResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +273,222 @@ class ModelService:
             '/secateur.v1.ModelService/GetModel',
             secateur_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
             secateur_dot_v1_dot_models__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/GetModelVersion',
+            secateur_dot_v1_dot_models__pb2.GetModelVersionRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.GetModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/LoadModelVersion',
+            secateur_dot_v1_dot_models__pb2.LoadModelVersionRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.LoadModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/ActivateModelVersion',
+            secateur_dot_v1_dot_models__pb2.ActivateModelVersionRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.ActivateModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/RollbackModel',
+            secateur_dot_v1_dot_models__pb2.RollbackModelRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.RollbackModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/UnloadModelVersion',
+            secateur_dot_v1_dot_models__pb2.UnloadModelVersionRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.UnloadModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/DeleteModelVersion',
+            secateur_dot_v1_dot_models__pb2.DeleteModelVersionRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.DeleteModelVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/SetAlias',
+            secateur_dot_v1_dot_models__pb2.SetAliasRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/secateur.v1.ModelService/DeleteAlias',
+            secateur_dot_v1_dot_models__pb2.DeleteAliasRequest.SerializeToString,
+            secateur_dot_v1_dot_models__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

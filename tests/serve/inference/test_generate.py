@@ -43,7 +43,7 @@ def idle(client: Client, model: str) -> bool:
 def test_client_made_of_reflected_descriptors_gets_a_streamed_answer(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.address) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
-        method = pool.FindServiceByName("secateur.v1.InferenceService").methods_by_name["Generate"]
+        method = pool.FindServiceByName("secateur.v1.InferenceService").methods_by_name["StreamGenerate"]
         assert method.server_streaming
         call = channel.unary_stream(
             f"/{method.containing_service.full_name}/{method.name}",

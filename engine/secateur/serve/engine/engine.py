@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 10.0
 BUSY_RETRY_SECONDS = 1.0
+DEAD_RETRY_SECONDS = 5.0
 
 
 @dataclass
@@ -73,18 +74,33 @@ class Engine:
     load_seconds: float
     load: Load
     _vllm: AsyncLLM = field(repr=False)
+    _calls: list[None] = field(default_factory=list, repr=False)
 
     @property
     def dead(self) -> bool:
         """True once the child process is gone; it does not come back."""
         return bool(self._vllm.errored)
 
+    @property
+    def calls(self) -> int:
+        """Calls of its methods in progress: while there are any, it must not be shut down."""
+        return len(self._calls)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._calls.append(None)
+        try:
+            yield
+        finally:
+            self._calls.pop()
+
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Return a text's token ids, with the tokenizer's special tokens if ``special``."""
         from vllm.renderers import TokenizeParams
 
         how = TokenizeParams(max_total_tokens=None, add_special_tokens=special)
-        prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
+        with self._counted():
+            prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
         return list(prompt["prompt_token_ids"])
 
     async def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -102,34 +118,56 @@ class Engine:
             raise invalid(Violation("chat.messages", f"the chat template refuses them: {error}")) from error
         return await self.tokenize(text, special=False)
 
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
+        """Return the text of token ids, without special tokens if ``skip_special``."""
+        tokenizer: Any = self._vllm.get_tokenizer()
+        return str(await asyncio.to_thread(tokenizer.decode, token_ids, skip_special_tokens=skip_special))
+
     async def generate(
-        self, token_ids: Sequence[int], parameters: Mapping[str, Any]
+        self,
+        token_ids: Sequence[int],
+        parameters: Mapping[str, Any],
+        *,
+        priority: int = 0,
+        whole: bool = False,
     ) -> AsyncGenerator[RequestOutput]:
         """Yield what is new after each step. Closing the iterator frees the request's memory.
 
         Args:
             token_ids: the prompt.
             parameters: keyword arguments of vLLM's ``SamplingParams``.
+            priority: higher goes first where requests have to wait.
+            whole: yield only once, at the end.
 
         Raises:
             Refused: the engine is dead or full, or refuses the request.
         """
-        from vllm import SamplingParams, TokensPrompt
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        with _refusals():
-            how = SamplingParams(**parameters, output_kind=RequestOutputKind.DELTA)
-            prompt = TokensPrompt(prompt_token_ids=list(token_ids))
-            stream = self._vllm.generate(prompt, how, str(uuid.uuid4()))
-            async with aclosing(stream):
-                async for output in stream:
-                    yield output
+        kind = RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA
+        request_id = str(uuid.uuid4())
+        with self._counted(), _refusals():
+            # Nobody else has these: vLLM need not copy them.
+            how = SamplingParams(**parameters, output_kind=kind, skip_clone=True)
+            # Given as the engine's own input, it spares a detour through the tokenizer's threads.
+            prompt = tokens_input(list(token_ids))
+            stream = self._vllm.generate(prompt, how, request_id, priority=-priority)
+            try:
+                async with aclosing(stream):
+                    async for output in stream:
+                        yield output
+            finally:
+                # vLLM does this itself, unless it is cancelled while handing the request to the engine.
+                if request_id in self._vllm.output_processor.external_req_ids:
+                    await self._vllm.abort(request_id)
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """Return the log-probability of each token but the first, given those before it."""
         parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         logprobs: Any = None
-        async with aclosing(self.generate(token_ids, parameters)) as outputs:
+        async with aclosing(self.generate(token_ids, parameters, whole=True)) as outputs:
             async for output in outputs:
                 logprobs = output.prompt_logprobs or logprobs
         if logprobs is None:
@@ -214,6 +252,7 @@ def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[st
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
         "max_num_seqs": options.max_sequences,
         "max_num_queued_reqs": options.max_queued,
+        "scheduling_policy": "priority",  # among equals it is first come, first served
         "enforce_eager": not compiled,
         "enable_prefix_caching": options.prefix_caching,
         "use_tqdm_on_load": options.verbose,
@@ -273,7 +312,8 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise unavailable("ENGINE_DEAD", "the model's engine died; restart the server") from error
+        message = "the model's engine died and is being started again"
+        raise unavailable("ENGINE_DEAD", message, DEAD_RETRY_SECONDS) from error
     except GracefulHTTPError as error:
         raise Refused(
             code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", _line(error), retry_seconds=BUSY_RETRY_SECONDS

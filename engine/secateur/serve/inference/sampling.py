@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from secateur.serve.failures import Violation, invalid
-from secateur.v1 import inference_pb2
 
 MAX_STOPS = 16
+MAX_PRIORITY = 100
 
 
-class Field(NamedTuple):
-    """A numeric field: its default and the values allowed. ``above`` leaves out the lowest."""
+class Range(NamedTuple):
+    """The values a number may have. ``above`` leaves out the lowest."""
 
-    default: float | None
     lowest: float
     highest: float
     above: bool = False
@@ -34,65 +34,90 @@ class Field(NamedTuple):
         return f"{'above ' if self.above else ''}{self.lowest:g} to {self.highest:g}"
 
 
-FIELDS = {
-    "temperature": Field(1.0, 0, 2),
-    "top_p": Field(1.0, 0, 1, above=True),
-    "top_k": Field(0, 0, math.inf),
-    "min_p": Field(0.0, 0, 1),
-    "repetition_penalty": Field(1.0, 0, 2, above=True),
-    "presence_penalty": Field(0.0, -2, 2),
-    "frequency_penalty": Field(0.0, -2, 2),
-    "max_tokens": Field(256, 1, math.inf),
-    "min_tokens": Field(0, 0, math.inf),
-    "seed": Field(None, 0, 2**63 - 1),
-    "logprobs": Field(None, 0, 20),
-    "stream_interval": Field(1, 1, 1024),
+RANGES = {
+    "n": Range(1, 16),
+    "temperature": Range(0, 2),
+    "top_p": Range(0, 1, above=True),
+    "top_k": Range(0, math.inf),
+    "min_p": Range(0, 1),
+    "repetition_penalty": Range(0, 2, above=True),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "max_tokens": Range(1, math.inf),
+    "min_tokens": Range(0, math.inf),
+    "seed": Range(0, 2**63 - 1),
+    "logprobs": Range(0, 20),
+    "stream_interval": Range(1, 1024),
 }
 
 
-def engine_parameters(
-    sampling: inference_pb2.SamplingParameters, vocabulary: int, room: int
-) -> dict[str, Any]:
-    """Return the keyword arguments of vLLM's ``SamplingParams``.
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen and when to stop: ``SamplingParameters`` of inference.proto and its defaults."""
 
-    Args:
-        sampling: as the client sent it.
-        vocabulary: number of token ids the model knows.
-        room: tokens that still fit into the context after the prompt.
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    max_tokens: int = 256
+    min_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    stream_interval: int = 1
 
-    Raises:
-        Refused: INVALID_ARGUMENT naming every field out of range.
-    """
-    values: dict[str, Any] = {
-        name: getattr(sampling, name) if sampling.HasField(name) else field.default
-        for name, field in FIELDS.items()
-    }
-    violations = list(_violations(sampling, values, vocabulary))
-    if violations:
-        raise invalid(*violations)
-    values["max_tokens"] = min(values["max_tokens"], room)
-    # The engine refuses more than max_tokens; the context may have cut that down just now.
-    values["min_tokens"] = min(values["min_tokens"], values["max_tokens"])
-    return values | {
-        "stop": list(sampling.stop),
-        "stop_token_ids": list(sampling.stop_token_ids),
-        "ignore_eos": sampling.ignore_eos,
-    }
+    def check(self, vocabulary: int, prefix: str = "") -> None:
+        """Refuse values that are not allowed.
+
+        Args:
+            vocabulary: number of token ids the model knows.
+            prefix: of the fields' names in the request.
+
+        Raises:
+            Refused: INVALID_ARGUMENT naming every field at fault.
+        """
+        violations = [Violation(prefix + field, said) for field, said in self._violations(vocabulary)]
+        if violations:
+            raise invalid(*violations)
+
+    def for_engine(self, room: int) -> dict[str, Any]:
+        """Return the keyword arguments of vLLM's ``SamplingParams``.
+
+        Args:
+            room: tokens that still fit into the context after the prompt.
+        """
+        most = min(self.max_tokens, room)
+        # The engine refuses more than max_tokens; the context may have cut that down just now.
+        cut = {"max_tokens": most, "min_tokens": min(self.min_tokens, most)}
+        lists = {"stop": list(self.stop), "stop_token_ids": list(self.stop_token_ids)}
+        return vars(self) | cut | lists
+
+    def _violations(self, vocabulary: int) -> Iterator[tuple[str, str]]:
+        for name, allowed in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and allowed.violated_by(value):
+                yield name, f"got {value:g}, allowed is {allowed}"
+        if self.n > 1 and self.temperature == 0:
+            yield "n", f"got {self.n}, but at temperature 0 all completions are the same: 1"
+        if self.min_tokens > self.max_tokens:
+            yield "min_tokens", f"got {self.min_tokens}, more than max_tokens"
+        if len(self.stop) > MAX_STOPS:
+            yield "stop", f"got {len(self.stop)} texts, at most {MAX_STOPS}"
+        if not all(self.stop):
+            yield "stop", "got an empty text"
+        unknown = [token for token in self.stop_token_ids if not 0 <= token < vocabulary]
+        if unknown:
+            yield "stop_token_ids", f"got {unknown[0]}, ids go from 0 to {vocabulary - 1}"
 
 
-def _violations(
-    sampling: inference_pb2.SamplingParameters, values: dict[str, Any], vocabulary: int
-) -> Iterator[Violation]:
-    for name, field in FIELDS.items():
-        value = values[name]
-        if value is not None and field.violated_by(value):
-            yield Violation(f"sampling.{name}", f"got {value:g}, allowed is {field}")
-    if values["min_tokens"] > values["max_tokens"]:
-        yield Violation("sampling.min_tokens", f"got {values['min_tokens']}, more than max_tokens")
-    if len(sampling.stop) > MAX_STOPS:
-        yield Violation("sampling.stop", f"got {len(sampling.stop)} texts, at most {MAX_STOPS}")
-    if not all(sampling.stop):
-        yield Violation("sampling.stop", "got an empty text")
-    unknown = [token for token in sampling.stop_token_ids if token >= vocabulary]
-    if unknown:
-        yield Violation("sampling.stop_token_ids", f"got {unknown[0]}, ids go from 0 to {vocabulary - 1}")
+def check_priority(priority: int) -> None:
+    """Refuse a priority out of range."""
+    allowed = Range(-MAX_PRIORITY, MAX_PRIORITY)
+    if allowed.violated_by(priority):
+        raise invalid(Violation("priority", f"got {priority}, allowed is {allowed}"))

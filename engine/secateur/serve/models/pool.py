@@ -1,138 +1,164 @@
-"""The models being served, by name: which can answer, and what they have done so far."""
+"""The models being served, by name: which version answers a call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 from google.rpc import code_pb2
 
-from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import Refused, unavailable
+from secateur.serve.models.version import ServedModel, State
 
-LOADING_RETRY_SECONDS = 5.0
+__all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "Model", "Pool", "ServedModel", "State"]
 
-
-class State(Enum):
-    """What a model is doing; the values are those of ``secateur.v1.ModelState``."""
-
-    LOADING = 1
-    SERVING = 2
-    DRAINING = 3
-    FAILED = 4
+DEFAULT_ALIAS = "default"
+FIRST_VERSION = "1"
 
 
 @dataclass
-class Totals:
-    """Counts since start."""
+class Model:
+    """A name that clients use.
 
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    finished: int = 0
-    aborted: int = 0
+    Attributes:
+        versions: by their number, in the order they were made.
+        active: the version that answers calls which name none; None while there is none.
+        previous: the one that was active before.
+        numbered: how many versions were ever made.
+        given: the folder that the command line gave for it; empty if it was made through the API.
+    """
 
-
-class Request:
-    """One request in flight; counts as aborted unless it is said to be `complete`."""
-
-    def __init__(self, totals: Totals, prompt_tokens: int) -> None:
-        self._totals = totals
-        self.prompt_tokens = prompt_tokens
-        self.generated_tokens = 0
-        self.completed = False
-        totals.prompt_tokens += prompt_tokens
-
-    def generated(self, tokens: int) -> None:
-        """Count new tokens."""
-        self.generated_tokens += tokens
-        self._totals.generated_tokens += tokens
-
-    def complete(self) -> None:
-        """Say that the request came to its own end."""
-        self.completed = True
-
-
-class ServedModel:
-    """A name that clients use, and the engine behind it once that is loaded."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.state = State.LOADING
-        self.totals = Totals()
-        self.in_flight = 0
-        self._engine: Engine | None = None
+    name: str
+    versions: dict[str, ServedModel] = field(default_factory=dict)
+    active: str | None = None
+    previous: str | None = None
+    numbered: int = 0
+    given: str = ""
 
     @property
-    def engine(self) -> Engine | None:
-        """The engine, in whatever state; None until loaded."""
-        return self._engine
+    def answering(self) -> ServedModel | None:
+        """The active version."""
+        return self.versions[self.active] if self.active else None
 
-    def loaded(self, engine: Engine) -> None:
-        """Begin to serve."""
-        self._engine = engine
-        self.state = State.SERVING
+    @property
+    def up(self) -> bool:
+        """False if calls that name no version are refused although they should not be."""
+        return self.answering is None or self.answering.state in (State.SERVING, State.UNLOADED)
 
-    def ready_engine(self) -> Engine:
-        """Return the engine if it may be given new requests; otherwise raise `Refused`."""
-        if self._engine is not None and self._engine.dead:
-            self.state = State.FAILED
-        if self.state is State.LOADING:
-            raise unavailable("MODEL_LOADING", f"{self.name} is still loading", LOADING_RETRY_SECONDS)
-        if self.state is State.DRAINING:
-            raise unavailable("SHUTTING_DOWN", "the server is shutting down")
-        if self.state is State.FAILED or self._engine is None:
-            raise unavailable("ENGINE_DEAD", f"the engine of {self.name} died; restart the server")
-        return self._engine
+    def activate(self, version: str) -> ServedModel | None:
+        """Let a version answer; return the one that did so far, if it is another."""
+        before = self.answering
+        if self.active == version:
+            return None
+        self.previous, self.active = self.active, version
+        return before
 
-    @contextmanager
-    def request(self, prompt_tokens: int) -> Iterator[Request]:
-        """Count a request in, and out again however it ends."""
-        request = Request(self.totals, prompt_tokens)
-        self.in_flight += 1
-        try:
-            yield request
-        finally:
-            self.in_flight -= 1
-            if request.completed:
-                self.totals.finished += 1
-            else:
-                self.totals.aborted += 1
+    def find(self, version: str = "") -> ServedModel:
+        """Return a version; the active one if unsaid.
+
+        Raises:
+            Refused: NOT_FOUND; without an active version, what its first one says.
+        """
+        if not version:
+            if self.answering is not None:
+                return self.answering
+            loading = [one for one in self.versions.values() if one.state is State.LOADING]
+            if loading:
+                return loading[0]
+            raise Refused(
+                code_pb2.FAILED_PRECONDITION,
+                "NO_ACTIVE_VERSION",
+                f"no version of {self.name} is active",
+                metadata={"model": self.name},
+            )
+        if version not in self.versions:
+            known = ", ".join(self.versions)
+            raise Refused(
+                code_pb2.NOT_FOUND,
+                "VERSION_NOT_FOUND",
+                f"{self.name} has no version {version!r}; there are: {known}",
+                metadata={"model": self.name, "version": version, "versions": known},
+            )
+        return self.versions[version]
 
 
 class Pool:
-    """All models of a server."""
+    """All models of a server.
 
-    def __init__(self, names: Iterator[str] | tuple[str, ...]) -> None:
-        self.models: Mapping[str, ServedModel] = {name: ServedModel(name) for name in names}
+    Args:
+        names: models that are about to be loaded, each with one version.
+
+    Attributes:
+        models: by name.
+        aliases: alias -> name of a model.
+        changed: called whenever the state of a version changes.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.models: dict[str, Model] = {}
+        self.aliases: dict[str, str] = {}
+        self.changed: Callable[[], None] = lambda: None
+        self._closing = False
+        for name in names:
+            model = self.models[name] = Model(name)
+            model.active = self.add_version(model).version
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Every version of every model."""
+        return (version for model in self.models.values() for version in model.versions.values())
 
     @property
     def in_flight(self) -> int:
         """Requests being answered, over all models."""
-        return sum(model.in_flight for model in self.models.values())
+        return sum(version.in_flight for version in self)
 
-    def find(self, name: str) -> ServedModel:
-        """Return the model of that name; the only one there is, if the name is empty.
+    @property
+    def up(self) -> bool:
+        """True if every model answers that should."""
+        return not self._closing and all(model.up for model in self.models.values())
+
+    def add_version(self, model: Model, version: str = "") -> ServedModel:
+        """Give a model one more version; the next number if unsaid."""
+        number = version or str(model.numbered + 1)
+        model.numbered = max(model.numbered, int(number))
+        added = model.versions[number] = ServedModel(model.name, number, lambda: self.changed())
+        return added
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """Return what answers a call for a model, or an alias of one, and a version.
+
+        Args:
+            name: empty: what the alias "default" stands for, or else the only model there is.
+            version: empty: the active one.
+
+        Raises:
+            Refused: NOT_FOUND, saying what there is; UNAVAILABLE once the server is ending.
+        """
+        if self._closing:
+            raise unavailable("SHUTTING_DOWN", "the server is shutting down")
+        return self.model(name).find(version)
+
+    def model(self, name: str) -> Model:
+        """Return the model of a name or alias; for an empty name see `find`.
 
         Raises:
             Refused: NOT_FOUND, saying which models there are.
         """
-        if not name and len(self.models) == 1:
+        if not name and DEFAULT_ALIAS not in self.aliases and len(self.models) == 1:
             return next(iter(self.models.values()))
-        if name not in self.models:
-            known = ", ".join(sorted(self.models))
-            message = f"no model {name!r}" if name else "no model named, and there are several"
-            raise Refused(
-                code_pb2.NOT_FOUND,
-                "MODEL_NOT_FOUND",
-                f"{message}; there are: {known}",
-                metadata={"model": name, "models": known},
-            )
-        return self.models[name]
+        wanted = self.aliases.get(name or DEFAULT_ALIAS, name)
+        if wanted in self.models:
+            return self.models[wanted]
+        known = ", ".join(sorted({*self.models, *self.aliases}))
+        message = f"no model {name!r}" if name else "no model named, and there are several"
+        raise Refused(
+            code_pb2.NOT_FOUND,
+            "MODEL_NOT_FOUND",
+            f"{message}; there are: {known or 'none'}",
+            metadata={"model": name, "models": known},
+        )
 
     def drain(self) -> None:
         """Refuse new requests everywhere."""
-        for model in self.models.values():
-            if model.state is not State.FAILED:
-                model.state = State.DRAINING
+        self._closing = True
+        self.changed()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import grpc
 
 from secateur.serve.failures import Violation, invalid, reported
-from secateur.serve.models.pool import Pool, ServedModel
+from secateur.serve.models.description import describe, describe_version
+from secateur.serve.models.pool import Pool
 from secateur.v1 import models_pb2, models_pb2_grpc
 
 PAGE = 100
@@ -28,7 +29,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         names = sorted(name for name in self._pool.models if name > request.page_token)
         page = names[:size]
         return models_pb2.ListModelsResponse(
-            models=[describe(self._pool.models[name]) for name in page],
+            models=[describe(self._pool.models[name], self._pool) for name in page],
             next_page_token=page[-1] if len(names) > size else "",
         )
 
@@ -37,29 +38,13 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelResponse:
         """Return one model."""
-        return models_pb2.GetModelResponse(model=describe(self._pool.find(request.name)))
+        return models_pb2.GetModelResponse(model=describe(self._pool.model(request.name), self._pool))
 
-
-def describe(model: ServedModel) -> models_pb2.Model:
-    """Return the wire form of a model and its counters."""
-    described = models_pb2.Model(
-        name=model.name,
-        state=models_pb2.ModelState.Name(model.state.value),
-        counters=models_pb2.EngineCounters(
-            prompt_tokens=model.totals.prompt_tokens,
-            generated_tokens=model.totals.generated_tokens,
-            finished_requests=model.totals.finished,
-            aborted_requests=model.totals.aborted,
-        ),
-    )
-    engine = model.engine
-    if engine is not None:
-        described.architecture = engine.architecture
-        described.dtype = engine.dtype
-        described.max_model_len = engine.max_model_len
-        described.kv_cache_tokens = engine.kv_cache_tokens
-        described.load_seconds = engine.load_seconds
-        described.counters.running_requests = engine.load.running
-        described.counters.waiting_requests = engine.load.waiting
-        described.counters.kv_cache_usage = engine.load.kv_cache_usage
-    return described
+    @reported
+    async def GetModelVersion(
+        self, request: models_pb2.GetModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.GetModelVersionResponse:
+        """Return one version."""
+        model = self._pool.model(request.name)
+        version = describe_version(model.find(request.version), model)
+        return models_pb2.GetModelVersionResponse(version=version)

@@ -1,0 +1,73 @@
+"""Who is calling, and may they?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from google.rpc import code_pb2
+
+from secateur.errors import BadInput
+from secateur.serve.failures import Refused
+from secateur.serve.guard.call import Call
+from secateur.serve.guard.callers import Caller, Callers, Scope, read_callers
+from secateur.serve.guard.scopes import OPEN, scope_of
+
+AUTHORIZATION = "authorization"
+log = logging.getLogger(__name__)
+
+
+class Access:
+    """A stage that identifies callers and checks their scopes.
+
+    Args:
+        file: of the callers; None = everyone may do everything.
+        open_to_all: keys of `OPEN` that need no token.
+
+    Raises:
+        BadInput: the file is not one of callers.
+    """
+
+    def __init__(self, file: Path | None = None, open_to_all: Collection[str] = ("health",)) -> None:
+        self._file = file
+        self._callers: Callers | None = None if file is None else read_callers(file)
+        self._open = frozenset().union(*(OPEN[name] for name in open_to_all))
+
+    def reload(self) -> None:
+        """Read the file again; one that cannot be read leaves things as they are."""
+        if self._file is None:
+            return
+        try:
+            self._callers = read_callers(self._file)
+        except BadInput as error:
+            log.error("callers not reloaded, the old ones stay: %s", error)
+        else:
+            log.info("callers reloaded: %d in %s", len(self._callers), self._file)
+
+    @contextmanager
+    def __call__(self, call: Call) -> Iterator[None]:
+        """Let the call pass, or raise `Refused`."""
+        if call.service not in self._open:
+            call.caller = self._identify(call)
+            scope = scope_of(call.method)
+            if not call.caller.may(scope):
+                raise _forbidden(call, scope)
+        yield
+
+    def _identify(self, call: Call) -> Caller:
+        if self._callers is not None:
+            return self._callers.identify(call.metadata.get(AUTHORIZATION), sorted(call.identities))
+        # With mutual TLS alone, whoever has a certificate may do everything, under its name.
+        name = min(call.identities, default="")
+        return Caller(name, frozenset(Scope)) if name else call.caller
+
+
+def _forbidden(call: Call, scope: Scope) -> Refused:
+    return Refused(
+        code_pb2.PERMISSION_DENIED,
+        "SCOPE_MISSING",
+        f"{call.method[1:]} needs the scope {scope.value}, which {call.caller.name} does not have",
+        metadata={"scope": scope.value, "caller": call.caller.name, "method": call.method},
+    )

@@ -1,0 +1,64 @@
+"""The call being answered: known to whatever runs on its behalf, logs and traces among it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from secateur.serve.guard.callers import ANYONE, Caller
+
+REQUEST_ID = "x-request-id"
+# What clients send goes into logs and comes back in trailers: nothing but what is harmless there.
+ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+@dataclass
+class Call:
+    """One RPC.
+
+    Attributes:
+        method: its path, ``/package.Service/Method``.
+        request_id: the client's ``x-request-id`` if acceptable, else made here.
+        known: whether the server has such a method.
+        metadata: what the client sent; of a key sent twice the last.
+        peer: where it comes from, as gRPC names it.
+        identities: names in the client's certificate; none without mutual TLS.
+        caller: who it is; set once that is known.
+    """
+
+    method: str
+    request_id: str
+    known: bool = True
+    metadata: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
+    peer: str = ""
+    identities: frozenset[str] = frozenset()
+    caller: Caller = ANYONE
+
+    @property
+    def service(self) -> str:
+        """Full name of the service."""
+        return self.method[1:].rpartition("/")[0]
+
+
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+def current_call() -> Call | None:
+    """Return the call that the running task answers, if it answers one."""
+    return _current.get()
+
+
+def enter(call: Call) -> None:
+    """Make this the call of the running task, and of those that it starts."""
+    _current.set(call)
+
+
+def request_id(metadata: Sequence[tuple[str, str | bytes]]) -> str:
+    """Return the id that the client gave its call, or a new one."""
+    for key, value in metadata:
+        if key == REQUEST_ID and isinstance(value, str) and ACCEPTABLE_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex

@@ -1,0 +1,171 @@
+"""The one interceptor: every call of every service goes through it.
+
+Handlers raise `Refused` for what a client may hear, write to the context or yield, as they like. They see
+cancellation as they would without it. Handlers must be asynchronous.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, aclosing
+from typing import Any, NoReturn
+
+import grpc
+from google.rpc import code_pb2
+from grpc_status import rpc_status
+
+from secateur.serve.failures import Refused, as_refusal
+from secateur.serve.guard.call import REQUEST_ID, Call, enter, request_id
+
+Stage = Callable[[Call], AbstractContextManager[None]]
+"""Entered when a call comes, left when it ends; raises `Refused` to end it at once."""
+
+log = logging.getLogger(__name__)
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Gives calls an id, takes them through stages, and turns every failure into a google.rpc.Status.
+
+    Args:
+        observers: outermost stages; they see every call end, with `Refused` if it failed.
+        checks: stages that may refuse a call.
+    """
+
+    def __init__(self, observers: Sequence[Stage] = (), checks: Sequence[Stage] = ()) -> None:
+        self._observers = tuple(observers)
+        self._checks = tuple(checks)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Return the handler of the method, guarded."""
+        handler = await continuation(details)
+        known = handler is not None
+        if handler is None:
+            handler = grpc.stream_stream_rpc_method_handler(_unknown)
+        # Requests always come as a stream: they are read after the checks, not before, so that a
+        # message that cannot be parsed is our business too.
+        make = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        # A function, not a partial object: gRPC asks whether it is a coroutine function.
+        behaviour = functools.partial(self._guarded, handler, details.method, known)
+
+        async def guarded(_: Any, context: grpc.aio.ServicerContext) -> Any:
+            return await behaviour(context)
+
+        return make(guarded, handler.request_deserializer, handler.response_serializer)
+
+    async def _guarded(
+        self, handler: grpc.RpcMethodHandler, method: str, known: bool, context: grpc.aio.ServicerContext
+    ) -> Any:
+        call = _call(method, known, context)
+        enter(call)
+        try:
+            with ExitStack() as observers:
+                for stage in self._observers:
+                    observers.enter_context(stage(call))
+                result = await self._checked(handler, call, context)
+        except Refused as refusal:
+            status = rpc_status.to_status(refusal.to_status())
+            trailers = (*status.trailing_metadata, *_trailers(call, context))
+            await context.abort(status.code, status.details, trailers)
+        context.set_trailing_metadata(_trailers(call, context))
+        return result
+
+    async def _checked(
+        self, handler: grpc.RpcMethodHandler, call: Call, context: grpc.aio.ServicerContext
+    ) -> Any:
+        try:
+            with ExitStack() as checks:
+                for stage in self._checks:
+                    checks.enter_context(stage(call))
+                return await _run(handler, context)
+        except grpc.aio.BaseError:
+            raise  # the client hung up or the server was stopped: gRPC knows what to do
+        except Exception as error:
+            refusal = as_refusal(error)
+            if refusal.code == code_pb2.INTERNAL and not isinstance(error, Refused):
+                log.exception("%s failed: a bug", call.method)
+                refusal.metadata = {"request_id": call.request_id}
+            raise refusal from error
+
+
+class _Context:
+    """The context that handlers get: gRPC's own, but aborting raises `Refused` like everything else does."""
+
+    def __init__(self, context: grpc.aio.ServicerContext) -> None:
+        self._context = context
+        self.read, self.write = context.read, context.write  # once per message: no detours
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        """End the call with this status."""
+        self._context.set_trailing_metadata(tuple(trailing_metadata))
+        raise Refused(code.value[0], code.name, details or code.value[1])
+
+
+async def _run(handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext) -> Any:
+    """Answer in whichever way the handler does."""
+    function = getattr(
+        handler,
+        f"{'stream' if handler.request_streaming else 'unary'}_"
+        f"{'stream' if handler.response_streaming else 'unary'}",
+    )
+    seen = _Context(context)
+    request = _requests(context) if handler.request_streaming else await _only_request(context)
+    if not inspect.isasyncgenfunction(function):
+        return await function(request, seen)
+    async with aclosing(function(request, seen)) as responses:
+        async for response in responses:
+            await context.write(response)
+    return None
+
+
+async def _requests(context: grpc.aio.ServicerContext) -> Any:
+    while (request := await context.read()) is not grpc.aio.EOF:
+        yield request
+
+
+async def _only_request(context: grpc.aio.ServicerContext) -> Any:
+    request = await context.read()
+    if request is grpc.aio.EOF:
+        raise Refused(code_pb2.INVALID_ARGUMENT, "REQUEST_MISSING", "the call ended without a request")
+    return request
+
+
+async def _unknown(_: Any, context: grpc.aio.ServicerContext) -> NoReturn:
+    raise Refused(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN", "this server has no such method")
+
+
+def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> Call:
+    metadata = tuple(context.invocation_metadata() or ())
+    return Call(
+        method=method,
+        request_id=request_id(metadata),
+        known=known,
+        metadata=dict(metadata),
+        peer=context.peer(),
+        identities=_identities(context),
+    )
+
+
+def _trailers(call: Call, context: grpc.aio.ServicerContext) -> tuple[tuple[str, str | bytes], ...]:
+    """Return what the handler wants to send at the end, and the request's id."""
+    return (*context.trailing_metadata(), (REQUEST_ID, call.request_id))
+
+
+def _identities(context: grpc.aio.ServicerContext) -> frozenset[str]:
+    """Return the common name and alternative names of the client's certificate."""
+    found = context.auth_context()
+    keys = ("x509_common_name", "x509_subject_alternative_name")
+    return frozenset(name.decode(errors="replace") for key in keys for name in found.get(key, ()))

@@ -1,0 +1,168 @@
+"""Generate the continuations of a prompt on a model: what every protocol's service calls.
+
+Values in and out are plain and immutable; each service turns them into its own messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from secateur.serve.failures import unavailable
+from secateur.serve.inference.prompt import Prompt
+from secateur.serve.inference.sampling import Sampling
+from secateur.serve.models.pool import Request, ServedModel
+
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput, RequestOutput
+
+STOP, LENGTH, ABORT = "stop", "length", "abort"
+FINISH_REASONS = (STOP, LENGTH, ABORT)
+
+
+class TokenLogprobs(NamedTuple):
+    """Log-probability of a chosen token, and of the likeliest ones, likeliest first."""
+
+    token_id: int
+    logprob: float
+    top: Sequence[tuple[int, float]]
+
+
+class Usage(NamedTuple):
+    """Tokens of a request: the prompt's, counted once, and those of all completions."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_prompt_tokens: int
+
+
+class Timings(NamedTuple):
+    """Where the time went, as seen by the engine."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+
+
+class Summary(NamedTuple):
+    """What is known when all completions have ended."""
+
+    usage: Usage
+    timings: Timings | None
+
+
+class Piece(NamedTuple):
+    """What one completion grew by.
+
+    Attributes:
+        index: which of the completions.
+        text: new text; may be empty.
+        token_ids: new tokens.
+        logprobs: one per token, if asked for.
+        finish_reason: one of `FINISH_REASONS` in the completion's last piece, else None.
+        stop_match: the stop text, or the id of the stop token, that ended it; else empty.
+        summary: in the last piece of all, else None.
+    """
+
+    index: int
+    text: str
+    token_ids: Sequence[int]
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish_reason: str | None = None
+    stop_match: str = ""
+    summary: Summary | None = None
+
+
+async def generate(
+    model: ServedModel,
+    prompt: Prompt,
+    sampling: Sampling,
+    *,
+    priority: int = 0,
+    whole: bool = False,
+    prefix: str = "",
+) -> AsyncGenerator[Piece]:
+    """Yield the continuations of a prompt as they grow.
+
+    Closing the iterator, or cancelling the task that waits for it, frees the engine within one step.
+
+    Args:
+        model: who answers; counts the request and its tokens.
+        prompt: what to continue.
+        sampling: how.
+        priority: higher goes first where requests have to wait.
+        whole: one piece per completion, in their order, when all have ended.
+        prefix: of the sampling parameters' names in the request, for complaints.
+
+    Raises:
+        Refused: the request cannot be accepted, or the model cannot answer now.
+    """
+    engine = model.ready_engine()
+    with model.request() as accounting:
+        sampling.check(engine.vocabulary, prefix)
+        token_ids = await prompt.fitting_tokens(engine)
+        parameters = sampling.for_engine(engine.max_model_len - len(token_ids))
+        accounting.prompted(len(token_ids))
+        aborted = False
+        outputs = engine.generate(token_ids, parameters, priority=priority, whole=whole)
+        async with aclosing(outputs):
+            async for output in outputs:
+                for piece in _pieces(output, sampling.logprobs, accounting):
+                    aborted |= piece.finish_reason == ABORT
+                    yield piece
+        if not aborted:
+            accounting.complete()
+
+
+async def complete(
+    model: ServedModel, prompt: Prompt, sampling: Sampling, *, priority: int = 0, prefix: str = ""
+) -> list[Piece]:
+    """Return one piece per completion, in their order; arguments and errors of `generate`."""
+    pieces = generate(model, prompt, sampling, priority=priority, whole=True, prefix=prefix)
+    async with aclosing(pieces):
+        return [piece async for piece in pieces]
+
+
+def _pieces(output: RequestOutput, top: int | None, accounting: Request) -> list[Piece]:
+    """Return what an output brought; completions that grew at the same time share one."""
+    accounting.generated(sum(len(completion.token_ids) for completion in output.outputs))
+    pieces = [_piece(completion, top) for completion in output.outputs]
+    if output.finished:
+        pieces[-1] = pieces[-1]._replace(summary=_summary(output, accounting.generated_tokens))
+    return pieces
+
+
+def _piece(completion: CompletionOutput, top: int | None) -> Piece:
+    token_ids = tuple(completion.token_ids)
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    if top is not None and completion.logprobs:
+        chosen = zip(token_ids, completion.logprobs, strict=True)
+        logprobs = tuple(_token_logprobs(token, candidates, top) for token, candidates in chosen)
+    reason, stop = completion.finish_reason, completion.stop_reason
+    if reason is not None and reason not in FINISH_REASONS:
+        raise unavailable("GENERATION_FAILED", f"the engine gave up: {reason}")
+    stop_match = "" if stop is None else str(stop)
+    return Piece(completion.index, completion.text, token_ids, logprobs, reason, stop_match)
+
+
+def _token_logprobs(token: int, candidates: Mapping[int, Any], top: int) -> TokenLogprobs:
+    likeliest = sorted(candidates.items(), key=lambda item: -item[1].logprob)[:top]
+    return TokenLogprobs(
+        token, candidates[token].logprob, tuple((id_, found.logprob) for id_, found in likeliest)
+    )
+
+
+def _summary(output: RequestOutput, generated: int) -> Summary:
+    usage = Usage(len(output.prompt_token_ids or ()), generated, output.num_cached_tokens or 0)
+    stats = output.metrics
+    if stats is None or not stats.first_token_ts:
+        return Summary(usage, None)
+    return Summary(
+        usage,
+        Timings(
+            queue_ms=1e3 * (stats.scheduled_ts - stats.queued_ts),
+            prefill_ms=1e3 * (stats.first_token_ts - stats.scheduled_ts),
+            decode_ms=1e3 * (stats.last_token_ts - stats.first_token_ts),
+        ),
+    )

@@ -1,0 +1,73 @@
+"""What a model is asked to continue or to score, and its token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from secateur.serve.engine.engine import Engine
+from secateur.serve.failures import Refused, Violation, invalid
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as it was given: exactly one of text, token ids or a conversation.
+
+    Attributes:
+        field: what the request calls it, for complaints.
+    """
+
+    field: str
+    text: str | None = None
+    token_ids: Sequence[int] | None = None
+    messages: Sequence[Message] | None = None
+
+    async def tokens(self, engine: Engine) -> Sequence[int]:
+        """Return the token ids the engine would see.
+
+        Raises:
+            Refused: INVALID_ARGUMENT for ids the model does not have, no messages, or messages that
+                its chat template does not take.
+        """
+        if self.text is not None:
+            return await engine.tokenize(self.text)
+        if self.messages is not None:
+            if not self.messages:
+                raise invalid(Violation(f"{self.field}.messages", "at least one message"))
+            return await engine.tokenize_chat([message._asdict() for message in self.messages])
+        token_ids = self.token_ids or ()
+        check_ids(self.field, token_ids, engine.vocabulary)
+        return token_ids
+
+    async def fitting_tokens(self, engine: Engine, least: int = 1) -> Sequence[int]:
+        """Return the token ids, at least ``least``, that leave room for one more in the context.
+
+        Raises:
+            Refused: INVALID_ARGUMENT naming `field`.
+        """
+        token_ids = await self.tokens(engine)
+        if len(token_ids) < least:
+            raise self._refused(f"got {len(token_ids)} tokens, at least {least}")
+        if len(token_ids) >= engine.max_model_len:
+            raise self._refused(
+                f"got {len(token_ids)} tokens, the model has room for {engine.max_model_len - 1}"
+            )
+        return token_ids
+
+    def _refused(self, description: str) -> Refused:
+        return invalid(Violation(self.field, description))
+
+
+def check_ids(field: str, token_ids: Sequence[int], vocabulary: int) -> None:
+    """Refuse token ids that a model with so many does not have."""
+    unknown = next((token for token in token_ids if not 0 <= token < vocabulary), None)
+    if unknown is not None:
+        raise invalid(Violation(field, f"got {unknown}, ids go from 0 to {vocabulary - 1}"))

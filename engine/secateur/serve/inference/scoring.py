@@ -1,0 +1,53 @@
+"""Score texts: the log-probability a model gives to each of their tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from secateur.serve.engine.engine import Engine
+from secateur.serve.inference.prompt import Prompt
+from secateur.serve.models.pool import ServedModel
+
+LEAST_TOKENS = 2
+
+
+class Score(NamedTuple):
+    """A text's tokens, and the log-probability of each but the first, given those before it."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of minus the mean log-probability."""
+        return math.exp(-math.fsum(self.logprobs) / len(self.logprobs))
+
+
+async def score(model: ServedModel, texts: Sequence[Prompt]) -> list[Score]:
+    """Return the score of each text; the engine computes them side by side.
+
+    Raises:
+        Refused: one cannot be scored (then none is), or the model cannot answer now.
+    """
+    engine = model.ready_engine()
+    with model.request() as accounting:
+        tokens = [await text.fitting_tokens(engine, LEAST_TOKENS) for text in texts]
+        accounting.prompted(sum(map(len, tokens)))
+        scores = await _together(engine, tokens)
+        accounting.complete()
+        return scores
+
+
+async def _together(engine: Engine, tokens: Sequence[Sequence[int]]) -> list[Score]:
+    """Score all; when one fails, drop the others."""
+    tasks = [asyncio.ensure_future(engine.score(token_ids)) for token_ids in tokens]
+    try:
+        logprobs = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [Score(*pair) for pair in zip(tokens, logprobs, strict=True)]

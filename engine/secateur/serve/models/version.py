@@ -1,0 +1,166 @@
+"""One version of a model: its state, the engine behind it, and what it has done so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+from google.rpc import code_pb2
+
+from secateur.serve.engine.engine import Engine
+from secateur.serve.failures import Refused, unavailable
+
+LOADING_RETRY_SECONDS = 5.0
+
+
+class State(Enum):
+    """What a version is doing; the values are those of ``secateur.v1.ModelState``."""
+
+    LOADING = 1
+    SERVING = 2
+    DRAINING = 3
+    FAILED = 4
+    UNLOADED = 5
+    RESTARTING = 6
+
+
+@dataclass
+class Totals:
+    """Counts since start."""
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+
+
+class Request:
+    """One request in flight; once the engine has it, it is aborted unless it is said to be `complete`."""
+
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
+        self.completed = False
+
+    def prompted(self, tokens: int) -> None:
+        """Say that the engine is given the request, with a prompt of so many tokens."""
+        self.prompt_tokens += tokens
+        self._totals.prompt_tokens += tokens
+
+    def generated(self, tokens: int) -> None:
+        """Count new tokens."""
+        self.generated_tokens += tokens
+        self._totals.generated_tokens += tokens
+
+    def complete(self) -> None:
+        """Say that the request came to its own end."""
+        self.completed = True
+
+
+class ServedModel:
+    """A version of a model, and the engine behind it while that is loaded.
+
+    Args:
+        name: of the model.
+        version: "1", "2", ...
+        changed: called whenever its state changes.
+
+    Attributes:
+        totals: what it has done.
+        in_flight: requests being answered.
+        reason: why it is FAILED or RESTARTING; empty otherwise.
+        retry_seconds: when to come back while it is LOADING or RESTARTING.
+    """
+
+    def __init__(self, name: str, version: str = "1", changed: Callable[[], None] = lambda: None) -> None:
+        self.name = name
+        self.version = version
+        self.totals = Totals()
+        self.in_flight = 0
+        self.reason = ""
+        self.retry_seconds = LOADING_RETRY_SECONDS
+        self._state = State.LOADING
+        self._engine: Engine | None = None
+        self._changed = changed
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        return self._state
+
+    @property
+    def engine(self) -> Engine | None:
+        """The engine, in whatever state; None until loaded and after it was unloaded."""
+        return self._engine
+
+    @property
+    def idle(self) -> bool:
+        """True while nobody uses its engine."""
+        return not self.in_flight and (self._engine is None or not self._engine.calls)
+
+    def become(self, state: State, reason: str = "") -> None:
+        """Change the state, and say why if something is wrong."""
+        if (state, reason) != (self._state, self.reason):
+            self._state, self.reason = state, reason
+            self._changed()
+
+    def loaded(self, engine: Engine) -> None:
+        """Begin to serve."""
+        self._engine = engine
+        self.become(State.SERVING)
+
+    def without_engine(self, state: State, reason: str = "") -> Engine | None:
+        """Give the engine up, and return it."""
+        engine, self._engine = self._engine, None
+        self.become(state, reason)
+        return engine
+
+    def ready_engine(self) -> Engine:
+        """Return the engine if it may be given new requests; otherwise raise `Refused`."""
+        if self._state is State.SERVING and self._engine is not None:
+            if not self._engine.dead:
+                return self._engine
+            self.become(State.RESTARTING, "its engine died")
+        raise self._refusal()
+
+    def _refusal(self) -> Refused:
+        if self._state is State.LOADING:
+            return unavailable("MODEL_LOADING", f"{self.name} is still loading", self.retry_seconds)
+        if self._state is State.RESTARTING:
+            message = f"the engine of {self.name} died and is being started again"
+            return unavailable("ENGINE_RESTARTING", message, self.retry_seconds)
+        if self._state is State.FAILED:
+            return unavailable("ENGINE_FAILED", f"{self.name} version {self.version} failed: {self.reason}")
+        return Refused(
+            code_pb2.FAILED_PRECONDITION,
+            "VERSION_NOT_LOADED",
+            f"{self.name} version {self.version} is not loaded",
+            metadata={"model": self.name, "version": self.version},
+        )
+
+    @contextmanager
+    def request(self, prompt_tokens: int = 0) -> Iterator[Request]:
+        """Count a request in, and out again however it ends.
+
+        Open it before anything is awaited: the engine then stays for it, whatever becomes of the model.
+
+        Args:
+            prompt_tokens: of the prompt, if they are known; else `Request.prompted` says it later.
+        """
+        request = Request(self.totals)
+        request.prompted(prompt_tokens)
+        self.in_flight += 1
+        try:
+            yield request
+        finally:
+            self.in_flight -= 1
+            if request.completed:
+                self.totals.finished += 1
+            elif request.prompt_tokens:
+                self.totals.aborted += 1

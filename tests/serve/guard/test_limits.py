@@ -1,0 +1,122 @@
+"""Too often, and too many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from secateur.errors import BadInput
+from secateur.serve.failures import Refused
+from secateur.serve.guard import limits
+from secateur.serve.guard.access import Access
+from secateur.serve.guard.call import Call
+from secateur.serve.guard.callers import Scope, entry, new_token
+from secateur.serve.guard.limits import Limits
+from secateur.serve.options import LimitOptions
+from tests.serve.guard.conftest import Running, failure
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def passes(stage: Limits, call: Call) -> float | None:
+    """Return None if the call passes, else the seconds after which to come back."""
+    try:
+        with stage(call):
+            return None
+    except Refused as refused:
+        return refused.retry_seconds
+
+
+async def test_rate_per_caller(running: Running, tmp_path: Path) -> None:
+    file = tmp_path / "callers.toml"
+    tokens = {name: new_token() for name in ("one", "two")}
+    file.write_text("".join(entry(name, [Scope.INFER], token) for name, token in tokens.items()))
+    options = LimitOptions(rate=0.5, burst=2)
+    async with running(checks=[Access(file), Limits(options)]) as calls:
+        one, two = ({"metadata": (("authorization", f"Bearer {tokens[name]}"),)} for name in ("one", "two"))
+        await calls.say(**one)
+        await calls.say(**one)
+        refused = await failure(calls.say(**one))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+        assert refused.details["ErrorInfo"].metadata["caller"] == "one"
+        assert 1 < refused.details["RetryInfo"].retry_delay.ToMilliseconds() / 1000 <= 2
+        await calls.say(**two)
+        # Whoever is not known costs known callers nothing.
+        assert (await failure(calls.say())).reason == "TOKEN_MISSING"
+
+
+def test_a_bucket_fills_again() -> None:
+    clock = Clock()
+    stage = Limits(LimitOptions(rate=2, burst=3), clock)
+    call = Call("/s/m", "id", peer="ipv4:10.0.0.1:5")
+    assert [passes(stage, call) for _ in range(4)] == [None, None, None, pytest.approx(0.5)]
+    clock.now = 0.25
+    assert passes(stage, call) == pytest.approx(0.25)
+    clock.now = 0.5
+    assert [passes(stage, call) for _ in range(2)] == [None, pytest.approx(0.5)]
+    clock.now = 100
+    assert [passes(stage, call) for _ in range(4)] == [None, None, None, pytest.approx(0.5)]
+
+
+def test_nameless_callers_are_told_apart_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Limits(LimitOptions(rate=1, burst=1), Clock())
+    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.1:5")) is None
+    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.1:6")) is not None
+    assert passes(stage, Call("/s/m", "id", peer="ipv6:[::1]:6")) is None
+    # Memory has an end: the one not seen for longest is forgotten.
+    monkeypatch.setattr(limits, "REMEMBERED", 2)
+    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.3:6")) is None
+    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.1:6")) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (LimitOptions(calls_per_caller=2), "TOO_MANY_CALLS"),
+        (LimitOptions(calls=2), "SERVER_BUSY"),
+    ],
+)
+async def test_calls_at_once(running: Running, options: LimitOptions, reason: str) -> None:
+    async with running(checks=[Limits(options)]) as calls:
+        waiting = [calls.say("wait"), calls.count(0)]
+        await asyncio.sleep(0.1)
+        refused = await failure(calls.say())
+        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+        assert refused.details["RetryInfo"].retry_delay.seconds == 1
+        stub = health_pb2_grpc.HealthStub(calls.channel)
+        assert (await stub.Check(health_pb2.HealthCheckRequest(), timeout=10)).status == 1
+        for call in waiting:
+            call.cancel()
+        await asyncio.sleep(0.1)
+        assert (await calls.say()).value == "hello"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"rate": 0}, "--rate-limit: got 0: at least 0.001"),
+        ({"burst": 3}, "--rate-burst: got 3: means nothing without --rate-limit"),
+        ({"rate": 1, "burst": 0.5}, "--rate-burst: got 0.5: at least 1"),
+        ({"calls": 0}, "--max-calls: got 0: at least 1"),
+        ({"calls_per_caller": 0}, "--max-calls-per-caller: got 0: at least 1"),
+        ({"message_bytes": 2**31}, "--max-message: got 2147483648: at most"),
+    ],
+)
+def test_what_cannot_be_meant(options: dict, complaint: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        LimitOptions(**options)
+    assert complaint in str(caught.value)
+
+
+def test_burst_is_two_seconds_worth() -> None:
+    assert LimitOptions(rate=5).bucket == 10
+    assert LimitOptions(rate=0.1).bucket == 1
