@@ -1,7 +1,7 @@
 """A job from creation to its checkpoint, over gRPC, with the real pipeline in a real process.
 
 Proven: the stream has every event once, numbered without a gap, and its last one is what GetOperation
-answers; a watcher may leave and come back anywhere; the result is the record of the checkpoint; it was activated.
+answers; a watcher may leave and come back anywhere; the result is the record, and was activated.
 """
 
 from __future__ import annotations
