@@ -92,16 +92,17 @@ def test_generate_prints_text(capsys: pytest.CaptureFixture[str], server: Server
     assert run([*arguments, *sampling, "hello", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["model"] == "llama"
-    assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 12
-    assert document["finish_reason"] == "length"
+    (completion,) = document["completions"]
+    assert document["usage"]["completion_tokens"] == len(completion["token_ids"]) == 12
+    assert completion["finish_reason"] == "length"
     assert document["ttft_ms"] > 0 and document["tokens_per_second"] > 0
     assert run([*arguments, *sampling, "hello"]) == 0
     out, err = capsys.readouterr()
-    assert out == document["text"] + "\n"
+    assert out == completion["text"] + "\n"
     assert "[llama: 12 tokens, length, first after" in err
-    stop = document["text"][2:4]
+    stop = completion["text"][2:4]
     assert run([*arguments, *sampling, "hello", "--stop", stop]) == 0
-    assert capsys.readouterr().out == document["text"].partition(stop)[0] + "\n"
+    assert capsys.readouterr().out == completion["text"].partition(stop)[0] + "\n"
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def test_served_logprobs_are_those_of_the_exported_model(
 
     dtype = next(model["dtype"] for model in server.document["models"] if model["name"] == shape)
     with Client(server.address) as client:
-        token_ids, logprobs = client.score(shape, english[20_000:22_000])
+        score = client.score(shape, english[20_000:22_000])
+    token_ids, logprobs = score.token_ids, score.logprobs
     cls = AutoModelForCausalLM if shape == "uniform" else SecateurForCausalLM
     reference = cls.from_pretrained(folders[shape], dtype=getattr(torch, dtype)).eval()
     ids = torch.tensor([token_ids])

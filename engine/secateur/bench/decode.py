@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from secateur.client import Client
+from secateur.client import Answer, Client
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ def measure(
     speed: dict[str, list[float]] = {name: [] for name in models}
     for number, prompt in enumerate(prompts):
         for name in models:
-            answer = client.complete(name, prompt, max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
-            if number > 0 and answer.tokens_per_second is not None:
+            answer = Answer.of(
+                client.generate(name, prompt, max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+            )
+            if number > 0 and answer.ttft_ms is not None and answer.tokens_per_second is not None:
                 ttft[name].append(answer.ttft_ms)
                 speed[name].append(answer.tokens_per_second)
     return {name: DecodeSpeed(median(ttft[name]), median(speed[name]), len(speed[name])) for name in models}

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli.console import emit_json, say
-from secateur.cli.interrupts import importing
+from secateur.cli.target import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    Insecure,
+    Target,
+    Timeout,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Token,
+    TokenFile,
+    Wait,
+    connect,
+)
 
 if TYPE_CHECKING:
-    from secateur.client import Completion
+    from secateur.client import Answer, Completion, Event
 
 
 def register(app: typer.Typer) -> None:
@@ -21,10 +37,11 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; - reads it from stdin.")],
-    target: Annotated[str, typer.Option(help="Where the server is.")] = "127.0.0.1:50051",
-    model: Annotated[str, typer.Option(help="Name of the model. Default: the only one.")] = "",
+    model: Annotated[str, typer.Option(help="Name of the model. Default: the server's default.")] = "",
+    version: Annotated[str, typer.Option("--model-version", help="Default: the active one.")] = "",
     chat: Annotated[bool, typer.Option("--chat", help="Send it as a message, not as plain text.")] = False,
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
+    n: Annotated[int, typer.Option("--n", help="So many answers.", min=1)] = 1,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer (256).", min=1)] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy, up to 2 (1).")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to here (1).")] = None,
@@ -32,25 +49,47 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Make sampling repeatable.", min=0)] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end of sequence.")] = False,
-    timeout: Annotated[float, typer.Option(help="Give up after this many seconds.", min=0.001)] = 600.0,
+    logprobs: Annotated[
+        int | None, typer.Option(help="With --json: log-probabilities of this many likeliest tokens.", min=0)
+    ] = None,
+    priority: Annotated[int, typer.Option(help="Higher goes first where requests wait (0).")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+    target: Target = DEFAULT_TARGET,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    token: Token = None,
+    token_file: TokenFile = None,
+    insecure: Insecure = False,
+    wait: Wait = False,
+    timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Generate text with a model of a running server.
 
     Example: secateur generate --model slim --max-tokens 64 "Once upon a time"
     """
-    import os
-
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    with importing():
-        from secateur.client import Client, Completion
-
     text = sys.stdin.read() if prompt == "-" else prompt
-    events = []
-    with Client(target, timeout) as client:
-        for event in client.generate(
+    with connect(
+        target,
+        timeout,
+        tls=tls,
+        tls_ca=tls_ca,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        token=token,
+        token_file=token_file,
+        insecure=insecure,
+        wait=wait,
+    ) as client:
+        from secateur.client import Answer
+
+        events = client.generate(
             model,
             _messages(text, system) if chat or system is not None else text,
+            version=version,
+            priority=priority,
+            n=n,
             max_tokens=max_tokens,
             temperature=temperature,
             top_p=top_p,
@@ -58,33 +97,57 @@ def generate(
             seed=seed,
             stop=stop or None,
             ignore_eos=ignore_eos,
-        ):
-            events.append(event)
-            if not as_json:
-                print(event.text, end="", flush=True)
-    completion = Completion.of(events)
+            logprobs=logprobs,
+        )
+        # Several answers grow side by side: they cannot be shown before they are whole.
+        answer = Answer.of(events if as_json or n > 1 else _shown(events))
     if as_json:
-        emit_json(document(completion))
-    else:
+        emit_json(document(answer))
+        return
+    if n == 1:
         print(flush=True)
-        say(_summary(completion))
+    else:
+        print("\n\n".join(f"--- {one.index + 1}\n{one.text}" for one in answer.completions), flush=True)
+    say(_summary(answer))
 
 
-def document(completion: Completion) -> dict[str, Any]:
+def document(answer: Answer) -> dict[str, Any]:
     """Return what ``--json`` prints."""
+    timings = answer.timings
     return {
-        "model": completion.model,
+        "model": answer.model,
+        "model_version": answer.model_version,
+        "completions": [_completion(one) for one in answer.completions],
+        "usage": asdict(answer.usage),
+        "engine_ms": timings
+        and {name.removesuffix("_ms"): round(value, 3) for name, value in asdict(timings).items()},
+        "ttft_ms": answer.ttft_ms and round(answer.ttft_ms, 3),
+        "tokens_per_second": answer.tokens_per_second and round(answer.tokens_per_second, 3),
+        "seconds": {"total": round(answer.seconds, 4)},
+    }
+
+
+def _completion(completion: Completion) -> dict[str, Any]:
+    written = {
         "text": completion.text,
         "token_ids": list(completion.token_ids),
         "finish_reason": completion.finish_reason,
-        "usage": {
-            "prompt_tokens": completion.prompt_tokens,
-            "completion_tokens": completion.completion_tokens,
-        },
-        "ttft_ms": round(completion.ttft_ms, 3),
-        "tokens_per_second": completion.tokens_per_second and round(completion.tokens_per_second, 3),
-        "seconds": {"total": round(completion.seconds, 4)},
     }
+    if completion.stop_match:
+        written["stop_match"] = completion.stop_match
+    if completion.logprobs:
+        written["logprobs"] = [
+            {"token_id": one.token_id, "logprob": one.logprob, "top": dict(one.top)}
+            for one in completion.logprobs
+        ]
+    return written
+
+
+def _shown(events: Iterator[Event]) -> Iterator[Event]:
+    """Print the text of each event on its way."""
+    for event in events:
+        print(event.text, end="", flush=True)
+        yield event
 
 
 def _messages(text: str, system: str | None) -> list[dict[str, str]]:
@@ -92,9 +155,10 @@ def _messages(text: str, system: str | None) -> list[dict[str, str]]:
     return [*before, {"role": "user", "content": text}]
 
 
-def _summary(completion: Completion) -> str:
-    rate = completion.tokens_per_second
+def _summary(answer: Answer) -> str:
+    rate, first = answer.tokens_per_second, answer.ttft_ms or 0.0
+    reasons = ", ".join(sorted({one.finish_reason for one in answer.completions}))
     return (
-        f"[{completion.model}: {completion.completion_tokens} tokens, {completion.finish_reason}, "
-        f"first after {completion.ttft_ms:.0f} ms" + (f", then {rate:.1f} tokens/s]" if rate else "]")
+        f"[{answer.model}: {answer.usage.completion_tokens} tokens, {reasons}, "
+        f"first after {first:.0f} ms" + (f", then {rate:.1f} tokens/s]" if rate else "]")
     )

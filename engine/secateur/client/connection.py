@@ -1,66 +1,142 @@
-"""A connection to a server, and why a call over it failed."""
+"""A connection to a server: it sends calls, again where that is safe and useful."""
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import grpc
-from grpc_status import rpc_status
+from google.protobuf import descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
 
-from secateur.errors import SecateurError
+from secateur.client.call import Call
+from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
+from secateur.client.failures import CallFailed
+from secateur.client.retries import Attempts
 
-MAX_MESSAGE_BYTES = 64 * 2**20
-TIMEOUT_SECONDS = 600.0
-# Statuses that the user can do something about: another request, or starting the server.
-USER_ERRORS = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
+__all__ = ["TIMEOUT_SECONDS", "CallFailed", "Connection"]
+
+T = TypeVar("T")
 
 
-class CallFailed(SecateurError):
-    """The server answered with an error, or there is none.
+class Link:
+    """What both kinds of connection share: an endpoint, a channel to it, and its methods."""
 
-    Attributes:
-        code: the gRPC status code.
-        details: the messages of its google.rpc.Status.
-    """
+    channel: Any
 
-    def __init__(self, target: str, error: grpc.RpcError) -> None:
-        self.code: grpc.StatusCode = error.code()
-        status = rpc_status.from_call(error)
-        self.details = list(status.details) if status else []
-        self.exit_status = 2 if self.code in USER_ERRORS else 1
-        message = " ".join((error.details() or "").split())
-        if self.code is grpc.StatusCode.UNAVAILABLE and status is None:
-            message = f"no server answers there ({message[:200]})"
-        super().__init__(f"{target}: {self.code.name}: {message}")
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._methods: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def target(self) -> str:
+        """Where the server is."""
+        return self.endpoint.target
+
+    def _open(self, grpc_: Any) -> Any:
+        """Return a channel of ``grpc`` or ``grpc.aio``."""
+        options = self.endpoint.channel_options()
+        if self.endpoint.encrypted:
+            return grpc_.secure_channel(self.target, self.endpoint.credentials(), options)
+        return grpc_.insecure_channel(self.target, options)
+
+    def _send(self, call: Call[Any], request: Any, seconds: float) -> Any:
+        if call.method not in self._methods:
+            self._methods[call.method] = _method_of(self.channel, call.method)
+        return self._methods[call.method](request, timeout=seconds, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return {"metadata": self.endpoint.metadata, "wait_for_ready": self.endpoint.wait_for_ready or None}
+
+    def _attempts(self, call: Call[Any]) -> Attempts:
+        timeout = self.endpoint.timeout if call.timeout is None else call.timeout
+        return Attempts(self.endpoint.retries, call.method, timeout)
+
+    def _wait_after(self, error: grpc.RpcError, attempts: Attempts, delivered: bool = False) -> float:
+        """Return how long to wait before the next attempt; raise `CallFailed` if there is to be none."""
+        failure = CallFailed(self.target, error)
+        wait = None if delivered else attempts.wait_after(failure)
+        if wait is None:
+            raise failure from error
+        return wait
 
 
-class Connection:
-    """A channel and the deadline of the calls over it; every call raises `CallFailed` when it fails.
+class Connection(Link):
+    """A channel; every method raises `CallFailed` when its call does."""
 
-    Args:
-        target: ``HOST:PORT`` or ``unix:PATH``.
-        timeout: deadline of each call, in seconds.
-    """
-
-    def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS) -> None:
-        self.target = target
-        self.timeout = timeout
-        self.channel = grpc.insecure_channel(
-            target, options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-        )
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self.channel = self._open(grpc)
 
     def close(self) -> None:
         """Hang up; calls in flight are cancelled."""
         self.channel.close()
 
-    def call(self, method: Any, request: Any) -> Any:
+    def run(self, call: Call[T]) -> T:
         """Return the answer of a unary method."""
+        return call.read(self._unary(call, call.request))
+
+    def run_pages(self, call: Call[list[T]]) -> list[T]:
+        """Return the answers of a List method, of all pages from the request's on."""
+        found: list[T] = []
+        request: Any = call.request
+        while request is not None:
+            page = self._unary(call, request)
+            found.extend(call.read(page))
+            request = next_page(request, page)
+        return found
+
+    def stream(self, call: Call[T]) -> Iterator[T]:
+        """Yield the answers of a streaming method; closing the iterator cancels the call."""
+        attempts, delivered = self._attempts(call), False
+        while True:
+            answers = self._send(call, call.request, attempts.seconds_left())
+            try:
+                for answer in answers:
+                    delivered = True
+                    yield call.read(answer)
+                return
+            except grpc.RpcError as error:
+                wait = self._wait_after(error, attempts, delivered)
+            finally:
+                answers.cancel()
+            time.sleep(wait)
+
+    def call(self, method: Any, request: Any) -> Any:
+        """Return the answer of a unary method of a generated stub; `run` is better: it retries."""
         try:
-            return method(request, timeout=self.timeout)
+            return method(request, timeout=self.endpoint.timeout, **self._options())
         except grpc.RpcError as error:
             raise CallFailed(self.target, error) from error
+
+    def _unary(self, call: Call[Any], request: Any) -> Any:
+        attempts = self._attempts(call)
+        while True:
+            try:
+                return self._send(call, request, attempts.seconds_left())
+            except grpc.RpcError as error:
+                wait = self._wait_after(error, attempts)
+            time.sleep(wait)
+
+
+def next_page(request: Any, page: Any) -> Any:
+    """Return the request of the page after this one, or None if it was the last."""
+    if not page.next_page_token:
+        return None
+    following = type(request)()
+    following.CopyFrom(request)
+    following.page_token = page.next_page_token
+    return following
+
+
+def _method_of(channel: Any, name: str) -> Callable[..., Any]:
+    """Return a method of a channel, of either kind, by its full name ``PACKAGE.SERVICE.METHOD``."""
+    method = descriptor_pool.Default().FindMethodByName(name)
+    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+    opened: Callable[..., Any] = kind(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=GetMessageClass(method.input_type).SerializeToString,
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+    return opened

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from secateur.client.connection import Connection
-from secateur.v1 import models_pb2, models_pb2_grpc
+from secateur.client.call import AsyncSurface, Call, Surface, later, later_pages, now, now_pages
+from secateur.v1 import models_pb2
+
+SERVICE = "secateur.v1.ModelService"
 
 
-class Models:
+def list_models() -> Call[list[models_pb2.Model]]:
+    """Return all models of the server and their counters."""
+    return Call(f"{SERVICE}.ListModels", models_pb2.ListModelsRequest(), lambda page: page.models)
+
+
+def get_model(name: str) -> Call[models_pb2.Model]:
+    """Return one model and its counters."""
+    request = models_pb2.GetModelRequest(name=name)
+    return Call(f"{SERVICE}.GetModel", request, lambda answer: answer.model)
+
+
+class Models(Surface):
     """Calls of ``secateur.v1.ModelService``."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._stub = models_pb2_grpc.ModelServiceStub(connection.channel)
+    list = now_pages(list_models)
+    get = now(get_model)
 
-    def list(self) -> list[models_pb2.Model]:
-        """Return all models of the server and their counters."""
-        models: list[models_pb2.Model] = []
-        token = ""
-        while True:
-            page = self._connection.call(
-                self._stub.ListModels, models_pb2.ListModelsRequest(page_token=token)
-            )
-            models.extend(page.models)
-            token = page.next_page_token
-            if not token:
-                return models
 
-    def get(self, name: str) -> models_pb2.Model:
-        """Return one model and its counters."""
-        request = models_pb2.GetModelRequest(name=name)
-        return self._connection.call(self._stub.GetModel, request).model
+class AsyncModels(AsyncSurface):
+    """The same, to be awaited."""
+
+    list = later_pages(list_models)
+    get = later(get_model)

@@ -24,7 +24,8 @@ def test_served_logprobs_are_those_of_transformers(
 
     cls = AutoModelForCausalLM if model == "stock" else SecateurForCausalLM
     reference = cls.from_pretrained(folders[model], dtype=torch.float32).eval()
-    token_ids, logprobs = client.score(model, "It was a bright cold day in April, and " * 6)
+    score = client.score(model, "It was a bright cold day in April, and " * 6)
+    token_ids, logprobs = score.token_ids, score.logprobs
     assert len(logprobs) == len(token_ids) - 1 > 60
     ids = torch.tensor([token_ids])
     expected = reference(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
@@ -33,8 +34,8 @@ def test_served_logprobs_are_those_of_transformers(
 
 
 def test_score_of_tokens_is_score_of_text(client: Client) -> None:
-    token_ids, logprobs = client.score("llama", "a bright cold day")
-    assert client.score("llama", token_ids) == (token_ids, logprobs)
+    score = client.score("llama", "a bright cold day")
+    assert client.score("llama", score.token_ids) == score
 
 
 @pytest.mark.parametrize("text", ["", [5], [5] * 512, [5, 300]])

@@ -47,7 +47,7 @@ def test_counters_add_up(client: Client) -> None:
     before = client.models.get("qwen2").counters
     answer = client.complete("qwen2", "one two", max_tokens=6, ignore_eos=True)
     after = client.models.get("qwen2").counters
-    assert after.prompt_tokens - before.prompt_tokens == answer.prompt_tokens
+    assert after.prompt_tokens - before.prompt_tokens == answer.usage.prompt_tokens
     assert after.generated_tokens - before.generated_tokens == 6
     assert after.finished_requests - before.finished_requests == 1
     assert after.aborted_requests == before.aborted_requests

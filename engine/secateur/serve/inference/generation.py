@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from secateur.serve.failures import unavailable
 from secateur.serve.inference.prompt import Prompt
 from secateur.serve.inference.sampling import Sampling
-from secateur.serve.models.pool import Request, ServedModel
+from secateur.serve.models.version import Request, ServedModel
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -65,7 +65,7 @@ class Piece(NamedTuple):
         summary: in the last piece of all, else None.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides the method of tuples
     text: str
     token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprobs] = ()

@@ -17,7 +17,7 @@ from secateur.serve.inference.generation import (
 from secateur.serve.inference.prompt import Message, Prompt
 from secateur.serve.inference.sampling import Sampling
 from secateur.serve.inference.scoring import Score
-from secateur.serve.models.pool import ServedModel
+from secateur.serve.models.version import ServedModel
 from secateur.v1 import inference_pb2
 
 FINISH_REASONS = {

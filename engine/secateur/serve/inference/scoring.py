@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from secateur.serve.engine.engine import Engine
 from secateur.serve.inference.prompt import Prompt
-from secateur.serve.models.pool import ServedModel
+from secateur.serve.models.version import ServedModel
 
 LEAST_TOKENS = 2
 

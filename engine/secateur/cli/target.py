@@ -1,0 +1,117 @@
+"""Which server a command talks to, and how: the options that all such commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secateur.cli.interrupts import importing
+from secateur.errors import BadInput
+
+if TYPE_CHECKING:
+    from secateur.client import Client
+
+PANEL = "Server"
+
+Target = Annotated[
+    str, typer.Option(help="Where the server is.", envvar="SECATEUR_TARGET", rich_help_panel=PANEL)
+]
+Tls = Annotated[
+    bool, typer.Option("--tls", help="Encrypt, trusting the system's authorities.", rich_help_panel=PANEL)
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(help="Encrypt, trusting the authorities in this PEM file.", rich_help_panel=PANEL),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(help="Show this certificate (PEM) to the server.", rich_help_panel=PANEL)
+]
+TlsKey = Annotated[Path | None, typer.Option(help="Private key of --tls-cert (PEM).", rich_help_panel=PANEL)]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        help="Bearer token; other users can see a command line, so better in the variable or a file.",
+        envvar="SECATEUR_TOKEN",
+        show_envvar=True,
+        rich_help_panel=PANEL,
+    ),
+]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="File with the bearer token; - is stdin.", rich_help_panel=PANEL)
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure", help="Send the token unencrypted, even to another machine.", rich_help_panel=PANEL
+    ),
+]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for a server that is not there yet.", rich_help_panel=PANEL)
+]
+Timeout = Annotated[
+    float, typer.Option(help="Give up after this many seconds.", min=0.001, rich_help_panel=PANEL)
+]
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = 600.0
+# The client's names of options, and the user's.
+OPTIONS = {
+    "ca": "--tls-ca",
+    "cert": "--tls-cert",
+    "key": "--tls-key",
+    "token": "--token",
+    "timeout": "--timeout",
+}
+
+
+def connect(
+    target: str,
+    timeout: float = DEFAULT_TIMEOUT,
+    *,
+    tls: bool = False,
+    tls_ca: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    token: str | None = None,
+    token_file: Path | None = None,
+    insecure: bool = False,
+    wait: bool = False,
+) -> Client:
+    """Return a client of the server that the options name.
+
+    Raises:
+        BadInput: they do not fit together, or a file cannot be read.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    with importing():
+        from secateur.client import Client
+
+    try:
+        return Client(
+            target,
+            timeout,
+            tls=tls,
+            ca=tls_ca,
+            cert=tls_cert,
+            key=tls_key,
+            token=_token(token, token_file),
+            insecure=insecure,
+            wait_for_ready=wait,
+        )
+    except BadInput as error:
+        raise BadInput(OPTIONS.get(error.field, error.field), error.given, error.allowed) from error
+
+
+def _token(token: str | None, file: Path | None) -> str | None:
+    if file is None:
+        return token
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not ASCII"
+        raise BadInput("--token-file", file, f"cannot be read: {why}") from error
+    return text.strip()

@@ -1,0 +1,322 @@
+"""Generate, score, tokenize: what is sent, and the values that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from secateur.client.call import Call
+from secateur.v1 import inference_pb2
+
+SERVICE = "secateur.v1.InferenceService"
+FINISH_REASONS = {
+    inference_pb2.FINISH_REASON_STOP: "stop",
+    inference_pb2.FINISH_REASON_LENGTH: "length",
+    inference_pb2.FINISH_REASON_ABORT: "abort",
+}
+Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+"""Text, token ids, or a conversation of ``{"role": ..., "content": ...}``."""
+
+
+class Sampling(TypedDict, total=False):
+    """Fields of ``SamplingParameters`` (inference.proto says what they mean); None = not given."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    max_tokens: int | None
+    min_tokens: int | None
+    stop: Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    seed: int | None
+    ignore_eos: bool | None
+    logprobs: int | None
+    stream_interval: int | None
+    n: int | None
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probability of a chosen token, and of the likeliest ones by their ids, likeliest first."""
+
+    token_id: int
+    logprob: float
+    top: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request: of its prompt, of all completions, and of the prompt those still in the cache."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went, as seen by the engine."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one message of a stream brought.
+
+    Attributes:
+        text: new text; may be empty.
+        token_ids: new tokens.
+        seconds: since the request was sent.
+        response: the message itself; its last one has usage and the engine's timings.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    seconds: float
+    response: inference_pb2.StreamGenerateResponse = field(repr=False)
+
+    @property
+    def index(self) -> int:
+        """Which completion grew."""
+        return self.response.index
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the completion ended; None while it goes on."""
+        return FINISH_REASONS.get(self.response.finish_reason)
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """One per token, if asked for."""
+        return read_logprobs(self.response.logprobs)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One whole continuation.
+
+    Attributes:
+        index: its place among the completions of the request.
+        finish_reason: ``stop``, ``length``, or ``abort`` if the server ended it.
+        stop_match: the stop text, or the id of the stop token, that ended it; else empty.
+        logprobs: one per token, if asked for.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    stop_match: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All completions of a prompt; `text`, `token_ids` and `finish_reason` are those of the first.
+
+    Attributes:
+        timings: as seen by the engine; None if it said nothing.
+        seconds: from sending the request to the end.
+        ttft_ms: from sending the request to the first token; None unless it was streamed.
+        tokens_per_second: of the tokens after the first message; None unless streamed, or if there were
+            none.
+    """
+
+    model: str
+    model_version: str
+    completions: tuple[Completion, ...]
+    usage: Usage
+    timings: Timings | None
+    seconds: float
+    ttft_ms: float | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Of the first completion."""
+        return self.completions[0].text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """Of the first completion."""
+        return self.completions[0].token_ids
+
+    @property
+    def finish_reason(self) -> str:
+        """Of the first completion."""
+        return self.completions[0].finish_reason
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Answer:
+        """Put together what a stream brought; at least one event."""
+        received = list(events)
+        last = received[-1].response
+        timed = [event for event in received if event.token_ids] or received[-1:]
+        first, final = timed[0], timed[-1]
+        later = sum(len(event.token_ids) for event in timed[1:])
+        return cls(
+            model=last.model,
+            model_version=last.model_version,
+            completions=tuple(
+                _put_together(index, [event for event in received if event.index == index])
+                for index in sorted({event.index for event in received})
+            ),
+            usage=_usage(last.usage),
+            timings=_timings(last),
+            seconds=received[-1].seconds,
+            ttft_ms=first.seconds * 1e3,
+            tokens_per_second=later / (final.seconds - first.seconds) if later else None,
+        )
+
+    @classmethod
+    def read(cls, response: inference_pb2.GenerateResponse, seconds: float) -> Answer:
+        """Read the answer that came as one message, after so many seconds."""
+        return cls(
+            model=response.model,
+            model_version=response.model_version,
+            completions=tuple(
+                Completion(
+                    index=one.index,
+                    text=one.text,
+                    token_ids=tuple(one.token_ids),
+                    finish_reason=FINISH_REASONS.get(one.finish_reason, "unknown"),
+                    stop_match=one.stop_match,
+                    logprobs=read_logprobs(one.logprobs),
+                )
+                for one in response.completions
+            ),
+            usage=_usage(response.usage),
+            timings=_timings(response),
+            seconds=seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a text.
+
+    Attributes:
+        token_ids: of the text.
+        logprobs: of each token but the first, given those before it.
+        perplexity: exp of minus their mean.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    perplexity: float
+
+
+def streamed(
+    model: str, prompt: Prompt, version: str, priority: int, timeout: float | None, sampling: Sampling
+) -> Call[inference_pb2.StreamGenerateResponse]:
+    """Return the call that generates, message by message."""
+    return Call(
+        f"{SERVICE}.StreamGenerate", _generation(model, prompt, version, priority, sampling), timeout=timeout
+    )
+
+
+def whole(
+    model: str, prompt: Prompt, version: str, priority: int, timeout: float | None, sampling: Sampling
+) -> Call[inference_pb2.GenerateResponse]:
+    """Return the call that generates, in one message."""
+    return Call(
+        f"{SERVICE}.Generate", _generation(model, prompt, version, priority, sampling), timeout=timeout
+    )
+
+
+def score(model: str, text: str | Sequence[int], *, version: str = "") -> Call[Score]:
+    """Return the log-probability of each token of a text, or of token ids."""
+    several = score_all(model, [text], version=version)
+    return Call(several.method, several.request, lambda answer: several.read(answer)[0])
+
+
+def score_all(model: str, texts: Sequence[str | Sequence[int]], *, version: str = "") -> Call[list[Score]]:
+    """Return the scores of several texts, in their order; the server computes them side by side."""
+    inputs = [inference_pb2.ScoreInput(**_prompt(text)) for text in texts]
+    request = inference_pb2.ScoreRequest(model=model, model_version=version, inputs=inputs)
+    return Call(f"{SERVICE}.Score", request, _scores)
+
+
+def tokenize(model: str, prompt: Prompt, *, version: str = "") -> Call[list[int]]:
+    """Return the token ids that `generate` would see for a text or a conversation."""
+    request = inference_pb2.TokenizeRequest(model=model, model_version=version, **_prompt(prompt))
+    return Call(f"{SERVICE}.Tokenize", request, lambda answer: list(answer.token_ids))
+
+
+def detokenize(
+    model: str, token_ids: Sequence[int], *, version: str = "", skip_special_tokens: bool = False
+) -> Call[str]:
+    """Return the text of token ids."""
+    request = inference_pb2.DetokenizeRequest(
+        model=model, model_version=version, token_ids=token_ids, skip_special_tokens=skip_special_tokens
+    )
+    return Call(f"{SERVICE}.Detokenize", request, lambda answer: answer.text)
+
+
+def read_logprobs(logprobs: Iterable[inference_pb2.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
+    """Return the values of messages."""
+    return tuple(
+        TokenLogprobs(one.token_id, one.logprob, {top.token_id: top.logprob for top in one.top})
+        for one in logprobs
+    )
+
+
+def _generation(
+    model: str, prompt: Prompt, version: str, priority: int, sampling: Sampling
+) -> inference_pb2.GenerateRequest:
+    unknown = set(sampling) - set(Sampling.__annotations__)
+    if unknown:
+        raise TypeError(f"no such sampling parameter: {', '.join(sorted(unknown))}")
+    given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
+    return inference_pb2.GenerateRequest(
+        model=model,
+        model_version=version,
+        priority=priority,
+        sampling=inference_pb2.SamplingParameters(**given),
+        **_prompt(prompt),
+    )
+
+
+def _put_together(index: int, events: Sequence[Event]) -> Completion:
+    last = events[-1]
+    return Completion(
+        index=index,
+        text="".join(event.text for event in events),
+        token_ids=tuple(token for event in events for token in event.token_ids),
+        finish_reason=last.finish_reason or "unknown",
+        stop_match=last.response.stop_match,
+        logprobs=tuple(one for event in events for one in event.logprobs),
+    )
+
+
+def _scores(answer: inference_pb2.ScoreResponse) -> list[Score]:
+    return [Score(tuple(one.token_ids), tuple(one.logprobs), one.perplexity) for one in answer.scores]
+
+
+def _usage(usage: inference_pb2.Usage) -> Usage:
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
+
+
+def _timings(
+    response: inference_pb2.GenerateResponse | inference_pb2.StreamGenerateResponse,
+) -> Timings | None:
+    if not response.HasField("timings"):
+        return None
+    return Timings(response.timings.queue_ms, response.timings.prefill_ms, response.timings.decode_ms)
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    if isinstance(prompt, str):
+        return {"text": prompt}
+    if prompt and isinstance(prompt[0], Mapping):
+        messages = [inference_pb2.ChatMessage(role=m["role"], content=m["content"]) for m in prompt]  # type: ignore[index]
+        return {"chat": inference_pb2.Chat(messages=messages)}
+    return {"token_ids": inference_pb2.TokenIds(ids=prompt)}  # type: ignore[arg-type]

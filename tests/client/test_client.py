@@ -1,0 +1,199 @@
+"""Both clients: one surface, deadlines, cancellation, encryption and tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import pytest
+
+from secateur.client import Answer, AsyncClient, CallFailed, Client, Event
+from secateur.client.inference import Sampling
+from secateur.client.models import AsyncModels, Models
+from secateur.errors import BadInput
+from secateur.v1 import inference_pb2
+from tests.client.conftest import WORDS, Certificate, Script
+
+Start = Callable[..., tuple[Script, str]]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize(("cls", "twin"), [(Client, AsyncClient), (Models, AsyncModels)])
+def test_both_have_the_same_surface(cls: type, twin: type) -> None:
+    def surface(of: type) -> dict[str, list[str]]:
+        methods = inspect.getmembers(of, inspect.isfunction)
+        return {
+            name: list(inspect.signature(f).parameters) for name, f in methods if not name.startswith("_")
+        }
+
+    assert surface(cls) == surface(twin)
+    for name, method in inspect.getmembers(cls, inspect.isfunction):
+        if not name.startswith("_"):
+            assert method.__doc__ and getattr(twin, name).__doc__, name
+
+
+def test_every_sampling_parameter_can_be_given() -> None:
+    fields = inference_pb2.SamplingParameters.DESCRIPTOR.fields_by_name
+    assert set(Sampling.__annotations__) == set(fields)
+
+
+def test_what_is_sent(start: Start) -> None:
+    script, target = start()
+    with Client(target) as client:
+        client.complete("m", [1, 2], version="7", priority=5, n=2, stop=["."], temperature=None)
+        with pytest.raises(TypeError, match="no such sampling parameter: heat"):
+            client.complete("m", "x", heat=1)  # type: ignore[call-arg]
+    request = script.requests[0]
+    assert (request.model, request.model_version, request.priority) == ("m", "7", 5)
+    assert list(request.token_ids.ids) == [1, 2]
+    assert request.sampling == inference_pb2.SamplingParameters(n=2, stop=["."])
+
+
+def test_streams_and_whole_answers_are_read_alike(start: Start) -> None:
+    _, target = start()
+    with Client(target) as client:
+        events = list(client.generate("m", "x"))
+        whole = client.complete("m", "x")
+    streamed = Answer.of(events)
+    assert [event.text for event in events] == list(WORDS)
+    assert [event.finish_reason for event in events] == [None, None, "length"]
+    assert streamed.text == whole.text == "".join(WORDS)
+    assert (whole.model, whole.model_version, whole.finish_reason) == ("m", "3", "length")
+    assert whole.ttft_ms is None and (streamed.ttft_ms or 0) > 0
+    assert streamed.seconds >= events[-1].seconds > 0
+
+
+def test_completions_of_a_stream_are_told_apart() -> None:
+    def event(index: int, text: str, token: int, reason: int = 0) -> Event:
+        response = inference_pb2.StreamGenerateResponse(
+            index=index, text_delta=text, token_ids=[token], finish_reason=reason
+        )
+        return Event(text, (token,), 0.1 * token, response)
+
+    answer = Answer.of([event(1, "a", 1), event(0, "b", 2), event(1, "c", 3, 1), event(0, "d", 4, 2)])
+    assert [(one.text, one.token_ids, one.finish_reason) for one in answer.completions] == [
+        ("bd", (2, 4), "length"),
+        ("ac", (1, 3), "stop"),
+    ]
+
+
+def test_lists_come_in_pages(start: Start) -> None:
+    _, target = start()
+
+    async def names() -> list[str]:
+        async with AsyncClient(target) as client:
+            return [model.name for model in await client.models.list()]
+
+    with Client(target) as client:
+        assert [model.name for model in client.models.list()] == ["a", "b", "c"]
+    assert asyncio.run(names()) == ["a", "b", "c"]
+
+
+def test_leaving_the_loop_cancels(start: Start) -> None:
+    script, target = start()
+    script.endless = True
+    with Client(target) as client:
+        for _ in zip(range(3), client.generate("m", "x"), strict=False):
+            pass
+        assert eventually(lambda: script.ended == 1)
+
+
+def test_leaving_the_loop_cancels_asynchronously(start: Start) -> None:
+    script, target = start()
+    script.endless = True
+
+    async def leave() -> None:
+        async with AsyncClient(target) as client:
+            async with aclosing(client.generate("m", "x")) as events:
+                async for event in events:
+                    if event.finish_reason:
+                        break
+            assert await asyncio.to_thread(eventually, lambda: script.ended == 1)
+
+    asyncio.run(leave())
+
+
+@pytest.mark.parametrize("timeouts", [{"timeout": 0.3}, {}])
+def test_deadlines_of_the_client_and_of_a_call(start: Start, timeouts: dict[str, float]) -> None:
+    script, target = start()
+    script.endless = True
+    with Client(target, **timeouts) as client, pytest.raises(CallFailed) as failure:
+        list(client.generate("m", "x", timeout=None if timeouts else 0.3))
+    assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert script.calls[0][2] < 0.31
+
+
+def test_tokens_are_sent(start: Start) -> None:
+    script, target = start()
+    with Client(target, token="s3cret") as client:
+        client.complete("m", "x")
+        list(client.generate("m", "x"))
+    assert [metadata["authorization"] for metadata, _, _ in script.calls] == ["Bearer s3cret"] * 2
+
+
+def test_tls(start: Start, certify: Callable[[str], Certificate]) -> None:
+    server, stranger = certify("server"), certify("stranger")
+    _, target = start(grpc.ssl_server_credentials([server.pair]))
+
+    async def ask() -> str:
+        async with AsyncClient(target, ca=server.cert) as client:
+            return (await client.complete("m", "x")).text
+
+    with Client(target, ca=str(server.cert), token="s3cret") as client:
+        assert client.complete("m", "x").text == "".join(WORDS)
+    assert asyncio.run(ask()) == "".join(WORDS)
+    with (
+        Client(target, ca=stranger.cert, timeout=5) as client,
+        pytest.raises(CallFailed, match="UNAVAILABLE"),
+    ):
+        client.complete("m", "x")
+
+
+def test_mutual_tls(start: Start, certify: Callable[[str], Certificate]) -> None:
+    server, friend, stranger = map(certify, ("server", "friend", "stranger"))
+    _, target = start(
+        grpc.ssl_server_credentials(
+            [server.pair], root_certificates=friend.cert.read_bytes(), require_client_auth=True
+        )
+    )
+    with Client(target, ca=server.cert, cert=friend.cert, key=friend.key) as client:
+        assert client.complete("m", "x").text == "".join(WORDS)
+    for options in ({}, {"cert": stranger.cert, "key": stranger.key}):
+        with Client(target, ca=server.cert, timeout=5, **options) as client, pytest.raises(CallFailed):
+            client.complete("m", "x")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"cert": "a.pem"}, "cert: got a.pem: a certificate and its key go together: give key"),
+        ({"key": "a.pem"}, "go together: give cert"),
+        ({"ca": "/no/such.pem"}, "ca: got /no/such.pem: cannot be read: No such file"),
+        ({"timeout": 0}, "timeout: got 0: more than 0 seconds"),
+        ({"token": "s3cret"}, "token: got example.org:1: would travel unencrypted"),
+        ({"token": "a\nb", "tls": True}, "token: got one with other characters: printable ASCII"),
+    ],
+)
+def test_options_that_cannot_work(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BadInput, match=complaint):
+        Client("example.org:1", **options)
+
+
+def test_the_clients_import_neither_torch_nor_vllm() -> None:
+    check = (
+        "import sys, secateur.client; sys.exit(bool({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
