@@ -18,6 +18,7 @@ from google.rpc import code_pb2
 from grpc_reflection.v1alpha import reflection
 
 from secateur.serve.failures import Refused
+from secateur.serve.guard.interceptor import Guard
 from secateur.serve.jobs.jobs import SERVICES, Jobs
 from secateur.serve.jobs.supervisor import JobOptions
 from secateur.serve.state import open_state
@@ -55,7 +56,7 @@ async def serve(state_dir: Path, root: Path, model: Path) -> None:
     models = Models(model, state_dir / "activations.txt")
     options = JobOptions(back_off_seconds=0.2, nice=0)
     jobs = Jobs(open_state(url), url, state_dir / "jobs", models, (root,), options)
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[Guard()])
     jobs.add_to(server)
     reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port("127.0.0.1:0")

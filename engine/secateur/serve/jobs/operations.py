@@ -10,7 +10,7 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
-from secateur.serve.failures import Violation, invalid, reported
+from secateur.serve.failures import Violation, invalid
 from secateur.serve.jobs.names import parse_operation, parse_page
 from secateur.serve.jobs.store import Store
 from secateur.serve.jobs.supervisor import Supervisor
@@ -32,7 +32,6 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
         """End all waits: they answer what there is."""
         self._closing.set()
 
-    @reported
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.ListOperationsResponse:
@@ -48,14 +47,12 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
             next_page_token=str(rows[size - 1][1].number) if len(rows) > size else "",
         )
 
-    @reported
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         """Return one operation."""
         return await self._operation(request.name)
 
-    @reported
     async def WaitOperation(
         self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
@@ -73,7 +70,6 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
             operation = await self._operation(request.name)
         return operation
 
-    @reported
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
@@ -86,7 +82,6 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
             self._supervisor.cancel(row.number)
         return empty_pb2.Empty()
 
-    @reported
     async def DeleteOperation(
         self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:

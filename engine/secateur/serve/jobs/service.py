@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import grpc
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, json_format
 
-from secateur.serve.failures import Violation, invalid, reported, unavailable
+from secateur.serve.failures import Violation, invalid, unavailable
 from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.names import ID, parse_job, parse_page
 from secateur.serve.jobs.specification import options_of, to_json
@@ -52,7 +52,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         """End all watches: whoever watches may go on at another server, or at this one when it is back."""
         self._closing.set()
 
-    @reported
     async def CreatePruneJob(
         self, request: prune_pb2.CreatePruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
@@ -65,14 +64,12 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
                 job.ClearField(field)
         return job
 
-    @reported
     async def GetPruneJob(
         self, request: prune_pb2.GetPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
         """Return one job."""
         return self._message(await asyncio.to_thread(self._store.find, parse_job(request.name)))
 
-    @reported
     async def ListPruneJobs(
         self, request: prune_pb2.ListPruneJobsRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.ListPruneJobsResponse:
@@ -84,7 +81,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
             next_page_token=str(rows[size - 1].number) if len(rows) > size else "",
         )
 
-    @reported
     async def DeletePruneJob(
         self, request: prune_pb2.DeletePruneJobRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
@@ -96,7 +92,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         await asyncio.to_thread(self._supervisor.sweep)
         return empty_pb2.Empty()
 
-    @reported
     async def RunPruneJob(
         self, request: prune_pb2.RunPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
@@ -108,7 +103,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         self._supervisor.look()
         return operation_message(row, run)
 
-    @reported
     async def CancelPruneJob(
         self, request: prune_pb2.CancelPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
@@ -118,10 +112,9 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         self._supervisor.cancel(row.number)
         return self._message(row)
 
-    @reported
     async def WatchPruneJob(
         self, request: prune_pb2.WatchPruneJobRequest, context: grpc.aio.ServicerContext
-    ) -> None:
+    ) -> AsyncIterator[prune_pb2.WatchPruneJobResponse]:
         """Stream the events of a job after a cursor, as they come."""
         row = await asyncio.to_thread(self._store.find, parse_job(request.name))
         cursor = request.resume_cursor
@@ -134,7 +127,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
             if not events and time.monotonic() - silent_since >= HEARTBEAT_SECONDS:
                 events = [_heartbeat(row, cursor)]
             for event in events:
-                await context.write(prune_pb2.WatchPruneJobResponse(event=event))
+                yield prune_pb2.WatchPruneJobResponse(event=event)
                 cursor, silent_since = event.sequence, time.monotonic()
             if row.state in OVER and cursor == row.sequence:
                 return
