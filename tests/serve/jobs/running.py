@@ -52,10 +52,12 @@ class JobServer:
         self.process.send_signal(number)
         self.process.wait(20)
 
-    def runner(self, job: str) -> int:
-        """The number of a job's process, as its lock says."""
+    def runner(self, job: str) -> int | None:
+        """The number of a job's process, as its lock says; the last one's if there is none."""
         file = self.state_dir / "jobs" / job.removeprefix("pruneJobs/") / "runner.lock"
-        return int(json.loads(file.read_text())["pid"])
+        with suppress(OSError, ValueError):
+            return int(json.loads(file.read_text())["pid"])
+        return None
 
     def close(self) -> None:
         """End everything, jobs as well."""
