@@ -26,7 +26,15 @@ from secateur.client.failures import CallFailed
 
 REPEATABLE: dict[str, tuple[str, ...]] = {
     "secateur.v1.InferenceService": (),  # all of them
-    "secateur.v1.ModelService": ("ListModels", "GetModel"),
+    "secateur.v1.ModelService": (
+        "ListModels",
+        "GetModel",
+        "GetModelVersion",
+        "LoadModelVersion",  # joins what goes on, and adds no checkpoint twice
+        "ActivateModelVersion",
+        "UnloadModelVersion",
+        "SetAlias",
+    ),
     # A job is made, or run, once: our client gives every such request an id.
     "secateur.v1.PruneService": (
         "ListPruneJobs",

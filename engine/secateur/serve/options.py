@@ -39,6 +39,7 @@ class EngineOptions:
             trained for, or less if its keys and values would not fit.
         max_sequences: most requests computed at the same time.
         max_queued: most requests held, computed or waiting; more are refused.
+        max_queued_tokens: most prompt tokens held that wait to be computed; None = any number.
         kv_cache_bytes: room for keys and values; None = a share of the memory there is.
         threads: CPU threads per engine; None = a share of the cores there are. Ignored on a GPU.
         compiled: compile the model (torch.compile); None = on a GPU only. On a CPU it costs a minute at
@@ -51,6 +52,7 @@ class EngineOptions:
     max_model_len: int | None = None
     max_sequences: int = 64
     max_queued: int = 1024
+    max_queued_tokens: int | None = None
     kv_cache_bytes: int | None = None
     threads: int | None = None
     compiled: bool | None = None
@@ -64,6 +66,7 @@ class EngineOptions:
             ("--max-model-len", self.max_model_len, 2),
             ("--max-sequences", self.max_sequences, 1),
             ("--max-queued", self.max_queued, 1),
+            ("--max-queued-tokens", self.max_queued_tokens, 1),
             ("--kv-cache-memory", self.kv_cache_bytes, 2**20),
             ("--threads", self.threads, 1),
         ):
@@ -204,7 +207,8 @@ class ServeOptions:
         lame_duck_seconds: how long new calls are still answered after the first Ctrl-C or SIGTERM, while
             health says NOT_SERVING and load balancers take note; None = 3 where other machines can reach
             the server, else 0.
-        drain_seconds: how long running requests may go on after that.
+        drain_seconds: how long running requests may go on after that, and those of an unloaded version.
+        keep_seconds: how long a version that was replaced stays loaded for a rollback.
     """
 
     models: tuple[ModelSpec, ...]
@@ -223,6 +227,7 @@ class ServeOptions:
     observe: ObserveOptions = ObserveOptions()
     lame_duck_seconds: float | None = None
     drain_seconds: float = 30.0
+    keep_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         consent = self.insecure or self.tls is not None
@@ -246,6 +251,7 @@ class ServeOptions:
         for option, seconds in (
             ("--drain-seconds", self.drain_seconds),
             ("--lame-duck-seconds", self.lame_duck_seconds),
+            ("--keep-seconds", self.keep_seconds),
         ):
             if seconds is not None and not 0 <= seconds <= 86400:
                 raise BadInput(option, seconds, "0 to 86400")

@@ -59,6 +59,13 @@ class JobServer:
             return int(json.loads(file.read_text())["pid"])
         return None
 
+    def kill_runner(self, job: str) -> int:
+        """Kill a job's process with SIGKILL; returns its number."""
+        pid = self.runner(job)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
     def close(self) -> None:
         """End everything, jobs as well."""
         for client in self._clients:

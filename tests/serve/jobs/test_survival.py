@@ -7,7 +7,6 @@ fails with its reason.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -90,7 +89,7 @@ def test_the_process_is_killed(job_server: JobServer, jobs: Client) -> None:
     """It is started again and goes on."""
     name = begin(jobs)
     until(lambda: evaluated(jobs, name) > 10)
-    os.kill(job_server.runner(name) or 0, signal.SIGKILL)
+    job_server.kill_runner(name)
     events = list(jobs.jobs.watch(name))
     require_whole(events)
     assert states(events) == ["CREATED", "QUEUED", "RUNNING", "RETRYING", "RUNNING"]
@@ -107,7 +106,7 @@ def test_both_are_killed(server: JobServer) -> None:
     name = begin(client)
     until(lambda: evaluated(client, name) > 10)
     server.kill()
-    os.kill(server.runner(name) or 0, signal.SIGKILL)
+    server.kill_runner(name)
     client = server.start()
     events = list(client.jobs.watch(name))
     require_whole(events)
@@ -121,10 +120,7 @@ def test_a_process_that_keeps_dying(job_server: JobServer, jobs: Client) -> None
     killed: set[int] = set()
     while len(killed) < 3:
         until(lambda: job_server.runner(name) not in {None, *killed})
-        pid = job_server.runner(name)
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        killed.add(pid)
+        killed.add(job_server.kill_runner(name))
     ended = jobs.jobs.wait(name)
     assert ended.error.message.startswith("its process died 3 times, last: killed by SIGKILL")
     assert state(jobs, name) == "FAILED"

@@ -7,6 +7,7 @@ detokenises and routes.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 import uuid
@@ -20,6 +21,7 @@ from google.rpc import code_pb2
 
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.environment import on_cpu
+from secateur.serve.engine.load import Load
 from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.failures import Refused, Violation, invalid, unavailable
 from secateur.serve.options import EngineOptions, ModelSpec
@@ -29,27 +31,10 @@ if TYPE_CHECKING:
 
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.stats import SchedulerStats
 
 SHUTDOWN_SECONDS = 10.0
 BUSY_RETRY_SECONDS = 1.0
 DEAD_RETRY_SECONDS = 5.0
-
-
-@dataclass
-class Load:
-    """What the engine's scheduler said after its last step."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_cache_usage: float = 0.0
-
-    def record(self, scheduler_stats: SchedulerStats | None, *_: Any, **__: Any) -> None:
-        """Take over the counters; vLLM calls this after every step."""
-        if scheduler_stats is not None:
-            self.running = scheduler_stats.num_running_reqs
-            self.waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-            self.kv_cache_usage = scheduler_stats.kv_cache_usage
 
 
 @dataclass(frozen=True)
@@ -175,6 +160,25 @@ class Engine:
         later = zip(token_ids[1:], logprobs[1:], strict=True)
         return [candidates[token].logprob for token, candidates in later]
 
+    async def answer(self, token_ids: Sequence[int], length: int) -> list[tuple[int, float]]:
+        """Return the greedy continuation of a prompt: ``length`` tokens and their log-probabilities."""
+        parameters = {"max_tokens": length, "temperature": 0.0, "logprobs": 0, "ignore_eos": True}
+        answer: list[tuple[int, float]] = []
+        async with aclosing(self.generate(token_ids, {**parameters, "detokenize": False})) as outputs:
+            async for output in outputs:
+                new = output.outputs[0]
+                pairs = zip(new.token_ids, new.logprobs or (), strict=True)
+                answer += [(token, candidates[token].logprob) for token, candidates in pairs]
+        return answer
+
+    async def weight_digests(self) -> dict[str, str] | None:
+        """Return the SHA-256 of every tensor by its name; None if several processes share the model."""
+        ranks = await self._vllm.compute_weight_checksums()
+        if len(ranks) != 1:
+            return None
+        # Their names begin with the rank: "dp0:pp0:pcp0:tp0:model.embed_tokens.weight".
+        return {name.rpartition(":")[2]: digest for name, digest in ranks[0].items()}
+
     async def abort_all(self) -> None:
         """End every request at once; their streams finish with the reason ``abort``."""
         await self._vllm.abort([*self._vllm.output_processor.external_req_ids])
@@ -199,6 +203,19 @@ def import_vllm() -> None:
     except ImportError as error:
         raise BackendUnavailable(f"vLLM cannot be imported: {error}") from error
     load_general_plugins()
+
+
+def free_device_bytes() -> int:
+    """Return the memory that is free on the GPU which engines use."""
+    from vllm.third_party import pynvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
+    pynvml.nvmlInit()
+    try:
+        device = pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible.isdigit() else 0)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(device).free)
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engine:
@@ -252,6 +269,7 @@ def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[st
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
         "max_num_seqs": options.max_sequences,
         "max_num_queued_reqs": options.max_queued,
+        "max_num_queued_tokens": options.max_queued_tokens,
         "scheduling_policy": "priority",  # among equals it is first come, first served
         "enforce_eager": not compiled,
         "enable_prefix_caching": options.prefix_caching,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -26,7 +27,10 @@ class Call:
         metadata: what the client sent; of a key sent twice the last.
         peer: where it comes from, as gRPC names it.
         identities: names in the client's certificate; none without mutual TLS.
+        deadline: when the client stops waiting, by the monotonic clock; None = never.
         caller: who it is; set once that is known.
+        code: name of the status it ended with; set before the observers are left.
+        failure: what the client was told if it failed.
     """
 
     method: str
@@ -35,12 +39,25 @@ class Call:
     metadata: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
     peer: str = ""
     identities: frozenset[str] = frozenset()
+    deadline: float | None = None
     caller: Caller = ANYONE
+    code: str = "OK"
+    failure: str = ""
+
+    @property
+    def late(self) -> bool:
+        """True once the client has stopped waiting."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     @property
     def service(self) -> str:
         """Full name of the service."""
         return self.method[1:].rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Name of the method within its service."""
+        return self.method.rpartition("/")[2]
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)

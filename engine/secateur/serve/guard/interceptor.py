@@ -6,9 +6,11 @@ cancellation as they would without it. Handlers must be asynchronous.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing
 from typing import Any, NoReturn
@@ -30,7 +32,7 @@ class Guard(grpc.aio.ServerInterceptor):
     """Gives calls an id, takes them through stages, and turns every failure into a google.rpc.Status.
 
     Args:
-        observers: outermost stages; they see every call end, with `Refused` if it failed.
+        observers: outermost stages; when they are left, the call's ``code`` says how it ended.
         checks: stages that may refuse a call.
     """
 
@@ -88,13 +90,16 @@ class Guard(grpc.aio.ServerInterceptor):
                 for stage in self._checks:
                     checks.enter_context(stage(call))
                 return await _run(handler, context)
-        except grpc.aio.BaseError:
-            raise  # the client hung up or the server was stopped: gRPC knows what to do
+        except (asyncio.CancelledError, grpc.aio.BaseError):
+            # The client hung up, or the server was stopped: gRPC knows what to do.
+            call.code = "DEADLINE_EXCEEDED" if call.late else "CANCELLED"
+            raise
         except Exception as error:
             refusal = as_refusal(error)
             if refusal.code == code_pb2.INTERNAL and not isinstance(error, Refused):
                 log.exception("%s failed: a bug", call.method)
                 refusal.metadata = {"request_id": call.request_id}
+            call.code, call.failure = code_pb2.Code.Name(refusal.code), refusal.message
             raise refusal from error
 
 
@@ -149,6 +154,7 @@ async def _unknown(_: Any, context: grpc.aio.ServicerContext) -> NoReturn:
 
 def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> Call:
     metadata = tuple(context.invocation_metadata() or ())
+    remaining = context.time_remaining()
     return Call(
         method=method,
         request_id=request_id(metadata),
@@ -156,6 +162,7 @@ def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> Call:
         metadata=dict(metadata),
         peer=context.peer(),
         identities=_identities(context),
+        deadline=None if remaining is None else time.monotonic() + remaining,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from google.rpc import code_pb2
 
 from secateur.serve.failures import Refused, unavailable
-from secateur.serve.models.version import ServedModel, State
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ServedModel, State
 
 __all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "Model", "Pool", "ServedModel", "State"]
 
@@ -91,6 +91,7 @@ class Pool:
     Attributes:
         models: by name.
         aliases: alias -> name of a model.
+        opening: it is not known yet which models there are.
         changed: called whenever the state of a version changes.
     """
 
@@ -98,6 +99,7 @@ class Pool:
         self.models: dict[str, Model] = {}
         self.aliases: dict[str, str] = {}
         self.changed: Callable[[], None] = lambda: None
+        self.opening = False
         self._closing = False
         for name in names:
             model = self.models[name] = Model(name)
@@ -108,6 +110,11 @@ class Pool:
         return (version for model in self.models.values() for version in model.versions.values())
 
     @property
+    def closing(self) -> bool:
+        """True once the server is ending."""
+        return self._closing
+
+    @property
     def in_flight(self) -> int:
         """Requests being answered, over all models."""
         return sum(version.in_flight for version in self)
@@ -115,7 +122,7 @@ class Pool:
     @property
     def up(self) -> bool:
         """True if every model answers that should."""
-        return not self._closing and all(model.up for model in self.models.values())
+        return not (self._closing or self.opening) and all(model.up for model in self.models.values())
 
     def add_version(self, model: Model, version: str = "") -> ServedModel:
         """Give a model one more version; the next number if unsaid."""
@@ -149,6 +156,8 @@ class Pool:
         wanted = self.aliases.get(name or DEFAULT_ALIAS, name)
         if wanted in self.models:
             return self.models[wanted]
+        if self.opening:
+            raise unavailable("MODEL_LOADING", "the server is still loading", LOADING_RETRY_SECONDS)
         known = ", ".join(sorted({*self.models, *self.aliases}))
         message = f"no model {name!r}" if name else "no model named, and there are several"
         raise Refused(

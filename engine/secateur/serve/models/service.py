@@ -1,22 +1,42 @@
-"""secateur.v1.ModelService: which models there are, and how busy."""
+"""secateur.v1.ModelService: which models there are, how busy, and changing them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 
 from secateur.serve.failures import Violation, invalid, reported
-from secateur.serve.models.description import describe, describe_version
-from secateur.serve.models.pool import Pool
+from secateur.serve.models.checkpoint import Checkpoint
+from secateur.serve.models.deployments import Deployments, require_etag
+from secateur.serve.models.description import (
+    describe,
+    describe_checkpoint,
+    describe_plan,
+    describe_version,
+)
+from secateur.serve.models.folders import confined
+from secateur.serve.models.pool import Model, Pool
+from secateur.serve.models.version import ServedModel
 from secateur.v1 import models_pb2, models_pb2_grpc
 
 PAGE = 100
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):
-    """Describes every model of the pool."""
+    """Describes the models of a pool, and changes them.
 
-    def __init__(self, pool: Pool) -> None:
+    Args:
+        pool: what is served.
+        deployments: changes it.
+        roots: folders below which clients may name checkpoints.
+    """
+
+    def __init__(self, pool: Pool, deployments: Deployments, roots: Sequence[Path]) -> None:
         self._pool = pool
+        self._deployments = deployments
+        self._roots = [root.resolve() for root in roots]
 
     @reported
     async def ListModels(
@@ -29,7 +49,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         names = sorted(name for name in self._pool.models if name > request.page_token)
         page = names[:size]
         return models_pb2.ListModelsResponse(
-            models=[describe(self._pool.models[name], self._pool) for name in page],
+            models=[self._described(self._pool.models[name]) for name in page],
             next_page_token=page[-1] if len(names) > size else "",
         )
 
@@ -38,13 +58,108 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelResponse:
         """Return one model."""
-        return models_pb2.GetModelResponse(model=describe(self._pool.model(request.name), self._pool))
+        return models_pb2.GetModelResponse(model=self._described(self._pool.model(request.name)))
 
     @reported
     async def GetModelVersion(
         self, request: models_pb2.GetModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelVersionResponse:
         """Return one version."""
-        model = self._pool.model(request.name)
-        version = describe_version(model.find(request.version), model)
-        return models_pb2.GetModelVersionResponse(version=version)
+        version = self._pool.model(request.name).find(request.version)
+        return models_pb2.GetModelVersionResponse(version=self._described_version(version))
+
+    @reported
+    async def LoadModelVersion(
+        self, request: models_pb2.LoadModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.LoadModelVersionResponse:
+        """Load a folder as a version, or a version that there is."""
+        source = request.WhichOneof("source")
+        if source is None:
+            raise invalid(Violation("source", "give one of folder, version"))
+        if source == "version":
+            return await self._load_version(request)
+        folder = confined("folder", request.folder, self._roots)
+        if request.validate_only:
+            found, plan = await self._deployments.plan(request.name, folder)
+            if isinstance(found, Checkpoint):
+                version = models_pb2.ModelVersion(model=request.name, checkpoint=describe_checkpoint(found))
+            else:
+                version = self._described_version(found)
+            return models_pb2.LoadModelVersionResponse(version=version, plan=describe_plan(plan))
+        number = await self._deployments.load(request.name, folder)
+        loaded = self._pool.model(request.name).find(number)
+        return models_pb2.LoadModelVersionResponse(version=self._described_version(loaded))
+
+    async def _load_version(
+        self, request: models_pb2.LoadModelVersionRequest
+    ) -> models_pb2.LoadModelVersionResponse:
+        response = models_pb2.LoadModelVersionResponse()
+        if request.validate_only:
+            version = self._deployments.version(request.name, request.version)
+            response.plan.CopyFrom(describe_plan(self._deployments.plan_for(version)))
+        else:
+            version = await self._deployments.load_version(request.name, request.version)
+        response.version.CopyFrom(self._described_version(version))
+        return response
+
+    @reported
+    async def ActivateModelVersion(
+        self, request: models_pb2.ActivateModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.ActivateModelVersionResponse:
+        """Let a version answer."""
+        response = models_pb2.ActivateModelVersionResponse()
+        if request.validate_only:
+            version = self._deployments.version(request.name, request.version)
+            model = self._pool.model(request.name)
+            require_etag(model, request.etag)
+            response.plan.CopyFrom(describe_plan(self._deployments.plan_for(version)))
+        else:
+            model = await self._deployments.activate(request.name, request.version, request.etag)
+        response.model.CopyFrom(self._described(model))
+        return response
+
+    @reported
+    async def RollbackModel(
+        self, request: models_pb2.RollbackModelRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.RollbackModelResponse:
+        """Let the version answer that did before."""
+        model = await self._deployments.rollback(request.name, request.etag)
+        return models_pb2.RollbackModelResponse(model=self._described(model))
+
+    @reported
+    async def UnloadModelVersion(
+        self, request: models_pb2.UnloadModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.UnloadModelVersionResponse:
+        """Free the memory of a version."""
+        model = await self._deployments.unload(request.name, request.version, request.etag, request.force)
+        return models_pb2.UnloadModelVersionResponse(model=self._described(model))
+
+    @reported
+    async def DeleteModelVersion(
+        self, request: models_pb2.DeleteModelVersionRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.DeleteModelVersionResponse:
+        """Forget a version."""
+        await self._deployments.delete(request.name, request.version, request.etag, request.force)
+        return models_pb2.DeleteModelVersionResponse()
+
+    @reported
+    async def SetAlias(
+        self, request: models_pb2.SetAliasRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.SetAliasResponse:
+        """Give a model another name."""
+        model = await self._deployments.set_alias(request.alias, request.model)
+        return models_pb2.SetAliasResponse(model=self._described(model))
+
+    @reported
+    async def DeleteAlias(
+        self, request: models_pb2.DeleteAliasRequest, context: grpc.aio.ServicerContext
+    ) -> models_pb2.DeleteAliasResponse:
+        """Forget another name."""
+        await self._deployments.delete_alias(request.alias)
+        return models_pb2.DeleteAliasResponse()
+
+    def _described(self, model: Model) -> models_pb2.Model:
+        return describe(model, self._pool)
+
+    def _described_version(self, version: ServedModel) -> models_pb2.ModelVersion:
+        return describe_version(version, self._pool.model(version.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +11,11 @@ from enum import Enum
 
 from google.rpc import code_pb2
 
+from secateur.serve.engine.check import Check
 from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import Refused, unavailable
+from secateur.serve.models.checkpoint import Checkpoint
+from secateur.serve.options import EngineOptions
 
 LOADING_RETRY_SECONDS = 5.0
 
@@ -73,6 +78,12 @@ class ServedModel:
         in_flight: requests being answered.
         reason: why it is FAILED or RESTARTING; empty otherwise.
         retry_seconds: when to come back while it is LOADING or RESTARTING.
+        checkpoint: what it serves.
+        options: how its engine runs, or ran last.
+        check: what its engine had to show.
+        created_at: seconds since 1970.
+        unload_at: when it is unloaded, if it is only kept for a rollback; seconds since 1970.
+        lock: held by whoever starts or stops its engine.
     """
 
     def __init__(self, name: str, version: str = "1", changed: Callable[[], None] = lambda: None) -> None:
@@ -82,6 +93,12 @@ class ServedModel:
         self.in_flight = 0
         self.reason = ""
         self.retry_seconds = LOADING_RETRY_SECONDS
+        self.checkpoint: Checkpoint | None = None
+        self.options: EngineOptions | None = None
+        self.check: Check | None = None
+        self.created_at = time.time()
+        self.unload_at: float | None = None
+        self.lock = asyncio.Lock()
         self._state = State.LOADING
         self._engine: Engine | None = None
         self._changed = changed

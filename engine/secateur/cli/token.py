@@ -1,0 +1,55 @@
+"""`secateur token`: let someone call a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.console import say
+from secateur.cli.interrupts import importing
+from secateur.errors import BadInput
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(token)
+
+
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it; stands in logs.")],
+    file: Annotated[Path, typer.Option(metavar="FILE", help="What the server gets as --tokens; added to.")],
+    scopes: Annotated[str, typer.Option(help="infer, admin, or both with a comma.")] = "infer",
+    days: Annotated[float | None, typer.Option(help="It ends after so many days. Default: never.")] = None,
+) -> None:
+    """Make a bearer token: printed once, on stdout; the file keeps only its hash.
+
+    Example: secateur token dashboard --scopes infer --days 90 --file tokens.toml
+    """
+    with importing():
+        from datetime import UTC, datetime, timedelta
+
+        from secateur.serve.guard.callers import Scope, entry, new_token, read_callers
+        from secateur.serve.options import parse_list
+
+    known = [scope.value for scope in Scope]
+    wanted = parse_list(scopes)
+    if not wanted or set(wanted) - set(known):
+        raise BadInput("--scopes", scopes, f"a list of {', '.join(known)}")
+    if days is not None and not 0 < days < 36500:
+        raise BadInput("--days", days, "more than 0, at most 36500")
+    expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    made = new_token()
+    text = entry(name, map(Scope, wanted), made, expires)
+    if file.exists():
+        read_callers(file)
+        text = "\n" + text
+    else:
+        file.touch(mode=0o600)
+    with file.open("a") as lines:
+        lines.write(text)
+    say(
+        f"{name} may call with 'authorization: Bearer TOKEN'; a running server wants a SIGHUP (kill -HUP PID)"
+    )
+    print(made)

@@ -1,0 +1,491 @@
+"""Changing what is served while it is served: load, activate, roll back, unload, delete.
+
+Whatever is started here goes on when the one who asked for it leaves, and the same request joins what is
+going on. The database is written first; then the change itself is one step of the event loop, so no call
+sees half of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from google.rpc import code_pb2
+
+from secateur.serve.engine.threads import in_thread
+from secateur.serve.failures import Refused, Violation, invalid, unavailable
+from secateur.serve.models.checkpoint import Checkpoint, read_or_refuse
+from secateur.serve.models.description import etag as etag_of
+from secateur.serve.models.loader import Loader
+from secateur.serve.models.plan import Plan, Room, plan
+from secateur.serve.models.pool import Model, Pool
+from secateur.serve.models.tables import ModelRow, Store, VersionRow
+from secateur.serve.models.version import ServedModel, State
+from secateur.serve.options import NAME, EngineOptions
+
+KEEP_SECONDS = 600.0
+DRAIN_SECONDS = 30.0
+ABORT_SECONDS = 5.0
+POLL_SECONDS = 0.02
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How versions leave.
+
+    Attributes:
+        keep_seconds: how long one that was replaced stays loaded for a rollback.
+        drain_seconds: how long requests of one that is unloaded may go on.
+    """
+
+    keep_seconds: float = KEEP_SECONDS
+    drain_seconds: float = DRAIN_SECONDS
+
+
+class Deployments:
+    """Changes a pool.
+
+    Args:
+        pool: what is served.
+        store: remembers it.
+        loader: starts engines.
+        options: how engines run.
+        retention: how versions leave.
+        say: takes lines for people.
+        room: says how much memory there is, given the number of engines.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        store: Store,
+        loader: Loader,
+        options: EngineOptions,
+        retention: Retention,
+        say: Callable[[str], None],
+        room: Callable[[int], Room] = Room.now,
+    ) -> None:
+        self._pool = pool
+        self._store = store
+        self._loader = loader
+        self._options = options
+        self._retention = retention
+        self._say = say
+        self._room = room
+        self._running: dict[Hashable, asyncio.Task[Any]] = {}
+        self._starting = asyncio.Lock()  # one engine at a time, so that a plan is not overtaken
+        self._changing = asyncio.Lock()  # around every change of what is active or known
+
+    # Loading
+
+    async def load(self, name: str, folder: Path) -> str:
+        """Load a checkpoint as a version of a model, and return the version.
+
+        A checkpoint that the model has already is not added again. A new name makes a new model, whose
+        first version is active at once.
+
+        Args:
+            name: of the model, or an alias of it.
+            folder: the checkpoint; absolute, without symbolic links.
+
+        Raises:
+            Refused: it is no checkpoint, does not fit into memory, or its engine is not fit to serve.
+        """
+        name = self._name_for(name)
+        version = await self._join(("load", name, folder), lambda: self._load_folder(name, folder))
+        return version.version
+
+    async def load_version(self, name: str, version: str) -> ServedModel:
+        """Load a version that the model has; one that is loaded stays so, until it is unloaded.
+
+        Raises:
+            Refused: as `load`, or NOT_FOUND.
+        """
+        served = self.version(name, version)
+        await self._join(("load", served.name, version), lambda: self._ensure_loaded(served))
+        return served
+
+    async def plan(self, name: str, folder: Path) -> tuple[ServedModel | Checkpoint, Plan]:
+        """Say what `load` would do: the version that there is or the checkpoint of a new one, and its memory.
+
+        Raises:
+            Refused: it is no checkpoint.
+        """
+        name = self._name_for(name)
+        checkpoint = await in_thread(read_or_refuse, folder)
+        known = self._known(name, checkpoint)
+        return known or checkpoint, self.plan_for(known, checkpoint)
+
+    def plan_for(self, version: ServedModel | None, checkpoint: Checkpoint | None = None) -> Plan:
+        """Plan the memory of a version, or of a checkpoint that is none yet."""
+        room = self._room(sum(one.engine is not None for one in self._pool))
+        if version is not None and version.engine is not None:
+            return Plan(0, 0, 0, room.available, True)
+        checkpoint = checkpoint or (version.checkpoint if version is not None else None)
+        weights = checkpoint.memory_bytes(self._options.dtype) if checkpoint else 0
+        kept = [one for one in self._pool if one.unload_at is not None and one.engine is not None]
+        kept.sort(key=lambda one: one.unload_at or 0.0)
+        return plan(weights, self._options, room, {str(one): self._memory_of(one, room) for one in kept})
+
+    async def _load_folder(self, name: str, folder: Path) -> ServedModel:
+        checkpoint = await in_thread(read_or_refuse, folder)
+        known = self._known(name, checkpoint)
+        if known is None:
+            return await self._load_new(name, checkpoint)
+        await self._ensure_loaded(known)
+        return known
+
+    async def _load_new(self, name: str, checkpoint: Checkpoint) -> ServedModel:
+        model = self._pool.models.setdefault(name, Model(name))
+        version = self._pool.add_version(model)
+        version.checkpoint = checkpoint
+        try:
+            async with version.lock:
+                await self._start(version)
+                async with self._changing:
+                    active = model.active or version.version
+                    row = replace_row(model, active=active)
+                    await asyncio.to_thread(self._store.put, row, version_row(version, loaded=True))
+                    model.active = active
+        except BaseException:
+            await self._forget_failed(model, version)
+            raise
+        self._pool.changed()
+        return version
+
+    async def _forget_failed(self, model: Model, version: ServedModel) -> None:
+        engine = version.without_engine(State.FAILED)
+        del model.versions[version.version]
+        if not model.versions:
+            del self._pool.models[model.name]
+        self._pool.changed()
+        if engine is not None:
+            await engine.shutdown()
+
+    async def _ensure_loaded(self, version: ServedModel) -> None:
+        version.unload_at = None  # it is wanted: nobody may unload it to make room
+        async with version.lock:
+            if version.state is not State.SERVING:
+                before, reason = version.state, version.reason
+                try:
+                    await self._loader.verify(version)
+                    await self._start(version)
+                except BaseException:
+                    version.become(before, reason)
+                    raise
+            await asyncio.to_thread(self._store.set_loaded, version.name, version.version, True)
+
+    async def _start(self, version: ServedModel) -> None:
+        async with self._starting:
+            self._require_open()
+            planned = self.plan_for(version)
+            planned.require(str(version))
+            for name in planned.unloads:
+                await self._unload_kept(name)
+            version.become(State.LOADING)
+            options = replace(self._options, kv_cache_bytes=planned.kv_cache)
+            engines = 1 + sum(one.engine is not None for one in self._pool)
+            await self._loader.start(version, options, engines)
+
+    async def _unload_kept(self, name: str) -> None:
+        for version in list(self._pool):
+            if str(version) == name and version.unload_at is not None:
+                await self.unload(version.name, version.version)
+
+    # Activating
+
+    async def activate(self, name: str, version: str, etag: str = "") -> Model:
+        """Let a version answer the calls that name none, loading it first if need be.
+
+        The one that did so far stays loaded for a while, if memory allows.
+
+        Raises:
+            Refused: as `load_version`; ABORTED if the model is no longer what ``etag`` says.
+        """
+        model = self._model(name)
+        served = self.version(name, version)
+        require_etag(model, etag)
+        seen = (model.active, model.previous) if etag else None
+        await self._join(("activate", model.name, version), lambda: self._activate(model, served, seen))
+        return model
+
+    async def rollback(self, name: str, etag: str = "") -> Model:
+        """Activate the version that was active before.
+
+        Raises:
+            Refused: as `activate`; FAILED_PRECONDITION if there is none.
+        """
+        model = self._model(name)
+        require_etag(model, etag)
+        if model.previous is None:
+            raise Refused(
+                code_pb2.FAILED_PRECONDITION,
+                "NO_PREVIOUS_VERSION",
+                f"{model.name} has no version to go back to",
+                metadata={"model": model.name},
+            )
+        return await self.activate(name, model.previous, etag)
+
+    async def _activate(
+        self, model: Model, served: ServedModel, seen: tuple[str | None, str | None] | None
+    ) -> None:
+        unload_at = served.unload_at
+        try:
+            await self._ensure_loaded(served)
+            async with self._changing:
+                if seen is not None and seen != (model.active, model.previous):
+                    raise _etag_mismatch(model)
+                if served.state is not State.SERVING or served.version not in model.versions:
+                    raise _changed_meanwhile(served)
+                await self._flip(model, served)
+        except BaseException:
+            served.unload_at = unload_at
+            raise
+
+    async def _flip(self, model: Model, served: ServedModel) -> None:
+        if model.active == served.version:
+            return
+        before = model.answering
+        row = replace_row(model, active=served.version, previous=model.active)
+        rows = [version_row(served, loaded=True)]
+        if before is not None:
+            rows.append(version_row(before, loaded=False))
+        await asyncio.to_thread(self._store.put, row, *rows)
+        model.activate(served.version)
+        served.unload_at = None
+        if before is not None and before.engine is not None:
+            self._retire(before)
+        self._pool.changed()
+        self._say(f"{model.name}: version {served.version} answers, before it {model.previous or 'none'}")
+
+    def _retire(self, version: ServedModel) -> None:
+        """Keep a version that was replaced for a while, or only until its requests have ended."""
+        scarce = self._room(0).scarce
+        version.unload_at = time.time() + (0 if scarce else self._retention.keep_seconds)
+
+    # Leaving
+
+    async def unload(self, name: str, version: str, etag: str = "", force: bool = False) -> Model:
+        """Let a version finish its requests, then free its memory.
+
+        Raises:
+            Refused: NOT_FOUND; FAILED_PRECONDITION if it is active and this is not forced; ABORTED.
+        """
+        model, served = self._model(name), self.version(name, version)
+        require_etag(model, etag)
+        await self._join(("unload", model.name, version), lambda: self._unload(model, served, force))
+        return model
+
+    async def delete(self, name: str, version: str, etag: str = "", force: bool = False) -> None:
+        """Unload a version and forget it; a model without versions, and its aliases, too.
+
+        Raises:
+            Refused: as `unload`.
+        """
+        model, served = self._model(name), self.version(name, version)
+        require_etag(model, etag)
+        await self._join(("delete", model.name, version), lambda: self._delete(model, served, force))
+
+    async def _unload(self, model: Model, served: ServedModel, force: bool) -> None:
+        self._require_idle_or_force(model, served, force)
+        async with served.lock:
+            async with self._changing:
+                self._require_idle_or_force(model, served, force)
+                await asyncio.to_thread(self._store.set_loaded, model.name, served.version, False)
+                served.unload_at = None
+                served.become(State.DRAINING if served.engine is not None else State.UNLOADED)
+            await drain(served, self._retention.drain_seconds)
+            engine = served.without_engine(State.UNLOADED)
+            if engine is not None:
+                await engine.shutdown()
+                self._say(f"{model.name} version {served.version} unloaded")
+
+    def _require_idle_or_force(self, model: Model, served: ServedModel, force: bool) -> None:
+        if model.active == served.version and not force:
+            raise Refused(
+                code_pb2.FAILED_PRECONDITION,
+                "VERSION_ACTIVE",
+                f"{model.name} version {served.version} is active: activate another, or say force",
+                metadata={"model": model.name, "version": served.version},
+            )
+
+    async def _delete(self, model: Model, served: ServedModel, force: bool) -> None:
+        await self._unload(model, served, force)
+        async with served.lock, self._changing:
+            if served.version not in model.versions:
+                return
+            if served.state is not State.UNLOADED:
+                raise _changed_meanwhile(served)
+            if list(model.versions) == [served.version]:
+                await asyncio.to_thread(self._store.forget_model, model.name)
+                del self._pool.models[model.name]
+                aliases = self._pool.aliases
+                self._pool.aliases = {alias: to for alias, to in aliases.items() if to != model.name}
+            else:
+                without = {"active": model.active, "previous": model.previous}
+                without = {key: None if at == served.version else at for key, at in without.items()}
+                row = replace_row(model, **without)
+                await asyncio.to_thread(self._store.forget_version, row, served.version)
+                model.active, model.previous = row.active, row.previous
+            del model.versions[served.version]
+        self._pool.changed()
+
+    # Aliases
+
+    async def set_alias(self, alias: str, name: str) -> Model:
+        """Make a name stand for a model.
+
+        Raises:
+            Refused: INVALID_ARGUMENT, NOT_FOUND, or ALREADY_EXISTS if it is the name of a model.
+        """
+        if not NAME.fullmatch(alias):
+            raise invalid(Violation("alias", f"got {alias[:100]!r}, {_NAMES}"))
+        if not name:
+            raise invalid(Violation("model", "got none, the name of a model"))
+        async with self._changing:
+            model = self._model(name)
+            if alias in self._pool.models:
+                raise Refused(code_pb2.ALREADY_EXISTS, "NAME_TAKEN", f"alias: {alias} is the name of a model")
+            await asyncio.to_thread(self._store.put_alias, alias, model.name)
+            self._pool.aliases[alias] = model.name
+        return model
+
+    async def delete_alias(self, alias: str) -> None:
+        """Forget an alias.
+
+        Raises:
+            Refused: NOT_FOUND.
+        """
+        async with self._changing:
+            if alias not in self._pool.aliases:
+                known = ", ".join(sorted(self._pool.aliases)) or "none"
+                message = f"no alias {alias[:100]!r}; there are: {known}"
+                raise Refused(code_pb2.NOT_FOUND, "ALIAS_NOT_FOUND", message, metadata={"alias": alias[:100]})
+            await asyncio.to_thread(self._store.forget_alias, alias)
+            del self._pool.aliases[alias]
+
+    # What they have in common
+
+    async def close(self) -> None:
+        """Give up what is going on; for the end of the server."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _require_open(self) -> None:
+        if self._pool.closing:
+            raise unavailable("SHUTTING_DOWN", "the server is shutting down")
+
+    def _name_for(self, name: str) -> str:
+        """Return the name of the model that is meant, which may be a new one."""
+        self._require_open()
+        if not NAME.fullmatch(name):
+            raise invalid(Violation("name", f"got {name[:100]!r}, {_NAMES}"))
+        return self._pool.aliases.get(name, name)
+
+    def _model(self, name: str) -> Model:
+        self._require_open()
+        if not name:
+            raise invalid(Violation("name", "got none, the name of a model"))
+        return self._pool.model(name)
+
+    def version(self, name: str, version: str) -> ServedModel:
+        """Return a version that is named.
+
+        Raises:
+            Refused: INVALID_ARGUMENT without a name or version; NOT_FOUND.
+        """
+        model = self._model(name)
+        if not version:
+            raise invalid(Violation("version", f"got none, one of: {', '.join(model.versions)}"))
+        return model.find(version)
+
+    def _known(self, name: str, checkpoint: Checkpoint) -> ServedModel | None:
+        versions = self._pool.models[name].versions.values() if name in self._pool.models else ()
+        return next((one for one in versions if checkpoint.same(one.checkpoint)), None)
+
+    def _memory_of(self, version: ServedModel, room: Room) -> int:
+        assert version.checkpoint is not None
+        kv_cache = version.options.kv_cache_bytes if version.options else None
+        return version.checkpoint.memory_bytes(self._options.dtype) + (kv_cache or 0) + room.overhead
+
+    async def _join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await work that goes on if we are cancelled; join what goes on under the same key."""
+        task = self._running.get(key)
+        if task is None:
+            task = self._running[key] = asyncio.create_task(work())
+            task.add_done_callback(lambda done: self._ended(key, done))
+        result: T = await asyncio.shield(task)
+        return result
+
+    def _ended(self, key: Hashable, task: asyncio.Task[Any]) -> None:
+        del self._running[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._say(f"{' '.join(map(str, key if isinstance(key, tuple) else (key,)))}: {error}")
+
+
+_NAMES = "letters, digits, '.', '_' and '-', at most 64"
+
+
+async def drain(version: ServedModel, seconds: float, at_once: asyncio.Event | None = None) -> None:
+    """Wait until nobody uses a version's engine, then end what is left."""
+    await _until_idle(version, seconds, at_once)
+    if not version.idle and version.engine is not None:
+        await version.engine.abort_all()
+        await _until_idle(version, ABORT_SECONDS, None)
+
+
+async def _until_idle(version: ServedModel, seconds: float, at_once: asyncio.Event | None) -> None:
+    deadline = time.monotonic() + seconds
+    while not version.idle and time.monotonic() < deadline and not (at_once and at_once.is_set()):
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def replace_row(model: Model, **changes: str | None) -> ModelRow:
+    """Return a model as it is remembered, with changes."""
+    facts = {"active": model.active, "previous": model.previous, **changes}
+    return ModelRow(name=model.name, numbered=model.numbered, given=model.given, **facts)
+
+
+def version_row(version: ServedModel, loaded: bool) -> VersionRow:
+    """Return a version as it is remembered."""
+    assert version.checkpoint is not None
+    return VersionRow(
+        model=version.name,
+        version=version.version,
+        folder=str(version.checkpoint.folder),
+        fingerprint=version.checkpoint.fingerprint,
+        loaded=loaded,
+        created_at=version.created_at,
+    )
+
+
+def require_etag(model: Model, etag: str) -> None:
+    """Raise `Refused` if an etag is given and is no longer the model's."""
+    if etag and etag != etag_of(model):
+        raise _etag_mismatch(model)
+
+
+def _etag_mismatch(model: Model) -> Refused:
+    return Refused(
+        code_pb2.ABORTED,
+        "ETAG_MISMATCH",
+        f"{model.name} was changed meanwhile: get it again",
+        metadata={"model": model.name, "etag": etag_of(model)},
+    )
+
+
+def _changed_meanwhile(version: ServedModel) -> Refused:
+    return Refused(
+        code_pb2.ABORTED,
+        "CHANGED_MEANWHILE",
+        f"{version.name} version {version.version} was changed by another call meanwhile: try again",
+        metadata={"model": version.name, "version": version.version},
+    )

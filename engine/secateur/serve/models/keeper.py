@@ -1,0 +1,111 @@
+"""Keeps engines running: starts those again that die, and unloads versions whose time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from secateur.serve.engine.backoff import Backoff
+from secateur.serve.engine.engine import Engine
+from secateur.serve.failures import Refused
+from secateur.serve.models.deployments import Deployments
+from secateur.serve.models.loader import Loader
+from secateur.serve.models.pool import Pool
+from secateur.serve.models.version import ServedModel, State
+
+WATCH_SECONDS = 0.1
+
+
+class Keeper:
+    """Watches every version of a pool.
+
+    Args:
+        pool: what is served.
+        deployments: unloads versions.
+        loader: starts engines.
+        say: takes lines for people.
+        backoff: makes what decides when an engine is tried again.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        deployments: Deployments,
+        loader: Loader,
+        say: Callable[[str], None],
+        backoff: Callable[[], Backoff] = Backoff,
+    ) -> None:
+        self._pool = pool
+        self._deployments = deployments
+        self._loader = loader
+        self._say = say
+        self._new_backoff = backoff
+        self._backoffs: WeakKeyDictionary[ServedModel, Backoff] = WeakKeyDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def watch(self) -> None:
+        """Go on until cancelled."""
+        try:
+            while True:
+                for version in list(self._pool):
+                    self._look_at(version)
+                await asyncio.sleep(WATCH_SECONDS)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    def _look_at(self, version: ServedModel) -> None:
+        engine = version.engine
+        if engine is not None and engine.dead and version.state in (State.SERVING, State.RESTARTING):
+            version.without_engine(State.RESTARTING, "its engine died")
+            self._spawn(self._revive(version, engine))
+        elif version.unload_at is not None and time.time() >= version.unload_at:
+            version.unload_at = None
+            self._spawn(self._unload(version))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _unload(self, version: ServedModel) -> None:
+        try:
+            await self._deployments.unload(version.name, version.version)
+        except Refused as refusal:  # it became active again, or is gone
+            self._say(f"{version.name} version {version.version} stays loaded: {refusal.message}")
+
+    async def _revive(self, version: ServedModel, dead: Engine) -> None:
+        backoff = self._backoffs.setdefault(version, self._new_backoff())
+        reason = "its engine died"
+        await dead.shutdown()
+        while version.state is State.RESTARTING:
+            delay = backoff.failed(time.monotonic())
+            if delay is None:
+                del self._backoffs[version]
+                self._say(f"{version.name} version {version.version} failed: {reason}; given up")
+                version.become(State.FAILED, f"{reason}; given up after it failed too often")
+                return
+            self._say(f"{version.name} version {version.version}: {reason}; starting again in {delay:g} s")
+            version.retry_seconds = delay + dead.load_seconds
+            version.become(State.RESTARTING, reason)
+            await asyncio.sleep(delay)
+            reason = await self._restart(version)
+
+    async def _restart(self, version: ServedModel) -> str:
+        """Start the engine again; return what went wrong, if something did."""
+        async with version.lock:
+            if version.state is not State.RESTARTING:  # unloaded, or loaded by somebody
+                return ""
+            assert version.options is not None
+            engines = 1 + sum(one.engine is not None for one in self._pool)
+            try:
+                await self._loader.verify(version)
+                await self._loader.start(version, version.options, engines)
+            except Refused as refusal:
+                return refusal.message
+            except Exception as error:  # a bug must not leave it restarting for ever
+                return f"{type(error).__name__}: {error}"
+            return ""

@@ -1,0 +1,88 @@
+"""From a version that is not in memory to one that may get requests, without holding up those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from google.rpc import code_pb2
+
+from secateur.errors import SecateurError
+from secateur.serve.engine.check import Check, check
+from secateur.serve.engine.engine import Engine, start_engine
+from secateur.serve.engine.threads import in_thread
+from secateur.serve.failures import Refused
+from secateur.serve.models.checkpoint import read_or_refuse
+from secateur.serve.models.version import ServedModel
+from secateur.serve.options import EngineOptions, ModelSpec
+
+Start = Callable[[ModelSpec, EngineOptions, int], Engine]
+Prove = Callable[[Engine, Path], Awaitable[Check]]
+
+
+class Loader:
+    """Starts engines.
+
+    Args:
+        say: takes lines for people.
+        start: starts one; blocks.
+        prove: checks one.
+    """
+
+    def __init__(self, say: Callable[[str], None], start: Start = start_engine, prove: Prove = check) -> None:
+        self._say = say
+        self._start = start
+        self._prove = prove
+
+    async def verify(self, version: ServedModel) -> None:
+        """Read the checkpoint again, which must be what the version was made of.
+
+        Raises:
+            Refused: FAILED_PRECONDITION: it is gone, damaged or another one.
+        """
+        assert version.checkpoint is not None
+        found = await in_thread(read_or_refuse, version.checkpoint.folder)
+        if found.fingerprint != version.checkpoint.fingerprint:
+            raise Refused(
+                code_pb2.FAILED_PRECONDITION,
+                "CHECKPOINT_CHANGED",
+                f"{found.folder} is no longer the checkpoint that {version} was made of; "
+                "load it as a new version",
+                metadata={"model": version.name, "version": version.version},
+            )
+        version.checkpoint = found
+
+    async def start(self, version: ServedModel, options: EngineOptions, engines: int) -> None:
+        """Start and check a version's engine, and let it serve.
+
+        Args:
+            version: it has a checkpoint and no engine.
+            options: how to run it.
+            engines: how many engines share the machine, this one included.
+
+        Raises:
+            Refused: FAILED_PRECONDITION: its engine does not start, or is not fit to serve.
+        """
+        assert version.checkpoint is not None
+        folder = version.checkpoint.folder
+        try:
+            engine = await in_thread(self._start, ModelSpec(version.name, folder), options, engines)
+        except SecateurError as error:
+            raise Refused(
+                code_pb2.FAILED_PRECONDITION,
+                "ENGINE_NOT_STARTED",
+                f"{version} cannot be loaded: {error}",
+                metadata={"model": version.name, "version": version.version},
+            ) from error
+        try:
+            version.check = await self._prove(engine, folder)
+        except BaseException:
+            await engine.shutdown()
+            raise
+        version.options = options
+        version.loaded(engine)
+        self._say(
+            f"{version.name} version {version.version} loaded in {engine.load_seconds:.1f} s, checked in "
+            f"{version.check.seconds:.1f} s: {engine.architecture}, {engine.dtype}, "
+            f"context {engine.max_model_len}, room for {engine.kv_cache_tokens} tokens"
+        )

@@ -1,0 +1,107 @@
+"""Will another engine fit beside those that run? Asked before it is started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.rpc import code_pb2
+
+from secateur.serve.engine.engine import free_device_bytes
+from secateur.serve.engine.environment import on_cpu
+from secateur.serve.engine.memory import available_bytes, share
+from secateur.serve.failures import Refused
+from secateur.serve.options import EngineOptions
+
+CPU_OVERHEAD_BYTES = 900 * 2**20
+"""Of an engine's process beside weights, keys and values: 750 MiB were seen, 1020 with what it shares."""
+
+GPU_OVERHEAD_BYTES = 1536 * 2**20
+"""Context, libraries, activations. Not measured by us."""
+
+RESERVE_BYTES = 512 * 2**20
+"""Left free for everything else; with less a version is not kept for a rollback."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory that there is, and the engines that share it.
+
+    Attributes:
+        available: bytes.
+        overhead: what an engine takes beside weights, keys and values.
+        engines: how many there are.
+    """
+
+    available: int
+    overhead: int
+    engines: int
+
+    @classmethod
+    def now(cls, engines: int) -> Room:
+        """Look how much there is at this moment; the host's, or the GPU's where engines run there."""
+        if on_cpu():
+            return cls(available_bytes(), CPU_OVERHEAD_BYTES, engines)
+        return cls(free_device_bytes(), GPU_OVERHEAD_BYTES, engines)
+
+    @property
+    def scarce(self) -> bool:
+        """True if nothing should be kept in memory that need not be."""
+        return self.available < RESERVE_BYTES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What memory a version takes; see ``secateur.v1.MemoryPlan``.
+
+    Attributes:
+        unloads: versions kept for a rollback that have to go first, as NAME/VERSION.
+    """
+
+    weights: int
+    kv_cache: int
+    overhead: int
+    available: int
+    fits: bool
+    unloads: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.kv_cache + self.overhead
+
+    def require(self, what: str) -> None:
+        """Raise `Refused` if it does not fit."""
+        if not self.fits:
+            raise Refused(
+                code_pb2.FAILED_PRECONDITION,
+                "INSUFFICIENT_MEMORY",
+                f"{what} needs {self.needed:,} bytes of memory ({self.weights:,} for weights, "
+                f"{self.kv_cache:,} for keys and values, {self.overhead:,} for its process), "
+                f"{self.available:,} are available: "
+                "unload a version, or serve with a smaller --kv-cache-memory",
+                metadata={"needed_bytes": str(self.needed), "available_bytes": str(self.available)},
+            )
+
+
+def plan(weights: int, options: EngineOptions, room: Room, kept: dict[str, int]) -> Plan:
+    """Plan the memory of one more engine.
+
+    Args:
+        weights: bytes of its weights.
+        options: how it will run.
+        room: what there is.
+        kept: versions kept for a rollback, those to give up first in front -> bytes that each would free.
+    """
+    unloads: list[str] = []
+    available = room.available
+    while True:
+        engines = room.engines - len(unloads) + 1
+        kv_cache = options.kv_cache_bytes or share(available - weights - room.overhead, engines)
+        fits = weights + kv_cache + room.overhead <= available
+        waiting = [name for name in kept if name not in unloads]
+        if fits or not waiting:
+            return Plan(
+                weights, kv_cache, room.overhead, room.available, fits, tuple(unloads) if fits else ()
+            )
+        unloads.append(waiting[0])
+        available += kept[waiting[0]]

@@ -1,0 +1,79 @@
+"""What a server serves at its start: what it remembers, and what its command line gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from secateur.serve.models.checkpoint import Checkpoint, remembered_checkpoint
+from secateur.serve.models.pool import Model, Pool
+from secateur.serve.models.tables import ModelRow, Remembered, VersionRow
+from secateur.serve.models.version import ServedModel, State
+
+
+def restore(pool: Pool, remembered: Remembered, given: Mapping[str, Checkpoint]) -> list[ServedModel]:
+    """Fill a pool, and return the versions that are to be loaded.
+
+    - What was made through the API is there again, and what was loaded through it is to be loaded.
+    - A model of the command line that is given the same checkpoint as last time goes on where it was,
+      whatever has been activated since. Given another, that is its active version.
+    - Models of an earlier command line that are not given any more are forgotten.
+
+    Args:
+        pool: empty.
+        remembered: what the database says.
+        given: models of the command line.
+    """
+    wanted: list[ServedModel] = []
+    for row in remembered.models:
+        if row.given and row.name not in given:
+            continue
+        model = pool.models[row.name] = _model(row)
+        for version in remembered.versions.get(row.name, ()):
+            served = _version(pool, model, version)
+            if version.loaded:
+                wanted.append(served)
+    for name, checkpoint in given.items():
+        _give(pool, pool.models.setdefault(name, Model(name)), checkpoint)
+    for alias, name in remembered.aliases.items():
+        if name in pool.models and alias not in pool.models:
+            pool.aliases[alias] = name
+    active = [model.answering for model in pool.models.values() if model.answering is not None]
+    there = set(pool)
+    return list(dict.fromkeys([*active, *(one for one in wanted if one in there)]))
+
+
+def _model(row: ModelRow) -> Model:
+    return Model(row.name, {}, row.active, row.previous, row.numbered, row.given)
+
+
+def _version(pool: Pool, model: Model, row: VersionRow) -> ServedModel:
+    served = pool.add_version(model, row.version)
+    served.checkpoint = remembered_checkpoint(Path(row.folder), row.fingerprint)
+    served.created_at = row.created_at
+    served.become(State.UNLOADED)
+    return served
+
+
+def _give(pool: Pool, model: Model, checkpoint: Checkpoint) -> None:
+    """Let the command line have its way."""
+    mark = f"{checkpoint.fingerprint} {checkpoint.folder}"
+    for served in list(model.versions.values()):
+        known = served.checkpoint
+        if known is not None and known.folder == checkpoint.folder and not checkpoint.same(known):
+            _drop(model, served)  # overwritten: nothing can load it any more
+    if model.given == mark and model.active is not None:
+        return
+    same = [one for one in model.versions.values() if checkpoint.same(one.checkpoint)]
+    served = same[0] if same else pool.add_version(model)
+    served.checkpoint = checkpoint
+    model.activate(served.version)
+    model.given = mark
+
+
+def _drop(model: Model, served: ServedModel) -> None:
+    del model.versions[served.version]
+    if model.active == served.version:
+        model.active = None
+    if model.previous == served.version:
+        model.previous = None

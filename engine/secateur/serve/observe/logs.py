@@ -1,0 +1,85 @@
+"""Log lines for people or, as JSON, for programs; each with the id of the call it belongs to."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import IO
+
+from pythonjsonlogger.json import JsonFormatter
+
+from secateur.serve.guard.call import Call, current_call
+
+LOGGER = "secateur"
+calls = logging.getLogger("secateur.calls")
+
+
+class _ForPeople(logging.Formatter):
+    """The message, after the level if it is bad news, and before the request's id if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        first, newline, rest = text.partition("\n")
+        if record.levelno >= logging.WARNING:
+            first = f"{record.levelname.lower()}: {first}"
+        call = current_call()
+        if call is not None:
+            first = f"{first} [{call.request_id}]"
+        return first + newline + rest
+
+
+class _ForPrograms(JsonFormatter):
+    """One JSON object: time, level, logger, message, what is known of the call, and the traceback."""
+
+    def add_fields(self, log_data: dict, record: logging.LogRecord, message_dict: dict) -> None:  # type: ignore[type-arg]
+        moment = datetime.fromtimestamp(record.created, UTC)
+        log_data["time"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        log_data["level"] = record.levelname.lower()
+        log_data["logger"] = record.name
+        call = current_call()
+        if call is not None:
+            log_data["request_id"] = call.request_id
+            log_data["method"] = call.method
+            log_data["caller"] = call.caller.name
+        super().add_fields(log_data, record, message_dict)
+
+
+def configure(as_json: bool, with_calls: bool, stream: IO[str] | None = None) -> logging.Handler:
+    """Send what the server logs to a stream (stderr), from INFO on.
+
+    Args:
+        as_json: JSON objects instead of text.
+        with_calls: also a line for every call.
+        stream: where to.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_ForPrograms("%(message)s") if as_json else _ForPeople("%(message)s"))
+    logger = logging.getLogger(LOGGER)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    calls.setLevel(logging.INFO if with_calls else logging.WARNING)
+    return handler
+
+
+@contextmanager
+def log_call(call: Call) -> Iterator[None]:
+    """Observe a call: one line when it ends."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        milliseconds = round(1e3 * (time.perf_counter() - started), 1)
+        calls.info(
+            "%s %s %s %g ms%s",
+            call.caller.name,
+            call.method,
+            call.code,
+            milliseconds,
+            f": {call.failure}" if call.failure else "",
+            extra={"code": call.code, "milliseconds": milliseconds, "peer": call.peer},
+        )

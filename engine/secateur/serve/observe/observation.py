@@ -1,0 +1,62 @@
+"""Everything that observes, switched on as asked and off again at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+
+from secateur.serve.engine.load import Load
+from secateur.serve.guard.interceptor import Stage
+from secateur.serve.observe import traces
+from secateur.serve.observe.lag import watch_lag
+from secateur.serve.observe.logs import log_call
+from secateur.serve.observe.metrics import Metrics
+from secateur.serve.options import ServeOptions
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def observing(
+    options: ServeOptions, loads: Callable[[], Iterable[tuple[str, str, Load]]]
+) -> AsyncIterator[tuple[Stage, ...]]:
+    """Observe until the context ends; yields the observers that calls are to go through.
+
+    Args:
+        options: what to observe.
+        loads: yields model, version and what its engine counts, for every engine.
+
+    Raises:
+        BackendUnavailable: traces were asked for and their packages are not there.
+        BadInput: the metrics' address cannot be bound.
+    """
+    observers: list[Stage] = []
+    wanted = options.observe
+    async with AsyncExitStack() as ending:
+        if wanted.log_calls:
+            observers.append(log_call)
+        if wanted.metrics is not None:
+            metrics = Metrics(loads)
+            address, stop = metrics.serve(wanted.metrics, options.tls)
+            ending.push_async_callback(asyncio.to_thread, stop)
+            log.info("metrics on http%s://%s/metrics", "s" if options.tls else "", address)
+            await ending.enter_async_context(_running(watch_lag(metrics.lag.observe)))
+            observers.append(metrics)
+        if wanted.traces is not None:
+            stop = traces.start(traces.otlp_exporter(wanted.traces))
+            ending.push_async_callback(asyncio.to_thread, stop)
+            observers.append(traces.trace_call)
+        yield tuple(observers)
+
+
+@asynccontextmanager
+async def _running(work: object) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
