@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from secateur.serve.activator import PoolActivator
 from secateur.serve.engine.load import Load
 from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
@@ -22,6 +23,8 @@ from secateur.serve.guard.interceptor import Guard, Stage
 from secateur.serve.guard.limits import Limits
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
+from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
+from secateur.serve.jobs.jobs import Jobs
 from secateur.serve.models.deployments import Deployments, Retention
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
@@ -38,6 +41,7 @@ from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    *JOB_SERVICES,
 )
 ABORT_SECONDS = 5.0
 
@@ -98,10 +102,15 @@ async def _serve(
     say: Say,
 ) -> None:
     started = time.monotonic()
-    store = Store(open_state(options.state))
+    sessions = open_state(options.state)
+    store = Store(sessions)
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
+    folder = options.state_dir.expanduser() / "jobs"
+    activator = PoolActivator(pool, deployments)
+    jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
+    jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
@@ -115,6 +124,7 @@ async def _serve(
         await _unless(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
         ready(Ready(address, list(pool), time.monotonic() - started))
+        await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
         await status.enter_graceful_shutdown()
@@ -122,6 +132,9 @@ async def _serve(
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
+        if jobs.in_progress:
+            say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
+        await jobs.close()
         await server.stop(grace=0)
         for task in tasks:
             task.cancel()

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from secateur.serve.failures import Refused
 from secateur.serve.guard.interceptor import Guard
 from secateur.serve.jobs.jobs import SERVICES, Jobs
-from secateur.serve.jobs.supervisor import JobOptions
+from secateur.serve.options import JobOptions
 from secateur.serve.state import open_state
 
 

@@ -16,7 +16,8 @@ from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.operations import OperationsService
 from secateur.serve.jobs.service import PruneService
 from secateur.serve.jobs.store import Store
-from secateur.serve.jobs.supervisor import JobOptions, Supervisor
+from secateur.serve.jobs.supervisor import Supervisor
+from secateur.serve.options import JobOptions
 from secateur.v1 import prune_pb2, prune_pb2_grpc
 
 SERVICES = (

@@ -15,7 +15,6 @@ import shutil
 import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +39,12 @@ from secateur.serve.jobs.states import (
 )
 from secateur.serve.jobs.store import Store
 from secateur.serve.jobs.tables import JobRow
+from secateur.serve.options import JobOptions
 from secateur.v1 import prune_pb2
 
 POLL_SECONDS = 1.0
 _DELETED = ".deleted-"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class JobOptions:
-    """How jobs run.
-
-    Attributes:
-        concurrency: jobs at the same time; the others wait.
-        attempts: how often a job's process is started before the job has failed.
-        back_off_seconds: wait before the second attempt; each further wait is four times as long.
-        nice: how much jobs stand back for the server, 0 to 19.
-    """
-
-    concurrency: int = 1
-    attempts: int = 3
-    back_off_seconds: float = 2.0
-    nice: int = 10
 
 
 class Supervisor:
