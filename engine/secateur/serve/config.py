@@ -72,6 +72,8 @@ class ServeFile(BaseModel):
     max_connection_age_grace: float | None = None
     lame_duck_seconds: float | None = None
     drain_seconds: float | None = None
+    keep_seconds: float | None = None
+    jobs: int | None = None
     metrics: str | None = None
     traces: str | None = None
     log_json: bool | None = None
