@@ -73,6 +73,7 @@ class ServeFile(BaseModel):
     lame_duck_seconds: float | None = None
     drain_seconds: float | None = None
     keep_seconds: float | None = None
+    jobs: int | None = None
     metrics: str | None = None
     traces: str | None = None
     log_json: bool | None = None
