@@ -40,7 +40,7 @@ help:
 	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
 	@echo 'make test    lint, types and the whole test suite (installs first)'
 	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
-	@echo 'make lint    ruff and mypy        make format  rewrite the sources in the house style'
+	@echo 'make lint    ruff, buf and mypy   make format  rewrite the sources in the house style'
 	@echo 'make proto   regenerate engine/secateur/v1 from proto/'
 	@echo 'make clean   remove $(VENV), caches and demo output'
 
@@ -58,6 +58,8 @@ lint: $(INSTALLED)
 	@echo '== ruff'
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@echo '== buf'
+	@$(BIN)/buf lint proto
 	@echo '== mypy'
 	@$(BIN)/mypy
 
