@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,6 +18,8 @@ from secateur.errors import BadInput
 
 if TYPE_CHECKING:
     from secateur.client import Client
+
+T = TypeVar("T")
 
 PANEL = "Server"
 
@@ -104,6 +108,42 @@ def connect(
             insecure=insecure,
             wait_for_ready=wait,
         )
+
+
+def takes_client(command: Callable[..., T]) -> Callable[..., T]:
+    """Make a command of a function whose first argument is a client: it gets the options of `connect`."""
+    shared = {
+        "target": (Target, DEFAULT_TARGET),
+        "tls": (Tls, False),
+        "tls_ca": (TlsCa, None),
+        "tls_cert": (TlsCert, None),
+        "tls_key": (TlsKey, None),
+        "token": (Token, None),
+        "token_file": (TokenFile, None),
+        "insecure": (Insecure, False),
+        "wait": (Wait, False),
+        "timeout": (Timeout, DEFAULT_TIMEOUT),
+    }
+
+    @functools.wraps(command)
+    def connected(**given: Any) -> T:
+        with connect(**{name: given.pop(name) for name in shared}) as client:
+            return command(client, **given)
+
+    signature = inspect.signature(command)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    # Annotations are text still; that of the client cannot be read, its class is imported when it is needed.
+    own = [
+        parameter.replace(kind=keyword, annotation=eval(parameter.annotation, command.__globals__))
+        for parameter in list(signature.parameters.values())[1:]
+    ]
+    added = [
+        inspect.Parameter(name, keyword, default=default, annotation=annotation)
+        for name, (annotation, default) in shared.items()
+    ]
+    connected.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    connected.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    return connected
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy.orm import Session, sessionmaker
 
+from secateur.serve.activator import PoolActivator
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
 from secateur.serve.engine.load import Load
@@ -26,6 +27,8 @@ from secateur.serve.guard.interceptor import Guard, Stage
 from secateur.serve.guard.limits import Limits
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
+from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
+from secateur.serve.jobs.jobs import Jobs
 from secateur.serve.models.deployments import Deployments, Retention
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
@@ -53,6 +56,7 @@ SERVICES = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     benchmarks_pb2.DESCRIPTOR.services_by_name["BenchmarkService"].full_name,
     open_inference.SERVICE,
+    *JOB_SERVICES,
 )
 ABORT_SECONDS = 5.0
 
@@ -120,6 +124,10 @@ async def _serve(
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
+    folder = options.state_dir.expanduser() / "jobs"
+    activator = PoolActivator(pool, deployments)
+    jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
+    jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
     benchmarks = _add_benchmarks(server, pool, sessions, options, private)
     reporter = HealthReporter(status, pool, SERVICES)
@@ -135,6 +143,7 @@ async def _serve(
         await _unless(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
         ready(Ready(address, list(pool), time.monotonic() - started))
+        await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
         await benchmarks.close()
@@ -144,6 +153,9 @@ async def _serve(
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
         await benchmarks.close()
+        if jobs.in_progress:
+            say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
+        await jobs.close()
         await server.stop(grace=0)
         for task in tasks:
             task.cancel()

@@ -203,7 +203,7 @@ def _speedup(
 
 
 def _interval(interval: Interval | None) -> Sequence[float] | None:
-    return interval and [round(interval.low, 4), round(interval.high, 4)]
+    return None if interval is None else [round(interval.low, 4), round(interval.high, 4)]
 
 
 def _job(plan: OfflinePlan, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
