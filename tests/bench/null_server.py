@@ -96,12 +96,16 @@ class NullModels(models_pb2_grpc.ModelServiceServicer):
         return models_pb2.GetModelResponse(model=models_pb2.Model(name=name, dtype="float32"))
 
 
+def add_null_services(server: grpc.aio.Server, behaviours: dict[str, Behaviour]) -> None:
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(NullService(behaviours), server)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(NullModels(behaviours), server)
+
+
 @asynccontextmanager
 async def null_server(**behaviours: Behaviour) -> AsyncIterator[str]:
     """Run the server on this event loop; yields its address."""
     server = grpc.aio.server()
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(NullService(behaviours), server)
-    models_pb2_grpc.add_ModelServiceServicer_to_server(NullModels(behaviours), server)
+    add_null_services(server, behaviours)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from secateur.bench.shape import BYTES, shape_of
 from secateur.errors import BadInput
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,6 @@ class ModelFacts:
         return ModelFacts(**{**asdict(other), **mine})
 
 
-@dataclass(frozen=True)
-class Widths:
-    """Per layer, what of a model costs bandwidth.
-
-    Attributes:
-        kv_heads: key/value heads by layer, 0 where attention is removed.
-        head_dim: numbers per head.
-    """
-
-    kv_heads: tuple[int, ...]
-    head_dim: int
-
-    def kv_bytes_per_token(self, dtype: str) -> int:
-        """A key and a value per head and layer."""
-        return sum(self.kv_heads) * 2 * self.head_dim * BYTES[dtype]
-
-
 def facts_of_folder(name: str, folder: Path, dtype: str = "") -> ModelFacts:
     """What a checkpoint folder says.
 
@@ -75,14 +57,14 @@ def facts_of_folder(name: str, folder: Path, dtype: str = "") -> ModelFacts:
     """
     config = read_config(folder)
     dtype = dtype or dtype_of(config)
-    parameters = count_parameters(folder)
+    shape = shape_of(folder, config)
     return ModelFacts(
         name=name,
         architecture=(config.get("architectures") or [""])[0],
         dtype=dtype,
-        parameters=parameters,
-        weight_bytes=parameters * BYTES[dtype],
-        kv_bytes_per_token=widths(config).kv_bytes_per_token(dtype),
+        parameters=shape.parameters,
+        weight_bytes=shape.parameters * BYTES[dtype],
+        kv_bytes_per_token=shape.kv_bytes_per_token(dtype),
         perplexity=_perplexity(folder),
     )
 
@@ -107,44 +89,6 @@ def dtype_of(config: Mapping[str, Any]) -> str:
     """In which a checkpoint is served by default: its own, but float32 as bfloat16."""
     named = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     return named if named in ("float16", "bfloat16") else "bfloat16"
-
-
-def widths(config: Mapping[str, Any]) -> Widths:
-    """Key/value heads by layer, with the overrides of ``per_layer_config``."""
-    heads = int(config.get("num_attention_heads") or 1)
-    shared = int(config.get("num_key_value_heads") or heads)
-    head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-    overrides = {
-        int(layer): layer_config for layer, layer_config in (config.get("per_layer_config") or {}).items()
-    }
-    kept = []
-    for layer in range(int(config["num_hidden_layers"])):
-        own = overrides.get(layer, {})
-        gone = "attention" in (own.get("skip") or ())
-        kept.append(0 if gone else int(own.get("num_key_value_heads", shared)))
-    return Widths(tuple(kept), head_dim)
-
-
-def count_parameters(folder: Path) -> int:
-    """Numbers in the weight files.
-
-    Raises:
-        BadInput: there are no weight files.
-    """
-    from safetensors import safe_open
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise BadInput("--checkpoint", folder, "no *.safetensors file")
-    total = 0
-    for file in files:
-        with safe_open(file, framework="numpy") as tensors:
-            for key in tensors.keys():  # noqa: SIM118  (not a mapping)
-                count = 1
-                for size in tensors.get_slice(key).get_shape():
-                    count *= size
-                total += count
-    return total
 
 
 def _perplexity(folder: Path) -> dict[str, float]:

@@ -51,6 +51,11 @@ def load_corpus(name: str) -> Corpus:
     return Corpus(name, text)
 
 
+def is_embedded(name: str) -> bool:
+    """Whether a corpus is named that is no file: an embedded text, or `SELF`."""
+    return name == SELF or name.split(":")[0] in _EMBEDDED
+
+
 def load_corpora(names: str, *, with_self: bool = False) -> tuple[Corpus, ...]:
     """The corpora of a comma-separated list, in its order.
 

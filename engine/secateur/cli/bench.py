@@ -9,6 +9,7 @@ import typer
 
 from secateur.cli.console import console, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import INTERRUPTED, importing
+from secateur.cli.offline import run_offline
 from secateur.cli.stages import StageReporter
 from secateur.cli.target import (
     DEFAULT_TARGET,
@@ -28,6 +29,8 @@ from secateur.cli.target import (
 if TYPE_CHECKING:
     from secateur.bench.load.journal import Log
     from secateur.bench.options import BenchOptions
+
+OFFLINE = "Without a server"
 
 
 def register(app: typer.Typer) -> None:
@@ -84,6 +87,24 @@ def bench(
         typer.Option(metavar="MODEL=DIR", help="Its folder, for size and perplexity; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of prompts and arrivals.")] = 0,
+    offline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DIR",
+            help="No server: time this checkpoint in the engine, beside what the machine can do; repeatable.",
+            rich_help_panel=OFFLINE,
+        ),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(help="Sequences computed together.", rich_help_panel=OFFLINE)
+    ] = "1,8,32",
+    context: Annotated[
+        int, typer.Option(help="Tokens of each sequence while it is decoded.", rich_help_panel=OFFLINE)
+    ] = 256,
+    threads: Annotated[
+        int | None, typer.Option(help="Of the engine on a CPU.", min=1, rich_help_panel=OFFLINE)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights.", rich_help_panel=OFFLINE)] = "bfloat16",
     out: Annotated[
         Path | None, typer.Option(help="New folder for records, report.json and report.html.")
     ] = None,
@@ -104,7 +125,13 @@ def bench(
 
     Example: secateur bench --model dense --compare slim --concurrency 1,4,16 --seconds 30
     Example: secateur bench --rate 2,4,8 --slo ttft=500ms,tpot=50ms --out bench-slim
+    Example: secateur bench --offline out/dense --offline out/slim --batch 1,8,32
     """
+    if offline:
+        found = run_offline(offline, batch, input_len, context, rounds, dtype, threads, out)
+        if as_json:
+            emit_json(found)
+        return
     with stdout_to_stderr():
         with importing():
             from secateur.bench.document import document
@@ -181,6 +208,7 @@ def _measure(options: BenchOptions, folder: Path) -> Log:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with importing():
         from secateur.bench.interrupts import interruptible
+        from secateur.bench.place import RECORDS
         from secateur.bench.run import run
 
     file = folder / RECORDS
@@ -188,5 +216,4 @@ def _measure(options: BenchOptions, folder: Path) -> Log:
         return asyncio.run(interruptible(lambda stop: run(options, file, reporter, stop)))
 
 
-RECORDS = "records.jsonl"
 WIDTH = 150  # of tables where no terminal says how wide it is

@@ -21,7 +21,7 @@ from secateur.errors import SecateurError
 # `secateur --help` has to answer at once.
 COMMANDS = (
     *("prune", "evaluate", "study"),
-    *("serve", "token", "generate", "models", "bench"),
+    *("serve", "token", "generate", "models", "jobs", "bench"),
     *("demo", "doctor"),
 )
 

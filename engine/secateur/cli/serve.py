@@ -186,6 +186,9 @@ def serve(
         float,
         typer.Option(help="How long a replaced version stays loaded for a rollback.", rich_help_panel=LIFE),
     ] = 600.0,
+    jobs: Annotated[
+        int, typer.Option(help="Prune jobs at the same time; the others wait.", rich_help_panel=LIFE)
+    ] = 1,
     metrics: Annotated[
         str | None,
         typer.Option(metavar="HOST:PORT", help="Answer Prometheus there.", rich_help_panel=OBSERVE),
@@ -282,6 +285,7 @@ def _options(given: Mapping[str, Any]) -> ServeOptions:
         lame_duck_seconds=given["lame_duck_seconds"],
         drain_seconds=given["drain_seconds"],
         keep_seconds=given["keep_seconds"],
+        jobs=options.JobOptions(concurrency=given["jobs"]),
     )
 
 

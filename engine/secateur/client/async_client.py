@@ -18,6 +18,7 @@ from secateur.client.async_connection import AsyncConnection
 from secateur.client.call import AsyncSurface, later
 from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
 from secateur.client.inference import Answer, Event, Prompt, Sampling
+from secateur.client.jobs import AsyncJobs
 from secateur.client.models import AsyncModels
 
 
@@ -29,6 +30,7 @@ class AsyncClient(AsyncSurface):
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS, **options: Any) -> None:
         super().__init__(AsyncConnection(Endpoint(target, timeout=timeout, **options)))
         self.models = AsyncModels(self._connection)
+        self.jobs = AsyncJobs(self._connection)
 
     @property
     def target(self) -> str:

@@ -17,6 +17,7 @@ from secateur.client.call import Surface, now
 from secateur.client.connection import Connection
 from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
 from secateur.client.inference import Answer, Event, Prompt, Sampling
+from secateur.client.jobs import Jobs
 from secateur.client.models import Models
 
 
@@ -38,6 +39,7 @@ class Client(Surface):
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS, **options: Any) -> None:
         super().__init__(Connection(Endpoint(target, timeout=timeout, **options)))
         self.models = Models(self._connection)
+        self.jobs = Jobs(self._connection)
 
     @property
     def target(self) -> str:

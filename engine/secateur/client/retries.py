@@ -35,7 +35,14 @@ REPEATABLE: dict[str, tuple[str, ...]] = {
         "UnloadModelVersion",
         "SetAlias",
     ),
-    "secateur.v1.PruneService": ("ListPruneJobs", "GetPruneJob"),
+    # A job is made, or run, once: our client gives every such request an id.
+    "secateur.v1.PruneService": (
+        "ListPruneJobs",
+        "GetPruneJob",
+        "CreatePruneJob",
+        "RunPruneJob",
+        "CancelPruneJob",
+    ),
     "secateur.v1.BenchmarkService": ("ListBenchmarks", "GetBenchmark"),
     "google.longrunning.Operations": ("ListOperations", "GetOperation"),
     "grpc.health.v1.Health": (),

@@ -73,6 +73,7 @@ class ServeFile(BaseModel):
     lame_duck_seconds: float | None = None
     drain_seconds: float | None = None
     keep_seconds: float | None = None
+    jobs: int | None = None
     metrics: str | None = None
     traces: str | None = None
     log_json: bool | None = None
@@ -125,7 +126,7 @@ def document(parameters: Mapping[str, Any]) -> dict[str, Any]:
         elif name in ("roots", "open_to_all"):
             value = [part for part in (value or "").split(",") if part]
         elif name == "state":
-            value = _without_password(value)
+            value = _without_password(value or "")
         found[key_of(name)] = str(value) if isinstance(value, Path) else value
     return found
 

@@ -190,6 +190,27 @@ def state_folder() -> Path:
 
 
 @dataclass(frozen=True)
+class JobOptions:
+    """How prune jobs run.
+
+    Attributes:
+        concurrency: jobs at the same time; the others wait.
+        attempts: how often a job's process is started before the job has failed.
+        back_off_seconds: wait before the second attempt; each further wait is four times as long.
+        nice: how much jobs stand back for the server, 0 to 19.
+    """
+
+    concurrency: int = 1
+    attempts: int = 3
+    back_off_seconds: float = 2.0
+    nice: int = 10
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise BadInput("--jobs", self.concurrency, "at least 1")
+
+
+@dataclass(frozen=True)
 class ServeOptions:
     """The whole command.
 
@@ -209,6 +230,7 @@ class ServeOptions:
             the server, else 0.
         drain_seconds: how long running requests may go on after that, and those of an unloaded version.
         keep_seconds: how long a version that was replaced stays loaded for a rollback.
+        jobs: how prune jobs run.
     """
 
     models: tuple[ModelSpec, ...]
@@ -228,6 +250,7 @@ class ServeOptions:
     lame_duck_seconds: float | None = None
     drain_seconds: float = 30.0
     keep_seconds: float = 600.0
+    jobs: JobOptions = JobOptions()
 
     def __post_init__(self) -> None:
         consent = self.insecure or self.tls is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +15,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from sqlalchemy.orm import Session, sessionmaker
 
+from secateur.serve.activator import PoolActivator
+from secateur.serve.benchmarks.service import BenchmarkService
+from secateur.serve.benchmarks.tables import BenchmarkStore
 from secateur.serve.engine.load import Load
 from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
@@ -22,6 +27,8 @@ from secateur.serve.guard.interceptor import Guard, Stage
 from secateur.serve.guard.limits import Limits
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
+from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
+from secateur.serve.jobs.jobs import Jobs
 from secateur.serve.models.deployments import Deployments, Retention
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
@@ -35,12 +42,21 @@ from secateur.serve.open_inference import wire as open_inference
 from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
-from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from secateur.v1 import (
+    benchmarks_pb2,
+    benchmarks_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    benchmarks_pb2.DESCRIPTOR.services_by_name["BenchmarkService"].full_name,
     open_inference.SERVICE,
+    *JOB_SERVICES,
 )
 ABORT_SECONDS = 5.0
 
@@ -101,30 +117,43 @@ async def _serve(
     say: Say,
 ) -> None:
     started = time.monotonic()
-    store = Store(open_state(options.state))
+    sessions = open_state(options.state)
+    store = Store(sessions)
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
+    folder = options.state_dir.expanduser() / "jobs"
+    activator = PoolActivator(pool, deployments)
+    jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
+    jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
+    benchmarks = _add_benchmarks(server, pool, sessions, options)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
     await reporter.report()
     address = bind(server, options.listen, options.tls)
     await server.start()
+    await benchmarks.open()
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
     try:
         await _unless(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
         ready(Ready(address, list(pool), time.monotonic() - started))
+        await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
+        await benchmarks.close()
         await status.enter_graceful_shutdown()
         await _lame_duck(options.lame_duck, interrupts.second, say)
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
+        await benchmarks.close()
+        if jobs.in_progress:
+            say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
+        await jobs.close()
         await server.stop(grace=0)
         for task in tasks:
             task.cancel()
@@ -170,6 +199,18 @@ def _add_services(
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, open_inference.Reflected())
     return status
+
+
+def _add_benchmarks(
+    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions
+) -> BenchmarkService:
+    """Add the service, and a socket for its load generator: in a folder of ours alone, without TLS."""
+    socket = f"unix:{tempfile.mkdtemp(prefix='secateur-')}/benchmarks"
+    server.add_insecure_port(socket)
+    folder = options.state_dir.expanduser() / "benchmarks"
+    service = BenchmarkService(pool, BenchmarkStore(sessions), socket, folder)
+    benchmarks_pb2_grpc.add_BenchmarkServiceServicer_to_server(service, server)
+    return service
 
 
 async def _unless(interrupts: Interrupts, work: Any) -> None:

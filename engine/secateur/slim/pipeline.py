@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from secateur.errors import BadInput
 from secateur.search.samplers.sampler import best_first
@@ -16,6 +16,16 @@ from secateur.slim.options import PruneOptions
 from secateur.slim.preparation import Prepared, prepare
 from secateur.slim.progress import Clock, Reporter
 from secateur.storage import require_new
+
+
+class Observer(Protocol):
+    """Told what the search finds, beside what a `Reporter` is told in words."""
+
+    def begin(self, prepared: Prepared) -> None:
+        """The search begins; the study has what earlier runs evaluated."""
+
+    def evaluated(self, progress: Progress) -> None:
+        """Something was evaluated, and is in the study."""
 
 
 def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None) -> dict[str, Any]:
@@ -34,7 +44,10 @@ def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None 
 
 
 def prune_all(
-    options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None
+    options: PruneOptions,
+    reporter: Reporter,
+    meter: LatencyMeter | None = None,
+    observer: Observer | None = None,
 ) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`.
 
@@ -57,7 +70,9 @@ def prune_all(
             predictor=options.predictor,
             patience=options.patience,
         )
-        _run(search, reporter)
+        if observer is not None:
+            observer.begin(prepared)
+        _run(search, reporter, observer)
     _note_seconds(prepared, clock)
     records = []
     for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True):
@@ -121,13 +136,15 @@ def _note_seconds(prepared: Prepared, clock: Clock) -> None:
     prepared.study.note("seconds", earlier | longest)
 
 
-def _run(search: Search, reporter: Reporter) -> None:
+def _run(search: Search, reporter: Reporter, observer: Observer | None) -> None:
     stage = ""
     for progress in search.run():
         if progress.stage != stage:
             stage = progress.stage
             table = f"evaluating {progress.total} single cuts"
             reporter.stage(table if stage == "table" else "searching", progress.total - progress.done + 1)
+        if observer is not None:
+            observer.evaluated(progress)
         reporter.step(_note(progress))
 
 

@@ -15,10 +15,13 @@ SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", 
 @pytest.fixture(scope="package")
 def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     pytest.importorskip("vllm")
-    log = tmp_path_factory.mktemp("server") / "stderr.txt"
+    folder = tmp_path_factory.mktemp("server")
+    log = folder / "stderr.txt"
     with log.open("w") as stderr:
         try:
-            with served({"slim": folders["llama"]}, *SMALL, stderr=stderr) as running:
+            with served(
+                {"slim": folders["llama"]}, *SMALL, "--state-dir", str(folder), stderr=stderr
+            ) as running:
                 yield running
         finally:
             print(log.read_text())

@@ -38,7 +38,7 @@ def folder(smollm2: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_client_gets_the_same_text(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     binaries, modules = python_clients(), node_clients() / "node_modules"
-    with served({MODEL: folder}, *OPTIONS) as server:
+    with served({MODEL: folder}, *OPTIONS, "--state-dir", str(tmp_path)) as server:
         expected = continuation(server.address, MODEL)
         called = (server.address, MODEL)
         triton = run(binaries / "python", HERE / "use_tritonclient.py", *called)

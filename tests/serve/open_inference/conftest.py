@@ -16,12 +16,19 @@ SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", 
 
 
 @pytest.fixture(scope="package")
-def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what the server writes to stderr."""
+    return tmp_path_factory.mktemp("server") / "stderr.txt"
+
+
+@pytest.fixture(scope="package")
+def server(folders: dict[str, Path], log: Path) -> Iterator[ServerProcess]:
     pytest.importorskip("vllm")
-    log = tmp_path_factory.mktemp("server") / "stderr.txt"
     with log.open("w") as stderr:
         try:
-            with served({"slim": folders["llama"]}, *SMALL, stderr=stderr) as running:
+            with served(
+                {"slim": folders["llama"]}, *SMALL, "--state-dir", str(log.parent), stderr=stderr
+            ) as running:
                 yield running
         finally:
             print(log.read_text())

@@ -6,6 +6,7 @@ import json
 import queue
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -225,6 +226,45 @@ def test_index_lists_the_versions(calls: Any) -> None:
     ]
 
 
+def test_a_version_is_unloaded_and_loaded_again(calls: Any) -> None:
+    down, up = unload("slim"), load("slim", version="1")
+    down.parameters["unload_dependents"].bool_param = False  # tritonclient always says it
+    running = calls.ModelStreamInfer(iter([request(stream=True, sampling_parameters=ENDLESS)]), timeout=60)
+    next(running)
+    calls.RepositoryModelUnload(down, timeout=60)
+    *_, last = running
+    assert final(last)
+    assert not last.error_message  # it was finished first
+    (one,) = calls.RepositoryIndex(message("RepositoryIndexRequest")).models
+    assert (one.state, one.reason) == ("UNAVAILABLE", "unloaded")
+    assert not calls.RepositoryIndex(message("RepositoryIndexRequest", ready=True)).models
+    assert not calls.ModelReady(message("ModelReadyRequest", name="slim")).ready
+    assert not calls.ModelMetadata(message("ModelMetadataRequest", name="slim")).versions
+    with pytest.raises(grpc.RpcError) as caught:
+        calls.ModelInfer(request(), timeout=60)
+    assert (caught.value.code().name, reason_of(caught.value)) == (
+        "FAILED_PRECONDITION",
+        "VERSION_NOT_LOADED",
+    )
+    calls.RepositoryModelUnload(down, timeout=60)  # once more does no harm
+
+    calls.RepositoryModelLoad(up, timeout=60)
+    assert calls.ModelReady(message("ModelReadyRequest", name="slim")).ready
+    assert text_of(calls.ModelInfer(request(sampling_parameters=GREEDY), timeout=60))
+    calls.RepositoryModelLoad(up, timeout=60)
+
+
+def load(name: str, kind: str = "Load", repository_name: str = "", **parameters: str) -> Any:
+    made = message(f"RepositoryModel{kind}Request", model_name=name, repository_name=repository_name)
+    for parameter, value in parameters.items():
+        made.parameters[parameter].string_param = value
+    return made
+
+
+def unload(name: str, **parameters: str) -> Any:
+    return load(name, "Unload", **parameters)
+
+
 NOBODY = {"name": "nobody"}
 NO_VERSION = {"name": "slim", "version": "9"}
 BAD = [
@@ -238,6 +278,19 @@ BAD = [
     ("ModelStatistics", message("ModelStatisticsRequest", version="1"), "INVALID_ARGUMENT", "INVALID_FIELD"),
     ("RepositoryIndex", message("RepositoryIndexRequest", repository_name="x"), "NOT_FOUND",
      "REPOSITORY_NOT_FOUND"),
+    ("RepositoryModelLoad", load("nobody"), "NOT_FOUND", "MODEL_NOT_FOUND"),
+    ("RepositoryModelLoad", load("../slim"), "NOT_FOUND", "MODEL_NOT_FOUND"),
+    ("RepositoryModelLoad", load(""), "INVALID_ARGUMENT", "INVALID_FIELD"),
+    ("RepositoryModelLoad", load("slim", repository_name="/etc"), "NOT_FOUND",
+     "REPOSITORY_NOT_FOUND"),
+    ("RepositoryModelLoad", load("slim", config="{}"), "INVALID_ARGUMENT",
+     "INVALID_FIELD"),
+    ("RepositoryModelLoad", load("slim", version="9"), "NOT_FOUND",
+     "VERSION_NOT_FOUND"),
+    ("RepositoryModelUnload", unload("nobody"), "NOT_FOUND",
+     "MODEL_NOT_FOUND"),
+    ("RepositoryModelUnload", unload("slim", version="9"), "NOT_FOUND",
+     "VERSION_NOT_FOUND"),
     ("ModelInfer", request(model_name="../../etc/passwd"), "NOT_FOUND", "MODEL_NOT_FOUND"),
     ("ModelInfer", request(model_name="slim", model_version="9"), "NOT_FOUND", "VERSION_NOT_FOUND"),
     ("ModelInfer", request(None), "INVALID_ARGUMENT", "INVALID_FIELD"),
@@ -262,8 +315,27 @@ def test_bad_requests_get_the_right_code_and_reason(
     assert (caught.value.code().name, reason_of(caught.value)) == (code, reason)
 
 
+def test_bytes_that_are_no_message_are_refused(server: ServerProcess) -> None:
+    for name in ("ModelInfer", "ModelReady", "RepositoryModelLoad"):
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(f"/{wire.SERVICE}/{name}")(b"\xff", timeout=60)
+        assert (caught.value.code().name, reason_of(caught.value)) == (
+            "INVALID_ARGUMENT",
+            "MALFORMED_MESSAGE",
+        )
+
+
 @pytest.mark.parametrize("name", ["TraceSetting", "LogSettings", "SystemSharedMemoryStatus"])
 def test_calls_there_are_not_are_unimplemented(calls: Any, name: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         getattr(calls, name)(message(f"{name}Request"), timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert reason_of(caught.value) == "METHOD_UNKNOWN"
+
+
+def test_users_mistakes_are_no_errors_in_the_log(calls: Any, log: Path) -> None:
+    for name, made, _, _ in BAD:
+        with pytest.raises(grpc.RpcError):
+            getattr(calls, name)(made, timeout=60)
+    assert "Traceback" not in log.read_text()
+    assert "bug" not in log.read_text()

@@ -90,7 +90,7 @@ class RandomWords:
         chosen: list[str] = []
         length = 0
         while length < wanted:
-            chosen.append(self.words[rng.integers(len(self.words))])
+            chosen.append(self.words[int(rng.integers(len(self.words)))])
             length += len(chosen[-1]) + 1
         return Prompt(tokens, text=" ".join(chosen))
 

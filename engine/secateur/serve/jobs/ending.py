@@ -1,0 +1,91 @@
+"""What the end of a job's process means."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.rpc import code_pb2, status_pb2
+
+from secateur.serve.failures import Refused, Violation
+from secateur.serve.jobs.outcome import Outcome, read_outcome, result_of
+from secateur.v1 import prune_pb2
+
+_TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended.
+
+    Attributes:
+        result: what it made.
+        refusal: why the job cannot be done, whoever tries.
+        death: why it has neither: for people, in one line.
+    """
+
+    result: prune_pb2.PruneJobResult | None = None
+    refusal: status_pb2.Status | None = None
+    death: str = ""
+
+
+def ending_of(folder: Path, status: int | None, log: Path) -> Ending:
+    """Judge a process that is gone.
+
+    Args:
+        status: its exit status, -N for signal N; None if it is not known.
+        log: what it printed.
+    """
+    outcome = read_outcome(folder)
+    if outcome is None:
+        return Ending(death=_death(status, log))
+    if outcome.refusal:
+        return Ending(refusal=_refusal(outcome))
+    return Ending(result=result_of(outcome.checkpoints))
+
+
+def died(death: str, attempts: int) -> status_pb2.Status:
+    """The error of a job whose process died too often."""
+    message = f"its process died {attempts} times, last: {death}"
+    return Refused(
+        code_pb2.INTERNAL, "PROCESS_DIED", message, metadata={"attempts": str(attempts)}
+    ).to_status()
+
+
+def cancelled() -> status_pb2.Status:
+    """The error of a job that was cancelled."""
+    message = "cancelled; what was evaluated is kept for another run"
+    return Refused(code_pb2.CANCELLED, "CANCELLED", message).to_status()
+
+
+def failed(error: Exception) -> status_pb2.Status:
+    """The error of a job that met a bug of the server."""
+    return Refused(code_pb2.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}").to_status()
+
+
+def _refusal(outcome: Outcome) -> status_pb2.Status:
+    violations = [Violation(outcome.field, outcome.refusal)] if outcome.field else []
+    return Refused(code_pb2.FAILED_PRECONDITION, "PRUNE_REFUSED", outcome.refusal, violations).to_status()
+
+
+def _death(status: int | None, log: Path) -> str:
+    line = _last_line(log)
+    said = f": {line}" if line else ""
+    if status is None:
+        return f"it ended while no server looked{said}"
+    if status < 0:
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(-status).name}{said}"
+        return f"killed by signal {-status}{said}"
+    return f"exit status {status}{said}"
+
+
+def _last_line(log: Path) -> str:
+    with suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL_BYTES))
+        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "")[:300]
+    return ""

@@ -1,0 +1,88 @@
+"""The jobs of a server put together: store, supervisor and services."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from sqlalchemy.orm import Session, sessionmaker
+
+from secateur.serve.jobs.activation import Activator
+from secateur.serve.jobs.operations import OperationsService
+from secateur.serve.jobs.service import PruneService
+from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.supervisor import Supervisor
+from secateur.serve.options import JobOptions
+from secateur.v1 import prune_pb2, prune_pb2_grpc
+
+SERVICES = (
+    prune_pb2.DESCRIPTOR.services_by_name["PruneService"].full_name,
+    operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
+)
+
+
+class Jobs:
+    """All about prune jobs that a server needs to know.
+
+    Args:
+        sessions: of the state database.
+        state: its URL.
+        folder: for the files of jobs; made when missing.
+        activator: puts results into service.
+        roots: folders below which clients may name files.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        state: str,
+        folder: Path,
+        activator: Activator,
+        roots: Sequence[Path],
+        options: JobOptions,
+    ) -> None:
+        folder = folder.absolute()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = Store(sessions, _identity(folder))
+        self._supervisor = Supervisor(store, state, folder, activator, options)
+        self._prune = PruneService(store, self._supervisor, activator, roots)
+        self._operations = OperationsService(store, self._supervisor)
+
+    @property
+    def in_progress(self) -> int:
+        """Jobs whose processes go on when the server ends."""
+        return self._supervisor.in_progress
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Let a server answer for the jobs."""
+        prune_pb2_grpc.add_PruneServiceServicer_to_server(self._prune, server)
+        operations_pb2_grpc.add_OperationsServicer_to_server(self._operations, server)
+
+    async def start(self) -> None:
+        """Begin to work on jobs, those of an earlier server first."""
+        await self._supervisor.start()
+
+    async def close(self) -> None:
+        """End all watches, and leave the processes of jobs to themselves."""
+        self._prune.close()
+        self._operations.close()
+        await self._supervisor.close()
+
+
+def _identity(folder: Path) -> str:
+    """What the folder is called in the database, whatever its path is; given once."""
+    file, new = folder / "id", folder / f".id-{uuid.uuid4().hex}"
+    if not file.is_file():
+        new.write_text(uuid.uuid4().hex, encoding="utf-8")
+        with suppress(FileExistsError):  # another server was first
+            os.link(new, file)
+        new.unlink()
+    return file.read_text(encoding="utf-8")

@@ -1,0 +1,159 @@
+"""A job's process as the server sees it: started, found again after a restart, ended.
+
+Whether there is one is said by a lock on a file of the job's folder, which the kernel drops with the
+process, however that ends. In the file stand the process's number and when it was started, so that a signal
+never goes to a process that got the same number later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+LOCK = "runner.lock"
+BUSY_STATUS = 75  # of a process that found another at the job
+STATE_VARIABLE = "SECATEUR_STATE"
+_PATIENCE_SECONDS = 10.0  # between SIGTERM and SIGKILL
+_TRIES, _TRY_SECONDS = 20, 0.05  # for who looks at a lock at the same time as another
+
+
+class Runner:
+    """A process that works on a job.
+
+    Args:
+        pid: its number; it leads a session and a process group of its own.
+        descriptor: of the process (a pidfd): readable when it is gone, and never another's.
+        child: if it was started by us: then its exit status can be known.
+    """
+
+    def __init__(self, pid: int, descriptor: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+        self._child = child
+
+    async def gone(self) -> None:
+        """Wait until it has ended."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        loop.add_reader(self._descriptor, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._descriptor)
+
+    async def end(self) -> None:
+        """Ask it to end, kill it if it does not, and wait until it has."""
+        self._signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.gone(), _PATIENCE_SECONDS)
+            return
+        self._signal(signal.SIGKILL)
+        await self.gone()
+
+    def collect(self) -> int | None:
+        """Leave nothing of a process that is gone; returns its exit status, -N for signal N, if known."""
+        os.close(self._descriptor)
+        if self._child is None:
+            return None
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # workers that outlived it; nobody else has its number yet
+        return self._child.wait()
+
+    def release(self) -> None:
+        """Let it go on without us."""
+        os.close(self._descriptor)
+        if self._child is not None:
+            self._child.returncode = 0  # or its destructor would complain
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+
+def start(folder: Path, state: str, log: Path) -> Runner:
+    """Start a process for the job whose specification lies in a folder.
+
+    Args:
+        state: URL of the database it tells its progress to; not on its command line, it may hold a password.
+        log: takes what it prints.
+    """
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "secateur.serve.jobs.runner", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, STATE_VARIABLE: state},
+            start_new_session=True,  # neither Ctrl-C nor the end of our terminal is for it
+        )
+    return Runner(child.pid, os.pidfd_open(child.pid), child)
+
+
+def attach(folder: Path) -> Runner | None:
+    """Find the process that works on a job, whoever started it; None if there is none."""
+    file = folder / LOCK
+    for _ in range(_TRIES):
+        if not file.is_file() or not _is_locked(file):
+            return None
+        if (found := _opened(file)) is not None:
+            return found
+        time.sleep(_TRY_SECONDS)  # it has the lock, and has not said its number yet
+    return None
+
+
+def occupy(folder: Path) -> int | None:
+    """Become the process that works on a job until this one ends; None if another is.
+
+    Returns:
+        The descriptor that holds the lock, to be kept open.
+    """
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(_TRIES):
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            owner = {"pid": os.getpid(), "started": _started(os.getpid())}
+            os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+            return descriptor
+        time.sleep(_TRY_SECONDS)  # a server that looks whether it is locked holds it for an instant
+    os.close(descriptor)
+    return None
+
+
+def _is_locked(file: Path) -> bool:
+    with file.open("r") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _opened(file: Path) -> Runner | None:
+    """A handle on the process that a lock names; None if it has just ended, or not said its number yet."""
+    descriptor = -1
+    try:
+        owner = json.loads(file.read_text(encoding="utf-8"))
+        descriptor = os.pidfd_open(owner["pid"])
+        if _started(owner["pid"]) == owner["started"]:
+            return Runner(owner["pid"], descriptor)
+    except (OSError, ValueError, KeyError):
+        pass
+    if descriptor >= 0:
+        os.close(descriptor)
+    return None
+
+
+def _started(pid: int) -> int:
+    """When a process was started, in the kernel's ticks; -1 where there is none."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return -1

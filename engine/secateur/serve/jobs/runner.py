@@ -1,0 +1,98 @@
+"""The process of a job: ``python -m secateur.serve.jobs.runner FOLDER``.
+
+It needs nothing of the server but the folder and the state database. What it evaluates lies in the study
+as soon as it is evaluated, so it may be killed at any time and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.serve.jobs.process import BUSY_STATUS, STATE_VARIABLE, occupy
+from secateur.storage import write_json
+
+if TYPE_CHECKING:
+    from secateur.slim.options import PruneOptions
+
+SPEC = "spec.json"
+REFUSED_STATUS = 2
+
+
+def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> None:
+    """Say what a job's process is to do.
+
+    Args:
+        number: of the job in the state database.
+        nice: how much it stands back for others.
+        options: of the prune, as `specification.to_json` wrote them.
+    """
+    document = {"number": number, "run": run, "nice": nice, "options": json.loads(options)}
+    write_json(folder / SPEC, document)
+
+
+def main(folder: Path) -> int:
+    """Do the job; returns the exit status: 0 done, 2 refused, 75 another process is at it."""
+    lock = occupy(folder)  # before what takes seconds to import
+    if lock is None:
+        return BUSY_STATUS
+    spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+    stand_back(spec["nice"])
+    return _prune(folder, spec)
+
+
+def stand_back(nice: int) -> None:
+    """Give way to the server: for processor time, and to whoever has to be killed where memory runs out."""
+    with suppress(OSError):
+        os.nice(nice)
+    # Where Linux groups processes by session, niceness counts only within the session: the group has its own.
+    for file, value in (("autogroup", nice), ("oom_score_adj", 500)):
+        with suppress(OSError):
+            Path(f"/proc/self/{file}").write_text(str(value))
+
+
+def _prune(folder: Path, spec: dict[str, Any]) -> int:
+    from secateur.errors import BadInput, SecateurError
+    from secateur.serve.jobs.outcome import Outcome, write_outcome
+    from secateur.serve.jobs.specification import from_json
+    from secateur.serve.jobs.store import Store
+    from secateur.serve.jobs.telling import Teller
+    from secateur.serve.state import open_state
+    from secateur.slim.pipeline import prune_all
+
+    try:
+        options = from_json(json.dumps(spec["options"]))
+        if not _is_done(options):
+            store = Store(open_state(os.environ[STATE_VARIABLE]), home="")
+            teller = Teller(store, spec["number"], spec["run"], options.evaluations)
+            prune_all(options, teller, observer=teller)
+            teller.flush()
+    except SecateurError as error:
+        print(f"error: {error}", file=sys.stderr)
+        field = error.field if isinstance(error, BadInput) else ""
+        write_outcome(folder, Outcome(refusal=str(error), field=field))
+        return REFUSED_STATUS
+    write_outcome(folder, Outcome(checkpoints=tuple(str(out) for out in options.outs)))
+    return 0
+
+
+def _is_done(options: PruneOptions) -> bool:
+    """Whether an earlier process made all checkpoints and was killed before it could say so.
+
+    If it made only some, they are removed: they are cut again from the study, which has everything.
+    """
+    made = [out for out in options.outs if out.exists()]
+    if len(made) == len(options.outs):
+        return True
+    for out in made:
+        shutil.rmtree(out)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,189 @@
+"""From what a client asks for to checked `PruneOptions`, in the words of the request's fields."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from secateur.calibrate.corpus import is_embedded
+from secateur.errors import BadInput
+from secateur.model.source import DEFAULT_MODEL
+from secateur.serve.failures import Violation, invalid
+from secateur.serve.jobs.paths import confined
+from secateur.serve.options import NAME
+from secateur.slim.options import PruneOptions
+from secateur.slim.recipes import recipe_named
+from secateur.v1 import prune_pb2
+
+CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
+MAX_DISPLAY_NAME = 200
+SPEC = "prune_job.spec"
+# Fields of the specification that are options of the same name, taken where they are given.
+_PLAIN = (
+    "budget",
+    "speedup",
+    "evaluations",
+    "window",
+    "calibration_tokens",
+    "search_windows",
+    "quantum",
+    "tp",
+    "protect",
+    "max_shapes",
+    "batch",
+    "context",
+    "criterion",
+    "sampler",
+    "repair",
+    "predictor",
+    "workers",
+    "dtype",
+)
+_FIELDS = {"--corpus": "corpora", "MODEL": "path"}
+
+FolderOf = Callable[[str], Path]
+"""The checkpoint folder of a model of this server; raises `Refused` if there is none."""
+
+
+def options_of(
+    job: prune_pb2.PruneJob, folder: Path, roots: Sequence[Path], folder_of: FolderOf
+) -> PruneOptions:
+    """The options of a job, models and paths resolved.
+
+    Args:
+        folder: the job's own: there go its checkpoints and its study.
+
+    Raises:
+        Refused: a field is missing or not allowed, or there is no such model.
+    """
+    _check_job(job)
+    spec = job.spec
+    try:
+        recipe = recipe_named(spec.recipe or "secateur")
+        given = asdict(recipe) | {name: getattr(spec, name) for name in _PLAIN if _is_given(spec, name)}
+        if spec.HasField("patience"):
+            given["patience"] = spec.patience or None
+        given |= _corpora(spec, roots) | _latency_table(spec, roots)
+        options = PruneOptions(
+            model=_model(spec, roots, folder_of),
+            out=folder / CHECKPOINT,
+            keep=_keep(spec),
+            seed=spec.seed,
+            **given,
+        )
+    except BadInput as error:
+        field = _FIELDS.get(error.field, error.field.removeprefix("--").replace("-", "_"))
+        raise invalid(Violation(f"{SPEC}.{field}", f"got {error.given}: {error.allowed}")) from error
+    _check_options(job, options)
+    return options
+
+
+def to_json(options: PruneOptions) -> str:
+    """Options as text, for `from_json`."""
+    values = {
+        name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
+    }
+    return json.dumps(values)
+
+
+def from_json(text: str) -> PruneOptions:
+    """Options that `to_json` wrote."""
+    values: dict[str, Any] = json.loads(text)
+    values["out"] = Path(values["out"])
+    if isinstance(values["keep"], list):
+        values["keep"] = tuple(values["keep"])
+    if values["latency_table"] is not None:
+        values["latency_table"] = Path(values["latency_table"])
+    return PruneOptions(**values)
+
+
+def _check_job(job: prune_pb2.PruneJob) -> None:
+    if len(job.display_name) > MAX_DISPLAY_NAME:
+        raise invalid(Violation("prune_job.display_name", f"at most {MAX_DISPLAY_NAME} characters"))
+    if job.spec.WhichOneof("source") is None:
+        raise invalid(Violation(f"{SPEC}.source", "give one of model, path"))
+    if job.HasField("activation"):
+        _check_activation(job.activation)
+
+
+def _check_activation(activation: prune_pb2.PruneActivation) -> None:
+    field = "prune_job.activation"
+    for name, least in (("max_perplexity", 1.0), ("max_perplexity_ratio", 0.0)):
+        value = getattr(activation, name)
+        if activation.HasField(name) and not least < value < math.inf:
+            raise invalid(Violation(f"{field}.{name}", f"got {value:g}, a number over {least:g}"))
+    if not NAME.fullmatch(activation.model):
+        allowed = "letters, digits, '.', '_' and '-', at most 64"
+        raise invalid(Violation(f"{field}.model", f"got {activation.model[:100]!r}, {allowed}"))
+
+
+def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
+    if job.HasField("activation") and len(options.keeps) > 1:
+        raise invalid(Violation(f"{SPEC}.keep", "one fraction, as its result is to be activated"))
+    if options.limits_latency and options.latency_table is None:
+        reason = "needed for a limit on latency: what a busy server measured would be wrong"
+        raise invalid(Violation(f"{SPEC}.latency_table", reason))
+    most = len(os.sched_getaffinity(0))
+    if options.workers is not None and options.workers > most:
+        raise invalid(Violation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core"))
+
+
+def _is_given(spec: prune_pb2.PruneSpec, name: str) -> bool:
+    """Whether a field is there: text is if it is not empty, numbers know."""
+    value = getattr(spec, name)
+    return bool(value) if isinstance(value, str) else spec.HasField(name)
+
+
+def _keep(spec: prune_pb2.PruneSpec) -> float | tuple[float, ...] | None:
+    if len(spec.keep) > 1:
+        return tuple(spec.keep)
+    return spec.keep[0] if spec.keep else None
+
+
+def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf) -> str:
+    if spec.WhichOneof("source") == "model":
+        return str(_dense(folder_of(spec.model)))
+    if spec.path == DEFAULT_MODEL:
+        return DEFAULT_MODEL
+    return str(confined(f"{SPEC}.path", spec.path, roots))
+
+
+def _dense(folder: Path) -> Path | str:
+    """The checkpoint that a slim one was cut from; any other checkpoint itself."""
+    record = folder / "secateur.json"
+    if not record.is_file():
+        return folder
+    model = json.loads(record.read_text(encoding="utf-8"))["model"]
+    if model["reference"] == DEFAULT_MODEL:
+        return DEFAULT_MODEL
+    if not Path(model["path"]).exists():
+        raise invalid(Violation(f"{SPEC}.model", f"was cut from {model['path']}, which is no longer there"))
+    return Path(model["path"])
+
+
+def _corpora(spec: prune_pb2.PruneSpec, roots: Sequence[Path]) -> dict[str, str]:
+    corpora = {"corpus": _texts("corpora", spec.corpora, roots)}
+    corpora["validation"] = _texts("validation", spec.validation, roots)
+    return {name: text for name, text in corpora.items() if text}
+
+
+def _texts(field: str, names: Sequence[str], roots: Sequence[Path]) -> str:
+    texts = [
+        name if is_embedded(name) else str(confined(f"{SPEC}.{field}[{index}]", name, roots))
+        for index, name in enumerate(names)
+    ]
+    for index, text in enumerate(texts):
+        if "," in text:
+            raise invalid(Violation(f"{SPEC}.{field}[{index}]", f"got {text}, without a comma in it"))
+    return ",".join(texts)
+
+
+def _latency_table(spec: prune_pb2.PruneSpec, roots: Sequence[Path]) -> dict[str, Path]:
+    if not spec.latency_table:
+        return {}
+    return {"latency_table": confined(f"{SPEC}.latency_table", spec.latency_table, roots)}

@@ -1,0 +1,324 @@
+"""What is known of jobs, and the only ways in which it changes.
+
+Every change is one transaction that begins by writing to the job's row, so that of several writers (the
+server and the job's own process) one is at it at a time, on SQLite and PostgreSQL alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from google.rpc import code_pb2, status_pb2
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, sessionmaker
+
+from secateur.serve.failures import Refused, Violation, invalid
+from secateur.serve.jobs.states import (
+    CANCELLING,
+    OVER,
+    QUEUED,
+    RUNNABLE,
+    UNDER_WAY,
+    name_of,
+)
+from secateur.serve.jobs.tables import EventRow, JobRow, RunRow
+from secateur.serve.jobs.wire import ended_operation, etag, job_name, timestamp
+from secateur.v1 import prune_pb2
+
+
+class Store:
+    """The jobs of one folder of jobs.
+
+    Args:
+        sessions: of the state database.
+        home: identity of the folder: servers may share a database, not a job.
+    """
+
+    def __init__(self, sessions: sessionmaker[Session], home: str) -> None:
+        self._sessions = sessions
+        self._home = home
+
+    def create(self, row: JobRow) -> JobRow:
+        """Keep a new job; one that this request made before is returned instead.
+
+        Raises:
+            Refused: its id is taken, or its request id by another job.
+        """
+        row.home = self._home
+        if (earlier := self.requested(row)) is not None:
+            return earlier
+        try:
+            with self._sessions.begin() as session:
+                session.add(row)
+                session.flush()
+                _state_changed(session, row)
+        except IntegrityError:
+            if (earlier := self.requested(row)) is not None:  # two of the same at once
+                return earlier
+            message = f"there is a job {row.id} already"
+            metadata = {"name": job_name(row)}
+            raise Refused(code_pb2.ALREADY_EXISTS, "JOB_EXISTS", message, metadata=metadata) from None
+        return row
+
+    def requested(self, row: JobRow) -> JobRow | None:
+        """The job that the same request made before, if it did.
+
+        Raises:
+            Refused: its request id was used for another job.
+        """
+        if row.request_id is None:
+            return None
+        with self._sessions() as session:
+            query = select(JobRow).where(JobRow.home == self._home, JobRow.request_id == row.request_id)
+            earlier = session.scalars(query).one_or_none()
+        if earlier is not None and earlier.digest != row.digest:
+            raise invalid(Violation("request_id", f"got {row.request_id}, it was used for another job"))
+        return earlier
+
+    def find(self, job: str) -> JobRow:
+        """The job of that id.
+
+        Raises:
+            Refused: there is none.
+        """
+        with self._sessions() as session:
+            return self._find(session, job)
+
+    def page(self, size: int, before: int | None) -> Sequence[JobRow]:
+        """Jobs, the newest first, of those older than number `before`."""
+        query = select(JobRow).where(JobRow.home == self._home)
+        if before is not None:
+            query = query.where(JobRow.number < before)
+        with self._sessions() as session:
+            return session.scalars(query.order_by(JobRow.number.desc()).limit(size)).all()
+
+    def under_way(self) -> Sequence[JobRow]:
+        """Jobs that somebody has to see to, in the order in which they were asked for."""
+        query = (
+            select(JobRow)
+            .join(RunRow, (RunRow.job == JobRow.number) & (RunRow.run == JobRow.run))
+            .where(JobRow.home == self._home, JobRow.state.in_(UNDER_WAY))
+            .order_by(RunRow.number)
+        )
+        with self._sessions() as session:
+            return session.scalars(query).all()
+
+    def enqueue(self, job: str, wanted_etag: str, request_id: str) -> tuple[JobRow, RunRow]:
+        """Ask for another run of a job; the one that this request asked for before is returned instead.
+
+        Raises:
+            Refused: there is no such job, it is not the one meant, is under way, or has its result.
+        """
+        with self._change(self.find(job).number) as (session, row):
+            if request_id and (earlier := _run_requested(session, row, request_id)) is not None:
+                return row, earlier
+            _require_etag(row, wanted_etag)
+            _require_runnable(row)
+            row.run, row.attempt, row.cancelling = row.run + 1, 0, False
+            row.ended, row.progress = b"", b""
+            run = RunRow(
+                job=row.number, run=row.run, request_id=request_id or None, created_at=time.time(), ended=b""
+            )
+            session.add(run)
+            row.state = QUEUED
+            _state_changed(session, row)
+            return row, run
+
+    def cancel(self, job: str) -> JobRow:
+        """Ask for the end of a job's run; nothing happens to one that is not under way.
+
+        Raises:
+            Refused: there is no such job.
+        """
+        with self._change(self.find(job).number) as (session, row):
+            if row.state in UNDER_WAY and not row.cancelling:
+                row.cancelling, row.state = True, CANCELLING
+                _state_changed(session, row)
+            return row
+
+    def delete(self, job: str, wanted_etag: str, remove: Callable[[], None]) -> None:
+        """Forget a job.
+
+        Args:
+            remove: its files; called while nobody else can change the job.
+
+        Raises:
+            Refused: there is no such job, it is not the one meant, or it is under way.
+        """
+        with self._change(self.find(job).number) as (session, row):
+            _require_etag(row, wanted_etag)
+            if row.state in UNDER_WAY:
+                raise _precondition("JOB_UNDER_WAY", f"{row.id} is {name_of(row.state)}; cancel it first")
+            remove()
+            for table in (EventRow, RunRow):
+                session.execute(delete(table).where(table.job == row.number))
+            session.execute(delete(JobRow).where(JobRow.number == row.number))
+
+    def read(self, number: int) -> JobRow:
+        """The job as it is now.
+
+        Raises:
+            Refused: it was deleted.
+        """
+        with self._sessions() as session:
+            return _present(session.get(JobRow, number))
+
+    def move(self, number: int, state: int, reason: str = "", *, attempt: int | None = None) -> JobRow:
+        """Change the state of a job; one that is being cancelled stays that."""
+        with self._change(number) as (session, row):
+            row.attempt = row.attempt if attempt is None else attempt
+            state = CANCELLING if row.cancelling else state
+            if state != row.state or reason:
+                row.state = state
+                _state_changed(session, row, reason)
+            return row
+
+    def finish(self, number: int, state: int, result: prune_pb2.PruneJobResult | status_pb2.Status) -> JobRow:
+        """End the run of a job."""
+        with self._change(number) as (session, row):
+            if row.state in OVER:
+                return row
+            run = _run(session, row, row.run)
+            row.state, row.cancelling = state, False
+            operation = ended_operation(row, run, result, time.time())
+            row.ended = run.ended = operation.SerializeToString()
+            _tell(session, row, ended=operation)
+            return row
+
+    def progressed(
+        self, number: int, run: int, progress: prune_pb2.PruneProgress, front: Sequence[prune_pb2.FrontPoint]
+    ) -> None:
+        """Note how far a run is, and the points that joined its front."""
+        with self._change(number) as (session, row):
+            if row.run == run and row.state in UNDER_WAY:
+                progress.attempt = row.attempt
+                row.progress = progress.SerializeToString()
+                _tell(session, row, progress=progress)
+                if front:
+                    _tell(session, row, front=prune_pb2.Front(joined=front))
+
+    def said(self, number: int, run: int, line: str) -> None:
+        """Note a line for people."""
+        with self._change(number) as (session, row):
+            if row.run == run and row.state in UNDER_WAY:
+                _tell(session, row, message=line)
+
+    def events(self, number: int, after: int, limit: int) -> tuple[JobRow, list[prune_pb2.PruneJobEvent]]:
+        """The job, and what happened to it after an event.
+
+        Raises:
+            Refused: it was deleted.
+        """
+        query = (
+            select(EventRow.body)
+            .where(EventRow.job == number, EventRow.sequence > after)
+            .order_by(EventRow.sequence)
+            .limit(limit)
+        )
+        # The row is read first: events come on top of what it says, never the other way round.
+        with self._sessions() as session:
+            row = _present(session.get(JobRow, number))
+            bodies = session.scalars(query).all() if row.sequence > after else ()
+        return row, [prune_pb2.PruneJobEvent.FromString(body) for body in bodies]
+
+    def operation(self, job: str, run: int) -> tuple[JobRow, RunRow]:
+        """A run of a job.
+
+        Raises:
+            Refused: there is none.
+        """
+        with self._sessions() as session:
+            row = self._find(session, job)
+            return row, _run(session, row, run)
+
+    def operations(self, size: int, before: int | None) -> Sequence[tuple[JobRow, RunRow]]:
+        """Runs of all jobs, the newest first, of those older than number `before`."""
+        query = select(JobRow, RunRow).join(RunRow, RunRow.job == JobRow.number)
+        query = query.where(JobRow.home == self._home)
+        if before is not None:
+            query = query.where(RunRow.number < before)
+        with self._sessions() as session:
+            rows = session.execute(query.order_by(RunRow.number.desc()).limit(size)).all()
+        return [(row, run) for row, run in rows]
+
+    def delete_operation(self, job: str, run: int) -> None:
+        """Forget a run that has ended; its job stays.
+
+        Raises:
+            Refused: there is none, or it is under way.
+        """
+        row, found = self.operation(job, run)
+        if not found.ended:
+            raise _precondition("OPERATION_UNDER_WAY", f"run {run} of {row.id} is under way; cancel it first")
+        with self._sessions.begin() as session:
+            session.execute(delete(RunRow).where(RunRow.number == found.number))
+
+    def _find(self, session: Session, job: str) -> JobRow:
+        query = select(JobRow).where(JobRow.home == self._home, JobRow.id == job)
+        row = session.scalars(query).one_or_none()
+        if row is None:
+            raise Refused(
+                code_pb2.NOT_FOUND, "JOB_NOT_FOUND", f"no job pruneJobs/{job}", metadata={"job": job}
+            )
+        return row
+
+    @contextmanager
+    def _change(self, number: int) -> Iterator[tuple[Session, JobRow]]:
+        """A transaction on one job, in which nobody else changes it."""
+        with self._sessions.begin() as session:
+            # A write first: it takes the lock, and what is read afterwards is up to date.
+            session.execute(update(JobRow).where(JobRow.number == number).values(updated_at=time.time()))
+            yield session, _present(session.get(JobRow, number))
+
+
+def _present(row: JobRow | None) -> JobRow:
+    if row is None:
+        raise Refused(code_pb2.NOT_FOUND, "JOB_NOT_FOUND", "the job was deleted")
+    return row
+
+
+def _tell(session: Session, row: JobRow, **event: Any) -> None:
+    row.sequence += 1
+    told = prune_pb2.PruneJobEvent(sequence=row.sequence, time=timestamp(time.time()), run=row.run, **event)
+    session.add(EventRow(job=row.number, sequence=row.sequence, body=told.SerializeToString()))
+
+
+def _state_changed(session: Session, row: JobRow, reason: str = "") -> None:
+    state = prune_pb2.PruneJobState.Name(row.state)
+    _tell(session, row, state=prune_pb2.StateChange(state=state, reason=reason))
+
+
+def _run(session: Session, row: JobRow, run: int) -> RunRow:
+    query = select(RunRow).where(RunRow.job == row.number, RunRow.run == run)
+    found = session.scalars(query).one_or_none()
+    if found is None:
+        message = f"no operation operations/{row.id}/{run}"
+        raise Refused(code_pb2.NOT_FOUND, "OPERATION_NOT_FOUND", message, metadata={"job": row.id})
+    return found
+
+
+def _run_requested(session: Session, row: JobRow, request_id: str) -> RunRow | None:
+    query = select(RunRow).where(RunRow.job == row.number, RunRow.request_id == request_id)
+    return session.scalars(query).one_or_none()
+
+
+def _require_etag(row: JobRow, wanted: str) -> None:
+    if wanted and wanted != etag(row):
+        message = f"etag: got {wanted}, the job's is {etag(row)}: it has changed"
+        raise Refused(code_pb2.ABORTED, "ETAG_MISMATCH", message, metadata={"etag": etag(row)})
+
+
+def _require_runnable(row: JobRow) -> None:
+    if row.state in UNDER_WAY:
+        message = f"run {row.run} of {row.id} is {name_of(row.state)}"
+        raise Refused(code_pb2.ABORTED, "JOB_UNDER_WAY", message, metadata={"job": row.id})
+    if row.state not in RUNNABLE:
+        raise _precondition("JOB_HAS_RESULT", f"{row.id} has succeeded; make another job")
+
+
+def _precondition(reason: str, message: str) -> Refused:
+    return Refused(code_pb2.FAILED_PRECONDITION, reason, message)

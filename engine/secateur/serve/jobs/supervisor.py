@@ -1,0 +1,276 @@
+"""Sees to the jobs that are under way: queue, processes, restarts, activation.
+
+One server at a time works on the jobs of a folder: who holds its lock. Another one that shares the folder
+answers questions, and takes over when the lock is free: the processes of jobs do not end with the server
+that started them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+from google.rpc import status_pb2
+from sqlalchemy.exc import SQLAlchemyError
+
+from secateur.serve.failures import Refused, unavailable
+from secateur.serve.jobs import process
+from secateur.serve.jobs.activation import Activator, activated
+from secateur.serve.jobs.ending import Ending, cancelled, died, ending_of, failed
+from secateur.serve.jobs.outcome import clear_outcome
+from secateur.serve.jobs.runner import write_spec
+from secateur.serve.jobs.states import (
+    ACTIVATING,
+    CANCELLED,
+    FAILED,
+    QUEUED,
+    RETRYING,
+    RUNNING,
+    SUCCEEDED,
+)
+from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.tables import JobRow
+from secateur.serve.options import JobOptions
+from secateur.v1 import prune_pb2
+
+POLL_SECONDS = 1.0
+_DELETED = ".deleted-"
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """Runs the jobs of a folder.
+
+    Args:
+        state: URL of the state database, for the jobs' processes.
+        folder: where every job has a folder of its own.
+    """
+
+    def __init__(
+        self, store: Store, state: str, folder: Path, activator: Activator, options: JobOptions
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._folder = folder
+        self._activator = activator
+        self._options = options
+        self._lock: int | None = None
+        self._wake = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
+        self._driven: dict[int, asyncio.Task[None]] = {}
+        self._cancelled: dict[int, asyncio.Event] = {}
+
+    @property
+    def in_progress(self) -> int:
+        """Jobs whose process is being looked after."""
+        return len(self._driven)
+
+    def folder_of(self, job: str) -> Path:
+        """The folder of a job."""
+        return self._folder / job
+
+    def require_charge(self) -> None:
+        """Check that this server works on the jobs of its folder.
+
+        Raises:
+            Refused: another one does, or none yet.
+        """
+        if self._lock is None:
+            raise unavailable("JOBS_ELSEWHERE", "another server works on the jobs of this state folder", 1.0)
+
+    async def start(self) -> None:
+        """Begin to work on the jobs, now or when no other server does."""
+        self._take_charge()
+        self._work = asyncio.create_task(self._keep_working())
+
+    async def close(self) -> None:
+        """Leave the jobs alone; their processes go on."""
+        tasks = [*self._driven.values(), *([self._work] if self._work else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def look(self) -> None:
+        """Say that a job was queued."""
+        self._wake.set()
+
+    def cancel(self, number: int) -> None:
+        """Say that a job is to be cancelled, after the store was told."""
+        if number in self._cancelled:
+            self._cancelled[number].set()
+        self._wake.set()
+
+    def set_aside(self, job: str) -> None:
+        """Take the files of a job out of the way in one step; `sweep` removes them."""
+        folder = self.folder_of(job)
+        if folder.is_dir():
+            os.rename(folder, self._folder / f"{_DELETED}{uuid.uuid4().hex}")
+
+    def sweep(self) -> None:
+        """Remove what was set aside, also by a server that was killed before it could."""
+        for left in self._folder.glob(f"{_DELETED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+    def _take_charge(self) -> None:
+        """Hold the lock if nobody does."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return
+        self._lock = lock
+        self.sweep()
+
+    async def _keep_working(self) -> None:
+        while True:
+            try:
+                if self._lock is None:
+                    self._take_charge()
+                else:
+                    await self._start_what_may()
+            except (SQLAlchemyError, OSError) as error:  # the next time may be better
+                log.warning("jobs cannot be seen to: %s", " ".join(str(error).split())[:200])
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+
+    async def _start_what_may(self) -> None:
+        """Look after every job that has, or may have, a process; start queued ones where there is room."""
+        rows = await asyncio.to_thread(self._store.under_way)
+        # Those that were running when another server ended come before those that wait.
+        for row in sorted(rows, key=lambda row: row.state == QUEUED):
+            if row.number in self._driven:
+                continue
+            if row.state != QUEUED or len(self._driven) < self._options.concurrency:
+                self._driven[row.number] = asyncio.create_task(self._drive(row))
+
+    async def _drive(self, row: JobRow) -> None:
+        """See a job to its end."""
+        wanted = self._cancelled[row.number] = asyncio.Event()
+        try:
+            if await self._is_cancelled(row):  # before we listened
+                wanted.set()
+            try:
+                await self._see_through(row, wanted)
+            except (SQLAlchemyError, Refused):
+                raise
+            except Exception as error:
+                log.exception("%s failed unexpectedly", row.id)
+                await self._finish(row, FAILED, failed(error))
+        except (SQLAlchemyError, Refused) as error:  # is looked after again in a moment, if it is still there
+            log.warning("%s cannot be seen to: %s", row.id, " ".join(str(error).split())[:200])
+            await asyncio.sleep(POLL_SECONDS)
+        finally:
+            del self._driven[row.number], self._cancelled[row.number]
+            self._wake.set()
+
+    async def _see_through(self, row: JobRow, wanted: asyncio.Event) -> None:
+        folder, attempt = self.folder_of(row.id), row.attempt
+        runner = await asyncio.to_thread(process.attach, folder)
+        if runner is None and row.state in (QUEUED, RETRYING):
+            runner, attempt = await self._attempt(row, attempt + 1)
+        while True:
+            ending = await self._ending(row, runner, attempt, wanted)
+            if await self._is_cancelled(row):
+                return await self._finish(row, CANCELLED, cancelled())
+            if ending.result is not None:
+                return await self._conclude(row, ending.result)
+            if ending.refusal is not None:
+                return await self._finish(row, FAILED, ending.refusal)
+            if attempt >= self._options.attempts:
+                return await self._finish(row, FAILED, died(ending.death, attempt))
+            wait = self._options.back_off_seconds * 4 ** (attempt - 1)
+            await self._move(row, RETRYING, f"{ending.death}; again in {wait:g} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(wanted.wait(), wait)
+            runner, attempt = await self._attempt(row, attempt + 1)
+
+    async def _attempt(self, row: JobRow, attempt: int) -> tuple[process.Runner | None, int]:
+        """Start a process, unless the job is to be cancelled."""
+        if await self._is_cancelled(row):
+            return None, attempt
+        folder = self.folder_of(row.id)
+        await asyncio.to_thread(self._prepare, folder, row)
+        await self._move(row, RUNNING, attempt=attempt)
+        return await asyncio.to_thread(
+            process.start, folder, self._state, _log(folder, row, attempt)
+        ), attempt
+
+    def _prepare(self, folder: Path, row: JobRow) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        clear_outcome(folder)
+        write_spec(folder, row.number, row.run, self._options.nice, row.options)
+
+    async def _ending(
+        self, row: JobRow, runner: process.Runner | None, attempt: int, wanted: asyncio.Event
+    ) -> Ending:
+        """Wait for the end of a process, or bring it about."""
+        folder, status = self.folder_of(row.id), None
+        while runner is not None:
+            try:
+                await _either(runner.gone(), wanted.wait())
+                if wanted.is_set():
+                    await runner.end()
+            except asyncio.CancelledError:
+                runner.release()
+                raise
+            status = await asyncio.to_thread(runner.collect)
+            # It found another at the job, which a server before us had just started.
+            runner = (
+                await asyncio.to_thread(process.attach, folder) if status == process.BUSY_STATUS else None
+            )
+        return await asyncio.to_thread(ending_of, folder, status, _log(folder, row, attempt))
+
+    async def _conclude(self, row: JobRow, result: prune_pb2.PruneJobResult) -> None:
+        """Put the result into service if that was asked for."""
+        wanted = _asked(row)
+        if wanted is not None:
+            await self._move(row, ACTIVATING)
+            result.activation.CopyFrom(await activated(wanted, result.checkpoints[0], self._activator))
+        await self._finish(row, SUCCEEDED, result)
+
+    async def _is_cancelled(self, row: JobRow) -> bool:
+        return (await asyncio.to_thread(self._store.read, row.number)).cancelling
+
+    async def _move(self, row: JobRow, state: int, reason: str = "", **changes: Any) -> None:
+        await asyncio.to_thread(self._store.move, row.number, state, reason, **changes)
+
+    async def _finish(
+        self, row: JobRow, state: int, result: prune_pb2.PruneJobResult | status_pb2.Status
+    ) -> None:
+        await asyncio.to_thread(self._store.finish, row.number, state, result)
+
+
+async def _either(*events: Coroutine[Any, Any, Any]) -> None:
+    """Wait for the first; the others are given up, and over when this returns."""
+    tasks = [asyncio.ensure_future(event) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _asked(row: JobRow) -> prune_pb2.PruneActivation | None:
+    job = json_format.Parse(row.body, prune_pb2.PruneJob())
+    return job.activation if job.HasField("activation") else None
+
+
+def _log(folder: Path, row: JobRow, attempt: int) -> Path:
+    """What the process of an attempt prints."""
+    return folder / f"log-{row.run}-{attempt}.txt"
