@@ -14,6 +14,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from secateur.errors import BadInput, SecateurError
 
 DOMAIN = "secateur"
+# A status travels in trailers, for which clients have 8 KiB. Names that a client made up may be in it.
+MOST_VIOLATIONS = 5
+MESSAGE_BYTES, DESCRIPTION_BYTES, NAME_BYTES = 800, 400, 120
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,23 @@ class Refused(Exception):
         super().__init__(self.message)
 
     def to_status(self) -> status_pb2.Status:
-        """Return the wire form, with its details."""
+        """Return the wire form, with its details; what is too long for a status is cut."""
         details: list[Any] = [
-            error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata))
+            error_details_pb2.ErrorInfo(
+                reason=self.reason,
+                domain=DOMAIN,
+                metadata={name: _cut(value, DESCRIPTION_BYTES) for name, value in self.metadata.items()},
+            )
         ]
         if self.violations:
             details.append(
                 error_details_pb2.BadRequest(
                     field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                        for v in self.violations
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field=_cut(v.field, NAME_BYTES),
+                            description=_cut(v.description, DESCRIPTION_BYTES),
+                        )
+                        for v in self.violations[:MOST_VIOLATIONS]
                     ]
                 )
             )
@@ -70,7 +80,13 @@ class Refused(Exception):
             wrapped = any_pb2.Any()
             wrapped.Pack(detail)
             packed.append(wrapped)
-        return status_pb2.Status(code=self.code, message=self.message, details=packed)
+        return status_pb2.Status(code=self.code, message=_cut(self.message, MESSAGE_BYTES), details=packed)
+
+
+def _cut(text: str, most: int) -> str:
+    """Return the beginning of a text, in at most so many bytes."""
+    data = text.encode()
+    return text if len(data) <= most else data[: most - 3].decode(errors="ignore") + "…"
 
 
 def invalid(*violations: Violation) -> Refused:
