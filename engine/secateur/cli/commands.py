@@ -19,7 +19,11 @@ from secateur.errors import SecateurError
 
 # One module of this package per command. None imports torch, transformers or grpc at its top:
 # `secateur --help` has to answer at once.
-COMMANDS = ("prune", "evaluate", "study", "serve", "token", "generate", "jobs", "demo", "doctor")
+COMMANDS = (
+    *("prune", "evaluate", "study"),
+    *("serve", "token", "generate", "models", "jobs", "bench"),
+    *("demo", "doctor"),
+)
 
 
 def build_app() -> typer.Typer:

@@ -107,7 +107,7 @@ def submit(
     job = _job(title, activate, max_perplexity, max_perplexity_ratio)
     place = "path" if "/" in source or source == DEFAULT_MODEL else "model"
     kept = fractions("--keep", keep) if keep is not None else ()
-    given = {
+    given: dict[str, Any] = {
         place: source,
         "keep": kept if isinstance(kept, tuple) else (kept,),
         "corpora": _list(corpus),

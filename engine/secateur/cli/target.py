@@ -6,7 +6,8 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,8 +19,9 @@ from secateur.errors import BadInput
 if TYPE_CHECKING:
     from secateur.client import Client
 
-PANEL = "Server"
 T = TypeVar("T")
+
+PANEL = "Server"
 
 Target = Annotated[
     str, typer.Option(help="Where the server is.", envvar="SECATEUR_TARGET", rich_help_panel=PANEL)
@@ -94,7 +96,7 @@ def connect(
     with importing():
         from secateur.client import Client
 
-    try:
+    with named_as_typed():
         return Client(
             target,
             timeout,
@@ -102,12 +104,10 @@ def connect(
             ca=tls_ca,
             cert=tls_cert,
             key=tls_key,
-            token=_token(token, token_file),
+            token=read_token(token, token_file),
             insecure=insecure,
             wait_for_ready=wait,
         )
-    except BadInput as error:
-        raise BadInput(OPTIONS.get(error.field, error.field), error.given, error.allowed) from error
 
 
 def takes_client(command: Callable[..., T]) -> Callable[..., T]:
@@ -146,7 +146,21 @@ def takes_client(command: Callable[..., T]) -> Callable[..., T]:
     return connected
 
 
-def _token(token: str | None, file: Path | None) -> str | None:
+@contextmanager
+def named_as_typed() -> Iterator[None]:
+    """Let errors about the connection name the user's options."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(OPTIONS.get(error.field, error.field), error.given, error.allowed) from error
+
+
+def read_token(token: str | None, file: Path | None) -> str | None:
+    """Return the token, or that in the file.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
     if file is None:
         return token
     try:

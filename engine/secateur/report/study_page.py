@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from secateur.errors import BadInput
@@ -19,6 +17,7 @@ from secateur.report.figures.progress import draw_progress
 from secateur.report.figures.removal import draw_sensitivity
 from secateur.report.figures.seconds import draw_seconds
 from secateur.report.figures.widths import draw_widths
+from secateur.report.page import render
 from secateur.report.protocol import protocol_rows
 from secateur.report.removal import NAMES
 from secateur.storage import reported
@@ -28,19 +27,9 @@ MARK = "<!-- secateur study report -->"  # in the first line of every page: what
 
 def study_page(document: Mapping[str, Any]) -> str:
     """The HTML of a document of `study_report`; needs no network and no other file."""
-    environment = Environment(
-        loader=PackageLoader("secateur.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = Markup
-    template = environment.get_template("study.html.j2")
-    return template.render(
+    return render(
+        "study.html.j2",
         mark=Markup(MARK),
-        style=Markup(_template("study.css")),
-        script=Markup(_template("study.js")),
         document=document,
         drawings=_drawings(document),
         protocol=protocol_rows(document),
@@ -102,7 +91,3 @@ def _drawings(document: Mapping[str, Any]) -> dict[str, Any]:
     if figures["seconds"]:
         drawings["seconds"] = draw_seconds(figures["seconds"])
     return drawings
-
-
-def _template(name: str) -> str:
-    return files("secateur.report").joinpath("templates", name).read_text("utf-8")

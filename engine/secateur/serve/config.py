@@ -126,7 +126,7 @@ def document(parameters: Mapping[str, Any]) -> dict[str, Any]:
         elif name in ("roots", "open_to_all"):
             value = [part for part in (value or "").split(",") if part]
         elif name == "state":
-            value = _without_password(value)
+            value = _without_password(value or "")
         found[key_of(name)] = str(value) if isinstance(value, Path) else value
     return found
 

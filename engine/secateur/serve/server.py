@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -14,8 +15,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from sqlalchemy.orm import Session, sessionmaker
 
 from secateur.serve.activator import PoolActivator
+from secateur.serve.benchmarks.service import BenchmarkService
+from secateur.serve.benchmarks.tables import BenchmarkStore
 from secateur.serve.engine.load import Load
 from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
@@ -34,13 +38,24 @@ from secateur.serve.models.startup import start_up
 from secateur.serve.models.tables import Store
 from secateur.serve.models.version import ServedModel
 from secateur.serve.observe.observation import observing
+from secateur.serve.open_inference import wire as open_inference
+from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
-from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+from secateur.v1 import (
+    benchmarks_pb2,
+    benchmarks_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    benchmarks_pb2.DESCRIPTOR.services_by_name["BenchmarkService"].full_name,
+    open_inference.SERVICE,
     *JOB_SERVICES,
 )
 ABORT_SECONDS = 5.0
@@ -112,12 +127,14 @@ async def _serve(
     jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
+    benchmarks = _add_benchmarks(server, pool, sessions, options)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
     await reporter.report()
     address = bind(server, options.listen, options.tls)
     await server.start()
+    await benchmarks.open()
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
     try:
@@ -127,11 +144,13 @@ async def _serve(
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
+        await benchmarks.close()
         await status.enter_graceful_shutdown()
         await _lame_duck(options.lame_duck, interrupts.second, say)
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
+        await benchmarks.close()
         if jobs.in_progress:
             say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
         await jobs.close()
@@ -153,10 +172,10 @@ def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.a
 
 
 def _loads(pool: Pool) -> Iterator[tuple[str, str, Load]]:
-    """Yield model, version and load of every engine; called from another thread."""
-    for version in list(pool):
-        if version.engine is not None:
-            yield version.name, version.version, version.engine.load
+    """Yield model, version and load of every engine."""
+    for model in pool:
+        if model.engine is not None:
+            yield model.name, model.version, model.engine.load
 
 
 async def _lame_duck(seconds: float, at_once: asyncio.Event, say: Say) -> None:
@@ -173,11 +192,25 @@ def _add_services(
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models = ModelService(pool, deployments, options.roots)
     models_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
+    open_inference.add_to_server(OpenInferenceService(pool, deployments), server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if options.reflection:
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server, open_inference.Reflected())
     return status
+
+
+def _add_benchmarks(
+    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions
+) -> BenchmarkService:
+    """Add the service, and a socket for its load generator: in a folder of ours alone, without TLS."""
+    socket = f"unix:{tempfile.mkdtemp(prefix='secateur-')}/benchmarks"
+    server.add_insecure_port(socket)
+    folder = options.state_dir.expanduser() / "benchmarks"
+    service = BenchmarkService(pool, BenchmarkStore(sessions), socket, folder)
+    benchmarks_pb2_grpc.add_BenchmarkServiceServicer_to_server(service, server)
+    return service
 
 
 async def _unless(interrupts: Interrupts, work: Any) -> None:

@@ -1,11 +1,11 @@
-"""Generate, through real sockets and real vLLM."""
+"""Generate and StreamGenerate, through real sockets and real vLLM."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
-import time
-from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,15 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from transformers import AutoTokenizer
 
-from secateur.client import Answer, CallFailed, Client
+from secateur.client import Answer, AsyncClient, CallFailed, Client
 from secateur.serve.process import ServerProcess
 from secateur.slim.modeling_secateur import SecateurForCausalLM
+from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2
 
 pytestmark = pytest.mark.slow
 
 PROMPT = "The quick brown fox"
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
-def idle(client: Client, model: str) -> bool:
-    counters = client.models.get(model).counters
-    return (counters.running_requests, counters.waiting_requests, counters.kv_cache_usage) == (0, 0, 0.0)
 
 
 def test_client_made_of_reflected_descriptors_gets_a_streamed_answer(server: ServerProcess) -> None:
@@ -90,6 +79,90 @@ def test_last_message_has_the_engines_timings(client: Client) -> None:
     timings = last.response.timings
     assert timings.prefill_ms > 0 and timings.decode_ms > 0 and timings.queue_ms >= 0
     assert timings.prefill_ms + timings.decode_ms < 1e3 * last.seconds
+
+
+def test_both_forms_say_the_same(client: Client) -> None:
+    whole = client.complete("llama", PROMPT, max_tokens=12, logprobs=2, **GREEDY)
+    streamed = Answer.of(client.generate("llama", PROMPT, max_tokens=12, logprobs=2, **GREEDY))
+    assert streamed.completions == whole.completions
+    assert (whole.model, whole.model_version) == (streamed.model, streamed.model_version) == ("llama", "1")
+    assert whole.usage == streamed.usage
+    assert len(whole.completions[0].logprobs) == 12
+    for answer in (whole, streamed):
+        assert answer.timings is not None
+        assert answer.timings.prefill_ms > 0 and answer.timings.decode_ms > 0
+
+
+@pytest.mark.parametrize("form", ["whole", "streamed"])
+def test_several_completions_are_one_request(client: Client, form: str) -> None:
+    before = client.models.get("llama").counters
+    sampling: dict[str, Any] = {"n": 3, "max_tokens": 9, "seed": 5, "ignore_eos": True, "logprobs": 0}
+    if form == "whole":
+        answer = client.complete("llama", PROMPT, **sampling)
+    else:
+        events = list(client.generate("llama", PROMPT, **sampling))
+        *others, last = events
+        assert last.response.HasField("usage") and last.response.HasField("timings")
+        assert not any(event.response.HasField("usage") for event in others)
+        assert [event.index for event in events if event.finish_reason] != []
+        answer = Answer.of(events)
+    assert [one.index for one in answer.completions] == [0, 1, 2]
+    assert {one.finish_reason for one in answer.completions} == {"length"}
+    assert len({one.token_ids for one in answer.completions}) == 3
+    assert all(len(one.token_ids) == len(one.logprobs) == 9 for one in answer.completions)
+    assert answer.usage.completion_tokens == 27
+    assert answer.usage.prompt_tokens == len(client.tokenize("llama", PROMPT))
+    after = client.models.get("llama").counters
+    assert after.finished_requests - before.finished_requests == 1
+    assert after.prompt_tokens - before.prompt_tokens == answer.usage.prompt_tokens
+    assert after.generated_tokens - before.generated_tokens == 27
+    # The first completion is what the same seed gives alone.
+    alone = client.complete("llama", PROMPT, **{**sampling, "n": 1})
+    assert alone.token_ids == answer.token_ids
+
+
+def test_a_completion_that_stops_leaves_the_others_alone(client: Client) -> None:
+    sampling: dict[str, Any] = {"n": 4, "max_tokens": 30, "seed": 3, "ignore_eos": True}
+    whole = client.complete("llama", PROMPT, **sampling)
+    stop = whole.completions[1].token_ids[4]
+    answer = Answer.of(client.generate("llama", PROMPT, stop_token_ids=[stop], **sampling))
+    assert {one.index: one.finish_reason for one in answer.completions} == {
+        one.index: "stop" if stop in one.token_ids else "length" for one in whole.completions
+    }
+    for one, before in zip(answer.completions, whole.completions, strict=True):
+        end = before.token_ids.index(stop) + 1 if stop in before.token_ids else 30
+        assert one.token_ids == before.token_ids[:end]
+    assert answer.usage.completion_tokens == sum(len(one.token_ids) for one in answer.completions)
+
+
+def test_higher_priority_goes_first(server: ServerProcess) -> None:
+    """The engine computes 8 at once; behind them wait four of low and one, the last to come, of high."""
+
+    async def order() -> list[str]:
+        ended: list[str] = []
+        async with AsyncClient(server.address, timeout=60) as client:
+
+            async def ask(name: str, priority: int, max_tokens: int) -> None:
+                await client.complete("llama", PROMPT, priority=priority, max_tokens=max_tokens, **GREEDY)
+                ended.append(name)
+
+            async def until_waiting(count: int) -> None:
+                while (await client.models.get("llama")).counters.waiting_requests < count:
+                    await asyncio.sleep(0.005)
+
+            async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+                for _ in range(8):
+                    tasks.create_task(ask("running", 0, 300))
+                tasks.create_task(ask("low", -5, 40))
+                await until_waiting(1)
+                for _ in range(3):
+                    tasks.create_task(ask("low", -5, 40))
+                await until_waiting(4)
+                tasks.create_task(ask("high", 5, 1))
+                await until_waiting(5)
+        return [name for name in ended if name != "running"]
+
+    assert asyncio.run(order()) == ["high", "low", "low", "low", "low"]
 
 
 def test_the_same_seed_repeats_the_answer(client: Client) -> None:
@@ -185,32 +258,122 @@ def test_many_streams_of_one_model_are_batched(client: Client) -> None:
     assert answers == [alone] * 12
 
 
-def test_cancelling_frees_the_engine(client: Client) -> None:
-    before = client.models.get("stock").counters.aborted_requests
-    stream = client.generate("stock", PROMPT, max_tokens=450, **GREEDY)
-    next(stream)
-    assert eventually(lambda: client.models.get("stock").counters.running_requests == 1)
-    assert client.models.get("stock").counters.kv_cache_usage > 0
-    stream.close()  # type: ignore[attr-defined]
-    assert eventually(lambda: idle(client, "stock"))
-    assert client.models.get("stock").counters.aborted_requests == before + 1
+LONG: dict[str, Any] = {"max_tokens": 450, **GREEDY}
 
 
-def test_deadline_frees_the_engine(server: ServerProcess, client: Client) -> None:
-    before = client.models.get("stock").counters.aborted_requests
-    with Client(server.address, timeout=0.25) as hasty, pytest.raises(CallFailed) as failure:
-        hasty.complete("stock", PROMPT, max_tokens=450, **GREEDY)
-    assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert eventually(lambda: idle(client, "stock"))
-    assert client.models.get("stock").counters.aborted_requests == before + 1
+async def ask_whole(client: AsyncClient, **options: Any) -> None:
+    await client.complete("stock", PROMPT, **options)
 
 
-def test_hanging_up_frees_the_engine(server: ServerProcess, client: Client) -> None:
-    gone = Client(server.address)
-    stream = gone.generate("stock", PROMPT, max_tokens=450, **GREEDY)
-    next(stream)
-    gone.close()
-    assert eventually(lambda: idle(client, "stock"))
+async def ask_streamed(client: AsyncClient, **options: Any) -> None:
+    async for _ in client.generate("stock", PROMPT, **options):
+        pass
+
+
+ways = pytest.mark.parametrize("ask", [ask_whole, ask_streamed], ids=["whole", "streamed"])
+counts = pytest.mark.parametrize("sampling", [{}, {"n": 3, "temperature": 1.0}], ids=["n=1", "n=3"])
+
+
+async def counters(client: AsyncClient) -> models_pb2.EngineCounters:
+    return (await client.models.get("stock")).counters
+
+
+async def until_running(client: AsyncClient, requests: int) -> None:
+    async with asyncio.timeout(10):
+        while (await counters(client)).running_requests != requests:
+            await asyncio.sleep(0.002)
+
+
+async def assert_freed(client: AsyncClient, before: models_pb2.EngineCounters) -> None:
+    """Nothing runs any more, no memory is held, and one more request counts as aborted."""
+    await until_running(client, 0)
+    after = await counters(client)
+    assert (after.running_requests, after.waiting_requests, after.kv_cache_usage) == (0, 0, 0.0)
+    assert after.aborted_requests == before.aborted_requests + 1
+    assert after.finished_requests == before.finished_requests
+
+
+@ways
+@counts
+async def test_cancelling_frees_the_engine(server: ServerProcess, ask: Any, sampling: dict[str, Any]) -> None:
+    async with AsyncClient(server.address) as client:
+        before = await counters(client)
+        task = asyncio.create_task(ask(client, **{**LONG, **sampling}))
+        await until_running(client, sampling.get("n", 1))
+        assert (await counters(client)).kv_cache_usage > 0
+        task.cancel()
+        await assert_freed(client, before)
+
+
+@ways
+async def test_cancelled_while_it_waits_its_turn(server: ServerProcess, ask: Any) -> None:
+    async with AsyncClient(server.address) as client:
+        running = [asyncio.create_task(ask(client, **LONG)) for _ in range(8)]
+        await until_running(client, 8)
+        waiting = asyncio.create_task(ask(client, **LONG))
+        while (await counters(client)).waiting_requests != 1:
+            await asyncio.sleep(0.002)
+        waiting.cancel()
+        while (await counters(client)).waiting_requests != 0:
+            await asyncio.sleep(0.002)
+        assert (await counters(client)).running_requests == 8
+        for task in running:
+            task.cancel()
+        await until_running(client, 0)
+
+
+@ways
+async def test_deadline_frees_the_engine(server: ServerProcess, ask: Any) -> None:
+    async with AsyncClient(server.address) as client:
+        before = await counters(client)
+        with pytest.raises(CallFailed) as failure:
+            await ask(client, timeout=0.25, **LONG)
+        assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        await assert_freed(client, before)
+
+
+@ways
+async def test_hanging_up_frees_the_engine(server: ServerProcess, ask: Any) -> None:
+    async with AsyncClient(server.address) as client:
+        before = await counters(client)
+        gone = AsyncClient(server.address)
+        task = asyncio.create_task(ask(gone, **LONG))
+        await until_running(client, 1)
+        await gone.close()
+        with pytest.raises((CallFailed, asyncio.CancelledError)):
+            await task
+        await assert_freed(client, before)
+
+
+@ways
+async def test_no_step_is_wasted_on_who_left(server: ServerProcess, ask: Any) -> None:
+    """Of two requests one is cancelled: the other gets a few tokens until the engine has but one."""
+    async with AsyncClient(server.address) as client:
+        stayed = 0
+        async with aclosing(client.generate("stock", PROMPT, **LONG)) as events:
+            async for event in events:
+                stayed += len(event.token_ids)
+                if stayed > 2:
+                    break
+            task = asyncio.create_task(ask(client, **LONG))
+            await until_running(client, 2)
+            task.cancel()
+            stayed = (await counters(client)).generated_tokens
+            await until_running(client, 1)
+            # At most two tokens per step, of which asking twice takes a few.
+            assert (await counters(client)).generated_tokens - stayed < 40
+
+
+@ways
+async def test_a_deadline_too_short_never_reaches_the_engine(server: ServerProcess, ask: Any) -> None:
+    async with AsyncClient(server.address) as client:
+        before = await counters(client)
+        for seconds in (0.0, 0.001, 0.003):
+            with pytest.raises(CallFailed) as failure:
+                await ask(client, timeout=seconds, **LONG)
+            assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        await asyncio.sleep(0.1)
+        assert (await counters(client)).prompt_tokens == before.prompt_tokens
 
 
 def test_context_ends_the_answer(client: Client) -> None:
@@ -231,6 +394,11 @@ def test_context_ends_the_answer(client: Client) -> None:
         (PROMPT, {"repetition_penalty": 0.0}, "sampling.repetition_penalty"),
         (PROMPT, {"presence_penalty": 3.0}, "sampling.presence_penalty"),
         (PROMPT, {"max_tokens": 0}, "sampling.max_tokens"),
+        (PROMPT, {"max_tokens": -1}, "sampling.max_tokens"),
+        (PROMPT, {"n": 0}, "sampling.n"),
+        (PROMPT, {"n": 17}, "sampling.n"),
+        (PROMPT, {"n": 2, "temperature": 0.0}, "sampling.n"),
+        (PROMPT, {"top_k": -1}, "sampling.top_k"),
         (PROMPT, {"min_tokens": 5, "max_tokens": 4}, "sampling.min_tokens"),
         (PROMPT, {"seed": -1}, "sampling.seed"),
         (PROMPT, {"logprobs": 21}, "sampling.logprobs"),
@@ -244,11 +412,18 @@ def test_context_ends_the_answer(client: Client) -> None:
         ([5, 300], {}, "token_ids"),
         ([], {}, "token_ids"),
         ([{"role": "nobody", "content": "x"}], {}, "chat.messages"),
+        (PROMPT, {"priority": 101}, "priority"),
     ],
 )
-def test_bad_requests_name_the_field(client: Client, prompt: Any, sampling: Any, field: str) -> None:
+@pytest.mark.parametrize("form", ["whole", "streamed"])
+def test_bad_requests_name_the_field(
+    client: Client, form: str, prompt: Any, sampling: Any, field: str
+) -> None:
     with pytest.raises(CallFailed) as failure:
-        client.complete("llama", prompt, **sampling)
+        if form == "whole":
+            client.complete("llama", prompt, **sampling)
+        else:
+            list(client.generate("llama", prompt, **sampling))
     assert failure.value.code is grpc.StatusCode.INVALID_ARGUMENT
     assert failure.value.exit_status == 2
     info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
@@ -265,6 +440,22 @@ def test_all_bad_fields_are_named_at_once(client: Client) -> None:
 def test_a_model_without_template_refuses_chat(client: Client) -> None:
     with pytest.raises(CallFailed, match="no chat template"):
         client.complete("stock", [{"role": "user", "content": "x"}])
+
+
+def test_no_prompt_at_all_is_refused(server: ServerProcess) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="prompt: nothing given: give one of text, token_ids, chat"):
+            stub.Generate(inference_pb2.GenerateRequest(model="llama"), timeout=10)
+        with pytest.raises(grpc.RpcError, match=r"chat\.messages: at least one"):
+            empty = inference_pb2.GenerateRequest(model="llama", chat=inference_pb2.Chat())
+            stub.Generate(empty, timeout=10)
+
+
+def test_versions_are_named_and_known(client: Client) -> None:
+    assert client.complete("llama", PROMPT, version="1", max_tokens=1).model_version == "1"
+    with pytest.raises(CallFailed, match=r"NOT_FOUND: .*'9'"):
+        client.complete("llama", PROMPT, version="9")
 
 
 def test_unknown_model_is_answered_with_those_there_are(client: Client) -> None:

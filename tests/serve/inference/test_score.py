@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,28 @@ def test_served_logprobs_are_those_of_transformers(
 def test_score_of_tokens_is_score_of_text(client: Client) -> None:
     score = client.score("llama", "a bright cold day")
     assert client.score("llama", score.token_ids) == score
+
+
+def test_several_texts_are_scored_at_once(client: Client) -> None:
+    texts: list[str | list[int]] = ["a bright cold day", [5, 6, 7], "in April " * 9]
+    before = client.models.get("llama").counters
+    scores = client.score_all("llama", texts)
+    after = client.models.get("llama").counters
+    assert scores == [client.score("llama", text) for text in texts]
+    for score in scores:
+        assert len(score.logprobs) == len(score.token_ids) - 1
+        mean = sum(score.logprobs) / len(score.logprobs)
+        assert score.perplexity == pytest.approx(math.exp(-mean), rel=1e-5)
+    assert after.prompt_tokens - before.prompt_tokens == sum(len(score.token_ids) for score in scores)
+    assert after.finished_requests - before.finished_requests == 1
+
+
+def test_one_bad_text_is_named(client: Client) -> None:
+    with pytest.raises(CallFailed, match=r"INVALID_ARGUMENT: inputs\[1\]\.token_ids: got 300"):
+        client.score_all("llama", ["fine", [5, 300]])
+    for texts in ([], ["x"] * 129):
+        with pytest.raises(CallFailed, match=rf"inputs: got {len(texts)}, allowed is 1 to 128"):
+            client.score_all("llama", texts)
 
 
 @pytest.mark.parametrize("text", ["", [5], [5] * 512, [5, 300]])

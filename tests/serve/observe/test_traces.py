@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -12,6 +13,13 @@ from secateur.serve.observe import traces
 from tests.serve.guard.conftest import Running, failure
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@dataclass
+class Totals:
+    prompt_tokens: int
+    generated_tokens: int
+    completed: bool
 
 
 class Kept(SpanExporter):
@@ -42,7 +50,7 @@ async def test_spans(running: Running, kept: tuple[Kept, list]) -> None:
         original = calls.handlers._answer
 
         async def answer(word, context):  # type: ignore[no-untyped-def]
-            with traces.trace_request(model="slim"):
+            with traces.trace_request("slim", "2", Totals(7, 3, True)):
                 return await original(word, context)
 
         calls.handlers._answer = answer  # type: ignore[method-assign]
@@ -56,7 +64,13 @@ async def test_spans(running: Running, kept: tuple[Kept, list]) -> None:
     assert outer.attributes["secateur.request_id"] == "a-1"
     assert outer.attributes["rpc.grpc.status"] == "OK" and outer.status.is_ok
     assert inner.parent is not None and inner.parent.span_id == outer.context.span_id
-    assert inner.attributes["model"] == "slim"
+    assert inner.attributes == {
+        "gen_ai.request.model": "slim",
+        "secateur.model_version": "2",
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 3,
+        "secateur.completed": True,
+    }
     assert refused.attributes["rpc.grpc.status"] == "INVALID_ARGUMENT" and not refused.status.is_ok
     assert f"{refused.context.trace_id:032x}" != TRACE and not refused.events
 
@@ -64,5 +78,5 @@ async def test_spans(running: Running, kept: tuple[Kept, list]) -> None:
 async def test_without_traces_nothing_happens(running: Running) -> None:
     async with running(observers=[traces.trace_call]) as calls:
         assert (await calls.say()).value == "hello"
-    with traces.trace_request(model="slim") as span:
-        assert span is None
+    with traces.trace_request("slim", "2", Totals(0, 0, False)):
+        pass

@@ -139,11 +139,14 @@ class Engine:
             # Given as the engine's own input, it spares a detour through the tokenizer's threads.
             prompt = tokens_input(list(token_ids))
             stream = self._vllm.generate(prompt, how, request_id, priority=-priority)
+            finished = False
             try:
                 async with aclosing(stream):
                     async for output in stream:
+                        finished = output.finished
                         yield output
             finally:
+                self.load.left += not finished
                 # vLLM does this itself, unless it is cancelled while handing the request to the engine.
                 if request_id in self._vllm.output_processor.external_req_ids:
                     await self._vllm.abort(request_id)

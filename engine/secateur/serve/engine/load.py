@@ -56,6 +56,7 @@ class Load:
         generated_tokens: tokens generated.
         preemptions: times that a request had to give its room up and start again.
         finished: ended requests by reason: stop, length, abort, ...
+        left: requests that their clients left, or that failed, before they ended.
         queue: seconds until a request was first scheduled.
         first_token: seconds from arrival to the first token.
         inter_token: seconds between tokens of a request.
@@ -69,6 +70,7 @@ class Load:
     generated_tokens: int = 0
     preemptions: int = 0
     finished: Counter[str] = field(default_factory=Counter)
+    left: int = 0
     queue: Histogram = field(default_factory=lambda: Histogram(LATENCY))
     first_token: Histogram = field(default_factory=lambda: Histogram(LATENCY))
     inter_token: Histogram = field(default_factory=lambda: Histogram(STEP))

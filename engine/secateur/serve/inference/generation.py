@@ -21,12 +21,20 @@ STOP, LENGTH, ABORT = "stop", "length", "abort"
 FINISH_REASONS = (STOP, LENGTH, ABORT)
 
 
-class TokenLogprobs(NamedTuple):
-    """Log-probability of a chosen token, and of the likeliest ones, likeliest first."""
+class Candidate(NamedTuple):
+    """A token that could have been next; ``rank`` 1 is the likeliest."""
 
     token_id: int
     logprob: float
-    top: Sequence[tuple[int, float]]
+    rank: int | None
+    text: str | None
+
+
+class TokenLogprobs(NamedTuple):
+    """A chosen token, and the likeliest ones, likeliest first."""
+
+    chosen: Candidate
+    top: Sequence[Candidate]
 
 
 class Usage(NamedTuple):
@@ -62,6 +70,7 @@ class Piece(NamedTuple):
         logprobs: one per token, if asked for.
         finish_reason: one of `FINISH_REASONS` in the completion's last piece, else None.
         stop_match: the stop text, or the id of the stop token, that ended it; else empty.
+        prompt_tokens: of the prompt.
         summary: in the last piece of all, else None.
     """
 
@@ -71,6 +80,7 @@ class Piece(NamedTuple):
     logprobs: Sequence[TokenLogprobs] = ()
     finish_reason: str | None = None
     stop_match: str = ""
+    prompt_tokens: int = 0
     summary: Summary | None = None
 
 
@@ -127,13 +137,14 @@ async def complete(
 def _pieces(output: RequestOutput, top: int | None, accounting: Request) -> list[Piece]:
     """Return what an output brought; completions that grew at the same time share one."""
     accounting.generated(sum(len(completion.token_ids) for completion in output.outputs))
-    pieces = [_piece(completion, top) for completion in output.outputs]
+    prompt_tokens = len(output.prompt_token_ids or ())
+    pieces = [_piece(completion, top, prompt_tokens) for completion in output.outputs]
     if output.finished:
         pieces[-1] = pieces[-1]._replace(summary=_summary(output, accounting.generated_tokens))
     return pieces
 
 
-def _piece(completion: CompletionOutput, top: int | None) -> Piece:
+def _piece(completion: CompletionOutput, top: int | None, prompt_tokens: int) -> Piece:
     token_ids = tuple(completion.token_ids)
     logprobs: tuple[TokenLogprobs, ...] = ()
     if top is not None and completion.logprobs:
@@ -143,14 +154,13 @@ def _piece(completion: CompletionOutput, top: int | None) -> Piece:
     if reason is not None and reason not in FINISH_REASONS:
         raise unavailable("GENERATION_FAILED", f"the engine gave up: {reason}")
     stop_match = "" if stop is None else str(stop)
-    return Piece(completion.index, completion.text, token_ids, logprobs, reason, stop_match)
+    return Piece(completion.index, completion.text, token_ids, logprobs, reason, stop_match, prompt_tokens)
 
 
-def _token_logprobs(token: int, candidates: Mapping[int, Any], top: int) -> TokenLogprobs:
-    likeliest = sorted(candidates.items(), key=lambda item: -item[1].logprob)[:top]
-    return TokenLogprobs(
-        token, candidates[token].logprob, tuple((id_, found.logprob) for id_, found in likeliest)
-    )
+def _token_logprobs(token: int, found: Mapping[int, Any], top: int) -> TokenLogprobs:
+    candidates = {id_: Candidate(id_, one.logprob, one.rank, one.decoded_token) for id_, one in found.items()}
+    likeliest = sorted(candidates.values(), key=lambda candidate: -candidate.logprob)[:top]
+    return TokenLogprobs(candidates[token], tuple(likeliest))
 
 
 def _summary(output: RequestOutput, generated: int) -> Summary:

@@ -119,9 +119,9 @@ def score_response(scores: Sequence[Score], model: ServedModel) -> inference_pb2
 
 def _token_logprobs(logprobs: TokenLogprobs) -> inference_pb2.TokenLogprobs:
     return inference_pb2.TokenLogprobs(
-        token_id=logprobs.token_id,
-        logprob=logprobs.logprob,
-        top=[inference_pb2.TokenLogprob(token_id=id_, logprob=value) for id_, value in logprobs.top],
+        token_id=logprobs.chosen.token_id,
+        logprob=logprobs.chosen.logprob,
+        top=[inference_pb2.TokenLogprob(token_id=one.token_id, logprob=one.logprob) for one in logprobs.top],
     )
 
 

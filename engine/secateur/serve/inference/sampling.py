@@ -105,7 +105,7 @@ class Sampling:
                 yield name, f"got {value:g}, allowed is {allowed}"
         if self.n > 1 and self.temperature == 0:
             yield "n", f"got {self.n}, but at temperature 0 all completions are the same: 1"
-        if self.min_tokens > self.max_tokens:
+        if self.min_tokens > self.max_tokens >= 1:
             yield "min_tokens", f"got {self.min_tokens}, more than max_tokens"
         if len(self.stop) > MAX_STOPS:
             yield "stop", f"got {len(self.stop)} texts, at most {MAX_STOPS}"

@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import grpc
 
-from secateur.serve.failures import Violation, invalid, reported
+from secateur.serve.failures import Violation, invalid
 from secateur.serve.inference import generation, scoring
 from secateur.serve.inference.deadline import check_deadline
 from secateur.serve.inference.messages import (
@@ -35,7 +35,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    @reported
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.GenerateResponse:
@@ -54,7 +53,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     # It writes to the context instead of yielding: a cancelled call then raises inside the handler,
     # which frees the request at once, not when a forgotten generator is collected.
-    @reported
     async def StreamGenerate(
         self, request: inference_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> None:
@@ -73,7 +71,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             async for piece in pieces:
                 await context.write(stream_response(piece, model))
 
-    @reported
     async def Score(
         self, request: inference_pb2.ScoreRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.ScoreResponse:
@@ -85,7 +82,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         texts = [read_prompt(one, "input", f"inputs[{at}].") for at, one in enumerate(request.inputs)]
         return score_response(await scoring.score(model, texts), model)
 
-    @reported
     async def Tokenize(
         self, request: inference_pb2.TokenizeRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.TokenizeResponse:
@@ -96,7 +92,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             token_ids=token_ids, model=model.name, model_version=model.version
         )
 
-    @reported
     async def Detokenize(
         self, request: inference_pb2.DetokenizeRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.DetokenizeResponse:

@@ -68,13 +68,12 @@ def options_of(
         given = asdict(recipe) | {name: getattr(spec, name) for name in _PLAIN if _is_given(spec, name)}
         if spec.HasField("patience"):
             given["patience"] = spec.patience or None
+        given |= _corpora(spec, roots) | _latency_table(spec, roots)
         options = PruneOptions(
             model=_model(spec, roots, folder_of),
             out=folder / CHECKPOINT,
             keep=_keep(spec),
             seed=spec.seed,
-            **_corpora(spec, roots),
-            **_latency_table(spec, roots),
             **given,
         )
     except BadInput as error:

@@ -150,7 +150,7 @@ class Deployments:
                 await self._start(version)
                 async with self._changing:
                     active = model.active or version.version
-                    row = replace_row(model, active=active)
+                    row = model_row(model, active=active)
                     await asyncio.to_thread(self._store.put, row, version_row(version, loaded=True))
                     model.active = active
         except BaseException:
@@ -252,7 +252,7 @@ class Deployments:
         if model.active == served.version:
             return
         before = model.answering
-        row = replace_row(model, active=served.version, previous=model.active)
+        row = model_row(model, active=served.version, previous=model.active)
         rows = [version_row(served, loaded=True)]
         if before is not None:
             rows.append(version_row(before, loaded=False))
@@ -330,7 +330,7 @@ class Deployments:
             else:
                 without = {"active": model.active, "previous": model.previous}
                 without = {key: None if at == served.version else at for key, at in without.items()}
-                row = replace_row(model, **without)
+                row = model_row(model, **without)
                 await asyncio.to_thread(self._store.forget_version, row, served.version)
                 model.active, model.previous = row.active, row.previous
             del model.versions[served.version]
@@ -448,7 +448,7 @@ async def _until_idle(version: ServedModel, seconds: float, at_once: asyncio.Eve
         await asyncio.sleep(POLL_SECONDS)
 
 
-def replace_row(model: Model, **changes: str | None) -> ModelRow:
+def model_row(model: Model, **changes: str | None) -> ModelRow:
     """Return a model as it is remembered, with changes."""
     facts = {"active": model.active, "previous": model.previous, **changes}
     return ModelRow(name=model.name, numbered=model.numbered, given=model.given, **facts)

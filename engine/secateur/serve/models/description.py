@@ -154,6 +154,6 @@ def _lineage(record: Mapping[str, Any]) -> models_pb2.Checkpoint:
 
 def etag(model: Model) -> str:
     """Return what changes whenever versions, or which of them is active or loaded, change."""
-    facts = [model.name, model.active, model.previous, model.numbered]
+    facts: list[object] = [model.name, model.active, model.previous, model.numbered]
     facts += [(version.version, version.engine is not None) for version in model.versions.values()]
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

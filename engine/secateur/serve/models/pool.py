@@ -153,7 +153,8 @@ class Pool:
         """
         if not name and DEFAULT_ALIAS not in self.aliases and len(self.models) == 1:
             return next(iter(self.models.values()))
-        wanted = self.aliases.get(name or DEFAULT_ALIAS, name)
+        wanted = name or DEFAULT_ALIAS
+        wanted = self.aliases.get(wanted, wanted)
         if wanted in self.models:
             return self.models[wanted]
         if self.opening:

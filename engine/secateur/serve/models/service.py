@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from secateur.serve.failures import Violation, invalid, reported
+from secateur.serve.failures import Violation, invalid
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.deployments import Deployments, require_etag
 from secateur.serve.models.description import (
@@ -38,7 +38,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         self._deployments = deployments
         self._roots = [root.resolve() for root in roots]
 
-    @reported
     async def ListModels(
         self, request: models_pb2.ListModelsRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ListModelsResponse:
@@ -53,14 +52,12 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
             next_page_token=page[-1] if len(names) > size else "",
         )
 
-    @reported
     async def GetModel(
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelResponse:
         """Return one model."""
         return models_pb2.GetModelResponse(model=self._described(self._pool.model(request.name)))
 
-    @reported
     async def GetModelVersion(
         self, request: models_pb2.GetModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelVersionResponse:
@@ -68,7 +65,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         version = self._pool.model(request.name).find(request.version)
         return models_pb2.GetModelVersionResponse(version=self._described_version(version))
 
-    @reported
     async def LoadModelVersion(
         self, request: models_pb2.LoadModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.LoadModelVersionResponse:
@@ -102,7 +98,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         response.version.CopyFrom(self._described_version(version))
         return response
 
-    @reported
     async def ActivateModelVersion(
         self, request: models_pb2.ActivateModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ActivateModelVersionResponse:
@@ -118,7 +113,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         response.model.CopyFrom(self._described(model))
         return response
 
-    @reported
     async def RollbackModel(
         self, request: models_pb2.RollbackModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.RollbackModelResponse:
@@ -126,7 +120,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         model = await self._deployments.rollback(request.name, request.etag)
         return models_pb2.RollbackModelResponse(model=self._described(model))
 
-    @reported
     async def UnloadModelVersion(
         self, request: models_pb2.UnloadModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.UnloadModelVersionResponse:
@@ -134,7 +127,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         model = await self._deployments.unload(request.name, request.version, request.etag, request.force)
         return models_pb2.UnloadModelVersionResponse(model=self._described(model))
 
-    @reported
     async def DeleteModelVersion(
         self, request: models_pb2.DeleteModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.DeleteModelVersionResponse:
@@ -142,7 +134,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         await self._deployments.delete(request.name, request.version, request.etag, request.force)
         return models_pb2.DeleteModelVersionResponse()
 
-    @reported
     async def SetAlias(
         self, request: models_pb2.SetAliasRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.SetAliasResponse:
@@ -150,7 +141,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         model = await self._deployments.set_alias(request.alias, request.model)
         return models_pb2.SetAliasResponse(model=self._described(model))
 
-    @reported
     async def DeleteAlias(
         self, request: models_pb2.DeleteAliasRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.DeleteAliasResponse:

@@ -13,7 +13,7 @@ from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import Refused
 from secateur.serve.models.checkpoint import Checkpoint, read_checkpoint
-from secateur.serve.models.deployments import replace_row, version_row
+from secateur.serve.models.deployments import model_row, version_row
 from secateur.serve.models.loader import Loader
 from secateur.serve.models.pool import Pool
 from secateur.serve.models.restore import restore
@@ -32,16 +32,16 @@ async def start_up(options: ServeOptions, pool: Pool, store: Store, loader: Load
     Raises:
         SecateurError: a checkpoint of the command line cannot be loaded.
     """
-    remembered = await in_thread(store.read)
+    before = await in_thread(store.read)
     given = {spec.name: await in_thread(read_checkpoint, spec.folder.resolve()) for spec in options.models}
-    wanted = restore(pool, remembered, given)
+    wanted = restore(pool, before, given)
     pool.opening = False
     prepare(options.engine, len(wanted))
     # First and alone: importing, and loading plugins, are not made for two threads at once.
     await in_thread(import_vllm)
     how = _shared(options.engine, len(wanted))
     await asyncio.gather(*(_start(loader, one, how, len(wanted), given, say) for one in wanted))
-    await in_thread(_remember, store, pool, remembered, wanted)
+    await in_thread(store.write, remembered(pool, wanted))
 
 
 def _shared(options: EngineOptions, engines: int) -> EngineOptions:
@@ -75,11 +75,13 @@ async def _start(
         say(f"{version.name} version {version.version} stays out: {refusal.message}")
 
 
-def _remember(store: Store, pool: Pool, remembered: Remembered, wanted: Sequence[ServedModel]) -> None:
-    for row in remembered.models:
-        store.forget_model(row.name)
-    for model in pool.models.values():
-        versions = (version_row(one, loaded=one in wanted) for one in model.versions.values())
-        store.put(replace_row(model), *versions)
-    for alias, name in pool.aliases.items():
-        store.put_alias(alias, name)
+def remembered(pool: Pool, wanted: Sequence[ServedModel]) -> Remembered:
+    """Return what is to be remembered of a pool."""
+    return Remembered(
+        [model_row(model) for model in pool.models.values()],
+        {
+            name: [version_row(one, loaded=one in wanted) for one in model.versions.values()]
+            for name, model in pool.models.items()
+        },
+        dict(pool.aliases),
+    )

@@ -80,6 +80,15 @@ class Store:
             aliases = {row.alias: row.model for row in session.scalars(select(AliasRow))}
         return Remembered(models, versions, aliases)
 
+    def write(self, remembered: Remembered) -> None:
+        """Write everything, in place of what there was."""
+        with self._sessions.begin() as session:
+            for table in (VersionRow, AliasRow, ModelRow):
+                session.execute(delete(table))
+            session.add_all(remembered.models)
+            session.add_all(row for rows in remembered.versions.values() for row in rows)
+            session.add_all(AliasRow(alias=alias, model=to) for alias, to in remembered.aliases.items())
+
     def put(self, model: ModelRow, *versions: VersionRow) -> None:
         """Write a model, and some of its versions."""
         with self._sessions.begin() as session:

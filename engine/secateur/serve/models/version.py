@@ -15,6 +15,7 @@ from secateur.serve.engine.check import Check
 from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import Refused, unavailable
 from secateur.serve.models.checkpoint import Checkpoint
+from secateur.serve.observe.traces import trace_request
 from secateur.serve.options import EngineOptions
 
 LOADING_RETRY_SECONDS = 5.0
@@ -174,7 +175,8 @@ class ServedModel:
         request.prompted(prompt_tokens)
         self.in_flight += 1
         try:
-            yield request
+            with trace_request(self.name, self.version, request):
+                yield request
         finally:
             self.in_flight -= 1
             if request.completed:

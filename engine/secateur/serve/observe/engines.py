@@ -28,6 +28,7 @@ COUNTERS: Mapping[str, tuple[str, Callable[[Load], float]]] = {
         lambda load: load.prompt_tokens,
     ),
     "secateur_generated_tokens": ("Tokens generated", lambda load: load.generated_tokens),
+    "secateur_requests_left": ("Requests left by their clients before the end", lambda load: load.left),
     "secateur_preemptions": (
         "Requests that lost their room and began again",
         lambda load: load.preemptions,

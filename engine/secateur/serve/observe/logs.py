@@ -35,7 +35,7 @@ class _ForPeople(logging.Formatter):
 class _ForPrograms(JsonFormatter):
     """One JSON object: time, level, logger, message, what is known of the call, and the traceback."""
 
-    def add_fields(self, log_data: dict, record: logging.LogRecord, message_dict: dict) -> None:  # type: ignore[type-arg]
+    def add_fields(self, log_data: dict, record: logging.LogRecord, message_dict: dict) -> None:
         moment = datetime.fromtimestamp(record.created, UTC)
         log_data["time"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         log_data["level"] = record.levelname.lower()

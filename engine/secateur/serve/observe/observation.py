@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
 
 from secateur.serve.engine.load import Load
 from secateur.serve.guard.interceptor import Stage
@@ -15,6 +16,7 @@ from secateur.serve.observe.logs import log_call
 from secateur.serve.observe.metrics import Metrics
 from secateur.serve.options import ServeOptions
 
+SCRAPE_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -38,7 +40,7 @@ async def observing(
         if wanted.log_calls:
             observers.append(log_call)
         if wanted.metrics is not None:
-            metrics = Metrics(loads)
+            metrics = Metrics(_on_the_loop(loads))
             address, stop = metrics.serve(wanted.metrics, options.tls)
             ending.push_async_callback(asyncio.to_thread, stop)
             log.info("metrics on http%s://%s/metrics", "s" if options.tls else "", address)
@@ -51,9 +53,19 @@ async def observing(
         yield tuple(observers)
 
 
+def _on_the_loop(function: Callable[[], Iterable[Any]]) -> Callable[[], list[Any]]:
+    """Return the same for other threads: what it looks at changes on the event loop."""
+    loop = asyncio.get_running_loop()
+
+    async def collect() -> list[Any]:
+        return list(function())
+
+    return lambda: asyncio.run_coroutine_threadsafe(collect(), loop).result(SCRAPE_SECONDS)
+
+
 @asynccontextmanager
-async def _running(work: object) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     try:
         yield
     finally:

@@ -7,15 +7,15 @@ client's ``traceparent`` (W3C) in the metadata.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 from secateur.errors import BackendUnavailable
 from secateur.serve.guard.call import Call
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Tracer
 
 SERVICE = "secateur"
 _tracer: Tracer | None = None
@@ -87,21 +87,34 @@ def trace_call(call: Call) -> Iterator[None]:
                 span.set_status(Status(StatusCode.ERROR, call.failure or call.code))
 
 
-def trace_request(**attributes: Any) -> AbstractContextManager[Span | None]:
-    """Return a context manager: a span around one request to an engine; yields None if there are no traces.
+class Tokens(Protocol):
+    """What a request has counted so far."""
 
-    Not made the current one: generators that are left in the middle could not restore what was before.
-    """
-    return _span("engine.generate", attributes)
+    prompt_tokens: int
+    generated_tokens: int
+    completed: bool
 
 
 @contextmanager
-def _span(name: str, attributes: dict[str, Any]) -> Iterator[Span | None]:
+def trace_request(model: str, version: str, tokens: Tokens) -> Iterator[None]:
+    """Put a span around one request to an engine.
+
+    It is not made the current one: generators that are left in the middle could not restore the one before.
+    """
     if _tracer is None:
-        yield None
+        yield
         return
-    span = _tracer.start_span(name, attributes=attributes)
+    span = _tracer.start_span(
+        "engine.request", attributes={"gen_ai.request.model": model, "secateur.model_version": version}
+    )
     try:
-        yield span
+        yield
     finally:
+        span.set_attributes(
+            {
+                "gen_ai.usage.input_tokens": tokens.prompt_tokens,
+                "gen_ai.usage.output_tokens": tokens.generated_tokens,
+                "secateur.completed": tokens.completed,
+            }
+        )
         span.end()

@@ -1,0 +1,130 @@
+"""The result of a benchmark as one JSON document, made from its log alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from secateur.bench.load.journal import Log
+from secateur.bench.load.record import Record
+from secateur.bench.metrics.comparison import compare
+from secateur.bench.metrics.row import arrays, curves, row
+from secateur.bench.metrics.slo import Slo
+
+DEFINITIONS = {
+    "ttft": "from when a request should have been sent to its first message with tokens",
+    "tpot": "tpot_excl_first: from first to last message, over the tokens after the first; per request",
+    "itl": "between two messages with tokens; all requests together",
+    "e2el": "from when a request should have been sent to its last token",
+    "queue": "from when a request should have been sent to when it was, part of ttft and e2el",
+    "throughput": "of everything that came between the first measured request and the end of the last one",
+    "goodput": "requests per second that were answered within every limit of the SLO",
+    "intervals": "95 %, block bootstrap over requests; in comparisons Student's t over rounds",
+    "added": "the client's value less the engine's: transport, server and client",
+}
+RAMP_SLICES = 6
+
+
+def document(log: Log, *, raw: bool = False) -> dict[str, Any]:
+    """Describe a benchmark, finished or not.
+
+    Args:
+        raw: with the values of every request.
+    """
+    header = log.header
+    options = header["options"]
+    slo = Slo(options["slo"]) if options["slo"] else None
+    results = [_result(log, *place, slo, raw) for place in _places(log)]
+    seconds = max((record.ended for record in log.records), default=0.0)
+    return {
+        "benchmark": {
+            "date": header["environment"]["date"],
+            "seconds": {"total": round(seconds, 3)},
+            "interrupted": any(note.kind == "INTERRUPTED" for note in log.notes),
+            "gave_up": any(note.kind == "GAVE_UP" for note in log.notes),
+            "requests": len(log.records),
+        },
+        "options": options,
+        "targets": header["targets"],
+        "definitions": DEFINITIONS,
+        "environment": header["environment"],
+        "models": header["models"],
+        "results": results,
+        "comparison": _comparison(log),
+    }
+
+
+Place = tuple[Mapping[str, Any], str, str, list[Record], int]
+
+
+def _places(log: Log) -> list[Place]:
+    """Load, label, model, records and number of every row; a ramp has several."""
+    found: list[Place] = []
+    loads = _loads(log)
+    for number in sorted({record.stage for record in log.records}):
+        load = loads[number]
+        for model in log.header["labels"]:
+            own = [r for r in log.records if r.stage == number and r.model == model]
+            if not own:
+                continue
+            for label, part in _slices(load, own):
+                found.append((load, label, model, part, number))
+    return found
+
+
+def _loads(log: Log) -> Mapping[int, Mapping[str, Any]]:
+    return {began.stage: began.load for began in log.stages}
+
+
+def _result(
+    log: Log,
+    load: Mapping[str, Any],
+    label: str,
+    model: str,
+    records: Sequence[Record],
+    number: int,
+    slo: Slo | None,
+    raw: bool,
+) -> dict[str, Any]:
+    def here(entry: Any) -> bool:
+        return bool(entry.stage == number and entry.model == model)
+
+    described = row(
+        load,
+        label,
+        model,
+        records,
+        slo,
+        [one for one in log.generators if here(one)],
+        [note for note in log.notes if here(note)],
+    )
+    return described | ({"curves": curves(records)} | arrays(records) if raw else {})
+
+
+def _slices(load: Mapping[str, Any], records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """A ramp in slices of time; anything else whole."""
+    if load["kind"] != "ramp":
+        return [(load["label"], list(records))]
+    begin = min(record.intended for record in records)
+    span = max(record.intended for record in records) - begin or 1.0
+    slices: list[list[Record]] = [[] for _ in range(RAMP_SLICES)]
+    for record in records:
+        slices[min(int((record.intended - begin) / span * RAMP_SLICES), RAMP_SLICES - 1)].append(record)
+    step = (load["to_rate"] - load["rate"]) / RAMP_SLICES
+    return [
+        (f"ramp, {load['rate'] + place * step:.3g} to {load['rate'] + (place + 1) * step:.3g}/s", part)
+        for place, part in enumerate(slices)
+        if part
+    ]
+
+
+def _comparison(log: Log) -> list[dict[str, Any]]:
+    labels = log.header["labels"]
+    loads = _loads(log)
+    found = []
+    for number in sorted({record.stage for record in log.records}):
+        records = [record for record in log.records if record.stage == number]
+        for other in labels[1:]:
+            if {record.model for record in records} >= {labels[0], other}:
+                found.append({"label": loads[number]["label"], **compare(records, labels[0], other)})
+    return found

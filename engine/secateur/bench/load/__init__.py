@@ -1,0 +1,1 @@
+"""Sending requests by a plan, and writing down what came back."""

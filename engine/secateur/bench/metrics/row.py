@@ -1,0 +1,280 @@
+"""One row of a report: a model under one load, with the keys of `vllm bench serve` where it has such.
+
+Definitions (docs/benchmarking.md): times count from when a request should have been sent; `tpot` leaves out
+the tokens of the first message; `itl` is between messages; `e2el` ends with the last token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from secateur.bench.load.driver import CANCELLED
+from secateur.bench.load.journal import Generator, Note
+from secateur.bench.load.record import Phase, Record
+from secateur.bench.metrics.slo import Slo
+from secateur.bench.metrics.statistics import Summary, summarise
+
+METRICS: Mapping[str, Callable[[Record], list[float]]] = {
+    "ttft": lambda record: [record.ttft_ms],
+    "tpot": lambda record: [] if record.tpot_ms is None else [record.tpot_ms],
+    "itl": lambda record: record.itls_ms,
+    "e2el": lambda record: [record.e2e_ms],
+    "queue": lambda record: [record.queue_ms],
+}
+STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
+
+
+def row(
+    load: Mapping[str, Any],
+    label: str,
+    model: str,
+    records: Sequence[Record],
+    slo: Slo | None,
+    generators: Sequence[Generator] = (),
+    notes: Sequence[Note] = (),
+) -> dict[str, Any]:
+    """Describe what one model did under one load.
+
+    Args:
+        load: its description.
+        label: its name.
+        records: of all phases and rounds.
+        slo: what a good request reaches.
+        generators: how the load generator was meanwhile.
+        notes: what happened meanwhile.
+    """
+    measured = sorted((r for r in records if r.phase is Phase.MEASURED), key=lambda r: (r.round, r.intended))
+    good = [record for record in measured if record.ok]
+    failures = Counter(r.error for r in measured if r.error not in ("", CANCELLED))
+    described: dict[str, Any] = {
+        "label": label,
+        "load": dict(load),
+        "model": model,
+        "rounds": len({record.round for record in measured}),
+        "completed": len(good),
+        "failed": sum(failures.values()),
+        "unfinished": sum(record.error == CANCELLED for record in measured),
+        "failures": dict(failures.most_common()),
+        "warmup_requests": sum(record.phase is Phase.WARMUP for record in records),
+        **throughput(records, slo),
+    }
+    if good:
+        described |= _distributions(good, int(load.get("concurrency") or 1))
+        described["engine"] = _engine(good)
+        described["cached_prompt_tokens"] = _cached(good)
+    described["generator"] = _generator(generators)
+    described["notes"] = [note.text for note in notes] + observations(described, measured)
+    return described
+
+
+def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
+    """What came out per second, from the first measured request to the end of the last one.
+
+    Counted are all tokens that came meanwhile, also those of requests that began before or ended after: that
+    is what the server did in that time. A request counts by the share of its answer that came meanwhile.
+    """
+    seconds, requests, tokens, prompts, within, most = 0.0, 0.0, 0, 0.0, 0.0, 0
+    usual = _usual_length(records)
+    for begin, end, inside in windows(records):
+        seconds += end - begin
+        for record in inside:
+            came = _came(record, begin, end)
+            tokens += came
+            if record.error not in ("", CANCELLED):
+                continue
+            share = came / (record.output_tokens if record.ok else usual or 1)
+            requests += share
+            prompts += share * record.prompt_tokens
+            within += share * (slo is not None and slo.met_by(record))
+        most = max(most, _most_at_once(inside, begin, end))
+    per_second = 1 / seconds if seconds else 0.0
+    return {
+        "duration": round(seconds, 6),
+        "total_input_tokens": round(prompts),
+        "total_output_tokens": tokens,
+        "request_throughput": requests * per_second,
+        "output_throughput": tokens * per_second,
+        "total_token_throughput": (tokens + prompts) * per_second,
+        "request_goodput": None if slo is None else within * per_second,
+        "max_concurrent_requests": most,
+    }
+
+
+def _came(record: Record, begin: float, end: float) -> int:
+    """Tokens of a request that arrived between two times."""
+    return sum(count for at, count in zip(record.times, record.tokens, strict=True) if begin < at <= end)
+
+
+def _usual_length(records: Sequence[Record]) -> float:
+    """Of an answer: what that of a request which was cancelled with the stage would have been."""
+    lengths = [record.output_tokens for record in records if record.ok]
+    return float(np.mean(lengths)) if lengths else 0.0
+
+
+def windows(records: Sequence[Record]) -> list[tuple[float, float, list[Record]]]:
+    """Per round: from the first measured request to the end of the last, and all records of the round."""
+    found = []
+    for number in sorted({record.round for record in records}):
+        inside = [record for record in records if record.round == number]
+        measured = [record for record in inside if record.phase is Phase.MEASURED]
+        if measured:
+            found.append((min(r.sent for r in measured), max(r.ended for r in measured), inside))
+    return found
+
+
+def arrays(records: Sequence[Record]) -> dict[str, Any]:
+    """Raw values of every measured request, with the keys and units (seconds) of `vllm bench serve`."""
+    measured = sorted((r for r in records if r.phase is Phase.MEASURED), key=lambda r: r.index)
+    return {
+        "input_lens": [r.prompt_tokens for r in measured],
+        "output_lens": [r.output_tokens if r.ok else 0 for r in measured],
+        "ttfts": [round(r.ttft_ms / 1e3, 6) if r.times else 0.0 for r in measured],
+        "itls": [[round(gap / 1e3, 6) for gap in r.itls_ms] for r in measured],
+        "latencies": [round(r.e2e_ms / 1e3, 6) if r.times else 0.0 for r in measured],
+        "start_times": [round(r.sent, 6) for r in measured],
+        "queue_times": [round(r.queue_ms / 1e3, 6) for r in measured],
+        "errors": [f"{r.error}: {r.message}" if r.error else "" for r in measured],
+    }
+
+
+CURVE = (*range(0, 91, 5), 92, 94, 95, 96, 97, 98, 99, 100)
+
+
+def curves(records: Sequence[Record]) -> dict[str, list[float]]:
+    """Percentiles of the latencies, for drawing."""
+    good = [record for record in records if record.ok and record.phase is Phase.MEASURED]
+    found: dict[str, list[float]] = {"percentiles": [float(percentile) for percentile in CURVE]}
+    for metric in ("ttft", "tpot", "e2el"):
+        values = [value for record in good for value in METRICS[metric](record)]
+        found[metric] = [round(float(v), 4) for v in np.percentile(values, CURVE)] if values else []
+    return found
+
+
+def _distributions(good: Sequence[Record], block: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    intervals: dict[str, list[float]] = {}
+    for metric, read in METRICS.items():
+        summary = summarise([read(record) for record in good], block)
+        for statistic in STATISTICS:
+            found[f"{statistic}_{metric}_ms"] = _rounded(summary, statistic)
+        if summary is not None:
+            for statistic, interval in summary.intervals.items():
+                intervals[f"{statistic}_{metric}_ms"] = [round(interval.low, 4), round(interval.high, 4)]
+    return found | {"intervals": intervals}
+
+
+def _rounded(summary: Summary | None, statistic: str) -> float | None:
+    return None if summary is None else round(float(getattr(summary, statistic)), 4)
+
+
+def _engine(good: Sequence[Record]) -> dict[str, float] | None:
+    """The engine's own medians, and what client and transport add to them."""
+    told = [record for record in good if record.engine is not None]
+    if not told:
+        return None
+    first = [(r.ttft_ms - r.queue_ms, r.engine.queue_ms + r.engine.prefill_ms) for r in told if r.engine]
+    steps = [
+        (r.tpot_ms, r.engine.decode_ms / (r.output_tokens - r.tokens[0]))
+        for r in told
+        if r.engine and r.tpot_ms is not None
+    ]
+    found = {
+        "median_queue_ms": _median([r.engine.queue_ms for r in told if r.engine]),
+        "median_prefill_ms": _median([r.engine.prefill_ms for r in told if r.engine]),
+        "median_ttft_ms": _median([engine for _, engine in first]),
+        "added_to_ttft_ms": _median([client - engine for client, engine in first]),
+    }
+    if steps:
+        found["median_tpot_ms"] = _median([engine for _, engine in steps])
+        found["added_to_tpot_ms"] = _median([client - engine for client, engine in steps])
+    return found
+
+
+def _cached(good: Sequence[Record]) -> int | None:
+    told = [record.cached_tokens for record in good if record.cached_tokens is not None]
+    return sum(told) if told else None
+
+
+def _generator(generators: Sequence[Generator]) -> dict[str, float] | None:
+    if not generators:
+        return None
+    seconds = sum(one.seconds for one in generators)
+    return {
+        "cpu_share": round(sum(one.cpu_seconds for one in generators) / seconds, 4) if seconds else 0.0,
+        "messages_per_second": round(sum(one.messages for one in generators) / seconds, 2)
+        if seconds
+        else 0.0,
+        "lag_p50_ms": max(one.lag_p50_ms for one in generators),
+        "lag_p99_ms": max(one.lag_p99_ms for one in generators),
+    }
+
+
+BUSY = 0.8
+SLOWER = 1.5
+BEHIND = 0.9
+
+
+def observations(described: Mapping[str, Any], measured: Sequence[Record]) -> list[str]:
+    """What somebody who reads the row must know before believing it."""
+    said = []
+    if described["failed"]:
+        codes = ", ".join(f"{count} {code}" for code, count in described["failures"].items())
+        said.append(f"{described['failed']} of {len(measured)} requests failed: {codes}")
+    if described["unfinished"]:
+        said.append(f"{described['unfinished']} requests were not finished when the stage was over")
+    if slower := _slowed_down(measured):
+        said.append(
+            f"slowed down {slower:.1f} times in mid-run: median latency of the last third over the first"
+        )
+    generator = described["generator"]
+    if generator and generator["cpu_share"] > BUSY:
+        said.append(
+            f"the load generator used {generator['cpu_share']:.0%} of a core: it may be what was measured"
+        )
+    if described["load"]["kind"] == "open" and described["completed"]:
+        rate, served = described["load"]["rate"], described["request_throughput"]
+        if served < BEHIND * rate and _queue_grew(measured):
+            said.append(
+                f"overloaded: {rate:g} requests/s came, {served:.2f} were answered: the longer, the slower"
+            )
+    return said
+
+
+def _slowed_down(measured: Sequence[Record]) -> float | None:
+    """By how much, of a closed loop's requests that were answered."""
+    good = sorted((r for r in measured if r.ok), key=lambda r: r.sent)
+    third = len(good) // 3
+    if third < 4:
+        return None
+    first, last = (
+        float(np.median([r.e2e_ms / max(r.output_tokens, 1) for r in part]))
+        for part in (good[:third], good[-third:])
+    )
+    return last / first if last > SLOWER * first else None
+
+
+def _queue_grew(measured: Sequence[Record]) -> bool:
+    good = [record for record in measured if record.ok]
+    third = max(1, len(good) // 3)
+    early, late = (float(np.median([r.ttft_ms for r in part])) for part in (good[:third], good[-third:]))
+    return late > early
+
+
+def _most_at_once(records: Sequence[Record], begin: float, end: float) -> int:
+    changes = sorted(
+        [(r.sent, 1) for r in records if r.sent <= end] + [(r.ended, -1) for r in records if r.sent <= end]
+    )
+    most = now = 0
+    for at, change in changes:
+        now += change
+        if begin <= at <= end:
+            most = max(most, now)
+    return most
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(float(np.median(values)), 4)

@@ -1,0 +1,248 @@
+"""Times checkpoints in vLLM's engine, and says how near that is to what the machine can do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from secateur.bench.environment import environment
+from secateur.bench.metrics.statistics import Interval, ratio_of_rounds, summarise
+from secateur.bench.models import facts_of_folder, read_config
+from secateur.bench.offline.plan import STEPS, OfflinePlan
+from secateur.bench.shape import Shape, shape_of
+from secateur.errors import BackendUnavailable
+from secateur.serve.engine.memory import LEAST
+
+BLOCK = 128  # tokens; vLLM reserves whole blocks
+ROOM = 1.25
+
+
+class Reporter(Protocol):
+    """Is told how it goes."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of so many steps begins."""
+        ...
+
+    def step(self, note: str = "", count: int = 1) -> None:
+        """It went on."""
+        ...
+
+
+@dataclass
+class Times:
+    """What was measured, by model and batch; a list entry per round.
+
+    Attributes:
+        prefill: seconds until a batch of prompts had its first tokens.
+        decode: seconds of every step.
+        bandwidth: bytes read per second.
+        product_rate: operations per second.
+    """
+
+    prefill: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    decode: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
+    bandwidth: list[float] = field(default_factory=list)
+    product_rate: list[float] = field(default_factory=list)
+
+    def take(self, answer: Mapping[str, Any]) -> None:
+        """Take over a line of the worker."""
+        if "bandwidth" in answer:
+            self.bandwidth.append(answer["bandwidth"])
+        elif "product_rate" in answer:
+            self.product_rate.append(answer["product_rate"])
+        elif "prefill_ns" in answer:
+            place = answer["model"], answer["batch"]
+            self.prefill.setdefault(place, []).append(answer["prefill_ns"] / 1e9)
+        elif "decode_ns" in answer:
+            place = answer["model"], answer["batch"]
+            self.decode.setdefault(place, []).append([ns / 1e9 for ns in answer["decode_ns"]])
+
+
+def measure(plan: OfflinePlan, reporter: Reporter) -> dict[str, Any]:
+    """Time every model at every batch and describe it.
+
+    Raises:
+        BackendUnavailable: vLLM is missing, or cannot run one of them.
+        BadInput: a folder is no checkpoint.
+    """
+    shapes = {name: shape_of(folder, read_config(folder)) for name, folder in plan.folders}
+    where = environment()
+    times = Times()
+    turns = 2 + 2 * len(plan.batches) * len(plan.folders)
+    reporter.stage("timing vLLM", len(plan.folders) + (plan.rounds + 1) * turns)
+    for answer in _answers(_job(plan, shapes)):
+        times.take(answer)
+        reporter.step()
+    return document(plan, shapes, times, where)
+
+
+def document(
+    plan: OfflinePlan, shapes: Mapping[str, Shape], times: Times, where: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was measured beside what is possible."""
+    read, rate = max(times.bandwidth), max(times.product_rate)
+    names = [name for name, _ in plan.folders]
+    results = [
+        _result(plan, shapes[name], times, name, batch, read, rate)
+        for batch in plan.batches
+        for name in names
+    ]
+    return {
+        "plan": plan.to_json(),
+        "environment": dict(where),
+        "ceilings": {
+            "bandwidth_bytes_per_second": round(read),
+            "bandwidth_of_rounds": [round(value) for value in times.bandwidth],
+            "flops_per_second": round(rate),
+            "flops_of_rounds": [round(value) for value in times.product_rate],
+        },
+        "models": [facts_of_folder(name, folder, plan.dtype).to_json() for name, folder in plan.folders],
+        "results": results,
+        "speedups": [
+            _speedup(plan, shapes, times, other, batch, read, rate)
+            for batch in plan.batches
+            for other in names[1:]
+        ],
+    }
+
+
+def _result(
+    plan: OfflinePlan, shape: Shape, times: Times, name: str, batch: int, read: float, rate: float
+) -> dict[str, Any]:
+    decode, prefill = times.decode[name, batch], times.prefill[name, batch]
+    step = float(np.median([np.median(turn) for turn in decode]))
+    whole = float(np.median(prefill))
+    decode_floor, prefill_floor = _floors(plan, shape, batch, read, rate)
+    summary = summarise([[float(np.median(turn))] for turn in decode])
+    interval = summary.intervals.get("median") if summary else None
+    bytes_read = shape.decode_bytes(batch, plan.context, plan.dtype)
+    return {
+        "model": name,
+        "batch": batch,
+        "decode": {
+            "step_ms": round(step * 1e3, 4),
+            "interval_ms": interval and [round(interval.low * 1e3, 4), round(interval.high * 1e3, 4)],
+            "tokens_per_second": round(batch / step, 2),
+            "bytes_per_step": bytes_read,
+            "flops_per_step": shape.decode_flops(batch, plan.context),
+            "bandwidth_floor_ms": round(bytes_read / read * 1e3, 4),
+            "floor_ms": round(decode_floor * 1e3, 4),
+            "times_bandwidth_floor": round(step / (bytes_read / read), 3),
+            "times_floor": round(step / decode_floor, 3),
+            "steps_ms_of_rounds": [round(float(np.median(turn)) * 1e3, 4) for turn in decode],
+        },
+        "prefill": {
+            "seconds": round(whole, 6),
+            "tokens_per_second": round(batch * plan.input_tokens / whole, 2),
+            "flops": shape.prefill_flops(batch, plan.input_tokens),
+            "floor_seconds": round(prefill_floor, 6),
+            "times_floor": round(whole / prefill_floor, 3),
+            "seconds_of_rounds": [round(value, 6) for value in prefill],
+        },
+    }
+
+
+def _floors(plan: OfflinePlan, shape: Shape, batch: int, read: float, rate: float) -> tuple[float, float]:
+    """Seconds below which a step, and a batch of prompts, cannot go: the longer of reading and computing."""
+    weights = shape.decode_bytes(0, 0, plan.dtype)
+    decode = max(
+        shape.decode_bytes(batch, plan.context, plan.dtype) / read,
+        shape.decode_flops(batch, plan.context) / rate,
+    )
+    prefill = max(weights / read, shape.prefill_flops(batch, plan.input_tokens) / rate)
+    return decode, prefill
+
+
+def _speedup(
+    plan: OfflinePlan,
+    shapes: Mapping[str, Shape],
+    times: Times,
+    other: str,
+    batch: int,
+    read: float,
+    rate: float,
+) -> dict[str, Any]:
+    """The first model's time over another's, beside what bytes and operations promise."""
+    first = plan.folders[0][0]
+    floors = {name: _floors(plan, shapes[name], batch, read, rate) for name in (first, other)}
+    found: dict[str, Any] = {"first": first, "second": other, "batch": batch}
+    pairs = {
+        "decode": {name: [float(np.median(t)) for t in times.decode[name, batch]] for name in (first, other)},
+        "prefill": {name: times.prefill[name, batch] for name in (first, other)},
+    }
+    for place, (kind, seconds) in enumerate(pairs.items()):
+        ratio = ratio_of_rounds(seconds[other], seconds[first])
+        assert ratio is not None
+        promised = floors[first][place] / floors[other][place]
+        found[kind] = {
+            "speedup": round(ratio.value, 4),
+            "interval": _interval(ratio.interval),
+            "differ": ratio.differ,
+            "promised": round(promised, 4),
+            "kept_of_promise": round(ratio.value / promised, 4),
+        }
+    dense, slim = (shapes[name] for name in (first, other))
+    found["decode"]["promised_by_bytes"] = round(
+        dense.decode_bytes(batch, plan.context, plan.dtype)
+        / slim.decode_bytes(batch, plan.context, plan.dtype),
+        4,
+    )
+    found["decode"]["promised_by_flops"] = round(
+        dense.decode_flops(batch, plan.context) / slim.decode_flops(batch, plan.context), 4
+    )
+    return found
+
+
+def _interval(interval: Interval | None) -> Sequence[float] | None:
+    return None if interval is None else [round(interval.low, 4), round(interval.high, 4)]
+
+
+def _job(plan: OfflinePlan, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
+    longest = max(plan.input_tokens, plan.context) + STEPS + BLOCK
+    tokens = max(plan.batches) * (longest // BLOCK + 1) * BLOCK
+    return {
+        "folders": {name: str(folder) for name, folder in plan.folders},
+        "batches": list(plan.batches),
+        "rounds": plan.rounds,
+        "steps": STEPS,
+        "input_tokens": plan.input_tokens,
+        "context": plan.context,
+        "dtype": plan.dtype,
+        "threads": plan.threads,
+        "max_model_len": longest - BLOCK + 8,
+        "vocabulary": min(int(read_config(folder)["vocab_size"]) for _, folder in plan.folders),
+        "kv_cache_bytes": {
+            str(folder): max(LEAST, int(ROOM * tokens * shapes[name].kv_bytes_per_token(plan.dtype)))
+            for name, folder in plan.folders
+        },
+    }
+
+
+def _answers(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the worker says, line by line."""
+    command = [sys.executable, "-m", "secateur.bench.offline.worker"]
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as worker:
+            assert worker.stdin is not None and worker.stdout is not None
+            try:
+                with suppress(BrokenPipeError):  # it ended before it listened; why is among its errors
+                    worker.stdin.write(json.dumps(job))
+                    worker.stdin.close()
+                yield from map(json.loads, worker.stdout)
+            except BaseException:
+                worker.kill()
+                raise
+        if worker.returncode:
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise BackendUnavailable(f"vLLM could not be timed: {''.join(last)[:300]}")

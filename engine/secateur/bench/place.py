@@ -1,0 +1,25 @@
+"""Where the files of a benchmark lie: the folder asked for, or one of the user's state folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from secateur.storage import require_new
+
+RECORDS = "records.jsonl"
+
+
+def folder_for(out: Path | None) -> Path:
+    """The folder; not made yet.
+
+    Raises:
+        BadInput: it exists, or cannot be made.
+    """
+    if out is None:
+        base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        return Path(base) / "secateur" / "benchmarks" / f"{stamp}-{os.getpid()}"
+    require_new("--out", out)
+    return out

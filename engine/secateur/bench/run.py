@@ -1,0 +1,221 @@
+"""The job: connect, prove that every model answers, then one load after another, the models taking turns."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from secateur.bench.environment import environment
+from secateur.bench.load.driver import Driver, Subject
+from secateur.bench.load.journal import Began, Journal, Log
+from secateur.bench.load.record import Answer, Phase, Record
+from secateur.bench.load.source import Wanted, requests_for
+from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Stage
+from secateur.bench.metrics.row import throughput
+from secateur.bench.models import ModelFacts, facts_of_folder
+from secateur.bench.options import DEFAULT_EXTENT, BenchOptions
+from secateur.bench.targets.registry import open_target
+from secateur.bench.targets.target import RequestFailed, Target, TargetUnusable
+
+SATURATED = 1.05
+"""A sweep ends when twice the clients get less than so many times the throughput."""
+
+MOST_SWEPT = 256
+SWEEP_RATES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
+"""Open loops of a sweep, as shares of the most that closed ones got through."""
+
+
+class Reporter(Protocol):
+    """Is told how a benchmark goes."""
+
+    def stage(self, name: str, total: int) -> None:
+        """A stage of about so many seconds, or requests, begins."""
+        ...
+
+    def step(self, note: str = "", count: int = 1) -> None:
+        """It went on."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Something happened."""
+        ...
+
+
+@dataclass
+class _Progress:
+    """Turns records into steps of a reporter: measured requests, or whole seconds."""
+
+    reporter: Reporter
+    extent: Extent = DEFAULT_EXTENT
+    began: float = 0.0
+    told: int = 0
+
+    def begin(self, name: str, extent: Extent) -> None:
+        self.extent, self.began, self.told = extent, time.monotonic(), 0
+        self.reporter.stage(name, extent.requests or max(1, round(extent.seconds or 1)))
+
+    def __call__(self, record: Record) -> None:
+        if self.extent.requests is not None:
+            if record.phase is Phase.MEASURED:
+                self.reporter.step()
+            return
+        seconds = min(int(time.monotonic() - self.began), round(self.extent.seconds or 0))
+        if seconds > self.told:
+            self.reporter.step(count=seconds - self.told)
+            self.told = seconds
+
+
+async def run(options: BenchOptions, file: Path | None, reporter: Reporter, stop: asyncio.Event) -> Log:
+    """Run a benchmark.
+
+    Args:
+        options: what to measure.
+        file: where records go as they come; None = nowhere.
+        reporter: is told how it goes.
+        stop: set to end it early; what there is then is returned.
+
+    Raises:
+        TargetUnusable: a server does not answer, or has no such model.
+        BadInput: no such corpus.
+        OutputFailed: the file cannot be written.
+    """
+    targets: dict[str, Target] = {}
+    try:
+        subjects, facts = await _subjects(options, targets)
+        header = {
+            "options": options.to_json(),
+            "environment": environment(),
+            "targets": {address: target.kind for address, target in targets.items()},
+            "models": [one.to_json() for one in facts],
+            "labels": list(options.labels),
+        }
+        journal = Journal(file, header)
+        try:
+            progress = _Progress(reporter)
+            driver = Driver(journal, time.perf_counter(), stop, progress)
+            with _undisturbed():
+                await _stages(options, driver, subjects, progress)
+        finally:
+            journal.close()
+        return journal.log
+    finally:
+        await asyncio.gather(*(target.close() for target in targets.values()))
+
+
+async def _stages(
+    options: BenchOptions, driver: Driver, subjects: Sequence[Subject], progress: _Progress
+) -> None:
+    if options.sweep:
+        await _Sweep(options, driver, subjects, progress).run()
+        return
+    for stage in options.stages():
+        if not await _stage(options, driver, subjects, progress, stage):
+            return
+
+
+async def _stage(
+    options: BenchOptions, driver: Driver, subjects: Sequence[Subject], progress: _Progress, stage: Stage
+) -> bool:
+    """All rounds of a load; False when the benchmark is to end."""
+    driver.journal.add(Began(stage.number, stage.load.to_json()))
+    for number in range(options.rounds):
+        for subject in subjects:
+            turn = f", round {number + 1} of {options.rounds}" if options.rounds > 1 else ""
+            progress.begin(f"{stage.load.label}: {subject.label}{turn}", stage.extent)
+            if not await driver.run(stage, number, subject, options.seed + number):
+                return False
+    return True
+
+
+class _Sweep:
+    """Twice the clients until that gains nothing; then requests at rates around what was the most."""
+
+    def __init__(
+        self, options: BenchOptions, driver: Driver, subjects: Sequence[Subject], progress: _Progress
+    ) -> None:
+        self._arguments = (options, driver, subjects, progress)
+        self._options, self._driver, self._subjects = options, driver, subjects
+        self._number = 0
+
+    async def run(self) -> None:
+        most: dict[str, float] = {}
+        clients = 1
+        while clients <= MOST_SWEPT:
+            if not await self._load(ClosedLoop(clients)):
+                return
+            found = {subject.label: self._requests_per_second(subject.label) for subject in self._subjects}
+            if all(found[label] < SATURATED * most.get(label, 0.0) for label in found):
+                break
+            most = {label: max(found[label], most.get(label, 0.0)) for label in found}
+            clients *= 2
+        # All get the same load, so that they can be compared: what the slowest can bear.
+        rate = min(most.values())
+        for share in SWEEP_RATES:
+            if rate <= 0 or not await self._load(OpenLoop(float(f"{share * rate:.3g}"))):
+                return
+
+    async def _load(self, load: Load) -> bool:
+        stage = Stage(self._number, load, self._options.round_extent())
+        self._number += 1
+        return await _stage(*self._arguments, stage)
+
+    def _requests_per_second(self, label: str) -> float:
+        last = [
+            record
+            for record in self._driver.journal.log.records
+            if record.stage == self._number - 1 and record.model == label
+        ]
+        return float(throughput(last, None)["request_throughput"])
+
+
+async def _subjects(
+    options: BenchOptions, targets: dict[str, Target]
+) -> tuple[list[Subject], list[ModelFacts]]:
+    """Connect, and prove that every model answers."""
+    wanted = Wanted(
+        options.input_tokens,
+        options.output_tokens,
+        options.ignore_eos,
+        options.corpus,
+        options.trace,
+        options.seed,
+    )
+    subjects, facts = [], []
+    for label, spec in zip(options.labels, options.subjects, strict=True):
+        if spec.address not in targets:
+            targets[spec.address] = open_target(spec.address, options.access)
+        target = targets[spec.address]
+        try:
+            known = await target.describe(spec.name)
+            request = await requests_for(target, known.name, wanted)
+            # One for all: the first answer compiles, allocates and connects.
+            await target.stream(known.name, request(2**31), Answer())
+        except RequestFailed as failure:
+            raise TargetUnusable(f"{spec.address}: {failure.code}: {failure.message}") from failure
+        subjects.append(Subject(label, known.name, target, request))
+        facts.append(_facts(label, known, dict(options.checkpoints)))
+    return subjects, facts
+
+
+def _facts(label: str, known: ModelFacts, checkpoints: Mapping[str, Path]) -> ModelFacts:
+    renamed = ModelFacts(**{**known.to_json(), "name": label})
+    if label not in checkpoints:
+        return renamed
+    return renamed.completed_by(facts_of_folder(label, checkpoints[label], known.dtype))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No pauses for collecting garbage while times are taken."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

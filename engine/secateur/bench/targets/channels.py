@@ -1,0 +1,35 @@
+"""gRPC channels, and their errors as `RequestFailed`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+
+from secateur.bench.targets.target import RequestFailed
+from secateur.client.endpoint import Endpoint
+
+OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+"""Not shared with whatever else this process talks to."""
+
+SOON = ("grpc.max_reconnect_backoff_ms", 2000)
+"""A server that was gone for a moment is found again, not after two minutes."""
+
+
+def open_channel(endpoint: Endpoint) -> grpc.aio.Channel:
+    """A channel to a server; nothing is sent yet."""
+    options = [*endpoint.channel_options(), OWN_CONNECTION, SOON]
+    if endpoint.encrypted:
+        return grpc.aio.secure_channel(endpoint.target, endpoint.credentials(), options)
+    return grpc.aio.insecure_channel(endpoint.target, options)
+
+
+@asynccontextmanager
+async def failures() -> AsyncIterator[None]:
+    """Turn what gRPC raises into `RequestFailed`."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise RequestFailed(error.code().name, error.details() or "") from error

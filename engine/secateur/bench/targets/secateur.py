@@ -1,0 +1,92 @@
+"""A `secateur serve`, over gRPC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.bench.load.prompt import Prompt, Request
+from secateur.bench.load.record import Answer, EngineTimings
+from secateur.bench.models import ModelFacts
+from secateur.bench.targets.channels import failures, open_channel
+from secateur.bench.targets.target import RequestFailed
+from secateur.client.endpoint import Endpoint
+from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
+
+ABORTED = inference_pb2.FINISH_REASON_ABORT
+
+
+class SecateurTarget:
+    """Streams token ids; see `Target`.
+
+    Args:
+        endpoint: where it is and how to call it, without retries.
+    """
+
+    kind = "secateur gRPC"
+    takes_tokens = True
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.address = endpoint.target
+        self._call = {"timeout": endpoint.timeout, "metadata": endpoint.metadata}
+        self._channel = open_channel(endpoint)
+        self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._models = models_pb2_grpc.ModelServiceStub(self._channel)
+
+    async def stream(self, model: str, request: Request, answer: Answer) -> None:
+        """Send a request and note when its tokens arrive."""
+        sent = inference_pb2.GenerateRequest(
+            model=model,
+            sampling=inference_pb2.SamplingParameters(
+                temperature=0.0, max_tokens=request.output_tokens, ignore_eos=request.ignore_eos
+            ),
+            **_prompt(request.prompt),
+        )
+        last = None
+        async with failures():
+            async for response in self._inference.StreamGenerate(sent, **self._call):
+                if tokens := len(response.token_ids):
+                    answer.received(tokens)
+                last = response
+        if last is None or not last.finish_reason:
+            raise RequestFailed("CUT_OFF", "the stream ended before the answer did")
+        _conclude(answer, last)
+
+    async def tokenize(self, model: str, text: str) -> list[int] | None:
+        """Token ids of a text."""
+        request = inference_pb2.TokenizeRequest(model=model, text=text)
+        async with failures():
+            response = await self._inference.Tokenize(request, **self._call)
+        return list(response.token_ids)
+
+    async def describe(self, model: str) -> ModelFacts:
+        """What ModelService says."""
+        request = models_pb2.GetModelRequest(name=model)
+        async with failures():
+            response = await self._models.GetModel(request, **self._call)
+        return _facts(response.model)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._channel.close()
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    if prompt.token_ids is not None:
+        return {"token_ids": inference_pb2.TokenIds(ids=prompt.token_ids)}
+    return {"text": prompt.text}
+
+
+def _conclude(answer: Answer, last: inference_pb2.StreamGenerateResponse) -> None:
+    """Take over what only the last message says."""
+    answer.prompt_tokens = last.usage.prompt_tokens
+    answer.output_tokens = last.usage.completion_tokens
+    answer.cached_tokens = last.usage.cached_prompt_tokens
+    if last.HasField("timings"):
+        timings = last.timings
+        answer.engine = EngineTimings(timings.queue_ms, timings.prefill_ms, timings.decode_ms)
+    if last.finish_reason == ABORTED:
+        raise RequestFailed("ABORTED_BY_SERVER", "the server ended the answer early")
+
+
+def _facts(model: models_pb2.Model) -> ModelFacts:
+    return ModelFacts(name=model.name, architecture=model.architecture, dtype=model.dtype)

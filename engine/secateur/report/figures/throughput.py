@@ -1,0 +1,88 @@
+"""Latency against throughput: one line per model and kind of load, a point per load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from secateur.report.svg import (
+    SHAPES,
+    Scale,
+    around,
+    axes,
+    legend,
+    line,
+    marker,
+    number,
+    picture,
+    tag,
+    text,
+    tip,
+)
+
+WIDTH, HEIGHT = 1080.0, 400.0
+TOP, BOTTOM = 60.0, 340.0
+PLOTS = (("ttft", "time to first token, ms"), ("tpot", "time per token, ms"))
+
+
+def draw_throughput(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Two plots side by side; marks are medians, whiskers reach to the 99th percentile.
+
+    Args:
+        rows: results that have latencies.
+    """
+    series = _series(rows)
+    wide = WIDTH / len(PLOTS)
+    parts = [
+        _plot(series, metric, title, (70 + place * wide, (place + 1) * wide - 26))
+        for place, (metric, title) in enumerate(PLOTS)
+    ]
+    entries = [
+        (partial(marker, SHAPES[place % 4], size=4, class_=f"f{place % 7}"), f"{model}, {kind} loop")
+        for place, (model, kind) in enumerate(series)
+    ]
+    return picture(WIDTH, HEIGHT, "Latency against throughput", legend(70, 16, entries), *parts)
+
+
+Series = Mapping[tuple[str, str], list[Mapping[str, Any]]]
+
+
+def _series(rows: Sequence[Mapping[str, Any]]) -> Series:
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["load"]["kind"]), []).append(row)
+    return found
+
+
+def _plot(series: Series, metric: str, title: str, span: tuple[float, float]) -> str:
+    rows = [row for own in series.values() for row in own if row[f"median_{metric}_ms"] is not None]
+    if not rows:
+        return ""
+    heights = [row[f"{statistic}_{metric}_ms"] for row in rows for statistic in ("median", "p99")]
+    x = Scale(*around([0.0, *(row["output_throughput"] for row in rows)], margin=0.03), *span)
+    y = Scale(*around([max(height, 1e-3) for height in heights], log=True), BOTTOM, TOP, log=True)
+    parts = [axes(x, y, "output tokens per second", title, y_format=number)]
+    for place, own in enumerate(series.values()):
+        shown = [row for row in own if row in rows]
+        points = [(x(row["output_throughput"]), y(row[f"median_{metric}_ms"])) for row in shown]
+        parts.append(line(points, style=f"stroke:var(--c{place % 7});stroke-width:1.6") if points else "")
+        for row, (at_x, at_y) in zip(shown, points, strict=True):
+            far = y(row[f"p99_{metric}_ms"])
+            whisker = {"style": f"stroke:var(--c{place % 7});stroke-opacity:.45"}
+            parts.append(tag("line", x1=at_x, x2=at_x, y1=at_y, y2=far, **whisker))
+            mark = tip(_described(row, metric))
+            parts.append(marker(SHAPES[place % 4], at_x, at_y, 4.5, mark, class_=f"dot f{place % 7}"))
+            parts.append(text(at_x + 6, at_y - 6, _short(row["load"]), class_="small"))
+    return "".join(parts)
+
+
+def _short(load: Mapping[str, Any]) -> str:
+    return f"{load['concurrency']}" if load["kind"] == "closed" else f"{load.get('rate', '')}/s".lstrip("/")
+
+
+def _described(row: Mapping[str, Any], metric: str) -> str:
+    return (
+        f"{row['model']}, {row['label']}\n{row['output_throughput']:.1f} tokens/s\n"
+        f"median {row[f'median_{metric}_ms']:.3g} ms, p99 {row[f'p99_{metric}_ms']:.3g} ms"
+    )

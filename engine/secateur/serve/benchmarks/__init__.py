@@ -1,0 +1,1 @@
+"""Latency benchmarks that a server runs on itself."""

@@ -1,0 +1,163 @@
+"""secateur.v1.BenchmarkService: one benchmark at a time, each in a process of its own, its result kept."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import json_format, struct_pb2
+from google.rpc import code_pb2
+
+from secateur.serve.benchmarks.process import Outcome, Running
+from secateur.serve.benchmarks.specification import job_of
+from secateur.serve.benchmarks.tables import BenchmarkRow, BenchmarkStore
+from secateur.serve.failures import Refused, Violation, invalid
+from secateur.serve.models.pool import Pool
+from secateur.v1 import benchmarks_pb2, benchmarks_pb2_grpc
+
+NAME = re.compile(r"benchmarks/([1-9][0-9]{0,17})")
+PAGE, LARGEST_PAGE = 50, 1000
+
+
+class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
+    """Benchmarks of a server.
+
+    Args:
+        pool: the models there are.
+        store: where benchmarks are kept.
+        target: where the load generator reaches this server.
+        folder: where it puts the records of every request.
+    """
+
+    def __init__(self, pool: Pool, store: BenchmarkStore, target: str, folder: Path) -> None:
+        self._pool = pool
+        self._store = store
+        self._target = target
+        self._folder = folder
+        self._running: Running | None = None
+        self._task: asyncio.Task[Outcome] | None = None
+
+    async def open(self) -> None:
+        """Mark what an earlier server left running."""
+        await asyncio.to_thread(self._store.end_orphans)
+
+    async def close(self) -> None:
+        """End the benchmark that runs, and keep what it has."""
+        if self._running is not None:
+            self._running.cancel()
+        if self._task is not None:
+            with suppress(Exception):
+                await asyncio.shield(self._task)
+
+    async def RunBenchmark(
+        self, request: benchmarks_pb2.RunBenchmarkRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[benchmarks_pb2.RunBenchmarkResponse]:
+        """Run one and stream what it does; it ends when the client leaves."""
+        served = [self._pool.find(name) for name in (request.model, *request.compare)]
+        job = job_of(request, [model.name for model in served])
+        if self._running is not None:
+            message = "another benchmark is running: two at a time would measure each other"
+            raise Refused(code_pb2.FAILED_PRECONDITION, "BENCHMARK_RUNNING", message)
+        self._running = running = Running()
+        try:
+            row = await asyncio.to_thread(
+                self._store.create, [(model.name, model.version) for model in served]
+            )
+        except BaseException:
+            self._running = None
+            raise
+        name = f"benchmarks/{row.number}"
+        job |= {
+            "target": self._target,
+            "token": _token(context),
+            "folder": str(self._folder / str(row.number)),
+        }
+        # A task of its own: it keeps the result also when this call is cancelled.
+        self._task = task = asyncio.create_task(self._whole(running, row, job))
+        try:
+            while not task.done():
+                yield benchmarks_pb2.RunBenchmarkResponse(
+                    name=name, stage=running.progress.stage, fraction=running.progress.fraction
+                )
+                running.changed.clear()
+                news = asyncio.create_task(running.changed.wait())
+                await asyncio.wait({news, task}, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+            task.result()
+        finally:
+            if not task.done():
+                running.cancel()
+        yield benchmarks_pb2.RunBenchmarkResponse(
+            name=name, stage="done", fraction=1.0, benchmark=await self._described(row.number)
+        )
+
+    async def GetBenchmark(
+        self, request: benchmarks_pb2.GetBenchmarkRequest, context: grpc.aio.ServicerContext
+    ) -> benchmarks_pb2.GetBenchmarkResponse:
+        """Return one, with its result."""
+        found = NAME.fullmatch(request.name)
+        if found is None:
+            raise invalid(Violation("name", f"got {request.name[:100]!r}, give benchmarks/NUMBER"))
+        return benchmarks_pb2.GetBenchmarkResponse(benchmark=await self._described(int(found[1])))
+
+    async def ListBenchmarks(
+        self, request: benchmarks_pb2.ListBenchmarksRequest, context: grpc.aio.ServicerContext
+    ) -> benchmarks_pb2.ListBenchmarksResponse:
+        """Return a page; the page token is the number of the last one of the page before."""
+        if request.page_size < 0:
+            raise invalid(Violation("page_size", f"got {request.page_size}, at least 0"))
+        if request.page_token and not re.fullmatch(r"[0-9]{1,18}", request.page_token):
+            raise invalid(
+                Violation("page_token", f"got {request.page_token[:100]!r}, give a next_page_token")
+            )
+        size = min(request.page_size or PAGE, LARGEST_PAGE)
+        before = int(request.page_token) if request.page_token else None
+        rows = await asyncio.to_thread(self._store.page, size + 1, before, request.model)
+        return benchmarks_pb2.ListBenchmarksResponse(
+            benchmarks=[describe(row) for row in rows[:size]],
+            next_page_token=str(rows[size - 1].number) if len(rows) > size else "",
+        )
+
+    async def _whole(self, running: Running, row: BenchmarkRow, job: dict[str, Any]) -> Outcome:
+        """Run the process and keep what came of it."""
+        try:
+            outcome = await running.run(job)
+            await asyncio.to_thread(
+                self._store.finish, row.number, outcome.state, outcome.result, outcome.error
+            )
+            return outcome
+        finally:
+            self._running = None
+
+    async def _described(self, number: int) -> benchmarks_pb2.Benchmark:
+        row, result = await asyncio.to_thread(self._store.find, number)
+        return describe(row, result)
+
+
+def describe(row: BenchmarkRow, result: dict[str, Any] | None = None) -> benchmarks_pb2.Benchmark:
+    """Return the wire form of a benchmark."""
+    described = benchmarks_pb2.Benchmark(
+        name=f"benchmarks/{row.number}",
+        state=benchmarks_pb2.BenchmarkState.Value(f"BENCHMARK_STATE_{row.state}"),
+        models=[benchmarks_pb2.BenchmarkedModel(model=one.model, version=one.version) for one in row.models],
+        error=row.error,
+    )
+    described.create_time.FromNanoseconds(int(row.created_at * 1e9))
+    if row.ended_at is not None:
+        described.end_time.FromNanoseconds(int(row.ended_at * 1e9))
+    if result is not None:
+        described.result.CopyFrom(json_format.ParseDict(result, struct_pb2.Struct()))
+    return described
+
+
+def _token(context: grpc.aio.ServicerContext) -> str:
+    """The caller's own bearer token: the load generator may do what whoever started it may."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str):
+            return value.partition(" ")[2].strip()
+    return ""

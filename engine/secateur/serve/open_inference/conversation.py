@@ -1,0 +1,40 @@
+"""One ModelStreamInfer call: many requests in, their responses out, mixed as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+AT_ONCE = 256
+"""Most requests of one call that are answered at the same time; more are not read yet."""
+
+
+async def converse(
+    requests: AsyncIterable[Any],
+    answer: Callable[[Any], AsyncGenerator[Any]],
+    write: Callable[[Any], Awaitable[None]],
+) -> None:
+    """Answer until the client sends no more and all is answered. Cancelling it ends every request at once.
+
+    Args:
+        requests: as they arrive.
+        answer: yields the responses to one; it does not fail.
+        write: sends a response, and is not called again until it is done.
+    """
+    turn, room = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
+
+    async def reply(request: Any) -> None:
+        try:
+            async with aclosing(answer(request)) as responses:
+                async for response in responses:
+                    async with turn:
+                        await write(response)
+        finally:
+            room.release()
+
+    async with asyncio.TaskGroup() as replies:
+        async for request in requests:
+            await room.acquire()
+            replies.create_task(reply(request))

@@ -1,0 +1,87 @@
+"""Messages and service of package ``inference``, in a descriptor pool of their own.
+
+Stubs from protoc would register in the pool that everybody shares, where a second definition of the same
+messages is an error: tritonclient and kserve cannot be imported together for that reason. In a pool of its
+own ours gets along with both, whatever their versions and that of protobuf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+SERVICE = "inference.GRPCInferenceService"
+DESCRIPTORS = "inference.binpb"
+"""What `make proto` made of proto/inference."""
+
+
+def _load() -> descriptor_pool.DescriptorPool:
+    pool = descriptor_pool.DescriptorPool()
+    stored = files(__package__).joinpath(DESCRIPTORS).read_bytes()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(stored).file:
+        pool.Add(file)
+    return pool
+
+
+POOL = _load()
+_service = POOL.FindServiceByName(SERVICE)
+
+
+def message(name: str) -> Any:
+    """Return the class of a message, for example ``ModelInferRequest``."""
+    return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
+
+
+InferParameter = message("InferParameter")
+ModelConfig = message("ModelConfig")
+ModelConfigResponse = message("ModelConfigResponse")
+ModelInferRequest = message("ModelInferRequest")
+ModelInferResponse = message("ModelInferResponse")
+ModelMetadataResponse = message("ModelMetadataResponse")
+ModelReadyResponse = message("ModelReadyResponse")
+ModelStatistics = message("ModelStatistics")
+ModelStatisticsResponse = message("ModelStatisticsResponse")
+ModelStreamInferResponse = message("ModelStreamInferResponse")
+RepositoryIndexResponse = message("RepositoryIndexResponse")
+RepositoryModelLoadResponse = message("RepositoryModelLoadResponse")
+RepositoryModelUnloadResponse = message("RepositoryModelUnloadResponse")
+ServerLiveResponse = message("ServerLiveResponse")
+ServerMetadataResponse = message("ServerMetadataResponse")
+ServerReadyResponse = message("ServerReadyResponse")
+
+
+def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:
+    """Register those methods of ``servicer`` that are named as the service's calls; others are unknown."""
+    handlers = {
+        method.name: _handler(method, getattr(servicer, method.name))
+        for method in _service.methods
+        if hasattr(servicer, method.name)
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+
+def _handler(method: Any, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
+    # Only ModelStreamInfer streams, and it does so both ways.
+    streams = method.server_streaming
+    make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+    request, response = (
+        message_factory.GetMessageClass(one) for one in (method.input_type, method.output_type)
+    )
+    return make(behaviour, request.FromString, response.SerializeToString)
+
+
+class Reflected:
+    """Both pools as one, for the reflection service: the shared one, and that of package ``inference``."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def find(*arguments: Any) -> Any:
+            try:
+                return getattr(descriptor_pool.Default(), name)(*arguments)
+            except KeyError:
+                return getattr(POOL, name)(*arguments)
+
+        return find

@@ -1,0 +1,70 @@
+"""Drivers over real sockets against a server without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from secateur.bench.load.driver import Driver, Subject
+from secateur.bench.load.journal import Journal, Log
+from secateur.bench.load.prompt import Prompt, Request
+from secateur.bench.load.record import Phase, Record
+from secateur.bench.load.stage import Extent, Load, Stage
+from secateur.bench.targets.secateur import SecateurTarget
+from secateur.client.endpoint import Endpoint
+from secateur.client.retries import Retries
+
+
+@dataclass
+class Silent:
+    said: list[str] = field(default_factory=list)
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def step(self, note: str = "", count: int = 1) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture
+def silent() -> Silent:
+    return Silent()
+
+
+def endpoint(address: str, timeout: float = 30.0) -> Endpoint:
+    return Endpoint(address, timeout=timeout, retries=Retries(attempts=1))
+
+
+async def drive(
+    address: str,
+    load: Load,
+    extent: Extent,
+    *,
+    model: str = "null",
+    tokens: int = 5,
+    timeout: float = 30.0,
+    stop: asyncio.Event | None = None,
+    meanwhile: Callable[[], object] | None = None,
+) -> Log:
+    """Run one stage against a null server."""
+    target = SecateurTarget(endpoint(address, timeout))
+    journal = Journal(None, {"labels": [model]})
+    driver = Driver(journal, time.perf_counter(), stop or asyncio.Event())
+    request = Request(Prompt(3, token_ids=(1, 2, 3)), tokens)
+    side = asyncio.ensure_future(meanwhile()) if meanwhile else None  # type: ignore[arg-type]
+    try:
+        await driver.run(Stage(0, load, extent), 0, Subject(model, model, target, lambda number: request), 0)
+    finally:
+        if side is not None:
+            await side
+        await target.close()
+    return journal.log
+
+
+def measured(log: Log) -> list[Record]:
+    return [record for record in log.records if record.phase is Phase.MEASURED]

@@ -1,0 +1,95 @@
+"""Engines that die are started again, with back-off, and given up at last."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur.errors import BackendUnavailable
+from secateur.serve.engine.backoff import Backoff
+from secateur.serve.failures import Refused
+from secateur.v1 import models_pb2
+from tests.serve.models.conftest import House, engine_of, eventually
+
+RESTARTING, FAILED = models_pb2.MODEL_STATE_RESTARTING, models_pb2.MODEL_STATE_FAILED
+SERVING, UNLOADED = models_pb2.MODEL_STATE_SERVING, models_pb2.MODEL_STATE_UNLOADED
+
+
+class Fast(Backoff):
+    """The same, in hundredths of seconds."""
+
+    def failed(self, now: float) -> float | None:
+        delay = super().failed(now)
+        return None if delay is None else delay / 100
+
+
+async def test_a_dead_engine_is_started_again(house: House) -> None:
+    version = house.pool.find("m")
+    engine_of(version).dead = True
+    died = time.monotonic()
+    with pytest.raises(Refused, match="died and is being started again") as refusal:
+        version.ready_engine()  # at once, whoever notices first
+    assert refusal.value.reason == "ENGINE_RESTARTING" and refusal.value.retry_seconds
+    await eventually(lambda: _unhealthy(house))
+    assert time.monotonic() - died < 0.5
+    described = (await house.client().models.get("m")).versions[0]
+    assert (described.state, described.reason) == (RESTARTING, "its engine died")
+    await eventually(lambda: version.state.value == SERVING)
+    assert house.factory.started[0].stopped and engine_of(version) is house.factory.started[1]
+    assert await house.health("") == "SERVING"
+    assert time.monotonic() - died > 1  # the first wait
+
+
+async def test_it_is_given_up_and_can_be_loaded_again(open_house: Any) -> None:
+    async with open_house(backoff=lambda: Fast(failures=3)) as house:
+        version = house.pool.find("m")
+        house.factory.failure = BackendUnavailable("no more of this")
+        engine_of(version).dead = True
+        await eventually(lambda: version.state.value == FAILED)
+        assert len(house.factory.started) == 3  # the first, and two tries
+        assert "no more of this" in version.reason and "given up" in version.reason
+        assert "given up" in (await house.client().models.get("m")).versions[0].reason
+        with pytest.raises(Refused, match="no more of this") as refusal:
+            version.ready_engine()
+        assert refusal.value.reason == "ENGINE_FAILED"
+        house.factory.failure = None
+        assert (await house.client().models.load_version("m", "1")).state == SERVING
+        assert await eventually(lambda: house.health("")) == "SERVING"
+
+
+async def test_a_changed_checkpoint_is_not_started_again(
+    open_house: Any, second: Path, tmp_path: Path, editable: Any
+) -> None:
+    folder = editable(second)
+    async with open_house(given={"m": folder}, backoff=lambda: Fast(failures=2)) as house:
+        version = house.pool.find("m")
+        config = (folder / "config.json").read_text()
+        (folder / "config.json").write_text(config + " ")
+        engine_of(version).dead = True
+        await eventually(lambda: version.state.value == FAILED)
+        assert "no longer the checkpoint" in version.reason
+        assert len(house.factory.started) == 1
+
+
+async def test_an_unload_ends_the_attempts(house: House) -> None:
+    version = house.pool.find("m")
+    engine_of(version).dead = True
+    await eventually(lambda: version.state.value == RESTARTING)
+    await house.client().models.unload("m", "1", force=True)
+    await asyncio.sleep(1.2)  # longer than the first wait
+    assert version.state.value == UNLOADED and len(house.factory.started) == 1
+
+
+def test_waits_double_and_end() -> None:
+    backoff = Backoff(failures=5, window=100)
+    assert [backoff.failed(now) for now in (0, 1, 2, 3)] == [1, 2, 4, 8]
+    assert backoff.failed(4) is None
+    assert backoff.failed(500) == 1  # the others are long ago
+
+
+async def _unhealthy(house: House) -> bool:
+    return await house.health("") == await house.health("model/m") == "NOT_SERVING"
