@@ -179,8 +179,8 @@ def test_mutual_tls(start: Start, certify: Callable[[str], Certificate]) -> None
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"cert": "a.pem"}, "cert: got a.pem: a certificate and its key go together: give key"),
-        ({"key": "a.pem"}, "go together: give cert"),
+        ({"cert": "a.pem"}, "cert: got a.pem: a certificate and its key go together: give both"),
+        ({"key": "a.pem"}, "key: got a.pem: a certificate and its key"),
         ({"ca": "/no/such.pem"}, "ca: got /no/such.pem: cannot be read: No such file"),
         ({"timeout": 0}, "timeout: got 0: more than 0 seconds"),
         ({"token": "s3cret"}, "token: got example.org:1: would travel unencrypted"),

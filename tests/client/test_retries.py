@@ -158,7 +158,8 @@ def test_backoff_grows_and_is_never_earlier_than_asked() -> None:
         ("secateur.v1.InferenceService.StreamGenerate", True),
         ("secateur.v1.ModelService.GetModel", True),
         ("secateur.v1.ModelService.DeleteModelVersion", False),
-        ("secateur.v1.PruneService.CreatePruneJob", False),
+        ("secateur.v1.PruneService.CreatePruneJob", True),
+        ("secateur.v1.PruneService.DeletePruneJob", False),
         ("elsewhere.Service.Get", False),
     ],
 )

@@ -111,6 +111,19 @@ def test_generate_prints_text(capsys: pytest.CaptureFixture[str], server: Server
 
 
 @pytest.mark.slow
+def test_generate_several_answers(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
+    arguments = ["generate", "--target", server.address, "--model", "llama", "--max-tokens", "5", "--n", "3"]
+    assert run([*arguments, "--seed", "1", "--logprobs", "2", "hello", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["completions"]) == 3 and document["usage"]["completion_tokens"] <= 15
+    assert all(len(one["logprobs"]) == len(one["token_ids"]) for one in document["completions"])
+    assert document["model_version"] == "1" and document["engine_ms"]["prefill"] > 0
+    assert run([*arguments, "--seed", "1", "hello"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"--- {one['index'] + 1}\n{one['text']}" in out for one in document["completions"])
+
+
+@pytest.mark.slow
 def test_generate_chat_and_bad_requests(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
     arguments = ["generate", "--target", server.address, "--max-tokens", "3"]
     assert run([*arguments, "--model", "llama", "--system", "Be brief.", "hello", "--json"]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,3 +36,25 @@ def test_descriptors_of_the_open_inference_protocol_are_up_to_date(tmp_path: Pat
     assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={made}", *protos]) == 0
     stored = ROOT / "engine/secateur/serve/open_inference/inference.binpb"
     assert stored.read_bytes() == made.read_bytes(), "run `make proto`"
+
+
+def buf(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the buf of this environment, as `make lint` does."""
+    binary = Path(sys.executable).parent / "buf"
+    if not binary.exists():
+        pytest.skip("the package buf-bin is not installed")
+    return subprocess.run([binary, *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def test_style() -> None:
+    done = buf("lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_breaks_clients_is_found(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "buf.yaml", tmp_path)
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    file = tmp_path / "proto/secateur/v1/inference.proto"
+    file.write_text(file.read_text().replace("string model = 1;", "int32 model = 1;"))
+    done = buf("breaking", "--against", ROOT, cwd=tmp_path)
+    assert done.returncode != 0 and "changed type from" in done.stdout

@@ -120,8 +120,7 @@ def library(tiny_llama: Path) -> BlockLibrary:
 
 def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: float = 0.03) -> Model:
     with torch.inference_mode():
-        (fitted,) = repair_in_sequence(library, cut(library, shape), CALIBRATION, shrinkages=[shrinkage])
-    return fitted
+        return repair_in_sequence(library, cut(library, shape), CALIBRATION, shrinkage=shrinkage)
 
 
 def residual_error(model: Model, dense: Model) -> float:
@@ -170,15 +169,6 @@ class TestRepairInSequence:
     def test_same_bits_twice(self, library: BlockLibrary) -> None:
         first, second = (named_tensors(in_sequence(library, SHAPES["mixed"])) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
-
-    def test_several_at_once_are_each_alone(self, library: BlockLibrary) -> None:
-        """To the bit: what they share is the dense model."""
-        start = cut(library, SHAPES["mixed"])
-        with torch.inference_mode():
-            together = repair_in_sequence(library, start, CALIBRATION, shrinkages=[0.03, 0.3])
-        for model, shrinkage in zip(together, (0.03, 0.3), strict=True):
-            alone = named_tensors(in_sequence(library, SHAPES["mixed"], shrinkage))
-            assert all(torch.equal(tensor, alone[name]) for name, tensor in named_tensors(model).items())
 
     def test_one_step_per_sub_block(self, library: BlockLibrary) -> None:
         steps: list[None] = []

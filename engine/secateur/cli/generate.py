@@ -10,24 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import emit_json, say
-from secateur.cli.target import (
-    DEFAULT_TARGET,
-    DEFAULT_TIMEOUT,
-    Insecure,
-    Target,
-    Timeout,
-    Tls,
-    TlsCa,
-    TlsCert,
-    TlsKey,
-    Token,
-    TokenFile,
-    Wait,
-    connect,
-)
+from secateur.cli.target import takes_client
 
 if TYPE_CHECKING:
-    from secateur.client import Answer, Completion, Event
+    from secateur.client import Answer, Client, Completion, Event
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +21,9 @@ def register(app: typer.Typer) -> None:
     app.command()(generate)
 
 
+@takes_client
 def generate(
+    client: Client,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; - reads it from stdin.")],
     model: Annotated[str, typer.Option(help="Name of the model. Default: the server's default.")] = "",
     version: Annotated[str, typer.Option("--model-version", help="Default: the active one.")] = "",
@@ -54,53 +42,31 @@ def generate(
     ] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first where requests wait (0).")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
-    target: Target = DEFAULT_TARGET,
-    tls: Tls = False,
-    tls_ca: TlsCa = None,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    token: Token = None,
-    token_file: TokenFile = None,
-    insecure: Insecure = False,
-    wait: Wait = False,
-    timeout: Timeout = DEFAULT_TIMEOUT,
 ) -> None:
     """Generate text with a model of a running server.
 
     Example: secateur generate --model slim --max-tokens 64 "Once upon a time"
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
-    with connect(
-        target,
-        timeout,
-        tls=tls,
-        tls_ca=tls_ca,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        token=token,
-        token_file=token_file,
-        insecure=insecure,
-        wait=wait,
-    ) as client:
-        from secateur.client import Answer
+    from secateur.client import Answer
 
-        events = client.generate(
-            model,
-            _messages(text, system) if chat or system is not None else text,
-            version=version,
-            priority=priority,
-            n=n,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-            stop=stop or None,
-            ignore_eos=ignore_eos,
-            logprobs=logprobs,
-        )
-        # Several answers grow side by side: they cannot be shown before they are whole.
-        answer = Answer.of(events if as_json or n > 1 else _shown(events))
+    text = sys.stdin.read() if prompt == "-" else prompt
+    events = client.generate(
+        model,
+        _messages(text, system) if chat or system is not None else text,
+        version=version,
+        priority=priority,
+        n=n,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=stop or None,
+        ignore_eos=ignore_eos,
+        logprobs=logprobs,
+    )
+    # Several answers grow side by side: they cannot be shown before they are whole.
+    answer = Answer.of(events if as_json or n > 1 else _shown(events))
     if as_json:
         emit_json(document(answer))
         return
@@ -129,6 +95,7 @@ def document(answer: Answer) -> dict[str, Any]:
 
 def _completion(completion: Completion) -> dict[str, Any]:
     written = {
+        "index": completion.index,
         "text": completion.text,
         "token_ids": list(completion.token_ids),
         "finish_reason": completion.finish_reason,

@@ -50,10 +50,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
-            given, missing = ("cert", "key") if self.key is None else ("key", "cert")
-            raise BadInput(
-                given, getattr(self, given), f"a certificate and its key go together: give {missing}"
-            )
+            alone = "cert" if self.key is None else "key"
+            raise BadInput(alone, getattr(self, alone), "a certificate and its key go together: give both")
         if self.timeout <= 0:
             raise BadInput("timeout", self.timeout, "more than 0 seconds")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):

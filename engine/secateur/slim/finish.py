@@ -23,7 +23,7 @@ from secateur.slim.options import PruneOptions
 from secateur.slim.preparation import Prepared, stored_dtype
 from secateur.slim.progress import Clock, Reporter
 from secateur.slim.record import build_record
-from secateur.slim.surgery import SEQUENCE_SHRINKAGES, cut, repair_in_sequence
+from secateur.slim.surgery import cut, repair_in_sequence
 from secateur.slim.windows import Split
 
 FINALISTS = 4
@@ -98,8 +98,7 @@ def repair(library: BlockLibrary, winner: Pair, split: Split, reporter: Reporter
     reporter.stage("repairing in sequence", 2 * one_shot.num_layers)
     with torch.inference_mode():
         fitted = repair_in_sequence(library, one_shot, split.statistics, advance=reporter.step)
-    names = [f"in-sequence, shrinkage {shrinkage:g}" for shrinkage in SEQUENCE_SHRINKAGES]
-    repairs = {"one-shot": one_shot, **dict(zip(names, fitted, strict=True))}
+    repairs = {"one-shot": one_shot, "in-sequence": fitted}
     scores = {name: mean_nll(model.to(fast_dtype()), split.validation) for name, model in repairs.items()}
     reporter.say("validation NLL: " + "; ".join(f"{name} {nll:.4f}" for name, nll in scores.items()))
     better = min(scores, key=lambda name: scores[name])

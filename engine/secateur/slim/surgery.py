@@ -5,7 +5,7 @@ Shape suffixes: B windows, T tokens, H hidden, K kept inner channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
-from secateur.model.dense import KINDS, Kind, Layer, Model, SubBlock, map_block
+from secateur.model.dense import KINDS, Layer, Model, SubBlock, map_block
 from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project
 from secateur.search.architecture import Architecture
 
-SEQUENCE_SHRINKAGES = (0.03, 0.1)  # which is better depends on tokens and depth of the cut (docs/repair.md)
+SEQUENCE_SHRINKAGE = 0.1  # 0.03 and 0.3 were no better at any budget (docs/repair.md)
 
 
 def cut(library: BlockLibrary, architecture: Architecture) -> Model:
@@ -38,9 +38,9 @@ def repair_in_sequence(
     slim: Model,
     windows_BT: Tensor,
     *,
-    shrinkages: Sequence[float] = SEQUENCE_SHRINKAGES,
+    shrinkage: float = SEQUENCE_SHRINKAGE,
     advance: Callable[[], None] = lambda: None,
-) -> tuple[Model, ...]:
+) -> Model:
     """The slim model with every last projection fitted again, in order of depth, to undo drift.
 
     Each sub-block is fitted to the *dense* residual stream after it minus the pruned stream before
@@ -50,45 +50,25 @@ def repair_in_sequence(
     Args:
         slim: what `cut` returned for the same library.
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
-        shrinkages: damping as a fraction of the mean diagonal of X^T X; a model for each. They go through
-            the depth together, so that the dense model is run once.
+        shrinkage: damping as a fraction of the mean diagonal of X^T X.
         advance: called after each sub-block.
     """
     dense = library.model
     geo = geometry(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
-    fits = [_Fit(slim.layers, list(dense_states), shrinkage) for shrinkage in shrinkages]
-    for index in range(dense.num_layers):
+    slim_states = list(dense_states)
+    layers: list[Layer] = []
+    for index, layer in enumerate(slim.layers):
         for kind in KINDS:
             teacher = dense.layers[index].sub_block(kind)
             dense_states = [apply_block(state, teacher, geo, index) for state in dense_states]
-            for fit in fits:
-                fit.advance(dense_states, geo, index, kind)
+            block = layer.sub_block(kind)
+            if block is not None:
+                fitted, slim_states = _refit(block, slim_states, dense_states, geo, index, shrinkage)
+                layer = replace(layer, **{kind: fitted})  # type: ignore[arg-type]
             advance()
-    return tuple(replace(slim, layers=fit.layers) for fit in fits)
-
-
-class _Fit:
-    """How far a fit in sequence has come: layers fitted again, and the residual streams before the next.
-
-    Attributes:
-        layers: all of them, those not yet reached as they were.
-    """
-
-    def __init__(self, layers: tuple[Layer, ...], states: list[Tensor], shrinkage: float) -> None:
-        self.layers = layers
-        self._states = states
-        self._shrinkage = shrinkage
-
-    def advance(self, dense_states: list[Tensor], geo: Geometry, index: int, kind: Kind) -> None:
-        """Fit one sub-block to the dense streams after it."""
-        layer = self.layers[index]
-        block = layer.sub_block(kind)
-        if block is None:
-            return
-        fitted, self._states = _refit(block, self._states, dense_states, geo, index, self._shrinkage)
-        changed = replace(layer, **{kind: fitted})  # type: ignore[arg-type]
-        self.layers = (*self.layers[:index], changed, *self.layers[index + 1 :])
+        layers.append(layer)
+    return replace(slim, layers=tuple(layers))
 
 
 def _refit(

@@ -66,6 +66,7 @@ class InferenceServiceServicer:
 
     def Generate(self, request, context):
         """Generate returns the continuations of a prompt when they are whole.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,72 +3,24 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
 from secateur.errors import BadInput
 from secateur.serve.guard.access import Access
 from secateur.serve.guard.callers import Scope, entry, new_token
 from secateur.serve.guard.tls import server_credentials
 from secateur.serve.options import ServeOptions, TlsOptions, parse_models, parse_tls
+from tests.serve.guard.certificates import Identity, install, issue
 from tests.serve.guard.conftest import ADMIN_SERVICE, Calls, Running, failure
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A certificate and its key."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    @property
-    def certificate_pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
-
-    @property
-    def key_pem(self) -> bytes:
-        form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        return self.key.private_bytes(serialization.Encoding.PEM, *form)
-
-
-def issue(name: str, signer: Identity | None = None) -> Identity:
-    """Make a certificate, signed by another one or by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(signer.certificate.subject if signer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=signer is None, path_length=None), critical=True)
-    )
-    if signer is not None:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    return Identity(builder.sign(signer.key if signer else key, hashes.SHA256()), key)
 
 
 @pytest.fixture(scope="module")
 def authority() -> Identity:
     return issue("authority")
-
-
-def install(identity: Identity, folder: Path, client_ca: Identity | None = None) -> TlsOptions:
-    (folder / "cert.pem").write_bytes(identity.certificate_pem)
-    (folder / "key.pem").write_bytes(identity.key_pem)
-    if client_ca is not None:
-        (folder / "ca.pem").write_bytes(client_ca.certificate_pem)
-    return TlsOptions(folder / "cert.pem", folder / "key.pem", (folder / "ca.pem") if client_ca else None)
 
 
 def trusting(authority: Identity, client: Identity | None = None) -> grpc.ChannelCredentials:

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from secateur.serve.guard.call import Call, current_call
 
 LOGGER = "secateur"
+# What every record has, and what vLLM adds to every record of the process, says nothing here.
+UNSAID = (*RESERVED_ATTRS, "vllm_process_name")
 calls = logging.getLogger("secateur.calls")
 
 
@@ -57,7 +60,9 @@ def configure(as_json: bool, with_calls: bool, stream: IO[str] | None = None) ->
         stream: where to.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_ForPrograms("%(message)s") if as_json else _ForPeople("%(message)s"))
+    handler.setFormatter(
+        _ForPrograms("%(message)s", reserved_attrs=UNSAID) if as_json else _ForPeople("%(message)s")
+    )
     logger = logging.getLogger(LOGGER)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

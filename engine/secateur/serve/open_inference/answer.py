@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class Answer:
         self._id = request_id
         self._question = question
         self._model = model
-        self._logprobs = [0.0] * question.sampling.n
+        self._logprobs: defaultdict[int, float] = defaultdict(float)
         self._prompt = question.text if question.prepend else ""
 
     def whole(self, pieces: Sequence[Piece]) -> Any:

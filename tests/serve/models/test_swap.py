@@ -1,0 +1,127 @@
+"""A swap with real engines: streams go on, the event loop does not stand still, a restart forgets nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from secateur.cli.commands import run
+from secateur.client import Client, Retries
+from secateur.serve.process import ServerProcess, served
+from secateur.v1 import models_pb2
+from tests.serve.conftest import SMALL
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("vllm")
+
+TOKENS = 40
+STREAMS = 4
+
+
+class Streams:
+    """Clients that ask one question after the other, each once."""
+
+    def __init__(self, address: str, model: str) -> None:
+        self.address, self.model = address, model
+        self.answers: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.stopped = threading.Event()
+        self.threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(STREAMS)]
+
+    def __enter__(self) -> Streams:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        with Client(self.address, 60, retries=Retries(attempts=1)) as client:
+            while not self.stopped.is_set():
+                try:
+                    events = list(
+                        client.generate(self.model, "Once upon a time", max_tokens=TOKENS, ignore_eos=True)
+                    )
+                except Exception as error:
+                    self.failures.append(str(error))
+                    continue
+                versions = {event.response.model_version for event in events}
+                tokens = sum(len(event.token_ids) for event in events)
+                if len(versions) != 1 or tokens != TOKENS:
+                    self.failures.append(f"{tokens} tokens of versions {versions}")
+                self.answers[versions.pop()] += 1
+
+    def answered(self, version: str, more: int = 2 * STREAMS) -> None:
+        """Wait until a version has answered some more."""
+        before, deadline = self.answers[version], time.monotonic() + 60
+        while self.answers[version] < before + more:
+            assert time.monotonic() < deadline, (self.answers, self.failures)
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def options(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    state = tmp_path_factory.mktemp("state")
+    return (*SMALL, "--state-dir", str(state), "--roots", str(folders["stock"].parent))
+
+
+@pytest.fixture(scope="module")
+def server(folders: dict[str, Path], options: tuple[str, ...]) -> Iterator[ServerProcess]:
+    with served({"m": folders["stock"]}, *options) as running:
+        yield running
+
+
+def test_streams_go_on_through_a_swap_and_back(server: ServerProcess, folders: dict[str, Path]) -> None:
+    with Client(server.address, 120) as client, Streams(server.address, "m") as streams:
+        streams.answered("1")
+        version = client.models.load("m", str(folders["llama"]))
+        assert version.state == models_pb2.MODEL_STATE_SERVING and not version.active
+        assert version.check.golden_tokens == 16
+        assert version.check.tensors_verified and version.check.greatest_difference < 0.01
+        assert streams.answers.keys() == {"1"}
+        assert client.models.activate("m", version.version).active_version == "2"
+        streams.answered("2")
+        assert client.models.rollback("m").active_version == "1"
+        streams.answered("1")
+        assert client.models.activate("m", "2").active_version == "2"
+        streams.answered("2")
+    assert not streams.failures
+
+
+def test_the_command_line_shows_it(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    target = ("--target", server.address)
+    assert run(["models", "get", "m", "--json", *target]) == 0
+    model = json.loads(capsys.readouterr().out)
+    assert (model["active_version"], model["previous_version"]) == ("2", "1")
+    assert model["versions"][0]["unload_time"]
+    assert run(["models", "list", *target]) == 0
+    assert run(["models", "load", "m", "/etc", *target]) == 2
+    assert "PERMISSION_DENIED: folder: got /etc, not below" in capsys.readouterr().err
+    assert run(["models", "alias", "default", "m", *target]) == 0
+
+
+def test_a_restart_forgets_nothing(
+    server: ServerProcess, folders: dict[str, Path], options: tuple[str, ...]
+) -> None:
+    """Although it was killed."""
+    server.process.kill()
+    server.process.wait()
+    with served({"m": folders["stock"]}, *options) as again, Client(again.address, 60) as client:
+        model = client.models.get()
+        assert (model.name, model.active_version, model.previous_version) == ("m", "2", "1")
+        states = {one.version: one.state for one in model.versions}
+        assert states == {"1": models_pb2.MODEL_STATE_UNLOADED, "2": models_pb2.MODEL_STATE_SERVING}
+        assert model.architecture == "SecateurForCausalLM"
+        engines = [one for one in psutil.Process(again.process.pid).children() if "Engine" in one.name()]
+        assert len(engines) == 1
+        assert client.complete("", "x", max_tokens=2).model_version == "2"
