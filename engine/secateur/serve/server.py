@@ -25,6 +25,7 @@ from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
 from secateur.serve.guard.interceptor import Guard, Stage
 from secateur.serve.guard.limits import Limits
+from secateur.serve.handlers import add_to_server
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
@@ -42,6 +43,8 @@ from secateur.serve.open_inference import wire as open_inference
 from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
+from secateur.serve.vllm_engine import messages as vllm_engine
+from secateur.serve.vllm_engine.service import VllmEngineService
 from secateur.v1 import (
     benchmarks_pb2,
     benchmarks_pb2_grpc,
@@ -56,6 +59,7 @@ SERVICES = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     benchmarks_pb2.DESCRIPTOR.services_by_name["BenchmarkService"].full_name,
     open_inference.SERVICE,
+    vllm_engine.SERVICE_DESCRIPTOR.full_name,
     *JOB_SERVICES,
 )
 ABORT_SECONDS = 5.0
@@ -146,9 +150,9 @@ async def _serve(
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
-        await benchmarks.close()
         await status.enter_graceful_shutdown()
         await _lame_duck(options.lame_duck, interrupts.second, say)
+        await benchmarks.close()
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
@@ -194,7 +198,8 @@ def _add_services(
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models = ModelService(pool, deployments, options.roots)
     models_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
-    open_inference.add_to_server(OpenInferenceService(pool, deployments), server)
+    add_to_server(OpenInferenceService(pool, deployments), open_inference.SERVICE_DESCRIPTOR, server)
+    add_to_server(VllmEngineService(pool), vllm_engine.SERVICE_DESCRIPTOR, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if options.reflection:
