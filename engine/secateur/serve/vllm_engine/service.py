@@ -106,7 +106,7 @@ class VllmEngineService:
                 del self._running[request_id]
 
 
-def _seen(work: asyncio.Task[None]) -> None:
+def _seen(work: asyncio.Future[None]) -> None:
     """Look at how it ended, as nobody does when the client is gone: asyncio would complain."""
     if not work.cancelled():
         work.exception()
@@ -124,6 +124,7 @@ class _Writer:
         if self._last is not None:
             await asyncio.wait({self._last})
         self._last = asyncio.ensure_future(self._context.write(message))
+        self._last.add_done_callback(_seen)
         await asyncio.shield(self._last)
 
 
