@@ -56,7 +56,7 @@ class Refused(Exception):
             error_details_pb2.ErrorInfo(
                 reason=self.reason,
                 domain=DOMAIN,
-                metadata={name: _cut(value, DESCRIPTION_BYTES) for name, value in self.metadata.items()},
+                metadata={name: _short(value, DESCRIPTION_BYTES) for name, value in self.metadata.items()},
             )
         ]
         if self.violations:
@@ -64,8 +64,8 @@ class Refused(Exception):
                 error_details_pb2.BadRequest(
                     field_violations=[
                         error_details_pb2.BadRequest.FieldViolation(
-                            field=_cut(v.field, NAME_BYTES),
-                            description=_cut(v.description, DESCRIPTION_BYTES),
+                            field=_short(v.field, NAME_BYTES),
+                            description=_short(v.description, DESCRIPTION_BYTES),
                         )
                         for v in self.violations[:MOST_VIOLATIONS]
                     ]
@@ -80,13 +80,7 @@ class Refused(Exception):
             wrapped = any_pb2.Any()
             wrapped.Pack(detail)
             packed.append(wrapped)
-        return status_pb2.Status(code=self.code, message=_cut(self.message, MESSAGE_BYTES), details=packed)
-
-
-def _cut(text: str, most: int) -> str:
-    """Return the beginning of a text, in at most so many bytes."""
-    data = text.encode()
-    return text if len(data) <= most else data[: most - 3].decode(errors="ignore") + "…"
+        return status_pb2.Status(code=self.code, message=_short(self.message, MESSAGE_BYTES), details=packed)
 
 
 def invalid(*violations: Violation) -> Refused:
@@ -115,10 +109,13 @@ def as_refusal(error: Exception) -> Refused:
     return Refused(code_pb2.INTERNAL, "INTERNAL", message)
 
 
+def _short(text: str, longest: int) -> str:
+    """Return the text, without its middle if it is long."""
+    if len(text.encode(errors="replace")) <= longest:
+        return text
+    encoded, half = text.encode(errors="replace"), longest // 2 - 2
+    return f"{encoded[:half].decode(errors='ignore')} … {encoded[-half:].decode(errors='ignore')}"
+
+
 def _reason(error: SecateurError) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
-
-
-def reported(handler: Any) -> Any:
-    """Return the handler as it is: the interceptor reports failures now; to be removed with its last use."""
-    return handler

@@ -108,7 +108,8 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     pool = Pool()
     pool.opening = True
     async with observing(options, lambda: _loads(pool)) as observers:
-        await _serve(options, pool, _guarded_server(options, observers), interrupts, ready, say)
+        with tempfile.TemporaryDirectory(prefix="secateur-") as private:
+            await _serve(options, pool, _guarded_server(options, observers), private, interrupts, ready, say)
     say("stopped")
 
 
@@ -116,6 +117,7 @@ async def _serve(
     options: ServeOptions,
     pool: Pool,
     server: grpc.aio.Server,
+    private: str,
     interrupts: Interrupts,
     ready: Callable[[Ready], None],
     say: Say,
@@ -131,7 +133,7 @@ async def _serve(
     jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
-    benchmarks = _add_benchmarks(server, pool, sessions, options)
+    benchmarks = _add_benchmarks(server, pool, sessions, options, private)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
@@ -148,9 +150,9 @@ async def _serve(
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
-        await benchmarks.close()
         await status.enter_graceful_shutdown()
         await _lame_duck(options.lame_duck, interrupts.second, say)
+        await benchmarks.close()
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
@@ -207,10 +209,10 @@ def _add_services(
 
 
 def _add_benchmarks(
-    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions
+    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions, private: str
 ) -> BenchmarkService:
-    """Add the service, and a socket for its load generator: in a folder of ours alone, without TLS."""
-    socket = f"unix:{tempfile.mkdtemp(prefix='secateur-')}/benchmarks"
+    """Add the service, and a socket for its load generator in a folder of ours alone, without TLS."""
+    socket = f"unix:{private}/benchmarks"
     server.add_insecure_port(socket)
     folder = options.state_dir.expanduser() / "benchmarks"
     service = BenchmarkService(pool, BenchmarkStore(sessions), socket, folder)
