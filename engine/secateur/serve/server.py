@@ -150,6 +150,7 @@ async def _serve(
         # What is loaded by now stays: looking through it for garbage would halt the loop for 0.1 s each time.
         gc.collect()
         gc.freeze()
+        deployments.open()
         ready(Ready(address, list(pool), time.monotonic() - started))
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))

@@ -146,6 +146,7 @@ def open_house(tmp_path: Path, tiny_llama: Path) -> Open:
         )
         await asyncio.gather(*(loader.start(one, EngineOptions(), 1) for one in wanted))
         store.write(remembered(pool, wanted))
+        house.deployments.open()
 
         server = grpc.aio.server(interceptors=[Guard()])
         service = ModelService(pool, house.deployments, roots or (tiny_llama.parent,))

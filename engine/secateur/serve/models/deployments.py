@@ -24,7 +24,7 @@ from secateur.serve.models.loader import Loader
 from secateur.serve.models.plan import Plan, Room, plan
 from secateur.serve.models.pool import Model, Pool
 from secateur.serve.models.tables import ModelRow, Store, VersionRow
-from secateur.serve.models.version import ServedModel, State
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ServedModel, State
 from secateur.serve.options import NAME, EngineOptions
 
 KEEP_SECONDS = 600.0
@@ -78,9 +78,14 @@ class Deployments:
         self._retention = retention
         self._say = say
         self._room = room
+        self._opened = False
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
         self._starting = asyncio.Lock()  # one engine at a time, so that a plan is not overtaken
         self._changing = asyncio.Lock()  # around every change of what is active or known
+
+    def open(self) -> None:
+        """Take requests: everything that is served from the start on is loaded."""
+        self._opened = True
 
     # Loading
 
@@ -382,6 +387,8 @@ class Deployments:
     def _require_open(self) -> None:
         if self._pool.closing:
             raise unavailable("SHUTTING_DOWN", "the server is shutting down")
+        if not self._opened:
+            raise unavailable("MODEL_LOADING", "the server is still loading", LOADING_RETRY_SECONDS)
 
     def _name_for(self, name: str) -> str:
         """Return the name of the model that is meant, which may be a new one."""
