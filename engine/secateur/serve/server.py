@@ -32,6 +32,7 @@ from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
 from secateur.serve.jobs.jobs import Jobs
 from secateur.serve.models.deployments import Deployments, Retention
+from secateur.serve.models.home import move_in, move_out
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
 from secateur.serve.models.pool import Pool
@@ -125,7 +126,10 @@ async def _serve(
 ) -> None:
     started = time.monotonic()
     sessions = open_state(options.state)
-    store = Store(sessions)
+    home = move_in(options.state_dir)
+    if home.shared:
+        say(f"{options.state_dir} is another server's: what is loaded through the API will not be remembered")
+    store = Store(sessions, home.name)
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
@@ -171,6 +175,9 @@ async def _serve(
         await deployments.close()
         await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
         _kill_children()
+        if home.shared:
+            await asyncio.to_thread(store.forget_all)
+        move_out(home)
 
 
 def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:

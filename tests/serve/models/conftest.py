@@ -125,7 +125,7 @@ def open_house(tmp_path: Path, tiny_llama: Path) -> Open:
         backoff: Callable[[], Backoff] = Backoff,
         available: int = 100 * GIB,
     ) -> AsyncIterator[House]:
-        store = Store(open_state(f"sqlite:///{tmp_path}/state/server.db"))
+        store = Store(open_state(f"sqlite:///{tmp_path}/state/server.db"), "home")
         pool, factory, said = Pool(), Factory(), []
         loader = Loader(said.append, factory.start, factory.prove)
         house = House("", pool, None, store, factory, said, Room(available, GIB // 2, 0), None)  # type: ignore[arg-type]
