@@ -170,6 +170,7 @@ async def _serve(
             say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
         await jobs.close()
         await server.stop(grace=0)
+        gc.unfreeze()
         for task in tasks:
             task.cancel()
         await deployments.close()

@@ -142,7 +142,7 @@ class Store:
         """Remove everything."""
         self.write(Remembered())
 
-    def _all(self, table: type[Row]) -> Select[tuple[Row]]:
+    def _all(self, table: type[Row]) -> Select[Row]:
         return select(table).where(table.home == self._home)
 
     def _version(self, model: str, version: str) -> tuple[ColumnElement[bool], ...]:
