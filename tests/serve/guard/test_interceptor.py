@@ -53,6 +53,7 @@ async def test_user_mistakes_are_answered_and_not_logged(
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "INVALID_FIELD"
     assert refused.details["BadRequest"].field_violations[0].field == "value"
+    assert (await failure(calls.say("group"))).reason == "INVALID_FIELD"
     refused = await failure(calls.say("bad input"))
     assert (refused.code, refused.message) == (grpc.StatusCode.INVALID_ARGUMENT, "keep: got 2: 0 to 1")
     refused = await failure(calls.say("abort"))
