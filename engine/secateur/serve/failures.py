@@ -14,9 +14,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from secateur.errors import BadInput, SecateurError
 
 DOMAIN = "secateur"
-# Statuses travel in trailers, of which clients accept 8 KiB: of one that is longer they see only that.
-LONGEST = 200
-MOST_VIOLATIONS = 10
+# A status travels in trailers, for which clients have 8 KiB. Names that a client made up may be in it.
+MOST_VIOLATIONS = 5
+MESSAGE_BYTES, DESCRIPTION_BYTES, NAME_BYTES = 800, 400, 120
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,21 @@ class Refused(Exception):
         super().__init__(self.message)
 
     def to_status(self) -> status_pb2.Status:
-        """Return the wire form, with its details; all of it fits into a trailer."""
-        facts = {key: _short(value) for key, value in self.metadata.items()}
-        details: list[Any] = [error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=facts)]
+        """Return the wire form, with its details; what is too long for a status is cut."""
+        details: list[Any] = [
+            error_details_pb2.ErrorInfo(
+                reason=self.reason,
+                domain=DOMAIN,
+                metadata={name: _short(value, DESCRIPTION_BYTES) for name, value in self.metadata.items()},
+            )
+        ]
         if self.violations:
             details.append(
                 error_details_pb2.BadRequest(
                     field_violations=[
                         error_details_pb2.BadRequest.FieldViolation(
-                            field=_short(v.field), description=_short(v.description)
+                            field=_short(v.field, NAME_BYTES),
+                            description=_short(v.description, DESCRIPTION_BYTES),
                         )
                         for v in self.violations[:MOST_VIOLATIONS]
                     ]
@@ -74,7 +80,7 @@ class Refused(Exception):
             wrapped = any_pb2.Any()
             wrapped.Pack(detail)
             packed.append(wrapped)
-        return status_pb2.Status(code=self.code, message=_short(self.message, 2 * LONGEST), details=packed)
+        return status_pb2.Status(code=self.code, message=_short(self.message, MESSAGE_BYTES), details=packed)
 
 
 def invalid(*violations: Violation) -> Refused:
@@ -103,7 +109,7 @@ def as_refusal(error: BaseException) -> Refused:
     return Refused(code_pb2.INTERNAL, "INTERNAL", message)
 
 
-def _short(text: str, longest: int = LONGEST) -> str:
+def _short(text: str, longest: int) -> str:
     """Return the text, without its middle if it is long."""
     if len(text.encode(errors="replace")) <= longest:
         return text
