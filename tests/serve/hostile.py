@@ -49,7 +49,7 @@ def _wrong(message: Any, chosen: str = "", depth: int = 0) -> Any:
         if chosen and field.containing_oneof and field.name != chosen:
             continue
         if field.message_type is None:
-            value = b"\xff" if field.type == field.TYPE_BYTES else VALUES[field.cpp_type]
+            value = _value(field)
             if field.is_repeated:
                 getattr(message, field.name).extend([value, value])
             else:
@@ -62,9 +62,13 @@ def _wrong(message: Any, chosen: str = "", depth: int = 0) -> Any:
     return message
 
 
+def _value(field: FieldDescriptor) -> Any:
+    return b"\xff" if field.type == field.TYPE_BYTES else VALUES[field.cpp_type]
+
+
 def _wrong_entry(entries: Any, entry: Any, depth: int) -> None:
-    value = entry.fields_by_name["value"]
+    key, value = _value(entry.fields_by_name["key"]), entry.fields_by_name["value"]
     if value.message_type is not None:
-        _wrong(entries[TEXT], "", depth + 1)
+        _wrong(entries[key], "", depth + 1)
     else:
-        entries[TEXT] = VALUES[value.cpp_type]
+        entries[key] = _value(value)
