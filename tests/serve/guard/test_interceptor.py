@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int32Value
 
-from secateur.serve.options import LimitOptions
+from secateur.serve.options import ConnectionOptions, LimitOptions
 from tests.serve.guard.conftest import Calls, Running, failure
 
 
@@ -68,6 +68,14 @@ async def test_user_mistakes_are_answered_and_not_logged(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("word", ["long" * 50_000, "long" + "ü€" * 50_000])
+async def test_long_stories_are_cut_to_fit_a_trailer(calls: Calls, word: str) -> None:
+    refused = await failure(calls.say(word))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.message.startswith("long") and " … " in refused.message
+    assert len(refused.details["BadRequest"].field_violations) == 10
+
+
 async def test_what_is_no_message_is_the_clients_mistake(
     calls: Calls, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,6 +105,22 @@ async def test_a_bug_is_logged_once_and_keeps_its_secrets(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info and record.exc_info[0] is KeyError
+
+
+async def test_clients_are_asked_to_connect_anew(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    connections = ConnectionOptions(max_age=1, max_age_grace=5)
+    async with running(connections=connections) as calls:
+        long = calls.count(0)
+        await calls.handlers.started.wait()
+        peers = set()
+        for _ in range(25):
+            await calls.say()
+            peers.add(calls.handlers.seen[-1].peer)
+            await asyncio.sleep(0.1)
+        assert len(peers) >= 2  # and no call failed
+        assert not long.done()
+        long.cancel()
+    assert not caplog.records
 
 
 async def test_a_call_without_a_request(calls: Calls) -> None:

@@ -84,6 +84,8 @@ class Supervisor:
         Raises:
             Refused: another one does, or none yet.
         """
+        if self._work is None:
+            raise unavailable("JOBS_STARTING", "the server is still starting, or already ending", 1.0)
         if self._lock is None:
             raise unavailable("JOBS_ELSEWHERE", "another server works on the jobs of this state folder", 1.0)
 
