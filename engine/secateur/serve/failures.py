@@ -94,7 +94,7 @@ def unavailable(reason: str, message: str, retry_seconds: float | None = None) -
     return Refused(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
 
 
-def as_refusal(error: Exception) -> Refused:
+def as_refusal(error: BaseException) -> Refused:
     """Return what a client is told about an error; of a bug, only that it happened."""
     if isinstance(error, Refused):
         return error

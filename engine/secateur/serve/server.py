@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import signal
 import tempfile
@@ -31,6 +32,7 @@ from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
 from secateur.serve.jobs.jobs import Jobs
 from secateur.serve.models.deployments import Deployments, Retention
+from secateur.serve.models.home import move_in, move_out
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
 from secateur.serve.models.pool import Pool
@@ -124,7 +126,10 @@ async def _serve(
 ) -> None:
     started = time.monotonic()
     sessions = open_state(options.state)
-    store = Store(sessions)
+    home = move_in(options.state_dir)
+    if home.shared:
+        say(f"{options.state_dir} is another server's: what is loaded through the API will not be remembered")
+    store = Store(sessions, home.name)
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
@@ -146,6 +151,10 @@ async def _serve(
     try:
         await _unless(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
+        # What is loaded by now stays: looking through it for garbage would halt the loop for 0.1 s each time.
+        gc.collect()
+        gc.freeze()
+        deployments.open()
         ready(Ready(address, list(pool), time.monotonic() - started))
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
@@ -161,11 +170,15 @@ async def _serve(
             say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
         await jobs.close()
         await server.stop(grace=0)
+        gc.unfreeze()
         for task in tasks:
             task.cancel()
         await deployments.close()
         await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
         _kill_children()
+        if home.shared:
+            await asyncio.to_thread(store.forget_all)
+        move_out(home)
 
 
 def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:

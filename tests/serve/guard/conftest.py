@@ -46,6 +46,9 @@ class Handlers:
             raise invalid(*(Violation(f"{word}[{number}]", f"got {word}") for number in range(50)))
         if word == "bug":
             raise KeyError("secret")
+        if word == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._answer("refuse", context))
         if word == "bad input":
             raise BadInput("--keep", "2", "0 to 1")
         if word == "abort":

@@ -64,7 +64,8 @@ def require_evaluated_once(client: Client, name: str) -> None:
     assert sum(pair.round > 0 for pair in pairs) == job.progress.evaluations_done > 50
 
 
-def test_the_server_is_killed(server: JobServer) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_server_ends(number: signal.Signals, server: JobServer) -> None:
     """The job goes on meanwhile, and the next server finds it; who watches notices nothing."""
     client = server.start()
     name = begin(client)
@@ -75,7 +76,7 @@ def test_the_server_is_killed(server: JobServer) -> None:
         if event.progress.evaluations_done:
             break
     runner = server.runner(name)
-    server.kill()
+    server.kill(number)
     client = server.start()
     assert server.runner(name) == runner and Path(f"/proc/{runner}").exists()
     seen += client.jobs.watch(name, seen[-1].sequence)

@@ -44,8 +44,10 @@ class Probe:
             if start <= at < end
             for missed in range(1 + int(lag / INTERVAL))
         )
+        wakes = sorted(1e3 * lag for at, lag in self.lags if start <= at < end)
         ranks = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
         found = {name: round(lags[int(rank * len(lags))], 2) for name, rank in ranks.items()}
+        found["p99_of_wakes"] = round(wakes[int(0.99 * len(wakes))], 2)
         return {**found, "max": round(lags[-1], 2), "samples": len(lags), "seconds": round(end - start, 1)}
 
 

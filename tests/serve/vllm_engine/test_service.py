@@ -84,7 +84,7 @@ def test_abort_ends_a_request_and_is_told_to_its_caller(stub: Any, server: Serve
 
 
 def test_clients_that_hang_up_leave_nothing_behind(server: ServerProcess, log: Path) -> None:
-    for number in range(20):
+    for number in range(40):
         with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             responses = pb_grpc.VllmEngineStub(channel).Generate(request(max_tokens=400), timeout=60)
             for _ in range(number):

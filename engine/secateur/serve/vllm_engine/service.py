@@ -18,7 +18,6 @@ from smg_grpc_proto import vllm_engine_pb2 as pb
 from secateur.serve.inference import generation
 from secateur.serve.inference.deadline import check_deadline
 from secateur.serve.models.pool import Pool
-from secateur.serve.models.version import ServedModel
 from secateur.serve.vllm_engine.messages import (
     SAMPLING_PREFIX,
     aborted,
@@ -42,10 +41,9 @@ class VllmEngineService:
         """Stream token ids, or send them at once; several completions are told apart by their index."""
         check_deadline(context)
         self._last = time.time()
-        model = self._pool.find("")
         ended: set[int] = set()
         writer = _Writer(context)
-        work = asyncio.create_task(_generate(model, request, writer, ended))
+        work = asyncio.create_task(_generate(self._pool, request, writer, ended))
         work.add_done_callback(_seen)
         with self._abortable(request.request_id, work):
             await asyncio.wait({work})
@@ -106,7 +104,7 @@ class VllmEngineService:
                 del self._running[request_id]
 
 
-def _seen(work: asyncio.Task[None]) -> None:
+def _seen(work: asyncio.Future[None]) -> None:
     """Look at how it ended, as nobody does when the client is gone: asyncio would complain."""
     if not work.cancelled():
         work.exception()
@@ -124,12 +122,14 @@ class _Writer:
         if self._last is not None:
             await asyncio.wait({self._last})
         self._last = asyncio.ensure_future(self._context.write(message))
+        self._last.add_done_callback(_seen)
         await asyncio.shield(self._last)
 
 
-async def _generate(model: ServedModel, request: Any, writer: _Writer, ended: set[int]) -> None:
+async def _generate(pool: Pool, request: Any, writer: _Writer, ended: set[int]) -> None:
+    # Nothing is awaited between finding a model and opening the request: it cannot be unloaded in between.
     pieces = generation.generate(
-        model,
+        pool.find(""),
         read_prompt(request),
         read_sampling(request.sampling_params),
         whole=not request.stream,
