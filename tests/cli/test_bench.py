@@ -28,6 +28,7 @@ def address() -> Iterator[str]:
     """A null server on a thread of its own."""
     known = {"dense": Behaviour(ttft=0.06, itl=0.004), "slim": Behaviour(ttft=0.01, itl=0.002)}
     known["same"] = Behaviour(ttft=0.06, itl=0.004)
+    known["narrow"] = Behaviour(ttft=0.04, slots=2)  # bears 50 requests per second
     ready, found = threading.Event(), []
     loop = asyncio.new_event_loop()
     ended = asyncio.Event()
@@ -107,6 +108,29 @@ def test_a_trace(address: str, tmp_path: Path) -> None:
     bench("--target", address, "--model", "slim", "--trace", str(trace), "--out", str(tmp_path / "out"))
     raw = json.loads((tmp_path / "out" / "report.json").read_text())["results"][0]
     assert raw["input_lens"] == [5, 6, 7, 8, 9, 10] and raw["output_lens"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_sweep_finds_saturation(address: str, tmp_path: Path) -> None:
+    found, _ = bench(
+        *(
+            "--target",
+            address,
+            "--model",
+            "narrow",
+            "--sweep",
+            "--seconds",
+            "0.6",
+            "--out",
+            str(tmp_path / "out"),
+        ),
+        *("--input-len", "8", "--output-len", "1"),
+    )
+    closed = [row for row in found["results"] if row["load"]["kind"] == "closed"]
+    rates = [row["load"]["rate"] for row in found["results"] if row["load"]["kind"] == "open"]
+    assert [row["load"]["concurrency"] for row in closed][:3] == [1, 2, 4] and len(closed) <= 5
+    assert closed[1]["request_throughput"] > 1.5 * closed[0]["request_throughput"]
+    most = max(row["request_throughput"] for row in closed)
+    assert rates == pytest.approx([most * share for share in (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)], rel=0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
