@@ -4,8 +4,8 @@
 
 DIR holds wikitext2/valid.txt (calibration, search, choice), and for the report alone wikitext2/test.raw and
 ptb/test.txt. For every seed one search for all budgets (`secateur prune --keep 0.9,0.8,...`), a checkpoint
-cut for each, and its perplexity. With --dedicated also a search of its own for every budget, with the first
-seed. Everything lies under WORK: an interrupted benchmark goes on there.
+cut for each, and its perplexity. With --dedicated also a search of its own for the budgets named, with the
+first seed. Everything lies under WORK: an interrupted benchmark goes on there.
 Writes benchmarks/results/DEVICE-DATE-prune-quality.json; never edit that by hand.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
             keep: bench.searched(
                 f"alone-{keep}", seed, [keep], arguments.alone_evaluations, from_study=first
             )[keep]
-            for keep in arguments.keep
+            for keep in arguments.dedicated
         }
         result["dedicated"] = {"evaluations": arguments.alone_evaluations, "runs": alone}
         result["shared_over_dedicated"] = {
@@ -56,7 +56,7 @@ def main() -> None:
                 corpus: round(shared[seed][keep]["perplexity"][corpus] / alone[keep]["perplexity"][corpus], 4)
                 for corpus in alone[keep]["perplexity"]
             }
-            for keep in arguments.keep
+            for keep in arguments.dedicated
         }
     print(write_result("prune-quality", result).read_text(), end="")
 
@@ -141,7 +141,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", nargs="+", default=["0.9", "0.8", "0.7", "0.5"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--evaluations", type=int, default=250)
-    parser.add_argument("--dedicated", action="store_true")
+    parser.add_argument("--dedicated", nargs="*", default=[], metavar="KEEP")
     parser.add_argument("--alone-evaluations", type=int, default=150)
     return parser.parse_args()
 

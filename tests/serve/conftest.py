@@ -72,6 +72,26 @@ def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
             print(log.read_text())
 
 
+@pytest.fixture(scope="session")
+def slim_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what `slim_server` writes to stderr."""
+    return tmp_path_factory.mktemp("slim-server") / "stderr.txt"
+
+
+@pytest.fixture(scope="session")
+def slim_server(folders: dict[str, Path], slim_log: Path) -> Iterator[ServerProcess]:
+    """A running `secateur serve` with one slim model, named "slim"."""
+    pytest.importorskip("vllm")
+    with slim_log.open("w") as stderr:
+        try:
+            with served(
+                {"slim": folders["llama"]}, *SMALL, "--state-dir", str(slim_log.parent), stderr=stderr
+            ) as running:
+                yield running
+        finally:
+            print(slim_log.read_text())
+
+
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[Client]:
     with Client(server.address, timeout=60) as connected:

@@ -69,6 +69,19 @@ def test_serve_refuses_with_a_good_model(
     assert complaint in error_of(capsys, "serve", f"a={tiny_llama}", *options)
 
 
+def test_files_that_are_not_what_they_should_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_llama: Path
+) -> None:
+    junk = tmp_path / "junk"
+    junk.write_text("junk = 1")
+    serve = ("serve", f"a={tiny_llama}", "--listen", "127.0.0.1:0", "--state-dir", str(tmp_path))
+    assert f"error: --tokens: got {junk}: junk: no such key" in error_of(
+        capsys, *serve, "--tokens", str(junk)
+    )
+    tls = ("--tls-cert", str(junk), "--tls-key", str(junk))
+    assert f"error: --tls-cert: got {junk}: not a PEM certificate" in error_of(capsys, *serve, *tls)
+
+
 def test_port_in_use(capsys: pytest.CaptureFixture[str], tiny_llama: Path, taken_port: int) -> None:
     error = error_of(capsys, "serve", f"a={tiny_llama}", "--listen", f"127.0.0.1:{taken_port}")
     assert f"error: --listen: got 127.0.0.1:{taken_port}: cannot be bound: in use" in error

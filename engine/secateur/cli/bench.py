@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur.cli.console import console, emit_json, say, stdout_to_stderr
+from secateur.cli.console import emit_json, say, show, stdout_to_stderr
 from secateur.cli.interrupts import INTERRUPTED, importing
 from secateur.cli.offline import run_offline
 from secateur.cli.stages import StageReporter
@@ -189,7 +189,7 @@ def bench(
             log = _measure(options, folder)
         described = document(log)
         for table in bench_tables(described):
-            console.print(table, width=None if console.is_terminal else WIDTH)
+            show(table)
         if folder is not None:
             write_report(folder, log)
             say(f"records, report.json and report.html are in {folder}")
@@ -214,6 +214,3 @@ def _measure(options: BenchOptions, folder: Path) -> Log:
     file = folder / RECORDS
     with StageReporter() as reporter:
         return asyncio.run(interruptible(lambda stop: run(options, file, reporter, stop)))
-
-
-WIDTH = 150  # of tables where no terminal says how wide it is

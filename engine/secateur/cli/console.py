@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,11 +25,17 @@ from rich.progress import (
 LINE_INTERVAL = 15.0
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+_wide = Console(stderr=True, highlight=False, width=150)  # where no terminal says how wide it is
 
 
 def say(text: str) -> None:
     """Print one line for a person, without interpreting brackets in it."""
     console.print(text, markup=False)
+
+
+def show(table: RenderableType) -> None:
+    """Print a wide table for a person."""
+    (console if console.is_terminal else _wide).print(table)
 
 
 def emit_json(document: Mapping[str, Any]) -> None:

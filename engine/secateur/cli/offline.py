@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.cli.console import console, say, stdout_to_stderr
+from secateur.cli.console import say, show, stdout_to_stderr
 from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
-
-WIDTH = 130  # of tables where no terminal says how wide it is
 
 
 def run_offline(
@@ -50,7 +48,7 @@ def run_offline(
         with StageReporter() as reporter:
             document = measure(plan, reporter)
         for table in offline_tables(document):
-            console.print(table, width=None if console.is_terminal else WIDTH)
+            show(table)
         if out is not None:
             out.mkdir(parents=True)
             write_json(out / "report.json", document)

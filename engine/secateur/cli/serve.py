@@ -317,18 +317,20 @@ def _run(options: ServeOptions, as_json: bool) -> None:
     import asyncio
     import logging
     import os
+    import sys
 
     # gRPC's C core would add its own lines about what we report in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with importing():
-        from secateur.serve.observe.logs import configure
+        from secateur.serve.observe.logs import logging_to
         from secateur.serve.server import serve as serve_until_interrupted
 
-    configure(options.observe.log_json, options.observe.log_calls)
-    tell = logging.getLogger("secateur.serve").info if options.observe.log_json else say
+    as_objects = options.observe.log_json
+    tell = logging.getLogger("secateur.serve").info if as_objects else say
+    logs = logging_to(sys.stderr, as_json=as_objects, with_calls=options.observe.log_calls)
 
     # Engines inherit file descriptor 1 when they start; stdout is for the one JSON document.
-    with ExitStack() as redirection:
+    with logs, ExitStack() as redirection:
         redirection.enter_context(stdout_to_stderr())
 
         def ready(server: Ready) -> None:

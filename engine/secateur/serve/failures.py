@@ -14,6 +14,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from secateur.errors import BadInput, SecateurError
 
 DOMAIN = "secateur"
+# A status travels in trailers, for which clients have 8 KiB. Names that a client made up may be in it.
+MOST_VIOLATIONS = 5
+MESSAGE_BYTES, DESCRIPTION_BYTES, NAME_BYTES = 800, 400, 120
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,23 @@ class Refused(Exception):
         super().__init__(self.message)
 
     def to_status(self) -> status_pb2.Status:
-        """Return the wire form, with its details."""
+        """Return the wire form, with its details; what is too long for a status is cut."""
         details: list[Any] = [
-            error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=dict(self.metadata))
+            error_details_pb2.ErrorInfo(
+                reason=self.reason,
+                domain=DOMAIN,
+                metadata={name: _short(value, DESCRIPTION_BYTES) for name, value in self.metadata.items()},
+            )
         ]
         if self.violations:
             details.append(
                 error_details_pb2.BadRequest(
                     field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                        for v in self.violations
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field=_short(v.field, NAME_BYTES),
+                            description=_short(v.description, DESCRIPTION_BYTES),
+                        )
+                        for v in self.violations[:MOST_VIOLATIONS]
                     ]
                 )
             )
@@ -70,7 +80,7 @@ class Refused(Exception):
             wrapped = any_pb2.Any()
             wrapped.Pack(detail)
             packed.append(wrapped)
-        return status_pb2.Status(code=self.code, message=self.message, details=packed)
+        return status_pb2.Status(code=self.code, message=_short(self.message, MESSAGE_BYTES), details=packed)
 
 
 def invalid(*violations: Violation) -> Refused:
@@ -84,7 +94,7 @@ def unavailable(reason: str, message: str, retry_seconds: float | None = None) -
     return Refused(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
 
 
-def as_refusal(error: Exception) -> Refused:
+def as_refusal(error: BaseException) -> Refused:
     """Return what a client is told about an error; of a bug, only that it happened."""
     if isinstance(error, Refused):
         return error
@@ -99,10 +109,13 @@ def as_refusal(error: Exception) -> Refused:
     return Refused(code_pb2.INTERNAL, "INTERNAL", message)
 
 
+def _short(text: str, longest: int) -> str:
+    """Return the text, without its middle if it is long."""
+    if len(text.encode(errors="replace")) <= longest:
+        return text
+    encoded, half = text.encode(errors="replace"), longest // 2 - 2
+    return f"{encoded[:half].decode(errors='ignore')} … {encoded[-half:].decode(errors='ignore')}"
+
+
 def _reason(error: SecateurError) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).upper()
-
-
-def reported(handler: Any) -> Any:
-    """Return the handler as it is: the interceptor reports failures now; to be removed with its last use."""
-    return handler

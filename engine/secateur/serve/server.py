@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import signal
 import tempfile
@@ -25,11 +26,13 @@ from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
 from secateur.serve.guard.interceptor import Guard, Stage
 from secateur.serve.guard.limits import Limits
+from secateur.serve.handlers import add_to_server
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
 from secateur.serve.jobs.jobs import Jobs
 from secateur.serve.models.deployments import Deployments, Retention
+from secateur.serve.models.home import move_in, move_out
 from secateur.serve.models.keeper import Keeper
 from secateur.serve.models.loader import Loader
 from secateur.serve.models.pool import Pool
@@ -42,6 +45,8 @@ from secateur.serve.open_inference import wire as open_inference
 from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
 from secateur.serve.state import open_state
+from secateur.serve.vllm_engine import messages as vllm_engine
+from secateur.serve.vllm_engine.service import VllmEngineService
 from secateur.v1 import (
     benchmarks_pb2,
     benchmarks_pb2_grpc,
@@ -56,6 +61,7 @@ SERVICES = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     benchmarks_pb2.DESCRIPTOR.services_by_name["BenchmarkService"].full_name,
     open_inference.SERVICE,
+    vllm_engine.SERVICE_DESCRIPTOR.full_name,
     *JOB_SERVICES,
 )
 ABORT_SECONDS = 5.0
@@ -104,7 +110,8 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     pool = Pool()
     pool.opening = True
     async with observing(options, lambda: _loads(pool)) as observers:
-        await _serve(options, pool, _guarded_server(options, observers), interrupts, ready, say)
+        with tempfile.TemporaryDirectory(prefix="secateur-") as private:
+            await _serve(options, pool, _guarded_server(options, observers), private, interrupts, ready, say)
     say("stopped")
 
 
@@ -112,13 +119,17 @@ async def _serve(
     options: ServeOptions,
     pool: Pool,
     server: grpc.aio.Server,
+    private: str,
     interrupts: Interrupts,
     ready: Callable[[Ready], None],
     say: Say,
 ) -> None:
     started = time.monotonic()
     sessions = open_state(options.state)
-    store = Store(sessions)
+    home = move_in(options.state_dir)
+    if home.shared:
+        say(f"{options.state_dir} is another server's: what is loaded through the API will not be remembered")
+    store = Store(sessions, home.name)
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = Deployments(pool, store, loader, options.engine, retention, say)
@@ -127,7 +138,7 @@ async def _serve(
     jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
-    benchmarks = _add_benchmarks(server, pool, sessions, options)
+    benchmarks = _add_benchmarks(server, pool, sessions, options, private)
     reporter = HealthReporter(status, pool, SERVICES)
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
@@ -140,13 +151,17 @@ async def _serve(
     try:
         await _unless(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
+        # What is loaded by now stays: looking through it for garbage would halt the loop for 0.1 s each time.
+        gc.collect()
+        gc.freeze()
+        deployments.open()
         ready(Ready(address, list(pool), time.monotonic() - started))
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
-        await benchmarks.close()
         await status.enter_graceful_shutdown()
         await _lame_duck(options.lame_duck, interrupts.second, say)
+        await benchmarks.close()
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
     finally:
@@ -155,11 +170,15 @@ async def _serve(
             say(f"{jobs.in_progress} prune job(s) go on; the next server of {folder.parent} looks after them")
         await jobs.close()
         await server.stop(grace=0)
+        gc.unfreeze()
         for task in tasks:
             task.cancel()
         await deployments.close()
         await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
         _kill_children()
+        if home.shared:
+            await asyncio.to_thread(store.forget_all)
+        move_out(home)
 
 
 def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:
@@ -192,7 +211,8 @@ def _add_services(
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models = ModelService(pool, deployments, options.roots)
     models_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
-    open_inference.add_to_server(OpenInferenceService(pool, deployments), server)
+    add_to_server(OpenInferenceService(pool, deployments), open_inference.SERVICE_DESCRIPTOR, server)
+    add_to_server(VllmEngineService(pool), vllm_engine.SERVICE_DESCRIPTOR, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if options.reflection:
@@ -202,10 +222,10 @@ def _add_services(
 
 
 def _add_benchmarks(
-    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions
+    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions, private: str
 ) -> BenchmarkService:
-    """Add the service, and a socket for its load generator: in a folder of ours alone, without TLS."""
-    socket = f"unix:{tempfile.mkdtemp(prefix='secateur-')}/benchmarks"
+    """Add the service, and a socket for its load generator in a folder of ours alone, without TLS."""
+    socket = f"unix:{private}/benchmarks"
     server.add_insecure_port(socket)
     folder = options.state_dir.expanduser() / "benchmarks"
     service = BenchmarkService(pool, BenchmarkStore(sessions), socket, folder)

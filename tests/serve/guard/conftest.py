@@ -42,8 +42,13 @@ class Handlers:
     async def _answer(self, word: str, context: grpc.aio.ServicerContext) -> str:
         if word == "refuse":
             raise invalid(Violation("value", "got refuse, anything else"))
+        if word.startswith("long"):
+            raise invalid(*(Violation(f"{word}[{number}]", f"got {word}") for number in range(50)))
         if word == "bug":
             raise KeyError("secret")
+        if word == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._answer("refuse", context))
         if word == "bad input":
             raise BadInput("--keep", "2", "0 to 1")
         if word == "abort":
@@ -150,10 +155,11 @@ def running() -> Running:
         checks: Sequence[Stage] = (),
         observers: Sequence[Stage] = (),
         limits: LimitOptions = LimitOptions(),  # noqa: B008
+        connections: ConnectionOptions = ConnectionOptions(),  # noqa: B008
         tls: TlsOptions | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> AsyncIterator[Calls]:
-        options = channel_options(limits, ConnectionOptions())
+        options = channel_options(limits, connections)
         server = grpc.aio.server(interceptors=[Guard(observers, checks)], options=options)
         handlers = Handlers()
         server.add_generic_rpc_handlers((handlers.generic(SERVICE), handlers.generic(ADMIN_SERVICE)))

@@ -179,3 +179,31 @@ def test_no_token_is_stored(file: Path) -> None:
 )
 def test_which_scope_a_method_needs(method: str, scope: Scope) -> None:
     assert scope_of(method) is scope
+
+
+def test_what_infer_opens_is_decided_by_name() -> None:
+    """A method that a service gains under an open beginning has to be looked at, and added here."""
+    from secateur.serve.server import SERVICES
+    from tests.serve import hostile
+
+    opened: dict[str, set[str]] = {}
+    for method in hostile.methods(SERVICES):
+        service = method.containing_service.full_name
+        if scope_of(f"/{service}/{method.name}") is Scope.INFER:
+            opened.setdefault(service, set()).add(method.name)
+    server = {"ServerLive", "ServerReady", "ServerMetadata", "RepositoryIndex"}
+    model = {
+        "ModelReady",
+        "ModelMetadata",
+        "ModelInfer",
+        "ModelStreamInfer",
+        "ModelConfig",
+        "ModelStatistics",
+    }
+    info = {"HealthCheck", "GetModelInfo", "GetServerInfo", "GetLoads", "GetTokenizer"}
+    assert opened == {
+        "secateur.v1.InferenceService": {"Generate", "StreamGenerate", "Score", "Tokenize", "Detokenize"},
+        "secateur.v1.ModelService": {"ListModels", "GetModel", "GetModelVersion"},
+        "inference.GRPCInferenceService": server | model,
+        "vllm.grpc.engine.VllmEngine": {"Generate", "Abort"} | info,
+    }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import sys
 from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int32Value
 
-from secateur.serve.options import LimitOptions
+from secateur.serve.options import ConnectionOptions, LimitOptions
 from tests.serve.guard.conftest import Calls, Running, failure
 
 
@@ -36,6 +38,7 @@ async def test_request_ids(calls: Calls) -> None:
     call = calls.say(metadata=(("x-request-id", 'a"b c'),))
     assert len(dict(await call.trailing_metadata())["x-request-id"]) == 32
     stream = calls.count(1)
+    assert [number.value async for number in stream] == [0]
     assert dict(await stream.trailing_metadata())["x-request-id"]
     refused = await failure(calls.say("refuse", metadata=(("x-request-id", "abc-2"),)))
     assert refused.trailers["x-request-id"] == "abc-2"
@@ -53,6 +56,7 @@ async def test_user_mistakes_are_answered_and_not_logged(
     assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.reason == "INVALID_FIELD"
     assert refused.details["BadRequest"].field_violations[0].field == "value"
+    assert (await failure(calls.say("group"))).reason == "INVALID_FIELD"
     refused = await failure(calls.say("bad input"))
     assert (refused.code, refused.message) == (grpc.StatusCode.INVALID_ARGUMENT, "keep: got 2: 0 to 1")
     refused = await failure(calls.say("abort"))
@@ -66,6 +70,14 @@ async def test_user_mistakes_are_answered_and_not_logged(
     assert refused.details["BadRequest"].field_violations[0].description == "got -1, at least 0"
     assert (await calls.say()).value == "hello"
     assert not caplog.records
+
+
+@pytest.mark.parametrize("word", ["long" * 50_000, "long" + "ü€" * 50_000])
+async def test_long_stories_are_cut_to_fit_a_trailer(calls: Calls, word: str) -> None:
+    refused = await failure(calls.say(word))
+    assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.message.startswith("long") and " … " in refused.message
+    assert 1 <= len(refused.details["BadRequest"].field_violations) < 50
 
 
 async def test_what_is_no_message_is_the_clients_mistake(
@@ -97,6 +109,44 @@ async def test_a_bug_is_logged_once_and_keeps_its_secrets(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info and record.exc_info[0] is KeyError
+
+
+async def test_clients_are_asked_to_connect_anew(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    connections = ConnectionOptions(max_age=1, max_age_grace=5)
+    async with running(connections=connections) as calls:
+        long = calls.count(0)
+        await calls.handlers.started.wait()
+        peers = set()
+        for _ in range(25):
+            await calls.say()
+            peers.add(calls.handlers.seen[-1].peer)
+            await asyncio.sleep(0.1)
+        assert len(peers) >= 2  # and no call failed
+        assert not long.done()
+        long.cancel()
+    assert not caplog.records
+
+
+CLIENT = """
+import sys, grpc
+from google.protobuf.wrappers_pb2 import Int32Value
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    count = channel.unary_stream("/secateur.v1.InferenceService/Count", Int32Value.SerializeToString)
+    list(count(Int32Value(value=0)))
+"""
+
+
+async def test_a_client_that_vanished_is_noticed(running: Running) -> None:
+    connections = ConnectionOptions(keepalive=1, keepalive_timeout=1)
+    async with running(connections=connections) as calls:
+        client = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, calls.address)
+        try:
+            await asyncio.wait_for(calls.handlers.started.wait(), 20)
+            client.send_signal(signal.SIGSTOP)  # its sockets stay open, but nobody answers
+            await asyncio.wait_for(calls.handlers.cancelled.wait(), 10)
+        finally:
+            client.kill()
+            await client.wait()
 
 
 async def test_a_call_without_a_request(calls: Calls) -> None:

@@ -146,20 +146,22 @@ def test_higher_priority_goes_first(server: ServerProcess) -> None:
                 await client.complete("llama", PROMPT, priority=priority, max_tokens=max_tokens, **GREEDY)
                 ended.append(name)
 
-            async def until_waiting(count: int) -> None:
-                while (await client.models.get("llama")).counters.waiting_requests < count:
+            async def until(running: int, waiting: int) -> None:
+                while True:
+                    counters = (await client.models.get("llama")).counters
+                    if (counters.running_requests, counters.waiting_requests) == (running, waiting):
+                        return
                     await asyncio.sleep(0.005)
 
             async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
                 for _ in range(8):
-                    tasks.create_task(ask("running", 0, 300))
-                tasks.create_task(ask("low", -5, 40))
-                await until_waiting(1)
-                for _ in range(3):
+                    tasks.create_task(ask("running", 0, 400))
+                await until(8, 0)
+                for _ in range(4):
                     tasks.create_task(ask("low", -5, 40))
-                await until_waiting(4)
+                await until(8, 4)
                 tasks.create_task(ask("high", 5, 1))
-                await until_waiting(5)
+                await until(8, 5)
         return [name for name in ended if name != "running"]
 
     assert asyncio.run(order()) == ["high", "low", "low", "low", "low"]
@@ -408,6 +410,7 @@ def test_context_ends_the_answer(client: Client) -> None:
         (PROMPT, {"stop_token_ids": [300]}, "sampling.stop_token_ids"),
         ("", {}, "text"),
         ("word " * 600, {}, "text"),
+        ("word " * 100_000, {}, "text"),
         ([5] * 512, {}, "token_ids"),
         ([5, 300], {}, "token_ids"),
         ([], {}, "token_ids"),

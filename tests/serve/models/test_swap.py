@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections import Counter
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,60 +12,14 @@ import psutil
 import pytest
 
 from secateur.cli.commands import run
-from secateur.client import Client, Retries
+from secateur.client import Client
 from secateur.serve.process import ServerProcess, served
 from secateur.v1 import models_pb2
 from tests.serve.conftest import SMALL
+from tests.serve.models.streams import Streams
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("vllm")
-
-TOKENS = 40
-STREAMS = 4
-
-
-class Streams:
-    """Clients that ask one question after the other, each once."""
-
-    def __init__(self, address: str, model: str) -> None:
-        self.address, self.model = address, model
-        self.answers: Counter[str] = Counter()
-        self.failures: list[str] = []
-        self.stopped = threading.Event()
-        self.threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(STREAMS)]
-
-    def __enter__(self) -> Streams:
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join(60)
-
-    def _ask(self) -> None:
-        with Client(self.address, 60, retries=Retries(attempts=1)) as client:
-            while not self.stopped.is_set():
-                try:
-                    events = list(
-                        client.generate(self.model, "Once upon a time", max_tokens=TOKENS, ignore_eos=True)
-                    )
-                except Exception as error:
-                    self.failures.append(str(error))
-                    continue
-                versions = {event.response.model_version for event in events}
-                tokens = sum(len(event.token_ids) for event in events)
-                if len(versions) != 1 or tokens != TOKENS:
-                    self.failures.append(f"{tokens} tokens of versions {versions}")
-                self.answers[versions.pop()] += 1
-
-    def answered(self, version: str, more: int = 2 * STREAMS) -> None:
-        """Wait until a version has answered some more."""
-        before, deadline = self.answers[version], time.monotonic() + 60
-        while self.answers[version] < before + more:
-            assert time.monotonic() < deadline, (self.answers, self.failures)
-            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +78,12 @@ def test_a_restart_forgets_nothing(
         engines = [one for one in psutil.Process(again.process.pid).children() if "Engine" in one.name()]
         assert len(engines) == 1
         assert client.complete("", "x", max_tokens=2).model_version == "2"
+
+
+def test_the_event_loop_does_not_stand_still(folders: dict[str, Path], tmp_path: Path) -> None:
+    arguments = [str(folders["stock"]), str(folders["llama"]), str(tmp_path / "state")]
+    command = [sys.executable, "-m", "tests.serve.models.loop_lag", *arguments]
+    measured = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    print(json.dumps(measured))
+    assert not measured["failures"] and set(measured["answers"]) == {"1", "2"}
+    assert measured["loading"]["p99"] < 50

@@ -5,36 +5,22 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
-import pytest
-
-from secateur.serve.observe.logs import configure, log_call
+from secateur.serve.observe.logs import log_call, logging_to
 from tests.serve.guard.conftest import Running, failure
 
 log = logging.getLogger("secateur.serve.test")
 
 
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """Give the loggers back as they were."""
-    logger, calls = logging.getLogger("secateur"), logging.getLogger("secateur.calls")
-    handlers = list(logger.handlers)
-    yield
-    logger.handlers[:] = handlers
-    logger.propagate = True
-    logger.setLevel(logging.NOTSET)
-    calls.setLevel(logging.NOTSET)
-
-
-async def test_for_programs(running: Running, restored: None) -> None:
+async def test_for_programs(running: Running) -> None:
     stream = io.StringIO()
-    configure(as_json=True, with_calls=True, stream=stream)
+    logs = logging_to(stream, as_json=True, with_calls=True)
     async with running(observers=[log_call]) as calls:
-        await calls.say(metadata=(("x-request-id", "a-1"),))
-        await failure(calls.say("refuse", metadata=(("x-request-id", "a-2"),)))
-        await failure(calls.say("bug", metadata=(("x-request-id", "a-3"),)))
-        log.info("between calls")
+        with logs:
+            await calls.say(metadata=(("x-request-id", "a-1"),))
+            await failure(calls.say("refuse", metadata=(("x-request-id", "a-2"),)))
+            await failure(calls.say("bug", metadata=(("x-request-id", "a-3"),)))
+            log.info("between calls")
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     method = "/secateur.v1.InferenceService/Say"
     fine, refused, traceback, bug, between = lines
@@ -49,15 +35,17 @@ async def test_for_programs(running: Running, restored: None) -> None:
     assert between["time"].endswith("Z")
 
 
-async def test_for_people(running: Running, restored: None) -> None:
+async def test_for_people(running: Running) -> None:
     stream = io.StringIO()
-    configure(as_json=False, with_calls=False, stream=stream)
+    logs = logging_to(stream, as_json=False, with_calls=False)
     async with running(observers=[log_call]) as calls:
-        await calls.say()
-        await failure(calls.say("refuse"))
-        assert stream.getvalue() == ""
-        await failure(calls.say("bug", metadata=(("x-request-id", "a-3"),)))
-        log.info("listening")
+        with logs:
+            await calls.say()
+            await failure(calls.say("refuse"))
+            assert stream.getvalue() == ""
+            await failure(calls.say("bug", metadata=(("x-request-id", "a-3"),)))
+            log.info("listening")
+        log.info("nobody hears this")
     first, *rest = stream.getvalue().splitlines()
     assert first == "error: /secateur.v1.InferenceService/Say failed: a bug [a-3]"
     assert rest[0] == "Traceback (most recent call last):" and rest[-1] == "listening"

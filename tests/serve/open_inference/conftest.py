@@ -1,4 +1,4 @@
-"""One server with one tiny slim model, and the protocol's calls to it."""
+"""The server with one tiny slim model, and the protocol's calls to it."""
 
 from __future__ import annotations
 
@@ -9,29 +9,18 @@ from typing import Any
 import grpc
 import pytest
 
-from secateur.serve.process import ServerProcess, served
+from secateur.serve.process import ServerProcess
 from tests.serve.open_inference.calls import Calls
 
-SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", "8")
+
+@pytest.fixture(scope="session")
+def server(slim_server: ServerProcess) -> ServerProcess:
+    return slim_server
 
 
-@pytest.fixture(scope="package")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return what the server writes to stderr."""
-    return tmp_path_factory.mktemp("server") / "stderr.txt"
-
-
-@pytest.fixture(scope="package")
-def server(folders: dict[str, Path], log: Path) -> Iterator[ServerProcess]:
-    pytest.importorskip("vllm")
-    with log.open("w") as stderr:
-        try:
-            with served(
-                {"slim": folders["llama"]}, *SMALL, "--state-dir", str(log.parent), stderr=stderr
-            ) as running:
-                yield running
-        finally:
-            print(log.read_text())
+@pytest.fixture(scope="session")
+def log(slim_log: Path) -> Path:
+    return slim_log
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from secateur.serve.open_inference import wire
 from secateur.serve.open_inference.contract import INPUTS, OUTPUTS
 from secateur.serve.process import ServerProcess
 from secateur.v1 import inference_pb2, inference_pb2_grpc
-from tests.serve.open_inference.calls import outputs, reason_of, request, text_of
+from tests.serve.open_inference.calls import Calls, outputs, reason_of, request, text_of
 
 pytestmark = pytest.mark.slow
 
@@ -313,6 +313,38 @@ def test_bad_requests_get_the_right_code_and_reason(
     with pytest.raises(grpc.RpcError) as caught:
         getattr(calls, name)(made, timeout=60)
     assert (caught.value.code().name, reason_of(caught.value)) == (code, reason)
+
+
+@pytest.mark.parametrize("letter", ["m", "ü", "\U0001f600"])
+def test_refusals_of_endless_names_still_fit_into_a_status(calls: Any, letter: str) -> None:
+    name = letter * 100_000
+    many = {f"{letter * 50}{number}": 1 for number in range(1000)}
+    for made, code in (
+        (request(model_name=name), "NOT_FOUND"),
+        (request(model_version=name), "NOT_FOUND"),
+        (request(**{name: "x"}), "INVALID_ARGUMENT"),
+        (request(parameters={name: 1}), "INVALID_ARGUMENT"),
+        (request(parameters=many), "INVALID_ARGUMENT"),
+        (request(sampling_parameters=many), "INVALID_ARGUMENT"),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            calls.ModelInfer(made, timeout=60)
+        assert caught.value.code().name == code
+        assert reason_of(caught.value)
+
+
+def test_clients_that_hang_up_in_mid_stream_leave_nothing_behind(
+    server: ServerProcess, client: Client, log: Path
+) -> None:
+    for number in range(30):
+        with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            made = [request(id=str(n), stream=True, sampling_parameters=ENDLESS) for n in range(3)]
+            responses = Calls(channel).ModelStreamInfer(iter(made), timeout=60)
+            for _ in range(number):
+                next(responses)
+    assert eventually(lambda: idle(client))
+    assert "bug" not in log.read_text()
+    assert "never retrieved" not in log.read_text()
 
 
 def test_bytes_that_are_no_message_are_refused(server: ServerProcess) -> None:

@@ -123,11 +123,8 @@ class Record:
         return [1e3 * (after - before) for before, after in pairwise(self.times)]
 
     def to_json(self) -> dict[str, Any]:
-        """As in the file of records; to the microsecond."""
+        """As in the file of records."""
         document = asdict(self)
-        document["times"] = [round(value, 6) for value in self.times]
-        for name in ("intended", "sent", "ended"):
-            document[name] = round(document[name], 6)
         if all(count == 1 for count in self.tokens):
             del document["tokens"]
         return {key: value for key, value in document.items() if value not in (None, "")}

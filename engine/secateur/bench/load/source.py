@@ -71,15 +71,17 @@ async def _prompts(target: Target, model: str, wanted: Wanted) -> Prompts:
     token_ids = await target.tokenize(model, read) if target.takes_tokens else None
     if token_ids is not None:
         return (TokenPassages if wanted.corpus else RandomTokens)(token_ids, wanted.seed)
-    per_token = await _characters_per_token(target, model, text)
+    per_token = await _characters_per_token(target, model, text, wanted.input_tokens)
     if wanted.corpus:
         return TextPassages(text, per_token, wanted.seed)
     return RandomWords(text.split(), per_token, wanted.seed)
 
 
-async def _characters_per_token(target: Target, model: str, text: str) -> float:
+async def _characters_per_token(target: Target, model: str, text: str, tokens: int) -> float:
     """Of words drawn at random, found out by asking the server once."""
-    words = RandomWords(text.split(), 1.0, seed=2**31).make(0, CALIBRATION_CHARACTERS)
+    # Short enough to fit where the prompts do, whatever the tokenizer.
+    characters = max(64, min(2 * tokens, CALIBRATION_CHARACTERS))
+    words = RandomWords(text.split(), 1.0, seed=2**31).make(0, characters)
     answer = Answer()
     await target.stream(model, Request(words, 1), answer)
     if not answer.prompt_tokens:

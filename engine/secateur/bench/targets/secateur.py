@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from secateur.bench.load.prompt import Prompt, Request
@@ -89,4 +90,18 @@ def _conclude(answer: Answer, last: inference_pb2.StreamGenerateResponse) -> Non
 
 
 def _facts(model: models_pb2.Model) -> ModelFacts:
-    return ModelFacts(name=model.name, architecture=model.architecture, dtype=model.dtype)
+    """What the server says of a model, and of the checkpoint of its active version."""
+    found = ModelFacts(
+        name=model.name, version=model.active_version, architecture=model.architecture, dtype=model.dtype
+    )
+    active = [version for version in model.versions if version.version == model.active_version]
+    if not active:
+        return found
+    checkpoint = active[0].checkpoint
+    perplexity = {one.corpus: one.slim for one in checkpoint.perplexities if one.HasField("slim")}
+    return replace(
+        found,
+        parameters=checkpoint.kept_parameters.total or None,
+        weight_bytes=checkpoint.weight_bytes or None,
+        perplexity=perplexity,
+    )

@@ -79,6 +79,12 @@ class Engine:
         finally:
             self._calls.pop()
 
+    @property
+    def most_characters(self) -> int:
+        """No longer text can fit into the context."""
+        tokenizer: Any = self._vllm.get_tokenizer()
+        return self.max_model_len * int(tokenizer.max_chars_per_token)
+
     async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """Return a text's token ids, with the tokenizer's special tokens if ``special``."""
         from vllm.renderers import TokenizeParams

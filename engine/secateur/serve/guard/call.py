@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from secateur.serve.guard.callers import ANYONE, Caller
 
 REQUEST_ID = "x-request-id"
+LATENCY = 0.1  # seconds that a request may have been on its way
 # What clients send goes into logs and comes back in trailers: nothing but what is harmless there.
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -46,8 +47,8 @@ class Call:
 
     @property
     def late(self) -> bool:
-        """True once the client has stopped waiting."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        """True once the client has stopped waiting: its clock began to run before ours."""
+        return self.deadline is not None and time.monotonic() >= self.deadline - LATENCY
 
     @property
     def service(self) -> str:

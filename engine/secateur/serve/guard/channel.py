@@ -24,6 +24,8 @@ def channel_options(limits: LimitOptions, connections: ConnectionOptions) -> lis
         # The other way round: a client whose machine vanished would hold its requests for ever.
         ("grpc.keepalive_time_ms", _milliseconds(connections.keepalive)),
         ("grpc.keepalive_timeout_ms", _milliseconds(connections.keepalive_timeout)),
+        # gRPC 1.85 waits this long for the answer to a ping, whatever the line above says: 60 s by default.
+        ("grpc.http2.ping_timeout_ms", _milliseconds(connections.keepalive_timeout)),
     ]
     if connections.max_age is not None:
         options += [

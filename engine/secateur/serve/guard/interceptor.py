@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, aclosing
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
@@ -25,6 +26,8 @@ from secateur.serve.guard.call import REQUEST_ID, Call, enter, request_id
 Stage = Callable[[Call], AbstractContextManager[None]]
 """Entered when a call comes, left when it ends; raises `Refused` to end it at once."""
 
+# What ends a call without being a bug.
+EXPECTED = (Refused, grpc.aio.BaseError, DecodeError)
 log = logging.getLogger(__name__)
 
 
@@ -90,17 +93,26 @@ class Guard(grpc.aio.ServerInterceptor):
                 for stage in self._checks:
                     checks.enter_context(stage(call))
                 return await _run(handler, context)
-        except (asyncio.CancelledError, grpc.aio.BaseError):
-            # The client hung up, or the server was stopped: gRPC knows what to do.
-            call.code = "DEADLINE_EXCEEDED" if call.late else "CANCELLED"
-            raise
-        except Exception as error:
+        except (asyncio.CancelledError, Exception) as raised:
+            error = _telling(raised)
+            if isinstance(error, asyncio.CancelledError | grpc.aio.BaseError):
+                # The client hung up, or the server was stopped: gRPC knows what to do.
+                call.code = "DEADLINE_EXCEEDED" if call.late else "CANCELLED"
+                raise error from None
             refusal = as_refusal(error)
             if refusal.code == code_pb2.INTERNAL and not isinstance(error, Refused):
                 log.exception("%s failed: a bug", call.method)
                 refusal.metadata = {"request_id": call.request_id}
             call.code, call.failure = code_pb2.Code.Name(refusal.code), refusal.message
             raise refusal from error
+
+
+def _telling(error: BaseException) -> BaseException:
+    """Return the error that says most of a task group's: how handlers divide their work is their affair."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    found = [_telling(one) for one in error.exceptions]
+    return next((one for one in found if not isinstance(one, EXPECTED)), found[0])
 
 
 class _Context:

@@ -53,6 +53,11 @@ class Prompt:
         Raises:
             Refused: INVALID_ARGUMENT naming `field`.
         """
+        if self.text is not None and len(self.text) > engine.most_characters:
+            # Said before it is tokenised, which takes long for a long text.
+            raise self._refused(
+                f"got {len(self.text)} characters, the model has room for {engine.max_model_len - 1} tokens"
+            )
         token_ids = await self.tokens(engine)
         if len(token_ids) < least:
             raise self._refused(f"got {len(token_ids)} tokens, at least {least}")
@@ -68,6 +73,6 @@ class Prompt:
 
 def check_ids(field: str, token_ids: Sequence[int], vocabulary: int) -> None:
     """Refuse token ids that a model with so many does not have."""
-    unknown = next((token for token in token_ids if not 0 <= token < vocabulary), None)
-    if unknown is not None:
+    if token_ids and (min(token_ids) < 0 or max(token_ids) >= vocabulary):
+        unknown = next(token for token in token_ids if not 0 <= token < vocabulary)
         raise invalid(Violation(field, f"got {unknown}, ids go from 0 to {vocabulary - 1}"))

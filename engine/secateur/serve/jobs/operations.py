@@ -57,7 +57,8 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.WaitOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
         """Return an operation when it is done, or as it is when the time is over."""
-        seconds = request.timeout.ToTimedelta().total_seconds() if request.HasField("timeout") else None
+        timeout = request.timeout
+        seconds = timeout.seconds + timeout.nanos / 1e9 if request.HasField("timeout") else None
         if seconds is not None and seconds < 0:
             raise invalid(Violation("timeout", f"got {seconds:g} s, at least 0"))
         deadline = time.monotonic() + min(

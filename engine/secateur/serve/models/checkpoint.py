@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,42 +64,70 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         SecateurError: it is not whole, or no checkpoint.
     """
-    from secateur.model.fingerprint import fingerprint_files
+    from secateur.model.safetensors_file import open_safetensors
     from secateur.model.source import open_source
     from secateur.slim.registration import register_config
 
     register_config()
-    parameters = 0
-    try:
-        source = open_source(folder)
-        fingerprint, weights = source.fingerprint, list(source.weights.files)
-        parameters = sum(math.prod(shape) for shape in source.weights.shapes.values())
-    except UnsupportedModel:  # cannot be pruned, but vLLM may well be able to run it
-        weights = sorted(folder.glob("*.safetensors"))
-        fingerprint = fingerprint_files([*weights, *folder.glob("*.json")])
+    with suppress(UnsupportedModel):  # cannot be pruned, but vLLM may well be able to run it
+        open_source(folder)
+    weights = open_safetensors(folder)
     return Checkpoint(
         folder,
-        fingerprint,
+        fingerprint(folder),
         str(_read(folder / "config.json").get("model_type", "")),
-        sum(file.stat().st_size for file in weights),
-        parameters,
+        sum(file.stat().st_size for file in weights.files),
+        sum(math.prod(shape) for shape in weights.shapes.values()),
         _read(folder / RECORD),
     )
 
 
-def read_or_refuse(folder: Path) -> Checkpoint:
-    """Do what `read_checkpoint` does; for a call.
+def fingerprint(folder: Path) -> str:
+    """Return the hash of config, weights and tokenizer: `Source.fingerprint`, without looking into them.
+
+    Raises:
+        SecateurError: there are no whole weights.
+    """
+    from secateur.model.fingerprint import fingerprint_files
+    from secateur.model.safetensors_file import open_safetensors
+    from secateur.model.source import TOKENIZER_FILES, TOKENIZER_SIDE_FILES
+
+    beside = (folder / name for name in ("config.json", *TOKENIZER_FILES, *TOKENIZER_SIDE_FILES))
+    return fingerprint_files([*open_safetensors(folder).files, *(file for file in beside if file.is_file())])
+
+
+async def read_aside(folder: Path) -> Checkpoint:
+    """Do what `read_checkpoint` does in a process of its own; for a call.
+
+    Reading a tokenizer holds the interpreter for a quarter of a second, which everybody would feel.
 
     Raises:
         Refused: FAILED_PRECONDITION if it is not whole, or no checkpoint.
     """
+    command = (sys.executable, "-m", "secateur.serve.models.checkpoint", str(folder))
+    child = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
     try:
-        return read_checkpoint(folder)
-    except (SecateurError, OSError) as error:
-        why = error.allowed if isinstance(error, BadInput) else str(error)
-        raise Refused(
-            code_pb2.FAILED_PRECONDITION, "CHECKPOINT_REFUSED", f"folder: got {folder}: {why}"
-        ) from error
+        answer, _ = await child.communicate()
+    except asyncio.CancelledError:
+        child.kill()
+        raise
+    try:
+        found = json.loads(answer)
+    except ValueError:
+        found = {"refused": f"it cannot be read (exit status {child.returncode})"}
+    if "refused" in found:
+        raise refuse(folder, found["refused"])
+    return Checkpoint(**{**found, "folder": folder})
+
+
+def refuse(folder: Path, why: str) -> Refused:
+    """Return the refusal of a checkpoint."""
+    return Refused(code_pb2.FAILED_PRECONDITION, "CHECKPOINT_REFUSED", f"folder: got {folder}: {why}")
+
+
+def why_not(error: Exception) -> str:
+    """Return what is wrong with a checkpoint, without the name it was given."""
+    return error.allowed if isinstance(error, BadInput) else str(error)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -103,3 +136,18 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _main(folder: Path) -> None:
+    """Print what `read_checkpoint` returns, or why not, as JSON; libraries may print what they like."""
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)
+        try:
+            found: dict[str, Any] = {**asdict(read_checkpoint(folder)), "folder": str(folder)}
+        except (SecateurError, OSError) as error:
+            found = {"refused": why_not(error)}
+        json.dump(found, answer)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

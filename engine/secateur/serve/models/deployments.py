@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from google.rpc import code_pb2
 
-from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import Refused, Violation, invalid, unavailable
-from secateur.serve.models.checkpoint import Checkpoint, read_or_refuse
+from secateur.serve.models.checkpoint import Checkpoint, read_aside
 from secateur.serve.models.description import etag as etag_of
 from secateur.serve.models.loader import Loader
 from secateur.serve.models.plan import Plan, Room, plan
 from secateur.serve.models.pool import Model, Pool
 from secateur.serve.models.tables import ModelRow, Store, VersionRow
-from secateur.serve.models.version import ServedModel, State
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ServedModel, State
 from secateur.serve.options import NAME, EngineOptions
 
 KEEP_SECONDS = 600.0
@@ -59,6 +58,7 @@ class Deployments:
         retention: how versions leave.
         say: takes lines for people.
         room: says how much memory there is, given the number of engines.
+        read: checks and describes a checkpoint.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Deployments:
         retention: Retention,
         say: Callable[[str], None],
         room: Callable[[int], Room] = Room.now,
+        read: Callable[[Path], Awaitable[Checkpoint]] = read_aside,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -78,9 +79,15 @@ class Deployments:
         self._retention = retention
         self._say = say
         self._room = room
+        self._read = read
+        self._opened = False
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
         self._starting = asyncio.Lock()  # one engine at a time, so that a plan is not overtaken
         self._changing = asyncio.Lock()  # around every change of what is active or known
+
+    def open(self) -> None:
+        """Take requests: everything that is served from the start on is loaded."""
+        self._opened = True
 
     # Loading
 
@@ -118,7 +125,7 @@ class Deployments:
             Refused: it is no checkpoint.
         """
         name = self._name_for(name)
-        checkpoint = await in_thread(read_or_refuse, folder)
+        checkpoint = await self._read(folder)
         known = self._known(name, checkpoint)
         return known or checkpoint, self.plan_for(known, checkpoint)
 
@@ -134,7 +141,7 @@ class Deployments:
         return plan(weights, self._options, room, {str(one): self._memory_of(one, room) for one in kept})
 
     async def _load_folder(self, name: str, folder: Path) -> ServedModel:
-        checkpoint = await in_thread(read_or_refuse, folder)
+        checkpoint = await self._read(folder)
         known = self._known(name, checkpoint)
         if known is None:
             return await self._load_new(name, checkpoint)
@@ -382,6 +389,8 @@ class Deployments:
     def _require_open(self) -> None:
         if self._pool.closing:
             raise unavailable("SHUTTING_DOWN", "the server is shutting down")
+        if not self._opened:
+            raise unavailable("MODEL_LOADING", "the server is still loading", LOADING_RETRY_SECONDS)
 
     def _name_for(self, name: str) -> str:
         """Return the name of the model that is meant, which may be a new one."""

@@ -12,7 +12,7 @@ from secateur.serve.engine.check import Check, check
 from secateur.serve.engine.engine import Engine, start_engine
 from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import Refused
-from secateur.serve.models.checkpoint import read_or_refuse
+from secateur.serve.models.checkpoint import fingerprint, refuse, why_not
 from secateur.serve.models.version import ServedModel
 from secateur.serve.options import EngineOptions, ModelSpec
 
@@ -35,22 +35,24 @@ class Loader:
         self._prove = prove
 
     async def verify(self, version: ServedModel) -> None:
-        """Read the checkpoint again, which must be what the version was made of.
+        """Hash the checkpoint again, which must be what the version was made of.
 
         Raises:
             Refused: FAILED_PRECONDITION: it is gone, damaged or another one.
         """
         assert version.checkpoint is not None
-        found = await in_thread(read_or_refuse, version.checkpoint.folder)
-        if found.fingerprint != version.checkpoint.fingerprint:
+        folder = version.checkpoint.folder
+        try:
+            found = await in_thread(fingerprint, folder)
+        except (SecateurError, OSError) as error:
+            raise refuse(folder, why_not(error)) from error
+        if found != version.checkpoint.fingerprint:
             raise Refused(
                 code_pb2.FAILED_PRECONDITION,
                 "CHECKPOINT_CHANGED",
-                f"{found.folder} is no longer the checkpoint that {version} was made of; "
-                "load it as a new version",
+                f"{folder} is no longer the checkpoint that {version} was made of; load it as a new version",
                 metadata={"model": version.name, "version": version.version},
             )
-        version.checkpoint = found
 
     async def start(self, version: ServedModel, options: EngineOptions, engines: int) -> None:
         """Start and check a version's engine, and let it serve.

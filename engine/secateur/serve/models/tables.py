@@ -1,10 +1,11 @@
-"""Which models a server has, in its database."""
+"""Which models a server has, in its database; ``home`` is whose they are (`models.home`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, Select, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 from secateur.serve.state import Base
@@ -19,8 +20,9 @@ class ModelRow(Base):
         given: folder and fingerprint that the command line gave; empty if it was made through the API.
     """
 
-    __tablename__ = "models"
+    __tablename__ = "served_models"
 
+    home: Mapped[str] = mapped_column(primary_key=True, default="")
     name: Mapped[str] = mapped_column(primary_key=True)
     active: Mapped[str | None] = mapped_column(default=None)
     previous: Mapped[str | None] = mapped_column(default=None)
@@ -36,8 +38,9 @@ class VersionRow(Base):
         created_at: seconds since 1970.
     """
 
-    __tablename__ = "model_versions"
+    __tablename__ = "served_versions"
 
+    home: Mapped[str] = mapped_column(primary_key=True, default="")
     model: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[str] = mapped_column(primary_key=True)
     folder: Mapped[str]
@@ -49,10 +52,14 @@ class VersionRow(Base):
 class AliasRow(Base):
     """Another name of a model."""
 
-    __tablename__ = "model_aliases"
+    __tablename__ = "served_aliases"
 
+    home: Mapped[str] = mapped_column(primary_key=True, default="")
     alias: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str]
+
+
+Row = TypeVar("Row", ModelRow, VersionRow, AliasRow)
 
 
 @dataclass(frozen=True)
@@ -65,63 +72,83 @@ class Remembered:
 
 
 class Store:
-    """Reads and writes the tables; every method blocks, and is one transaction."""
+    """Reads and writes the tables; every method blocks, and is one transaction.
 
-    def __init__(self, sessions: sessionmaker[Session]) -> None:
+    Args:
+        sessions: of the database.
+        home: whose models; servers may share a database.
+    """
+
+    def __init__(self, sessions: sessionmaker[Session], home: str) -> None:
         self._sessions = sessions
+        self._home = home
 
     def read(self) -> Remembered:
         """Return everything."""
         with self._sessions() as session:
-            models = list(session.scalars(select(ModelRow).order_by(ModelRow.name)))
+            models = list(session.scalars(self._all(ModelRow).order_by(ModelRow.name)))
             versions: dict[str, list[VersionRow]] = {model.name: [] for model in models}
-            for row in sorted(session.scalars(select(VersionRow)), key=lambda row: int(row.version)):
+            for row in sorted(session.scalars(self._all(VersionRow)), key=lambda row: int(row.version)):
                 versions.setdefault(row.model, []).append(row)
-            aliases = {row.alias: row.model for row in session.scalars(select(AliasRow))}
+            aliases = {row.alias: row.model for row in session.scalars(self._all(AliasRow))}
         return Remembered(models, versions, aliases)
 
     def write(self, remembered: Remembered) -> None:
         """Write everything, in place of what there was."""
+        aliases = [AliasRow(alias=alias, model=to) for alias, to in remembered.aliases.items()]
         with self._sessions.begin() as session:
             for table in (VersionRow, AliasRow, ModelRow):
-                session.execute(delete(table))
-            session.add_all(remembered.models)
-            session.add_all(row for rows in remembered.versions.values() for row in rows)
-            session.add_all(AliasRow(alias=alias, model=to) for alias, to in remembered.aliases.items())
+                session.execute(delete(table).where(table.home == self._home))
+            self._add(session, *remembered.models, *aliases)
+            self._add(session, *(row for rows in remembered.versions.values() for row in rows))
 
     def put(self, model: ModelRow, *versions: VersionRow) -> None:
         """Write a model, and some of its versions."""
         with self._sessions.begin() as session:
-            for row in (model, *versions):
-                session.merge(row)
+            self._add(session, model, *versions)
 
     def set_loaded(self, model: str, version: str, loaded: bool) -> None:
         """Remember whether a version is wanted in memory."""
         with self._sessions.begin() as session:
-            which = (VersionRow.model == model, VersionRow.version == version)
-            session.execute(update(VersionRow).where(*which).values(loaded=loaded))
+            session.execute(update(VersionRow).where(*self._version(model, version)).values(loaded=loaded))
 
     def forget_version(self, model: ModelRow, version: str) -> None:
         """Write a model without one of its versions."""
         with self._sessions.begin() as session:
-            session.merge(model)
-            session.execute(
-                delete(VersionRow).where(VersionRow.model == model.name, VersionRow.version == version)
-            )
+            self._add(session, model)
+            session.execute(delete(VersionRow).where(*self._version(model.name, version)))
 
     def forget_model(self, name: str) -> None:
         """Remove a model with its versions and aliases."""
         with self._sessions.begin() as session:
-            session.execute(delete(VersionRow).where(VersionRow.model == name))
-            session.execute(delete(AliasRow).where(AliasRow.model == name))
-            session.execute(delete(ModelRow).where(ModelRow.name == name))
+            for table, column in (
+                (VersionRow, VersionRow.model),
+                (AliasRow, AliasRow.model),
+                (ModelRow, ModelRow.name),
+            ):
+                session.execute(delete(table).where(table.home == self._home, column == name))
 
     def put_alias(self, alias: str, model: str) -> None:
         """Write an alias."""
         with self._sessions.begin() as session:
-            session.merge(AliasRow(alias=alias, model=model))
+            self._add(session, AliasRow(alias=alias, model=model))
 
     def forget_alias(self, alias: str) -> None:
         """Remove an alias."""
         with self._sessions.begin() as session:
-            session.execute(delete(AliasRow).where(AliasRow.alias == alias))
+            session.execute(delete(AliasRow).where(AliasRow.home == self._home, AliasRow.alias == alias))
+
+    def forget_all(self) -> None:
+        """Remove everything."""
+        self.write(Remembered())
+
+    def _all(self, table: type[Row]) -> Select[Row]:
+        return select(table).where(table.home == self._home)
+
+    def _version(self, model: str, version: str) -> tuple[ColumnElement[bool], ...]:
+        return VersionRow.home == self._home, VersionRow.model == model, VersionRow.version == version
+
+    def _add(self, session: Session, *rows: ModelRow | VersionRow | AliasRow) -> None:
+        for row in rows:
+            row.home = self._home
+            session.merge(row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,24 +50,29 @@ class _ForPrograms(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
 
 
-def configure(as_json: bool, with_calls: bool, stream: IO[str] | None = None) -> logging.Handler:
-    """Send what the server logs to a stream (stderr), from INFO on.
+@contextmanager
+def logging_to(stream: IO[str], *, as_json: bool, with_calls: bool) -> Iterator[None]:
+    """Send there what the server logs from INFO on, and what libraries do from WARNING on.
 
     Args:
+        stream: where to.
         as_json: JSON objects instead of text.
         with_calls: also a line for every call.
-        stream: where to.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         _ForPrograms("%(message)s", reserved_attrs=UNSAID) if as_json else _ForPeople("%(message)s")
     )
-    logger = logging.getLogger(LOGGER)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    root, ours = logging.getLogger(), logging.getLogger(LOGGER)
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)
     calls.setLevel(logging.INFO if with_calls else logging.WARNING)
-    return handler
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        ours.setLevel(logging.NOTSET)
+        calls.setLevel(logging.NOTSET)
 
 
 @contextmanager

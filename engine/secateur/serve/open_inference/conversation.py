@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+import grpc
+
 AT_ONCE = 256
 """Most requests of one call that are answered at the same time; more are not read yet."""
 
@@ -31,6 +33,8 @@ async def converse(
                 async for response in responses:
                     async with turn:
                         await write(response)
+        except grpc.aio.BaseError:
+            pass  # the client is gone: gRPC is about to cancel the whole call
         finally:
             room.release()
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE = "inference.GRPCInferenceService"
@@ -28,7 +27,7 @@ def _load() -> descriptor_pool.DescriptorPool:
 
 
 POOL = _load()
-_service = POOL.FindServiceByName(SERVICE)
+SERVICE_DESCRIPTOR = POOL.FindServiceByName(SERVICE)
 
 
 def message(name: str) -> Any:
@@ -52,26 +51,6 @@ RepositoryModelUnloadResponse = message("RepositoryModelUnloadResponse")
 ServerLiveResponse = message("ServerLiveResponse")
 ServerMetadataResponse = message("ServerMetadataResponse")
 ServerReadyResponse = message("ServerReadyResponse")
-
-
-def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:
-    """Register those methods of ``servicer`` that are named as the service's calls; others are unknown."""
-    handlers = {
-        method.name: _handler(method, getattr(servicer, method.name))
-        for method in _service.methods
-        if hasattr(servicer, method.name)
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-
-
-def _handler(method: Any, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
-    # Only ModelStreamInfer streams, and it does so both ways.
-    streams = method.server_streaming
-    make = grpc.stream_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-    request, response = (
-        message_factory.GetMessageClass(one) for one in (method.input_type, method.output_type)
-    )
-    return make(behaviour, request.FromString, response.SerializeToString)
 
 
 class Reflected:

@@ -1,0 +1,84 @@
+"""Times become speeds, floors and ratios; vLLM itself on tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from secateur.bench.models import read_config
+from secateur.bench.offline import meter
+from secateur.bench.offline.ceilings import bandwidth, product_rate
+from secateur.bench.offline.meter import Times, document, measure
+from secateur.bench.offline.plan import OfflinePlan, parse_batches, parse_folders
+from secateur.bench.shape import shape_of
+from secateur.errors import BackendUnavailable, BadInput
+from secateur.report.offline_tables import offline_tables
+from tests.bench.conftest import Silent
+
+
+@pytest.fixture
+def plan(tiny_llama: Path, tiny_qwen3: Path) -> OfflinePlan:
+    folders = (("dense", tiny_llama), ("slim", tiny_qwen3))
+    return OfflinePlan(folders, batches=(1, 4), rounds=3, input_tokens=24, context=24, dtype="float32")
+
+
+def test_speeds_floors_and_ratios(plan: OfflinePlan) -> None:
+    shapes = {name: shape_of(folder, read_config(folder)) for name, folder in plan.folders}
+    times = Times(bandwidth=[5e9, 1e10], product_rate=[1e11, 9e10])
+    for model, step in (("dense", 0.010), ("slim", 0.005)):
+        for batch in plan.batches:
+            times.decode[model, batch] = [[step * drift] * 4 for drift in (1.0, 1.3, 0.9)]
+            times.prefill[model, batch] = [3 * step * batch * drift for drift in (1.0, 1.3, 0.9)]
+    found = document(plan, shapes, times, {"versions": {}})
+    dense = found["results"][0]
+    assert (dense["model"], dense["batch"], dense["decode"]["step_ms"]) == ("dense", 1, 10.0)
+    assert dense["decode"]["tokens_per_second"] == pytest.approx(100)
+    read = shapes["dense"].decode_bytes(1, 24, "float32") / 1e10  # the best that was measured
+    assert dense["decode"]["bandwidth_floor_ms"] == pytest.approx(1e3 * read, abs=1e-4)
+    assert dense["decode"]["times_bandwidth_floor"] == pytest.approx(0.01 / read, rel=1e-3)
+    assert dense["prefill"]["tokens_per_second"] == pytest.approx(24 / 0.03)
+    for row in found["speedups"]:
+        assert row["decode"]["speedup"] == pytest.approx(2) == pytest.approx(row["prefill"]["speedup"])
+        assert row["decode"]["kept_of_promise"] == pytest.approx(2 / row["decode"]["promised"], rel=1e-3)
+    assert len(list(offline_tables(found))) == 2
+
+
+def test_ceilings_are_plausible() -> None:
+    assert 1e9 < bandwidth() < 1e13
+    assert 1e9 < product_rate("float32") < 1e16
+
+
+def test_read() -> None:
+    assert parse_batches("1,8") == (1, 8)
+    assert parse_folders([".", "x=/tmp"])[1] == ("x", Path("/tmp"))
+    for folders in (["/nowhere"], ["x=/tmp", "x=."]):
+        with pytest.raises(BadInput, match="--offline"):
+            parse_folders(folders)
+
+
+def test_a_context_that_the_model_does_not_have(tiny_llama: Path) -> None:
+    with pytest.raises(BadInput, match=r"--input-len: got 600: the context of .* is 512"):
+        OfflinePlan((("dense", tiny_llama),), input_tokens=600)
+
+
+def test_an_engine_that_does_not_start_is_one_line(
+    plan: OfflinePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meter.sys, "executable", "false")
+    with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
+        measure(plan, Silent())
+
+
+def test_vllm_itself(tiny_llama: Path) -> None:
+    pytest.importorskip("vllm")
+    plan = OfflinePlan(
+        (("tiny", tiny_llama),), batches=(1, 3), rounds=2, input_tokens=24, context=24, dtype="float32"
+    )
+    found = measure(plan, Silent())
+    assert [(row["model"], row["batch"]) for row in found["results"]] == [("tiny", 1), ("tiny", 3)]
+    for row in found["results"]:
+        assert row["decode"]["step_ms"] > row["decode"]["floor_ms"] > 0
+        assert len(row["decode"]["steps_ms_of_rounds"]) == len(row["prefill"]["seconds_of_rounds"]) == 2
+        assert row["prefill"]["tokens_per_second"] > row["decode"]["tokens_per_second"] / row["batch"]
+    assert found["environment"]["versions"]["torch"]
