@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from secateur.serve.engine.environment import on_cpu, prepare
+from secateur.serve.engine.kernels import kernel_choice
 from secateur.serve.options import EngineOptions
 
 STEPS = 9  # of a turn; the first finds cold caches and is not counted
@@ -73,6 +74,7 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
             max_num_seqs=job["batch"],
             max_num_batched_tokens=max(2048, job["context"] + TOKENS),
             enforce_eager=on_cpu(),
+            **kernel_choice(compiled=not on_cpu()),
             enable_prefix_caching=False,
             async_scheduling=False,  # or steps overlap, and none has a time of its own
             kv_cache_memory_bytes=job["kv_cache_bytes"],

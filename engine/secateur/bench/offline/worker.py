@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from secateur.bench.offline.ceilings import bandwidth, product_rate
 from secateur.serve.engine.environment import on_cpu, prepare
+from secateur.serve.engine.kernels import kernel_choice
 from secateur.serve.options import EngineOptions
 
 
@@ -99,6 +100,7 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
             max_model_len=job["max_model_len"],
             max_num_seqs=max(job["batches"]),
             enforce_eager=on_cpu(),
+            **kernel_choice(compiled=not on_cpu()),
             enable_prefix_caching=False,
             async_scheduling=False,  # or steps overlap, and none has a time of its own
             kv_cache_memory_bytes=job["kv_cache_bytes"][folder],

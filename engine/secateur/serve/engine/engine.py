@@ -21,6 +21,7 @@ from google.rpc import code_pb2
 
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.environment import on_cpu
+from secateur.serve.engine.kernels import kernel_choice
 from secateur.serve.engine.load import Load
 from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.failures import Refused, Violation, invalid, unavailable
@@ -281,6 +282,7 @@ def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[st
         "max_num_queued_tokens": options.max_queued_tokens,
         "scheduling_policy": "priority",  # among equals it is first come, first served
         "enforce_eager": not compiled,
+        **kernel_choice(compiled),
         "enable_prefix_caching": options.prefix_caching,
         "use_tqdm_on_load": options.verbose,
         # Ours takes the counters; vLLM's own would print them, and share one registry between engines.
