@@ -56,8 +56,9 @@ class TestSurface:
         app = commands_module.build_app()
         names = [command.name or command.callback.__name__ for command in app.registered_commands]
         groups = [group.typer_instance.info.name for group in app.registered_groups]
-        assert sorted(names) == ["demo", "doctor", "evaluate", "generate", "prune", "serve"]
-        assert groups == ["study", "jobs"]
+        single = ["bench", "demo", "doctor", "evaluate", "generate", "prune", "serve", "token"]
+        assert sorted(names) == single
+        assert groups == ["study", "models", "jobs"]
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_help_has_an_example(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:

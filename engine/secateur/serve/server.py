@@ -155,7 +155,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         deployments.open()
-        ready(Ready(address, list(pool), time.monotonic() - started))
+        ready(Ready(address, [one for one in pool if one.engine], time.monotonic() - started))
         await jobs.start()
         tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()

@@ -19,6 +19,7 @@ from secateur.search.study_view import view_study
 from secateur.v1 import prune_pb2
 from tests.serve.jobs.running import JobServer, small_job, until
 
+pytestmark = pytest.mark.slow
 LONG = {"evaluations": 200, "patience": 0, "search_windows": 24}
 Events = list[prune_pb2.PruneJobEvent]
 
@@ -100,6 +101,20 @@ def test_the_process_is_killed(job_server: JobServer, jobs: Client) -> None:
     after = [count for count in counts if count]
     assert after and after[0] > 10, "what the first attempt evaluated counts"
     require_evaluated_once(jobs, name)
+
+
+def test_the_job_ends_while_no_server_looks(server: JobServer) -> None:
+    client = server.start()
+    name = begin(client, evaluations=20)
+    until(lambda: server.runner(name) is not None)
+    runner = server.runner(name)
+    server.kill()
+    until(lambda: not Path(f"/proc/{runner}").exists())
+    client = server.start()
+    events = list(client.jobs.watch(name))
+    require_whole(events)
+    assert states(events) == ["CREATED", "QUEUED", "RUNNING"], "nothing is done twice"
+    assert events[-1].ended.HasField("response")
 
 
 def test_both_are_killed(server: JobServer) -> None:
