@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.console import say
+from secateur.cli.console import emit_json, say
 from secateur.cli.interrupts import importing
 from secateur.errors import BadInput
 
@@ -22,6 +22,9 @@ def token(
     file: Annotated[Path, typer.Option(metavar="FILE", help="What the server gets as --tokens; added to.")],
     scopes: Annotated[str, typer.Option(help="infer, admin, or both with a comma.")] = "infer",
     days: Annotated[float | None, typer.Option(help="It ends after so many days. Default: never.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON document with name, scopes, end and token.")
+    ] = False,
 ) -> None:
     """Make a bearer token: printed once, on stdout; the file keeps only its hash.
 
@@ -52,4 +55,8 @@ def token(
     say(
         f"{name} may call with 'authorization: Bearer TOKEN'; a running server wants a SIGHUP (kill -HUP PID)"
     )
-    print(made)
+    if as_json:
+        ends = None if expires is None else expires.isoformat(timespec="seconds")
+        emit_json({"name": name, "scopes": wanted, "expires": ends, "token": made})
+    else:
+        print(made)
