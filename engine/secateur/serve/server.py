@@ -127,8 +127,6 @@ async def _serve(
     started = time.monotonic()
     sessions = open_state(options.state)
     home = move_in(options.state_dir)
-    if home.shared:
-        say(f"{options.state_dir} is another server's: what is loaded through the API will not be remembered")
     store = Store(sessions, home.name)
     loader = Loader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
@@ -146,6 +144,8 @@ async def _serve(
     address = bind(server, options.listen, options.tls)
     await server.start()
     await benchmarks.open()
+    if home.shared:
+        say(f"{options.state_dir} is another server's: what is loaded through the API will not be remembered")
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
     try:
