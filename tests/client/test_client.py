@@ -181,9 +181,10 @@ def test_mutual_tls(start: Start, certify: Callable[[str], Certificate]) -> None
     [
         ({"cert": "a.pem"}, "cert: got a.pem: a certificate and its key go together: give both"),
         ({"key": "a.pem"}, "key: got a.pem: a certificate and its key"),
+        ({"ca": __file__}, "ca: got .*: holds no certificate in PEM form"),
         ({"ca": "/no/such.pem"}, "ca: got /no/such.pem: cannot be read: No such file"),
         ({"timeout": 0}, "timeout: got 0: more than 0 seconds"),
-        ({"token": "s3cret"}, "token: got example.org:1: would travel unencrypted"),
+        ({"token": "s3cret"}, "token: got one for example.org:1: would travel unencrypted"),
         ({"token": "a\nb", "tls": True}, "token: got one with other characters: printable ASCII"),
     ],
 )
