@@ -18,7 +18,7 @@ class Breaking(inference_pb2_grpc.InferenceServiceServicer):
     """Ends completions as it is told to, one reason each."""
 
     def __init__(self) -> None:
-        self.reasons: list[inference_pb2.FinishReason.ValueType] = []
+        self.reasons: list[inference_pb2.FinishReason] = []
 
     def StreamGenerate(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         for index, reason in enumerate(self.reasons):

@@ -88,6 +88,8 @@ def test_the_argument_at_fault_is_named() -> None:
     with Client("localhost:1") as client:
         with pytest.raises(BadInput, match=r"^text\[1\]: got -1"):
             client.score("m", [1, -1])
+        with pytest.raises(BadInput, match=r"^texts\[1\]\[0\]: got -1"):
+            client.score_all("m", ["a", [-1]])
         with pytest.raises(BadInput, match=r"^token_ids\[0\]: got -1"):
             client.detokenize("m", [-1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex, TypedDict
@@ -236,15 +237,13 @@ def whole(
 
 def score(model: str, text: str | Sequence[int], *, version: str = "") -> Call[Score]:
     """Return the log-probability of each token of a text, or of token ids."""
-    several = score_all(model, [text], version=version)
+    several = _score_each(model, {"text": text}, version)
     return Call(several.method, several.request, lambda answer: several.read(answer)[0])
 
 
 def score_all(model: str, texts: Sequence[str | Sequence[int]], *, version: str = "") -> Call[list[Score]]:
     """Return the scores of several texts, in their order; the server computes them side by side."""
-    inputs = [inference_pb2.ScoreInput(**_prompt(text, "text")) for text in texts]
-    request = inference_pb2.ScoreRequest(model=model, model_version=version, inputs=inputs)
-    return Call(f"{SERVICE}.Score", request, _scores)
+    return _score_each(model, {f"texts[{index}]": text for index, text in enumerate(texts)}, version)
 
 
 def tokenize(model: str, prompt: Prompt, *, version: str = "") -> Call[list[int]]:
@@ -302,6 +301,13 @@ def _put_together(index: int, events: Sequence[Event]) -> Completion:
     )
 
 
+def _score_each(model: str, texts: Mapping[str, str | Sequence[int]], version: str) -> Call[list[Score]]:
+    """Return the call that scores texts, by the names that the caller knows them by."""
+    inputs = [inference_pb2.ScoreInput(**_prompt(text, name)) for name, text in texts.items()]
+    request = inference_pb2.ScoreRequest(model=model, model_version=version, inputs=inputs)
+    return Call(f"{SERVICE}.Score", request, _scores)
+
+
 def _scores(answer: inference_pb2.ScoreResponse) -> list[Score]:
     return [Score(tuple(one.token_ids), tuple(one.logprobs), one.perplexity) for one in answer.scores]
 
@@ -323,7 +329,7 @@ def _prompt(prompt: Prompt, field: str = "prompt") -> dict[str, Any]:
     if isinstance(prompt, str):
         return {"text": prompt}
     if not isinstance(prompt, Sequence):
-        raise BadInput(field, repr(prompt), "text, token ids, or messages")
+        raise BadInput(field, reprlib.repr(prompt), "text, token ids, or messages")
     if prompt and isinstance(prompt[0], Mapping):
         messages = [_message(message, f"{field}[{index}]") for index, message in enumerate(prompt)]
         return {"chat": inference_pb2.Chat(messages=messages)}
@@ -335,7 +341,7 @@ def _message(message: object, field: str) -> inference_pb2.ChatMessage:
         role, content = message.get("role"), message.get("content")
         if isinstance(role, str) and isinstance(content, str):
             return inference_pb2.ChatMessage(role=role, content=content)
-    raise BadInput(field, repr(message), "a message has a role and a content, both text")
+    raise BadInput(field, reprlib.repr(message), "a message has a role and a content, both text")
 
 
 def _token_ids(ids: Iterable[Any], field: str) -> inference_pb2.TokenIds:
@@ -345,7 +351,7 @@ def _token_ids(ids: Iterable[Any], field: str) -> inference_pb2.TokenIds:
     except (TypeError, ValueError) as error:
         wrong = next((index for index, one in enumerate(given) if not _is_token_id(one)), 0)
         allowed = f"a token id is a number from 0 to {_LARGEST_ID}"
-        raise BadInput(f"{field}[{wrong}]", repr(given[wrong]), allowed) from error
+        raise BadInput(f"{field}[{wrong}]", reprlib.repr(given[wrong]), allowed) from error
 
 
 def _is_token_id(value: object) -> bool:
