@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,15 @@ class Catalogue(models_pb2_grpc.ModelServiceServicer):
         (["--token-file", "/no/such"], "--token-file: got /no/such: cannot be read: No such file"),
         (
             ["--target", "example.org:1", "--token", "x"],
-            "--token: got example.org:1: would travel unencrypted",
+            "--token: got one for example.org:1: would travel unencrypted to another machine: "
+            "give --tls-ca, --tls or --insecure",
+        ),
+        (["--tls-ca", __file__], f"--tls-ca: got {__file__}: holds no certificate in PEM form"),
+        (["--token-file", os.devnull], f"--token-file: got {os.devnull}: one token in it"),
+        (["--token-file", __file__], f"--token-file: got {__file__}: one token in it"),
+        (
+            ["--token", "x", "--token-file", __file__],
+            f"--token-file: got {__file__}: --token gives a token already: give one of them",
         ),
         (["--token", ""], "--token: got one with other characters: printable ASCII"),
     ],
@@ -66,6 +75,8 @@ def test_tokens_come_from_an_option_a_file_or_a_variable(
         assert ask("--token-file", str(file)) == 0
         monkeypatch.setenv("SECATEUR_TOKEN", "from-variable")
         assert ask() == 0
+        assert ask("--token-file", str(file)) == 0
     finally:
         server.stop(0).wait()
-    assert catalogue.seen == [None, "Bearer from-option", "Bearer from-file", "Bearer from-variable"]
+    sources = ("option", "file", "variable", "file")
+    assert catalogue.seen == [None, *(f"Bearer from-{source}" for source in sources)]

@@ -62,6 +62,36 @@ def test_what_is_sent(start: Start) -> None:
     assert request.sampling == inference_pb2.SamplingParameters(n=2, stop=["."])
 
 
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [
+        ([{"role": "x"}], r"prompt\[0\]: got {'role': 'x'}: a message has a role and a content, both text"),
+        ([{"role": "user", "content": "a"}, "b"], r"prompt\[1\]: got 'b': a message has"),
+        ([{"role": "user", "content": None}], r"prompt\[0\]: got .*: a message has"),
+        ([-1], r"prompt\[0\]: got -1: a token id is a number from 0 to 4294967295"),
+        ([1, 2**32], r"prompt\[1\]: got 4294967296: a token id"),
+        ([1.5], r"prompt\[0\]: got 1.5: a token id"),
+        (["a"], r"prompt\[0\]: got 'a': a token id"),
+        (None, "prompt: got None: text, token ids, or messages"),
+    ],
+)
+def test_prompts_that_cannot_be_sent(prompt: Any, complaint: str) -> None:
+    with Client("localhost:1") as client:
+        for call in (client.complete, client.tokenize):
+            with pytest.raises(BadInput, match=complaint):
+                call("m", prompt)
+        with pytest.raises(BadInput, match=complaint):
+            list(client.generate("m", prompt))
+
+
+def test_the_argument_at_fault_is_named() -> None:
+    with Client("localhost:1") as client:
+        with pytest.raises(BadInput, match=r"^text\[1\]: got -1"):
+            client.score("m", [1, -1])
+        with pytest.raises(BadInput, match=r"^token_ids\[0\]: got -1"):
+            client.detokenize("m", [-1])
+
+
 def test_streams_and_whole_answers_are_read_alike(start: Start) -> None:
     _, target = start()
     with Client(target) as client:
@@ -181,9 +211,10 @@ def test_mutual_tls(start: Start, certify: Callable[[str], Certificate]) -> None
     [
         ({"cert": "a.pem"}, "cert: got a.pem: a certificate and its key go together: give both"),
         ({"key": "a.pem"}, "key: got a.pem: a certificate and its key"),
+        ({"ca": __file__}, "ca: got .*: holds no certificate in PEM form"),
         ({"ca": "/no/such.pem"}, "ca: got /no/such.pem: cannot be read: No such file"),
         ({"timeout": 0}, "timeout: got 0: more than 0 seconds"),
-        ({"token": "s3cret"}, "token: got example.org:1: would travel unencrypted"),
+        ({"token": "s3cret"}, "token: got one for example.org:1: would travel unencrypted"),
         ({"token": "a\nb", "tls": True}, "token: got one with other characters: printable ASCII"),
     ],
 )

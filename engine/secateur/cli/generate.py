@@ -11,9 +11,14 @@ import typer
 
 from secateur.cli.console import emit_json, say
 from secateur.cli.target import takes_client
+from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
     from secateur.client import Answer, Client, Completion, Event
+
+
+class CutOff(SecateurError):
+    """The server ended an answer before it was whole."""
 
 
 def register(app: typer.Typer) -> None:
@@ -69,12 +74,11 @@ def generate(
     answer = Answer.of(events if as_json or n > 1 else _shown(events))
     if as_json:
         emit_json(document(answer))
-        return
-    if n == 1:
-        print(flush=True)
     else:
-        print("\n\n".join(f"--- {one.index + 1}\n{one.text}" for one in answer.completions), flush=True)
-    say(_summary(answer))
+        print("" if n == 1 else _one_by_one(answer), flush=True)
+        say(_summary(answer))
+    if any(one.finish_reason == "abort" for one in answer.completions):
+        raise CutOff("the server ended the answer before it was whole (finish reason abort)")
 
 
 def document(answer: Answer) -> dict[str, Any]:
@@ -115,6 +119,10 @@ def _shown(events: Iterator[Event]) -> Iterator[Event]:
     for event in events:
         print(event.text, end="", flush=True)
         yield event
+
+
+def _one_by_one(answer: Answer) -> str:
+    return "\n\n".join(f"--- {one.index + 1}\n{one.text}" for one in answer.completions)
 
 
 def _messages(text: str, system: str | None) -> list[dict[str, str]]:

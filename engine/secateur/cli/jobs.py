@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +10,7 @@ import typer
 from secateur.cli.console import console, duration, emit_json, say
 from secateur.cli.prune import fractions
 from secateur.cli.target import takes_client
-from secateur.errors import SecateurError
+from secateur.errors import BadInput, SecateurError
 
 if TYPE_CHECKING:
     from secateur.client import Client
@@ -83,13 +83,20 @@ def submit(
     workers: Annotated[int | None, typer.Option(help="Processes that evaluate.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Weights on disk.")] = None,
     activate: Annotated[
-        str | None, typer.Option(help="Model that gets the result as its new, active version.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Model that gets the result as its new, active version; made if the server has none "
+            "of that name.",
+        ),
     ] = None,
     max_perplexity: Annotated[
-        float | None, typer.Option(help="Activate only if the result's perplexity is not over this.")
+        float | None,
+        typer.Option(help="With --activate: only if the result's perplexity is not over this."),
     ] = None,
     max_perplexity_ratio: Annotated[
-        float | None, typer.Option(help="Activate only if it is not over this many times the dense one's.")
+        float | None,
+        typer.Option(help="With --activate: only if it is not over this many times the dense one's."),
     ] = None,
     job_id: Annotated[str, typer.Option("--id", help="Name of the job; the server chooses one.")] = "",
     title: Annotated[str, typer.Option(help="For people.")] = "",
@@ -141,6 +148,7 @@ def submit(
         client.jobs.run(made.name, request_id=request_id)
         made = client.jobs.get(made.name)
     if watching and not validate_only:
+        say(_line(made))
         made = _watch(client, made.name, 0)
     say(_line(made) if made.name else "the job is fine; nothing was made")
     if json:
@@ -189,6 +197,8 @@ def get(client: Client, job: Name, json: Json = False) -> None:
     """
     found = client.jobs.get(_name(job))
     say(_line(found))
+    if found.HasField("progress"):
+        say(_standing(found.progress))
     if json:
         emit_json(document(found))
 
@@ -246,27 +256,34 @@ def _job(
 ) -> prune_pb2.PruneJob:
     from secateur.v1 import prune_pb2
 
+    given = {"max_perplexity": max_perplexity, "max_perplexity_ratio": max_perplexity_ratio}
+    conditions = {name: most for name, most in given.items() if most is not None}
     job = prune_pb2.PruneJob(display_name=title)
     if activate is not None:
-        job.activation.model = activate
-        if max_perplexity is not None:
-            job.activation.max_perplexity = max_perplexity
-        if max_perplexity_ratio is not None:
-            job.activation.max_perplexity_ratio = max_perplexity_ratio
+        job.activation.MergeFrom(prune_pb2.PruneActivation(model=activate, **conditions))
+    elif conditions:
+        name, most = next(iter(conditions.items()))
+        raise BadInput(f"--{name.replace('_', '-')}", most, "a condition for --activate: give that as well")
     return job
 
 
 def _watch(client: Client, name: str, cursor: int) -> prune_pb2.PruneJob:
     """Say what happens to a job; return it as it is at the end."""
     stage = ""
-    for event in client.jobs.watch(name, cursor):
-        if event.HasField("progress"):
-            line = _progress(event.progress, stage)
-            stage = event.progress.stage
-        else:
-            line = _news(event)
-        if line:
-            say(f"[{event.sequence}] {line}")
+    try:
+        for event in client.jobs.watch(name, cursor):
+            if event.HasField("progress"):
+                line = _progress(event.progress, stage)
+                stage = event.progress.stage
+            else:
+                line = _news(event)
+            if line:
+                say(f"[{event.sequence}] {line}")
+            cursor = event.sequence
+    except KeyboardInterrupt:
+        resume = f"secateur jobs watch {name.partition('/')[2]} --cursor {cursor}"
+        say(f"{name} goes on without you; to watch it again: {resume}")
+        raise
     return client.jobs.get(name)
 
 
@@ -281,12 +298,28 @@ def _news(event: prune_pb2.PruneJobEvent) -> str:
 
 
 def _progress(progress: prune_pb2.PruneProgress, stage: str) -> str:
-    parts = [f"{progress.stage} {progress.stage_done}/{progress.stage_total}"]
-    if progress.HasField("best"):
-        parts.append(f"best KL {progress.best.kl:.4f} at {progress.best.kept:.1%}")
-    if progress.HasField("stage_remaining"):
-        parts.append(f"about {duration(progress.stage_remaining.ToTimedelta().total_seconds())} left")
+    parts = [_stage(progress), *_best_and_left(progress)]
     return ", ".join(parts) if progress.stage != stage or progress.stage_done else ""
+
+
+def _standing(progress: prune_pb2.PruneProgress) -> str:
+    """How far a job is, for who has not watched it."""
+    parts = [_stage(progress)] if progress.stage else []
+    if progress.evaluations_total:
+        parts.append(f"{progress.evaluations_done}/{progress.evaluations_total} evaluations")
+    return ", ".join([*parts, *_best_and_left(progress)])
+
+
+def _stage(progress: prune_pb2.PruneProgress) -> str:
+    total = f"/{progress.stage_total}" if progress.stage_total else ""
+    return f"{progress.stage} {progress.stage_done}{total}"
+
+
+def _best_and_left(progress: prune_pb2.PruneProgress) -> Iterator[str]:
+    if progress.HasField("best"):
+        yield f"best KL {progress.best.kl:.4f} at {progress.best.kept:.1%}"
+    if progress.HasField("stage_remaining"):
+        yield f"about {duration(progress.stage_remaining.ToTimedelta().total_seconds())} left"
 
 
 def _line(job: prune_pb2.PruneJob) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PANEL = "Server"
+TOKEN_VARIABLE = "SECATEUR_TOKEN"
 
 Target = Annotated[
     str, typer.Option(help="Where the server is.", envvar="SECATEUR_TARGET", rich_help_panel=PANEL)
@@ -41,7 +42,7 @@ Token = Annotated[
     str | None,
     typer.Option(
         help="Bearer token; other users can see a command line, so better in the variable or a file.",
-        envvar="SECATEUR_TOKEN",
+        envvar=TOKEN_VARIABLE,
         show_envvar=True,
         rich_help_panel=PANEL,
     ),
@@ -149,23 +150,33 @@ def takes_client(command: Callable[..., T]) -> Callable[..., T]:
 @contextmanager
 def named_as_typed() -> Iterator[None]:
     """Let errors about the connection name the user's options."""
+    from secateur.client.endpoint import Unencrypted
+
     try:
         yield
+    except Unencrypted as error:
+        allowed = "would travel unencrypted to another machine: give --tls-ca, --tls or --insecure"
+        raise BadInput("--token", error.given, allowed) from error
     except BadInput as error:
         raise BadInput(OPTIONS.get(error.field, error.field), error.given, error.allowed) from error
 
 
 def read_token(token: str | None, file: Path | None) -> str | None:
-    """Return the token, or that in the file.
+    """Return the token, or that in the file; the variable yields to a file.
 
     Raises:
-        BadInput: the file cannot be read.
+        BadInput: both are given, or the file cannot be read, or there is no token in it.
     """
     if file is None:
         return token
+    if token is not None and token != os.environ.get(TOKEN_VARIABLE):
+        raise BadInput("--token-file", file, "--token gives a token already: give one of them")
     try:
         text = sys.stdin.read() if str(file) == "-" else file.expanduser().read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not ASCII"
         raise BadInput("--token-file", file, f"cannot be read: {why}") from error
-    return text.strip()
+    found = text.strip()
+    if not (found and found.isprintable()):
+        raise BadInput("--token-file", file, "one token in it: printable ASCII, at least one character")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ TIMEOUT_SECONDS = 600.0
 LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
 
 File = str | os.PathLike[str]
+
+
+class Unencrypted(BadInput):
+    """A token would travel to another machine for all to read."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class Endpoint:
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
             raise BadInput("token", "one with other characters", "printable ASCII, at least one character")
         if self.token and not (self.encrypted or self.insecure or self.target.startswith(LOOPBACK)):
-            raise BadInput("token", self.target, "would travel unencrypted to another machine: use TLS")
+            allowed = "would travel unencrypted to another machine: give ca, tls or insecure"
+            raise Unencrypted("token", f"one for {self.target}", allowed)
 
     @property
     def encrypted(self) -> bool:
@@ -73,10 +79,10 @@ class Endpoint:
         """Return what opens an encrypted channel.
 
         Raises:
-            BadInput: a file cannot be read.
+            BadInput: a file cannot be read, or ``ca`` holds no certificate.
         """
         return grpc.ssl_channel_credentials(
-            root_certificates=_read("ca", self.ca),
+            root_certificates=_read_authorities("ca", self.ca),
             private_key=_read("key", self.key),
             certificate_chain=_read("cert", self.cert),
         )
@@ -90,6 +96,19 @@ class Endpoint:
             ("grpc.keepalive_timeout_ms", 20_000),
             *self.retries.channel_options(),
         ]
+
+
+def _read_authorities(name: str, file: File | None) -> bytes | None:
+    """Read certificates; gRPC would say of others only that no connection can be made."""
+    content = _read(name, file)
+    if content is not None:
+        try:
+            # Remarks between the certificates may be in any characters.
+            text = content.decode("ascii", errors="ignore")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+        except (ssl.SSLError, ValueError) as error:
+            raise BadInput(name, file, "holds no certificate in PEM form, or a broken one") from error
+    return content
 
 
 def _read(name: str, file: File | None) -> bytes | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, SupportsIndex, TypedDict
 
 from secateur.client.call import Call
+from secateur.errors import BadInput
 from secateur.v1 import inference_pb2
 
 SERVICE = "secateur.v1.InferenceService"
@@ -15,6 +16,7 @@ FINISH_REASONS = {
     inference_pb2.FINISH_REASON_LENGTH: "length",
     inference_pb2.FINISH_REASON_ABORT: "abort",
 }
+_LARGEST_ID = 2**32 - 1  # of the field; the model's is smaller, and the server knows it
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Text, token ids, or a conversation of ``{"role": ..., "content": ...}``."""
 
@@ -240,7 +242,7 @@ def score(model: str, text: str | Sequence[int], *, version: str = "") -> Call[S
 
 def score_all(model: str, texts: Sequence[str | Sequence[int]], *, version: str = "") -> Call[list[Score]]:
     """Return the scores of several texts, in their order; the server computes them side by side."""
-    inputs = [inference_pb2.ScoreInput(**_prompt(text)) for text in texts]
+    inputs = [inference_pb2.ScoreInput(**_prompt(text, "text")) for text in texts]
     request = inference_pb2.ScoreRequest(model=model, model_version=version, inputs=inputs)
     return Call(f"{SERVICE}.Score", request, _scores)
 
@@ -256,7 +258,10 @@ def detokenize(
 ) -> Call[str]:
     """Return the text of token ids."""
     request = inference_pb2.DetokenizeRequest(
-        model=model, model_version=version, token_ids=token_ids, skip_special_tokens=skip_special_tokens
+        model=model,
+        model_version=version,
+        token_ids=_token_ids(token_ids, "token_ids").ids,
+        skip_special_tokens=skip_special_tokens,
     )
     return Call(f"{SERVICE}.Detokenize", request, lambda answer: answer.text)
 
@@ -313,10 +318,35 @@ def _timings(
     return Timings(response.timings.queue_ms, response.timings.prefill_ms, response.timings.decode_ms)
 
 
-def _prompt(prompt: Prompt) -> dict[str, Any]:
+def _prompt(prompt: Prompt, field: str = "prompt") -> dict[str, Any]:
+    """Return the field of a request for a prompt; ``field`` is the caller's name of it."""
     if isinstance(prompt, str):
         return {"text": prompt}
+    if not isinstance(prompt, Sequence):
+        raise BadInput(field, repr(prompt), "text, token ids, or messages")
     if prompt and isinstance(prompt[0], Mapping):
-        messages = [inference_pb2.ChatMessage(role=m["role"], content=m["content"]) for m in prompt]  # type: ignore[index]
+        messages = [_message(message, f"{field}[{index}]") for index, message in enumerate(prompt)]
         return {"chat": inference_pb2.Chat(messages=messages)}
-    return {"token_ids": inference_pb2.TokenIds(ids=prompt)}  # type: ignore[arg-type]
+    return {"token_ids": _token_ids(prompt, field)}
+
+
+def _message(message: object, field: str) -> inference_pb2.ChatMessage:
+    if isinstance(message, Mapping):
+        role, content = message.get("role"), message.get("content")
+        if isinstance(role, str) and isinstance(content, str):
+            return inference_pb2.ChatMessage(role=role, content=content)
+    raise BadInput(field, repr(message), "a message has a role and a content, both text")
+
+
+def _token_ids(ids: Iterable[Any], field: str) -> inference_pb2.TokenIds:
+    given = list(ids)
+    try:
+        return inference_pb2.TokenIds(ids=given)
+    except (TypeError, ValueError) as error:
+        wrong = next((index for index, one in enumerate(given) if not _is_token_id(one)), 0)
+        allowed = f"a token id is a number from 0 to {_LARGEST_ID}"
+        raise BadInput(f"{field}[{wrong}]", repr(given[wrong]), allowed) from error
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, SupportsIndex) and 0 <= value.__index__() <= _LARGEST_ID

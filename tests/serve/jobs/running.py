@@ -59,6 +59,15 @@ class JobServer:
             return int(json.loads(file.read_text())["pid"])
         return None
 
+    def watches(self, pid: int) -> bool:
+        """Whether the server holds a handle (a pidfd) on a process."""
+        assert self.process is not None
+        for info in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if f"\nPid:\t{pid}\n" in info.read_text():
+                    return True
+        return False
+
     def kill_runner(self, job: str) -> int:
         """Kill a job's process with SIGKILL; returns its number."""
         pid = self.runner(job)

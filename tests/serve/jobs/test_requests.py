@@ -163,7 +163,11 @@ class TestPaths:
         assert at == "prune_job.spec.corpora[0]" and "allowed are paths below" in said
 
     def test_a_hub_id(self, jobs: Client) -> None:
-        assert refused(jobs, small_job(path="someone/model"))[0] == "prune_job.spec.path"
+        at, said = refused(jobs, small_job(path="someone/model"))
+        assert at == "prune_job.spec.path"
+        assert said.endswith(
+            "got someone/model, there is no such file or folder (hub ids are not offered on a server)"
+        )
 
     @pytest.mark.parametrize(
         "name", ["pruneJobs/../x", "pruneJobs/a/b", "pruneJobs/", "x", "", "pruneJobs/A"]

@@ -130,6 +130,21 @@ def test_both_are_killed(server: JobServer) -> None:
     require_evaluated_once(client, name)
 
 
+def test_a_process_of_the_server_before_is_killed(server: JobServer) -> None:
+    """How is not known then, and nothing else is said."""
+    client = server.start()
+    name = begin(client)
+    until(lambda: evaluated(client, name) > 0)
+    server.kill()
+    client = server.start()
+    runner = server.runner(name)
+    until(lambda: runner is not None and server.watches(runner))
+    server.kill_runner(name)
+    reason = next(event.state.reason for event in client.jobs.watch(name) if event.state.reason)
+    assert reason.startswith("it ended; how, only the server that started it could tell")
+    client.jobs.cancel(name)
+
+
 def test_a_process_that_keeps_dying(job_server: JobServer, jobs: Client) -> None:
     """Killed each time before it has done anything."""
     name = begin(jobs)

@@ -75,7 +75,8 @@ def _death(status: int | None, log: Path) -> str:
     line = _last_line(log)
     said = f": {line}" if line else ""
     if status is None:
-        return f"it ended while no server looked{said}"
+        # Not our child, whether we watched it or it ended before we came.
+        return f"it ended; how, only the server that started it could tell{said}"
     if status < 0:
         with suppress(ValueError):
             return f"killed by {signal.Signals(-status).name}{said}"

@@ -12,8 +12,8 @@ from typing import Any
 
 from secateur.calibrate.corpus import is_embedded
 from secateur.errors import BadInput
-from secateur.model.source import DEFAULT_MODEL
-from secateur.serve.failures import Violation, invalid
+from secateur.model.source import DEFAULT_MODEL, HUB_ID
+from secateur.serve.failures import Refused, Violation, invalid
 from secateur.serve.jobs.paths import confined
 from secateur.serve.options import NAME
 from secateur.slim.options import PruneOptions
@@ -150,7 +150,13 @@ def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf
         return str(_dense(folder_of(spec.model)))
     if spec.path == DEFAULT_MODEL:
         return DEFAULT_MODEL
-    return str(confined(f"{SPEC}.path", spec.path, roots))
+    try:
+        return str(confined(f"{SPEC}.path", spec.path, roots))
+    except Refused as refusal:
+        if not HUB_ID.fullmatch(spec.path):
+            raise
+        reason = f"{refusal.violations[0].description} (hub ids are not offered on a server)"
+        raise invalid(Violation(f"{SPEC}.path", reason)) from refusal
 
 
 def _dense(folder: Path) -> Path | str:
