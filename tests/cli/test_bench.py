@@ -225,10 +225,20 @@ def test_what_is_refused(
 
 
 def test_no_server_and_no_model(capsys: pytest.CaptureFixture[str], address: str, tmp_path: Path) -> None:
-    assert "127.0.0.1:9: UNAVAILABLE" in failure(capsys, "bench", "--target", "127.0.0.1:9")
+    for target in ("127.0.0.1:9", "http://127.0.0.1:9"):
+        said = failure(capsys, "bench", "--target", target)
+        assert f"{target}: UNAVAILABLE: no server answers there (" in said
     assert "no model 'x'" in failure(capsys, "bench", "--target", address, "--model", "x")
     (tmp_path / "there").mkdir()
     assert "--out" in failure(capsys, "bench", "--target", address, "--out", tmp_path / "there")
+
+
+def test_the_server_is_that_of_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECATEUR_TARGET", "127.0.0.1:9")
+    assert "error: 127.0.0.1:9: UNAVAILABLE" in failure(capsys, "bench")
+    assert "127.0.0.1:8: UNAVAILABLE" in failure(capsys, "bench", "--target", "127.0.0.1:8")
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,8 @@ def bench(
         str,
         typer.Option(
             help="HOST:PORT of secateur serve, oip://HOST:PORT (Open Inference Protocol), "
-            "http://HOST:PORT (OpenAI)."
+            "http://HOST:PORT (OpenAI).",
+            envvar="SECATEUR_TARGET",
         ),
     ] = DEFAULT_TARGET,
     model: Annotated[str, typer.Option(help="Name of the model. Default: the only, or default, one.")] = "",

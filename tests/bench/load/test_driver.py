@@ -102,6 +102,7 @@ async def test_a_dying_server_is_given_up_and_nothing_is_lost() -> None:
     failed = [record for record in measured(log) if record.error == "UNAVAILABLE"]
     assert len(good) > 20 and len(failed) > 10
     assert all(len(record.times) == 2 for record in failed)  # what came before is kept
+    assert {record.message for record in failed} == {"died on purpose"}  # by a server that is there
     assert [note.kind for note in log.notes] == ["GAVE_UP"]
     described = row({"kind": "closed", "concurrency": 2}, "", "null", log.records, None, notes=log.notes)
     assert described["failures"] == {"UNAVAILABLE": len(failed)}
