@@ -157,6 +157,25 @@ def test_interrupted_it_prints_what_there_is(address: str, tmp_path: Path, numbe
     assert json.loads((out / "report.json").read_text())["results"]
 
 
+@pytest.mark.parametrize("lines", [1, 6])
+def test_whoever_reads_may_leave(address: str, tmp_path: Path, lines: int) -> None:
+    """After so many lines: while it measures, or while it prints what it found."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "secateur.cli.app", "bench", "--target", address, "--model", "slim"]
+    process = subprocess.Popen(
+        [*command, "--concurrency", "1,2", "--requests", "20", "--out", str(out), *SHORT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    for _ in range(lines):
+        process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert len(json.loads((out / "report.json").read_text())["results"]) == 2
+    assert (out / "report.html").exists()
+
+
 def test_killed_its_records_are_there(address: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "secateur.cli.app", "bench", "--target", address, "--model", "dense"]

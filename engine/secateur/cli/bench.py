@@ -189,10 +189,11 @@ def bench(
                 )
             log = _measure(options, folder)
         described = document(log)
+        if folder is not None:
+            write_report(folder, log)  # first: what is printed may go to somebody who left
         for table in bench_tables(described):
             show(table)
         if folder is not None:
-            write_report(folder, log)
             say(f"records, report.json and report.html are in {folder}")
     if as_json:
         emit_json(described)
