@@ -81,6 +81,14 @@ def test_compared_and_reported(address: str, tmp_path: Path) -> None:
     assert len(read_journal(out / "records.jsonl").records) > raw["completed"]
 
 
+def test_as_many_requests_as_asked_for(address: str, tmp_path: Path) -> None:
+    found, _ = bench(
+        *("--target", address, "--model", "slim", "--compare", "same", "--requests", "8"),
+        *("--out", str(tmp_path / "out"), *SHORT),
+    )
+    assert [(row["completed"], row["rounds"]) for row in found["results"]] == [(8, 6), (8, 6)]
+
+
 def test_reported_again_from_its_records(address: str, tmp_path: Path) -> None:
     first, _ = bench(
         *(
