@@ -232,6 +232,7 @@ def test_killed_its_records_are_there(address: str, tmp_path: Path) -> None:
         (("--checkpoint", "other=."), "--checkpoint: got other=.: MODEL=DIR, MODEL being one of default"),
         (("--target", "10.1.1.1:1", "--token", "x"), "would travel unencrypted"),
         (("--from", "nowhere"), "--from: got nowhere"),
+        (("--out", "/proc/x"), "--out: got /proc/x: /proc is not a writable folder"),
         (("--offline", "nowhere"), "--offline: got nowhere: no such folder"),
         (("--offline", ".", "--batch", "0"), "--batch: got 0: 1 to 1024"),
         (("--offline", "."), "no checkpoint folder"),
