@@ -156,9 +156,10 @@ class _Sweep:
             if not await self._load(ClosedLoop(clients)):
                 return
             found = {subject.label: self._requests_per_second(subject.label) for subject in self._subjects}
-            if all(found[label] < SATURATED * most.get(label, 0.0) for label in found):
-                break
+            saturated = all(found[label] < SATURATED * most.get(label, 0.0) for label in found)
             most = {label: max(found[label], most.get(label, 0.0)) for label in found}
+            if saturated:
+                break
             clients *= 2
         # All get the same load, so that they can be compared: what the slowest can bear.
         rate = min(most.values())
