@@ -86,7 +86,7 @@ async def test_overload_is_said() -> None:
         log = await drive(address, load, Extent(seconds=1.5), tokens=1)
     described = row(load.to_json(), "", "null", log.records, None)
     assert described["request_throughput"] == pytest.approx(20, rel=0.15)
-    assert any(note.startswith("overloaded: 40 requests/s came") for note in described["notes"])
+    assert any(note.startswith("overloaded: 40.00 requests/s came, ") for note in described["notes"])
 
 
 async def test_a_dying_server_is_given_up_and_nothing_is_lost() -> None:
