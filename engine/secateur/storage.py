@@ -45,8 +45,17 @@ def require_new(option: str, path: Path) -> None:
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not parent.is_dir() or not _takes_files(parent):
         raise BadInput(option, path, f"{parent} is not a writable folder")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Tried: permissions do not tell it, to root every folder is writable, also one of ``/proc``."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".secateur-", dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class Behaviour:
         refuse: a status for every request, or None.
         die_after: tokens after which a stream breaks off; None = never.
         stalled: while set, no request begins.
+        checkpoint: what is said of it; None = nothing.
     """
 
     ttft: float = 0.0
@@ -33,6 +34,7 @@ class Behaviour:
     refuse: grpc.StatusCode | None = None
     die_after: int | None = None
     stalled: asyncio.Event = field(default_factory=asyncio.Event)
+    checkpoint: models_pb2.Checkpoint | None = None
     seen: list[Any] = field(default_factory=list)
 
 
@@ -93,7 +95,10 @@ class NullModels(models_pb2_grpc.ModelServiceServicer):
         name = request.name or next(iter(self._behaviours))
         if name not in self._behaviours:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {name!r}")
-        return models_pb2.GetModelResponse(model=models_pb2.Model(name=name, dtype="float32"))
+        model = models_pb2.Model(name=name, dtype="float32", active_version="1")
+        if (checkpoint := self._behaviours[name].checkpoint) is not None:
+            model.versions.add(model=name, version="1", active=True, checkpoint=checkpoint)
+        return models_pb2.GetModelResponse(model=model)
 
 
 def add_null_services(server: grpc.aio.Server, behaviours: dict[str, Behaviour]) -> None:

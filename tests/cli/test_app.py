@@ -132,6 +132,16 @@ class TestErrors:
         assert printed.err.startswith("error: ")
         assert printed.err.count("\n") == 1
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [["generate", "caf\udce9"], ["models", "get", "caf\udce9"], ["bench", "--model", "caf\udce9"]],
+    )
+    def test_bytes_that_are_no_text(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert run(arguments) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err == "error: not UTF-8: b'caf\\xe9'\n"
+
     def test_no_command_shows_help(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run([]) == 2
         assert "Usage:" in "".join(capsys.readouterr())

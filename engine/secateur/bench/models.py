@@ -22,7 +22,7 @@ class ModelFacts:
         architecture: the class that runs it.
         dtype: of weights and activations.
         parameters: total number.
-        weight_bytes: of all weights in that dtype.
+        weight_bytes: of all weights in that dtype; a server says the size of its files.
         kv_bytes_per_token: of keys and values, in that dtype.
         perplexity: by corpus.
     """

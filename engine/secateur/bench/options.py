@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Replay, Stage
+from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Replay
 from secateur.bench.load.trace import Entry, read_trace
 from secateur.bench.metrics.slo import Slo
 from secateur.bench.targets.registry import check_address, endpoint_of
@@ -93,16 +92,18 @@ class BenchOptions:
             for name, spec in zip(names, self.subjects, strict=True)
         )
 
-    def stages(self) -> list[Stage]:
-        """The loads, each with its share of the extent for a round."""
-        share = self.round_extent()
-        return [Stage(number, load, share) for number, load in enumerate(self.loads)]
+    def shares(self, load: Load) -> list[Extent]:
+        """What is measured of a load in each round; together the extent.
 
-    def round_extent(self) -> Extent:
-        """What is measured in one round."""
-        if self.extent.requests is not None:
-            return Extent(requests=math.ceil(self.extent.requests / self.rounds))
-        return replace(self.extent, seconds=(self.extent.seconds or SECONDS) / self.rounds)
+        Fewer requests than rounds make fewer rounds. A trace is replayed whole in each.
+        """
+        if isinstance(load, Replay):
+            return [Extent(requests=len(load.times))] * self.rounds
+        if self.extent.requests is None:
+            return [Extent(seconds=(self.extent.seconds or SECONDS) / self.rounds)] * self.rounds
+        each, more = divmod(self.extent.requests, self.rounds)
+        counts = [each + (number < more) for number in range(self.rounds)]
+        return [Extent(requests=count) for count in counts if count]
 
     def to_json(self) -> dict[str, Any]:
         """As in reports; no secrets."""

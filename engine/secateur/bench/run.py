@@ -114,21 +114,27 @@ async def _stages(
     if options.sweep:
         await _Sweep(options, driver, subjects, progress).run()
         return
-    for stage in options.stages():
-        if not await _stage(options, driver, subjects, progress, stage):
+    for number, load in enumerate(options.loads):
+        if not await _load(options, driver, subjects, progress, number, load):
             return
 
 
-async def _stage(
-    options: BenchOptions, driver: Driver, subjects: Sequence[Subject], progress: _Progress, stage: Stage
+async def _load(
+    options: BenchOptions,
+    driver: Driver,
+    subjects: Sequence[Subject],
+    progress: _Progress,
+    place: int,
+    load: Load,
 ) -> bool:
     """All rounds of a load; False when the benchmark is to end."""
-    driver.journal.add(Began(stage.number, stage.load.to_json()))
-    for number in range(options.rounds):
+    driver.journal.add(Began(place, load.to_json()))
+    shares = options.shares(load)
+    for number, share in enumerate(shares):
         for subject in subjects:
-            turn = f", round {number + 1} of {options.rounds}" if options.rounds > 1 else ""
-            progress.begin(f"{stage.load.label}: {subject.label}{turn}", stage.extent)
-            if not await driver.run(stage, number, subject, options.seed + number):
+            turn = f", round {number + 1} of {len(shares)}" if len(shares) > 1 else ""
+            progress.begin(f"{load.label}: {subject.label}{turn}", share)
+            if not await driver.run(Stage(place, load, share), number, subject, options.seed + number):
                 return False
     return True
 
@@ -150,9 +156,10 @@ class _Sweep:
             if not await self._load(ClosedLoop(clients)):
                 return
             found = {subject.label: self._requests_per_second(subject.label) for subject in self._subjects}
-            if all(found[label] < SATURATED * most.get(label, 0.0) for label in found):
-                break
+            saturated = all(found[label] < SATURATED * most.get(label, 0.0) for label in found)
             most = {label: max(found[label], most.get(label, 0.0)) for label in found}
+            if saturated:
+                break
             clients *= 2
         # All get the same load, so that they can be compared: what the slowest can bear.
         rate = min(most.values())
@@ -161,9 +168,8 @@ class _Sweep:
                 return
 
     async def _load(self, load: Load) -> bool:
-        stage = Stage(self._number, load, self._options.round_extent())
         self._number += 1
-        return await _stage(*self._arguments, stage)
+        return await _load(*self._arguments, self._number - 1, load)
 
     def _requests_per_second(self, label: str) -> float:
         last = [

@@ -43,7 +43,8 @@ def bench(
         str,
         typer.Option(
             help="HOST:PORT of secateur serve, oip://HOST:PORT (Open Inference Protocol), "
-            "http://HOST:PORT (OpenAI)."
+            "http://HOST:PORT (OpenAI).",
+            envvar="SECATEUR_TARGET",
         ),
     ] = DEFAULT_TARGET,
     model: Annotated[str, typer.Option(help="Name of the model. Default: the only, or default, one.")] = "",
@@ -188,10 +189,11 @@ def bench(
                 )
             log = _measure(options, folder)
         described = document(log)
+        if folder is not None:
+            write_report(folder, log)  # first: what is printed may go to somebody who left
         for table in bench_tables(described):
             show(table)
         if folder is not None:
-            write_report(folder, log)
             say(f"records, report.json and report.html are in {folder}")
     if as_json:
         emit_json(described)

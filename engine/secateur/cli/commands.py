@@ -64,6 +64,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) went away; python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except UnicodeEncodeError as error:
+        if not any("\udc80" <= character <= "\udcff" for character in error.object):
+            raise
+        # What Python makes of bytes in arguments and stdin that are no UTF-8.
+        shown = error.object[max(0, error.start - 20) : error.end + 20].encode(errors="surrogateescape")
+        fail(f"not UTF-8: {shown!r}")
+        return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise

@@ -6,11 +6,11 @@ import asyncio
 import gc
 import multiprocessing
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from secateur.serve.activator import PoolActivator
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
+from secateur.serve.engine.environment import put_sockets_into
 from secateur.serve.engine.load import Load
 from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
@@ -44,6 +45,7 @@ from secateur.serve.observe.observation import observing
 from secateur.serve.open_inference import wire as open_inference
 from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
+from secateur.serve.private_folder import private_folder
 from secateur.serve.state import open_state
 from secateur.serve.vllm_engine import messages as vllm_engine
 from secateur.serve.vllm_engine.service import VllmEngineService
@@ -110,7 +112,8 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     pool = Pool()
     pool.opening = True
     async with observing(options, lambda: _loads(pool)) as observers:
-        with tempfile.TemporaryDirectory(prefix="secateur-") as private:
+        with private_folder() as private:
+            put_sockets_into(private)
             await _serve(options, pool, _guarded_server(options, observers), private, interrupts, ready, say)
     say("stopped")
 
@@ -119,7 +122,7 @@ async def _serve(
     options: ServeOptions,
     pool: Pool,
     server: grpc.aio.Server,
-    private: str,
+    private: Path,
     interrupts: Interrupts,
     ready: Callable[[Ready], None],
     say: Say,
@@ -222,7 +225,7 @@ def _add_services(
 
 
 def _add_benchmarks(
-    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions, private: str
+    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions, private: Path
 ) -> BenchmarkService:
     """Add the service, and a socket for its load generator in a folder of ours alone, without TLS."""
     socket = f"unix:{private}/benchmarks"

@@ -6,7 +6,9 @@ cheap and repeatable; the model class is named, not imported, until a checkpoint
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import threading
 import time
 
@@ -43,7 +45,15 @@ def _follow_server() -> None:
     """
     server = os.environ.get(SERVER_PID)
     if server and os.getppid() == int(server):
+        atexit.register(_leave)
         threading.Thread(target=_end_with, args=(int(server),), daemon=True).start()
+
+
+def _leave() -> None:
+    """End now. Python would first take its modules apart, which takes an engine up to ten seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _end_with(parent: int) -> None:

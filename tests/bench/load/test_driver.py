@@ -86,7 +86,7 @@ async def test_overload_is_said() -> None:
         log = await drive(address, load, Extent(seconds=1.5), tokens=1)
     described = row(load.to_json(), "", "null", log.records, None)
     assert described["request_throughput"] == pytest.approx(20, rel=0.15)
-    assert any(note.startswith("overloaded: 40 requests/s came") for note in described["notes"])
+    assert any(note.startswith("overloaded: 40.00 requests/s came, ") for note in described["notes"])
 
 
 async def test_a_dying_server_is_given_up_and_nothing_is_lost() -> None:
@@ -102,6 +102,7 @@ async def test_a_dying_server_is_given_up_and_nothing_is_lost() -> None:
     failed = [record for record in measured(log) if record.error == "UNAVAILABLE"]
     assert len(good) > 20 and len(failed) > 10
     assert all(len(record.times) == 2 for record in failed)  # what came before is kept
+    assert {record.message for record in failed} == {"died on purpose"}  # by a server that is there
     assert [note.kind for note in log.notes] == ["GAVE_UP"]
     described = row({"kind": "closed", "concurrency": 2}, "", "null", log.records, None, notes=log.notes)
     assert described["failures"] == {"UNAVAILABLE": len(failed)}

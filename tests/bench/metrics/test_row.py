@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from secateur.bench.load.journal import Generator
+from secateur.bench.load.journal import Generator, Note
 from secateur.bench.load.record import EngineTimings, Phase, Record
 from secateur.bench.metrics.comparison import compare
 from secateur.bench.metrics.row import arrays, curves, row
@@ -62,6 +62,43 @@ def test_a_busy_generator_is_said() -> None:
     found = row(CLOSED, "", "m", [answered(0, 0.0)], None, [Generator(0, 0, "m", 1.0, 0.9, 4, 0.1, 8.0)])
     assert found["generator"]["cpu_share"] == 0.9
     assert any("load generator used 90%" in note for note in found["notes"])
+
+
+def arrived(count: int, *, growth: float, round_: int = 0, delay: float = 0.1) -> list[Record]:
+    """A request every 100 ms, each answered `growth` seconds later than the one before was."""
+    waits = [delay + growth * place for place in range(count)]
+    return [
+        Record(
+            *(0, round_, "m", place, Phase.MEASURED, 0.1 * place, 0.1 * place),
+            *((0.1 * place + wait,), (1,), 0.1 * place + wait, 10, 1),
+        )
+        for place, wait in enumerate(waits)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "kinds", "expected"),
+    [
+        (arrived(60, growth=0.05), (), True),
+        (arrived(60, growth=0.05) + arrived(60, growth=0.05, round_=1), (), True),
+        (arrived(4, growth=0.05), (), False),  # too few
+        (arrived(29, growth=0.05), (), False),
+        (arrived(60, growth=0.05), ("INTERRUPTED",), False),
+        (arrived(60, growth=0.05), ("GAVE_UP",), False),
+        (arrived(60, growth=0.0), (), False),  # 10 came, whatever the nominal rate
+        (arrived(60, growth=0.0, delay=3.0), (), False),  # slow, but it keeps up
+        (arrived(60, growth=0.0) + arrived(60, growth=0.0, round_=1, delay=3.0), (), False),
+    ],
+)
+def test_overload_is_said_where_it_shows(
+    records: list[Record], kinds: tuple[str, ...], expected: bool
+) -> None:
+    load = {"kind": "open", "label": "rate 20/s", "rate": 20.0}
+    notes = [Note(0, 0, "m", kind, "") for kind in kinds]
+    said = [note for note in row(load, "", "m", records, None, (), notes)["notes"] if "overloaded" in note]
+    assert [note.partition(" were")[0].partition(",")[0] for note in said] == (
+        ["overloaded: 10.00 requests/s came"] if expected else []
+    )
 
 
 def test_arrays_and_curves() -> None:

@@ -67,7 +67,7 @@ def row(
         described["engine"] = _engine(good)
         described["cached_prompt_tokens"] = _cached(good)
     described["generator"] = _generator(generators)
-    described["notes"] = [note.text for note in notes] + observations(described, measured)
+    described["notes"] = [note.text for note in notes] + observations(described, measured, notes)
     return described
 
 
@@ -216,9 +216,13 @@ def _generator(generators: Sequence[Generator]) -> dict[str, float] | None:
 BUSY = 0.8
 SLOWER = 1.5
 BEHIND = 0.9
+LEAST_OF_A_TREND = 30
+"""Requests of an open loop; how fewer arrived and were answered is chance."""
 
 
-def observations(described: Mapping[str, Any], measured: Sequence[Record]) -> list[str]:
+def observations(
+    described: Mapping[str, Any], measured: Sequence[Record], notes: Sequence[Note] = ()
+) -> list[str]:
     """What somebody who reads the row must know before believing it."""
     said = []
     if described["failed"]:
@@ -235,11 +239,12 @@ def observations(described: Mapping[str, Any], measured: Sequence[Record]) -> li
         said.append(
             f"the load generator used {generator['cpu_share']:.0%} of a core: it may be what was measured"
         )
-    if described["load"]["kind"] == "open" and described["completed"]:
-        rate, served = described["load"]["rate"], described["request_throughput"]
-        if served < BEHIND * rate and _queue_grew(measured):
+    whole = not any(note.kind in ("INTERRUPTED", "GAVE_UP") for note in notes)
+    if described["load"]["kind"] == "open" and described["completed"] >= LEAST_OF_A_TREND and whole:
+        came, served = _came_per_second(measured), described["request_throughput"]
+        if served < BEHIND * came and _queue_grew(measured):
             said.append(
-                f"overloaded: {rate:g} requests/s came, {served:.2f} were answered: the longer, the slower"
+                f"overloaded: {came:.2f} requests/s came, {served:.2f} were answered: the longer, the slower"
             )
     return said
 
@@ -257,11 +262,28 @@ def _slowed_down(measured: Sequence[Record]) -> float | None:
     return last / first if last > SLOWER * first else None
 
 
+def _came_per_second(measured: Sequence[Record]) -> float:
+    """Requests that really arrived: in a short open loop chance makes them more or fewer than its rate."""
+    arrivals = [[r.intended for r in part] for part in _by_round(measured)]
+    seconds = sum(part[-1] - part[0] for part in arrivals)
+    return sum(len(part) - 1 for part in arrivals) / seconds if seconds else 0.0
+
+
 def _queue_grew(measured: Sequence[Record]) -> bool:
-    good = [record for record in measured if record.ok]
-    third = max(1, len(good) // 3)
-    early, late = (float(np.median([r.ttft_ms for r in part])) for part in (good[:third], good[-third:]))
-    return late > early
+    """Whether those who came late in their round waited much longer than those who came early."""
+    early: list[float] = []
+    late: list[float] = []
+    for part in _by_round([record for record in measured if record.ok]):
+        third = len(part) // 3
+        early += [record.ttft_ms for record in part[:third]]
+        late += [record.ttft_ms for record in part[len(part) - third :]]
+    return bool(early) and float(np.median(late)) > SLOWER * float(np.median(early))
+
+
+def _by_round(measured: Sequence[Record]) -> list[list[Record]]:
+    """In the order in which they came."""
+    rounds = sorted({record.round for record in measured})
+    return [sorted((r for r in measured if r.round == n), key=lambda r: r.intended) for n in rounds]
 
 
 def _most_at_once(records: Sequence[Record], begin: float, end: float) -> int:

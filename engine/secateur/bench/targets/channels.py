@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
-from secateur.bench.targets.target import RequestFailed
+from secateur.bench.targets.target import NOBODY, RequestFailed
 from secateur.client.endpoint import Endpoint
 
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
@@ -27,9 +27,18 @@ def open_channel(endpoint: Endpoint) -> grpc.aio.Channel:
 
 
 @asynccontextmanager
-async def failures() -> AsyncIterator[None]:
-    """Turn what gRPC raises into `RequestFailed`."""
+async def failures(channel: grpc.aio.Channel) -> AsyncIterator[None]:
+    """Turn what gRPC raises into `RequestFailed`.
+
+    Args:
+        channel: over which the call goes.
+    """
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        raise RequestFailed(error.code().name, error.details() or "") from error
+        said = error.details() or ""
+        # A server that refuses has the same status; only then is there a connection.
+        connected = channel.get_state() is grpc.ChannelConnectivity.READY
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not connected:
+            said = f"{NOBODY} ({said})"
+        raise RequestFailed(error.code().name, said) from error

@@ -51,7 +51,7 @@ class OpenInferenceTarget:
 
         last: dict[str, Any] = {}
         try:
-            async with failures():
+            async with failures(self._channel):
                 async for response in self._stream(sent(), **self._call):
                     if response.error_message:
                         raise RequestFailed("SERVER_ERROR", response.error_message)
@@ -79,7 +79,7 @@ class OpenInferenceTarget:
         if not model:
             raise RequestFailed("INVALID_ARGUMENT", "the protocol has no default model: name one")
         request = message("ModelReadyRequest")(name=model)
-        async with failures():
+        async with failures(self._channel):
             reply = await self._ready(request, **self._call)
         if not reply.ready:
             raise RequestFailed("NOT_FOUND", f"no model {model!r} is ready")

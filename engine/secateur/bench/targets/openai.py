@@ -13,7 +13,7 @@ import aiohttp
 from secateur.bench.load.prompt import Request
 from secateur.bench.load.record import Answer
 from secateur.bench.models import ModelFacts
-from secateur.bench.targets.target import RequestFailed
+from secateur.bench.targets.target import NOBODY, RequestFailed
 from secateur.client.endpoint import Endpoint
 
 DATA, DONE = b"data:", b"[DONE]"
@@ -109,7 +109,7 @@ class OpenAITarget:
         except TimeoutError as error:
             raise RequestFailed("DEADLINE_EXCEEDED", f"no end after {self._timeout:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            raise RequestFailed("UNAVAILABLE", str(error)) from error
+            raise RequestFailed("UNAVAILABLE", f"{NOBODY} ({error})") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise RequestFailed("CUT_OFF", f"{type(error).__name__}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:

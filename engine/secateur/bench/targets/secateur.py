@@ -43,7 +43,7 @@ class SecateurTarget:
             **_prompt(request.prompt),
         )
         last = None
-        async with failures():
+        async with failures(self._channel):
             async for response in self._inference.StreamGenerate(sent, **self._call):
                 if tokens := len(response.token_ids):
                     answer.received(tokens)
@@ -55,14 +55,14 @@ class SecateurTarget:
     async def tokenize(self, model: str, text: str) -> list[int] | None:
         """Token ids of a text."""
         request = inference_pb2.TokenizeRequest(model=model, text=text)
-        async with failures():
+        async with failures(self._channel):
             response = await self._inference.Tokenize(request, **self._call)
         return list(response.token_ids)
 
     async def describe(self, model: str) -> ModelFacts:
         """What ModelService says."""
         request = models_pb2.GetModelRequest(name=model)
-        async with failures():
+        async with failures(self._channel):
             response = await self._models.GetModel(request, **self._call)
         return _facts(response.model)
 

@@ -9,6 +9,9 @@ from secateur.bench.load.record import Answer
 from secateur.bench.models import ModelFacts
 from secateur.errors import SecateurError
 
+NOBODY = "no server answers there"
+"""What is said, as by other commands, where nobody listens."""
+
 
 class RequestFailed(Exception):
     """One request got no whole answer.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vllm.outputs import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
-SHUTDOWN_SECONDS = 10.0
+SHUTDOWN_SECONDS = 5.0
 BUSY_RETRY_SECONDS = 1.0
 DEAD_RETRY_SECONDS = 5.0
 

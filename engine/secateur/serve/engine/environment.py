@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import MutableMapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from secateur.errors import BackendUnavailable
 from secateur.serve.options import EngineOptions
@@ -58,6 +59,11 @@ def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, s
     environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if on_cpu():
         _prepare_cpu(options, engines, environ)
+
+
+def put_sockets_into(folder: Path, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let vLLM make the sockets between a server and its engines there; it never removes them itself."""
+    environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
 
 
 def _prepare_cpu(options: EngineOptions, engines: int, environ: MutableMapping[str, str]) -> None:
