@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
 import pytest
@@ -17,11 +16,13 @@ from secateur.v1 import prune_pb2, prune_pb2_grpc
 from tests.serve.jobs.running import JobServer, small_job
 
 
-def refused(client: Client, job: prune_pb2.PruneJob, **options: object) -> tuple[str, str]:
+def refused(
+    client: Client, job: prune_pb2.PruneJob, code: str = "INVALID_ARGUMENT", **options: object
+) -> tuple[str, str]:
     """The field at fault and what is said of it."""
     with pytest.raises(CallFailed) as failed:
         client.jobs.create(job, **options)
-    assert failed.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failed.value.code.name == code
     found = error_details_pb2.BadRequest()
     (detail,) = [detail for detail in failed.value.details if detail.Is(found.DESCRIPTOR)]
     detail.Unpack(found)
@@ -133,7 +134,7 @@ class TestPaths:
 
     @pytest.mark.parametrize(
         "path",
-        ["/etc/passwd", "../secret.txt", "text.txt/../../secret.txt", "~/x", "link.txt", "linked", "a\0b"],
+        ["/etc/passwd", "../secret.txt", "text.txt/../../secret.txt", "link.txt", "linked"],
     )
     @pytest.mark.parametrize("field", ["corpora", "validation", "path", "latency_table"])
     def test_elsewhere(self, path: str, field: str, jobs: Client, job_server: JobServer) -> None:
@@ -144,22 +145,19 @@ class TestPaths:
             if not (root / link).is_symlink():
                 (root / link).symlink_to(target)
         value = [path] if field in ("corpora", "validation") else path
-        at, said = refused(jobs, small_job(**{field: value}))
+        at, said = refused(jobs, small_job(**{field: value}), "PERMISSION_DENIED")
         assert at.startswith(f"prune_job.spec.{field}")
         assert "secret " not in said
 
-    def test_the_same_words_whether_it_exists(self, jobs: Client, job_server: JobServer) -> None:
-        (job_server.root.parent / "secret.txt").write_text("secret")
-        there = refused(jobs, small_job(path="../secret.txt"))[1]
-        assert (
-            there.replace("secret.txt", "nothing.txt") == refused(jobs, small_job(path="../nothing.txt"))[1]
-        )
+    @pytest.mark.parametrize("path", ["~/x", "a\0b"])
+    def test_no_path(self, path: str, jobs: Client) -> None:
+        assert refused(jobs, small_job(corpora=[path]))[0] == "prune_job.spec.corpora[0]"
 
     def test_a_folder_whose_files_lie_elsewhere(self, jobs: Client, job_server: JobServer) -> None:
         folder = job_server.root / f"folder-{uuid.uuid4().hex}"
         folder.mkdir()
         (folder / "passwords.txt").symlink_to("/etc/passwd")
-        at, said = refused(jobs, small_job(corpora=[folder.name]))
+        at, said = refused(jobs, small_job(corpora=[folder.name]), "PERMISSION_DENIED")
         assert at == "prune_job.spec.corpora[0]" and "allowed are paths below" in said
 
     def test_a_hub_id(self, jobs: Client) -> None:
@@ -302,13 +300,3 @@ def test_a_cursor_beyond_the_end(jobs: Client) -> None:
 def test_nothing_of_this_is_an_error_of_the_server(job_server: JobServer) -> None:
     """Runs last: mistakes of users leave no traceback in its log."""
     assert "Traceback" not in (job_server.state_dir / "server.log").read_text()
-
-
-def test_no_roots(make_server: Callable[..., JobServer]) -> None:
-    """Without roots no path may be named at all."""
-    from secateur.serve.failures import Refused
-    from secateur.serve.jobs.paths import confined
-
-    with pytest.raises(Refused, match=r"opens no folder to clients \(--roots\)"):
-        confined("field", "/etc", ())
-    assert Path("/etc").is_dir()

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from secateur.calibrate.corpus import is_embedded
 from secateur.errors import BadInput
 from secateur.model.source import DEFAULT_MODEL, HUB_ID
 from secateur.serve.failures import Refused, Violation, invalid
-from secateur.serve.jobs.paths import confined
+from secateur.serve.guard.roots import confined
 from secateur.serve.options import NAME
 from secateur.slim.options import PruneOptions
 from secateur.slim.recipes import recipe_named
@@ -156,7 +156,7 @@ def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf
         if not HUB_ID.fullmatch(spec.path):
             raise
         reason = f"{refusal.violations[0].description} (hub ids are not offered on a server)"
-        raise invalid(Violation(f"{SPEC}.path", reason)) from refusal
+        raise replace(refusal, message=reason, violations=[Violation(f"{SPEC}.path", reason)]) from refusal
 
 
 def _dense(folder: Path) -> Path | str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from secateur.serve.failures import Violation, invalid
+from secateur.serve.guard.roots import confined
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.deployments import Deployments, require_etag
 from secateur.serve.models.description import (
@@ -16,7 +17,6 @@ from secateur.serve.models.description import (
     describe_plan,
     describe_version,
 )
-from secateur.serve.models.folders import confined
 from secateur.serve.models.pool import Model, Pool
 from secateur.serve.models.version import ServedModel
 from secateur.v1 import models_pb2, models_pb2_grpc
@@ -75,6 +75,8 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         if source == "version":
             return await self._load_version(request)
         folder = confined("folder", request.folder, self._roots)
+        if not folder.is_dir():
+            raise invalid(Violation("folder", f"got {request.folder}, a file; a checkpoint is a folder"))
         if request.validate_only:
             found, plan = await self._deployments.plan(request.name, folder)
             if isinstance(found, Checkpoint):

@@ -1,0 +1,56 @@
+"""Which files and folders a client may name: those below the folders that the operator opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from google.rpc import code_pb2
+
+from secateur.serve.failures import Refused, Violation, invalid
+
+
+def confined(field: str, text: str, roots: Sequence[Path]) -> Path:
+    """The file or folder that a client means, absolute and without symbolic links.
+
+    What a folder holds must not lead elsewhere either: every file in it is a file below the roots.
+
+    Args:
+        field: of the request, for the refusal.
+        text: absolute, or relative to one of the roots.
+        roots: absolute, without symbolic links.
+
+    Raises:
+        Refused: INVALID_ARGUMENT if it is no path, or nothing is there. PERMISSION_DENIED if it lies
+            elsewhere, in the same words whatever is there.
+    """
+    if not text:
+        raise invalid(Violation(field, "got nothing, a path on the server, below one of its --roots"))
+    try:
+        candidates = [(root / text).resolve() for root in roots]
+        inside = [path for path in candidates if _below(path, roots)]
+        found = next((path for path in inside if path.exists()), None)
+    except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a loop of links
+        raise invalid(Violation(field, f"got {text[:100]!r}, not a path")) from None
+    if not inside or (found is not None and not _holds_nothing_else(found, roots)):
+        raise _denied(field, text, roots)
+    if found is None:
+        raise invalid(Violation(field, f"got {text}, there is no such file or folder"))
+    return found
+
+
+def _below(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
+
+
+def _holds_nothing_else(path: Path, roots: Sequence[Path]) -> bool:
+    return not path.is_dir() or all(_below(file.resolve(), roots) for file in path.iterdir())
+
+
+def _denied(field: str, text: str, roots: Sequence[Path]) -> Refused:
+    if roots:
+        reason = f"got {text[:200]}, allowed are paths below {', '.join(map(str, roots))} (--roots)"
+    else:
+        reason = f"got {text[:200]}, but the server opens no folder to clients (--roots)"
+    violations = [Violation(field, reason)]
+    return Refused(code_pb2.PERMISSION_DENIED, "PATH_NOT_ALLOWED", f"{field}: {reason}", violations)
