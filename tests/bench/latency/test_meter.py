@@ -5,6 +5,7 @@ vLLM is stood in for by a clock; `benchmarks.latency_budget` has the real one.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_context_that_the_model_does_not_have(model: Model, runs: list[Conditi
 def test_an_engine_that_does_not_start_is_one_line(
     model: Model, monkeypatch: pytest.MonkeyPatch, make_tiny: Callable[..., Path]
 ) -> None:
-    monkeypatch.setattr(meter.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     conditions = meter.conditions_of(model, "bfloat16", 1, 128)
     with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
         meter.time_decoding(model.config, [Architecture((2,) * 3, (192,) * 3)], conditions, Silent())

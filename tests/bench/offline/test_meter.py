@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from secateur.bench.models import read_config
-from secateur.bench.offline import meter
 from secateur.bench.offline.ceilings import bandwidth, product_rate
 from secateur.bench.offline.meter import Times, document, measure
 from secateur.bench.offline.plan import OfflinePlan, parse_batches, parse_folders
@@ -65,7 +65,7 @@ def test_a_context_that_the_model_does_not_have(tiny_llama: Path) -> None:
 def test_an_engine_that_does_not_start_is_one_line(
     plan: OfflinePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meter.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
         measure(plan, Silent())
 

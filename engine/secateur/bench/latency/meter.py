@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,8 @@ from typing import Any
 from secateur.bench.latency import cache
 from secateur.bench.latency.probes import fit, predict, probes, spread, steady
 from secateur.bench.latency.worker import ROUNDS, TOKENS
-from secateur.errors import BackendUnavailable, BadInput
+from secateur.bench.worker_process import answers
+from secateur.errors import BadInput
 from secateur.model.dense import Model
 from secateur.search.architecture import Architecture
 from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape, model_shape
@@ -119,32 +116,11 @@ def time_decoding(
             start = repeat * len(folders) // REPEATS
             order = [*range(start, len(folders)), *range(start)]
             job = _job(conditions, [folders[index] for index in order])
-            for answer in _answers(job):
+            for answer in answers("secateur.bench.latency.worker", job):
                 if "ns" in answer:
                     times[architectures[order[answer["index"]]]].append(answer["ns"])
                 reporter.step()
     return times
-
-
-def _answers(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the worker says, line by line."""
-    command = [sys.executable, "-m", "secateur.bench.latency.worker"]
-    pipe = subprocess.PIPE
-    with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as worker:
-            assert worker.stdin is not None and worker.stdout is not None
-            try:
-                with suppress(BrokenPipeError):  # it ended before it listened; why is among its errors
-                    worker.stdin.write(json.dumps(job))
-                    worker.stdin.close()
-                yield from map(json.loads, worker.stdout)
-            except BaseException:
-                worker.kill()
-                raise
-        if worker.returncode:
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise BackendUnavailable(f"vLLM could not be timed: {''.join(last)[:300]}")
 
 
 def _job(conditions: Conditions, folders: Sequence[Path]) -> Mapping[str, Any]:

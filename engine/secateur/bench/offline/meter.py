@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +13,7 @@ from secateur.bench.metrics.statistics import Interval, ratio_of_rounds, summari
 from secateur.bench.models import facts_of_folder, read_config
 from secateur.bench.offline.plan import STEPS, OfflinePlan
 from secateur.bench.shape import Shape, shape_of
-from secateur.errors import BackendUnavailable
+from secateur.bench.worker_process import answers
 from secateur.serve.engine.memory import LEAST
 
 BLOCK = 128  # tokens; vLLM reserves whole blocks
@@ -79,7 +74,7 @@ def measure(plan: OfflinePlan, reporter: Reporter) -> dict[str, Any]:
     times = Times()
     turns = 2 + 2 * len(plan.batches) * len(plan.folders)
     reporter.stage("timing vLLM", len(plan.folders) + (plan.rounds + 1) * turns)
-    for answer in _answers(_job(plan, shapes)):
+    for answer in answers("secateur.bench.offline.worker", _job(plan, shapes)):
         times.take(answer)
         reporter.step()
     return document(plan, shapes, times, where)
@@ -225,24 +220,3 @@ def _job(plan: OfflinePlan, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
             for name, folder in plan.folders
         },
     }
-
-
-def _answers(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the worker says, line by line."""
-    command = [sys.executable, "-m", "secateur.bench.offline.worker"]
-    pipe = subprocess.PIPE
-    with tempfile.TemporaryFile() as errors:
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as worker:
-            assert worker.stdin is not None and worker.stdout is not None
-            try:
-                with suppress(BrokenPipeError):  # it ended before it listened; why is among its errors
-                    worker.stdin.write(json.dumps(job))
-                    worker.stdin.close()
-                yield from map(json.loads, worker.stdout)
-            except BaseException:
-                worker.kill()
-                raise
-        if worker.returncode:
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise BackendUnavailable(f"vLLM could not be timed: {''.join(last)[:300]}")

@@ -1,0 +1,37 @@
+"""A process of its own for vLLM, which times what it is told to and says what it found line by line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from secateur.errors import BackendUnavailable
+
+
+def answers(module: str, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Run a module with a job on its standard input, and yield the JSON lines it prints.
+
+    Raises:
+        BackendUnavailable: it failed; with the last line of its errors.
+    """
+    command, pipe = [sys.executable, "-m", module], subprocess.PIPE
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as worker:
+            assert worker.stdin is not None and worker.stdout is not None
+            try:
+                with suppress(BrokenPipeError):  # it ended before it listened; why is among its errors
+                    worker.stdin.write(json.dumps(job))
+                    worker.stdin.close()
+                yield from map(json.loads, worker.stdout)
+            except BaseException:
+                worker.kill()
+                raise
+        if worker.returncode:
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise BackendUnavailable(f"vLLM could not be timed: {''.join(last)[:300]}")
