@@ -138,7 +138,7 @@ def test_a_sweep_finds_saturation(address: str, tmp_path: Path) -> None:
     assert [row["load"]["concurrency"] for row in closed][:3] == [1, 2, 4] and len(closed) <= 5
     assert closed[1]["request_throughput"] > 1.2 * closed[0]["request_throughput"]
     most = max(row["request_throughput"] for row in closed)
-    assert rates == pytest.approx([most * share for share in (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)], rel=0.1)
+    assert rates == pytest.approx([most * share for share in (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)], rel=0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
