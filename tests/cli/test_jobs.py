@@ -74,7 +74,8 @@ def test_who_leaves_a_watch_knows_how_to_come_back(bureau: tuple[Bureau, str]) -
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=30)
     assert said == [f"{NAME}: running\n", "[1] on it\n", "[2] on it\n"]
-    assert rest.splitlines() == [
+    # A signal in the middle of showing a line shows it twice (rich keeps it until it is written).
+    assert rest.removeprefix(said[-1]).splitlines() == [
         f"{NAME} goes on without you; to watch it again: secateur jobs watch endless --cursor 2",
         "interrupted",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
@@ -117,3 +118,15 @@ def test_requests_are_counted_however_they_end() -> None:
     assert model.in_flight == 0
     assert (totals.prompt_tokens, totals.generated_tokens) == (8, 2)
     assert (totals.finished, totals.aborted) == (1, 1)
+
+
+def test_the_folder_of_sockets_is_forgotten(tmp_path: Path) -> None:
+    """Or a process that serves twice, or starts something else later, looks for a folder that is gone."""
+    environ: dict[str, str] = {}
+    with environment.sockets_in(tmp_path, environ):
+        assert environ == {"VLLM_RPC_BASE_PATH": str(tmp_path)}
+    assert not environ
+    environ["VLLM_RPC_BASE_PATH"] = "/of/the/user"
+    with environment.sockets_in(tmp_path, environ):
+        assert environ["VLLM_RPC_BASE_PATH"] == "/of/the/user"
+    assert environ["VLLM_RPC_BASE_PATH"] == "/of/the/user"

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from secateur.serve.activator import PoolActivator
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
-from secateur.serve.engine.environment import put_sockets_into
+from secateur.serve.engine.environment import sockets_in
 from secateur.serve.engine.load import Load
 from secateur.serve.guard.access import Access
 from secateur.serve.guard.channel import bind, channel_options
@@ -112,8 +112,7 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
     pool = Pool()
     pool.opening = True
     async with observing(options, lambda: _loads(pool)) as observers:
-        with private_folder() as private:
-            put_sockets_into(private)
+        with private_folder() as private, sockets_in(private):
             await _serve(options, pool, _guarded_server(options, observers), private, interrupts, ready, say)
     say("stopped")
 

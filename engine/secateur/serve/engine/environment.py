@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -61,9 +62,20 @@ def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, s
         _prepare_cpu(options, engines, environ)
 
 
-def put_sockets_into(folder: Path, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Let vLLM make the sockets between a server and its engines there; it never removes them itself."""
-    environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+@contextmanager
+def sockets_in(folder: Path, environ: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """Let vLLM make the sockets between a server and its engines there; it never removes them itself.
+
+    Afterwards the folder is gone: what this process starts later must not look for it.
+    """
+    name = "VLLM_RPC_BASE_PATH"
+    ours = name not in environ
+    environ.setdefault(name, str(folder))
+    try:
+        yield
+    finally:
+        if ours:
+            del environ[name]
 
 
 def _prepare_cpu(options: EngineOptions, engines: int, environ: MutableMapping[str, str]) -> None:
