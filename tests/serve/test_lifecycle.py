@@ -93,11 +93,14 @@ def test_interrupt_drains_and_leaves_nothing_behind(folders: dict[str, Path]) ->
     with running(f"llama={folders['llama']}") as (process, address):
         children = psutil.Process(process.pid).children(recursive=True)
         assert alive(children)
-        stream = Stream(address, "llama")
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: engines get it too
-        assert eventually(lambda: health_of(address, "") == NOT_SERVING, 2)
-        with Client(address) as client, pytest.raises(CallFailed, match=r"UNAVAILABLE: .*shutting down"):
-            client.complete("llama", "x")
+        with Client(address, retries=Retries(attempts=1)) as client:
+            client.complete("llama", "x", max_tokens=1)  # connected: the stream below is a matter of a second
+            stream = Stream(address, "llama")
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: engines get it too
+            with pytest.raises(CallFailed, match=r"UNAVAILABLE: .*shutting down"):
+                while True:
+                    client.complete("llama", "x", max_tokens=1)
+            assert health_of(address, "") == NOT_SERVING
         assert stream.finish_reason == 2  # length: it ran to its own end
         assert sum(len(event.token_ids) for event in stream.events) == 450
         assert process.wait(30) == 0
