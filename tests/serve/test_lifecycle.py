@@ -152,7 +152,7 @@ def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
         assert len([one for one in children if "EngineCore" in one.name()]) == 2
         process.kill()
         process.wait()
-        assert eventually(lambda: not alive(children))
+        assert eventually(lambda: not alive(children)), alive(children)
 
 
 def test_interrupt_while_loading(folders: dict[str, Path]) -> None:
@@ -164,7 +164,7 @@ def test_interrupt_while_loading(folders: dict[str, Path]) -> None:
         children = parent.children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
-        assert eventually(lambda: not alive(children))
+        assert eventually(lambda: not alive(children)), alive(children)
     finally:
         process.kill()
         process.wait()
