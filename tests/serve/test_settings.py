@@ -120,13 +120,26 @@ def test_requests_are_counted_however_they_end() -> None:
     assert (totals.finished, totals.aborted) == (1, 1)
 
 
-def test_the_folder_of_sockets_is_forgotten(tmp_path: Path) -> None:
+def test_the_folder_of_sockets_is_forgotten() -> None:
     """Or a process that serves twice, or starts something else later, looks for a folder that is gone."""
     environ: dict[str, str] = {}
-    with environment.sockets_in(tmp_path, environ):
-        assert environ == {"VLLM_RPC_BASE_PATH": str(tmp_path)}
+    with environment.sockets_in(Path("/run/a"), environ):
+        assert environ == {"VLLM_RPC_BASE_PATH": "/run/a"}
     assert not environ
     environ["VLLM_RPC_BASE_PATH"] = "/of/the/user"
-    with environment.sockets_in(tmp_path, environ):
+    with environment.sockets_in(Path("/run/a"), environ):
         assert environ["VLLM_RPC_BASE_PATH"] == "/of/the/user"
     assert environ["VLLM_RPC_BASE_PATH"] == "/of/the/user"
+
+
+def test_a_folder_of_sockets_with_too_long_a_name() -> None:
+    environ: dict[str, str] = {}
+    name = "/" + "d" * (environment.LONGEST_FOLDER - 3)
+    with environment.sockets_in(Path(name) / "s", environ):
+        pass
+    with (
+        pytest.raises(BadInput, match=r"TMPDIR: got /ddd.*: a name of at most 68 bytes"),
+        environment.sockets_in(Path(name + "d") / "s", environ),
+    ):
+        pass
+    assert not environ

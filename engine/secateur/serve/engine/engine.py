@@ -239,11 +239,12 @@ def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engin
         engines: how many engines share the machine, this one included.
 
     Raises:
-        BackendUnavailable: its process died while loading.
+        BackendUnavailable: its process died while loading, or cannot be spoken with.
         BrokenCheckpoint: vLLM refuses the checkpoint, or options that do not fit it.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
+    from zmq import ZMQError
 
     started = time.monotonic()
     load = Load()
@@ -255,7 +256,7 @@ def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engin
             )
     except (ValueError, NotImplementedError, OSError) as error:
         raise BrokenCheckpoint("NAME=DIR", f"{spec.name}={spec.folder}", _line(error)) from error
-    except RuntimeError as error:
+    except (RuntimeError, ZMQError) as error:
         raise BackendUnavailable(f"the engine of {spec.name} did not start: {_line(error)}") from error
     config = vllm.model_config
     return Engine(

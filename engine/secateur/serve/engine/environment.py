@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from secateur.errors import BackendUnavailable
+from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.options import EngineOptions
 from secateur.slim.vllm_plugin import SERVER_PID
 
 PLUGIN = "secateur"
+LONGEST_FOLDER = 107 - 37
+"""Bytes of the name of a folder of sockets: Linux allows 107 for a socket, vLLM adds a slash and a UUID."""
 
 
 def on_cpu() -> bool:
@@ -67,7 +69,13 @@ def sockets_in(folder: Path, environ: MutableMapping[str, str] = os.environ) -> 
     """Let vLLM make the sockets between a server and its engines there; it never removes them itself.
 
     Afterwards the folder is gone: what this process starts later must not look for it.
+
+    Raises:
+        BadInput: its name is too long for that of a socket.
     """
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        most = LONGEST_FOLDER - len(folder.name) - 1
+        raise BadInput("TMPDIR", folder.parent, f"sockets are made there: a name of at most {most} bytes")
     name = "VLLM_RPC_BASE_PATH"
     ours = name not in environ
     environ.setdefault(name, str(folder))
