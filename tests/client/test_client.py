@@ -50,6 +50,31 @@ def test_every_sampling_parameter_can_be_given() -> None:
     assert set(Sampling.__annotations__) == set(fields)
 
 
+@pytest.mark.parametrize(
+    ("sampling", "complaint"),
+    [
+        ({"top_k": 2**40}, "top_k: got 1099511627776: a whole number of 32 bits"),
+        ({"max_tokens": 1.5}, "max_tokens: got 1.5: a whole number of 32 bits"),
+        ({"seed": 2**64}, "seed: got 18446744073709551616: a whole number of 64 bits"),
+        ({"temperature": "hot"}, "temperature: got 'hot': a number"),
+        ({"stop": [1]}, r"stop: got \[1\]: texts"),
+        ({"stop_token_ids": [-1]}, r"stop_token_ids: got \[-1\]: whole numbers from 0 up"),
+    ],
+)
+def test_what_cannot_be_sent(start: Start, sampling: dict[str, Any], complaint: str) -> None:
+    script, target = start()
+    with Client(target) as client, pytest.raises(BadInput, match=complaint):
+        client.complete("m", "x", **sampling)
+    assert not script.requests
+
+
+def test_one_stop_text(start: Start) -> None:
+    script, target = start()
+    with Client(target) as client:
+        client.complete("m", "x", stop="END")
+    assert list(script.requests[0].sampling.stop) == ["END"]
+
+
 def test_what_is_sent(start: Start) -> None:
     script, target = start()
     with Client(target) as client:

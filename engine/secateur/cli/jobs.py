@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from secateur.cli.console import console, duration, emit_json, say
 from secateur.cli.prune import fractions
-from secateur.cli.target import takes_client
+from secateur.cli.target import takes_client, typed
 from secateur.errors import BadInput, SecateurError
 
 if TYPE_CHECKING:
@@ -281,7 +282,8 @@ def _watch(client: Client, name: str, cursor: int) -> prune_pb2.PruneJob:
                 say(f"[{event.sequence}] {line}")
             cursor = event.sequence
     except KeyboardInterrupt:
-        resume = f"secateur jobs watch {name.partition('/')[2]} --cursor {cursor}"
+        again = ["secateur", "jobs", "watch", name.partition("/")[2], "--cursor", str(cursor)]
+        resume = shlex.join([*again, *typed(client.endpoint)])
         say(f"{name} goes on without you; to watch it again: {resume}")
         raise
     return client.jobs.get(name)

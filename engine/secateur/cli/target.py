@@ -18,6 +18,7 @@ from secateur.errors import BadInput
 
 if TYPE_CHECKING:
     from secateur.client import Client
+    from secateur.client.endpoint import Endpoint
 
 T = TypeVar("T")
 
@@ -145,6 +146,19 @@ def takes_client(command: Callable[..., T]) -> Callable[..., T]:
     connected.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
     connected.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
     return connected
+
+
+def typed(endpoint: Endpoint) -> list[str]:
+    """Return the options that lead to an endpoint again, without its token."""
+    files = {"--tls-ca": endpoint.ca, "--tls-cert": endpoint.cert, "--tls-key": endpoint.key}
+    words = ["--target", endpoint.target] if endpoint.target != DEFAULT_TARGET else []
+    for option, file in files.items():
+        words += [option, str(file)] if file is not None else []
+    if endpoint.tls:
+        words.append("--tls")
+    if endpoint.insecure:
+        words.append("--insecure")
+    return words
 
 
 @contextmanager

@@ -46,6 +46,11 @@ class Client(Surface):
         """Where the server is."""
         return self._connection.target
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server is and how it is called."""
+        return self._connection.endpoint
+
     def __enter__(self) -> Client:
         return self
 

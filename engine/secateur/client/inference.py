@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsIndex, TypedDict
 
+from google.protobuf.descriptor import FieldDescriptor
+
 from secateur.client.call import Call
 from secateur.errors import BadInput
 from secateur.v1 import inference_pb2
@@ -18,6 +20,14 @@ FINISH_REASONS = {
     inference_pb2.FINISH_REASON_ABORT: "abort",
 }
 _LARGEST_ID = 2**32 - 1  # of the field; the model's is smaller, and the server knows it
+_KINDS = {
+    FieldDescriptor.CPPTYPE_INT32: "a whole number of 32 bits",
+    FieldDescriptor.CPPTYPE_UINT32: "whole numbers from 0 up, of 32 bits",
+    FieldDescriptor.CPPTYPE_INT64: "a whole number of 64 bits",
+    FieldDescriptor.CPPTYPE_FLOAT: "a number",
+    FieldDescriptor.CPPTYPE_BOOL: "True or False",
+    FieldDescriptor.CPPTYPE_STRING: "texts",
+}
 Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Text, token ids, or a conversation of ``{"role": ..., "content": ...}``."""
 
@@ -279,14 +289,28 @@ def _generation(
     unknown = set(sampling) - set(Sampling.__annotations__)
     if unknown:
         raise TypeError(f"no such sampling parameter: {', '.join(sorted(unknown))}")
-    given: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
     return inference_pb2.GenerateRequest(
         model=model,
         model_version=version,
         priority=priority,
-        sampling=inference_pb2.SamplingParameters(**given),
+        sampling=_sampling(sampling),
         **_prompt(prompt),
     )
+
+
+def _sampling(sampling: Sampling) -> inference_pb2.SamplingParameters:
+    message = inference_pb2.SamplingParameters()
+    for name, value in sampling.items():
+        if value is None:
+            continue
+        # One text is a sequence of texts, too: of its characters.
+        given: dict[str, Any] = {name: [value] if name == "stop" and isinstance(value, str) else value}
+        try:
+            message.MergeFrom(inference_pb2.SamplingParameters(**given))
+        except (TypeError, ValueError) as error:
+            kind = inference_pb2.SamplingParameters.DESCRIPTOR.fields_by_name[name]
+            raise BadInput(name, repr(value), _KINDS[kind.cpp_type]) from error
+    return message
 
 
 def _put_together(index: int, events: Sequence[Event]) -> Completion:
