@@ -59,7 +59,7 @@ def test_the_command_line_shows_it(server: ServerProcess, capsys: pytest.Capture
     assert model["versions"][0]["unload_time"]
     assert run(["models", "list", *target]) == 0
     assert run(["models", "load", "m", "/etc", *target]) == 2
-    assert "PERMISSION_DENIED: folder: got /etc, not below" in capsys.readouterr().err
+    assert "PERMISSION_DENIED: folder: got /etc, allowed are paths below" in capsys.readouterr().err
     assert run(["models", "alias", "default", "m", *target]) == 0
 
 
