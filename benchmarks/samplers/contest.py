@@ -26,8 +26,9 @@ from secateur.search.study import Pair, Study
 from secateur.search.table import AdditiveTable
 from secateur.slim.preparation import load_model
 
-WINDOW, QUANTUM = 256, 64
-STATISTICS, SEARCH, UNSEEN = 400, 16, 64  # windows; 8 to search on were too few (README, Results)
+# Short windows: more places of the text for the same tokens, as one candidate after the other is new.
+WINDOW, QUANTUM = 128, 64
+STATISTICS, SEARCH, UNSEEN = 800, 16, 128  # windows
 DETERMINISTIC = ("knapsack", "greedy", "even")
 
 

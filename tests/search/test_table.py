@@ -37,6 +37,13 @@ class TestSingleCuts:
         for slot in space.slots:
             assert space.dense.with_width(*slot, space.widths(*slot)[0]) in cuts
 
+    def test_lean_is_one_of_every_sub_block(self, space: Space) -> None:
+        lean = single_cuts(space, lean=True)
+        assert len(lean) == len(space.slots)
+        assert set(lean) <= {
+            space.dense.with_width(*slot, w) for slot in space.slots for w in space.widths(*slot)
+        }
+
     def test_a_sub_block_with_one_width_has_none(self) -> None:
         space = Space(Architecture((1, 1), (64, 64)), 32)
         assert not any(cut.groups[0] != 1 for cut in single_cuts(space))
@@ -49,6 +56,16 @@ class TestBuildTable:
         assert table.of(space.dense) == 0.0
         for cut, kl in measured.items():
             assert table.of(cut) == pytest.approx(kl)
+
+    def test_lean_table_has_every_allowed_width(self, space: Space, library: BlockLibrary) -> None:
+        measured = measured_by(space)
+        lean = build_table(
+            space, library, {cut: measured[cut] for cut in single_cuts(space, lean=True) if cut in measured}
+        )
+        for slot in space.slots:
+            row = lean.kl[slot]
+            assert tuple(row) == space.widths(*slot)
+            assert list(row.values()) == sorted(row.values(), reverse=True)
 
     def test_every_allowed_width(self, space: Space, library: BlockLibrary) -> None:
         table = build_table(space, library, measured_by(space))

@@ -120,7 +120,8 @@ def library(tiny_llama: Path) -> BlockLibrary:
 
 def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: float = 0.03) -> Model:
     with torch.inference_mode():
-        return repair_in_sequence(library, cut(library, shape), CALIBRATION, shrinkage=shrinkage)
+        (slim,) = repair_in_sequence(library, [cut(library, shape)], CALIBRATION, shrinkage=shrinkage)
+        return slim
 
 
 def residual_error(model: Model, dense: Model) -> float:
@@ -170,12 +171,21 @@ class TestRepairInSequence:
         first, second = (named_tensors(in_sequence(library, SHAPES["mixed"])) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
+    def test_several_at_once_are_what_each_is_alone(self, library: BlockLibrary) -> None:
+        shapes = [SHAPES[name] for name in ("mixed", "no-attention-in-one", "a-layer-gone")]
+        with torch.inference_mode():
+            together = repair_in_sequence(
+                library, [cut(library, shape) for shape in shapes], CALIBRATION, shrinkage=0.03
+            )
+        for shape, slim in zip(shapes, together, strict=True):
+            alone = named_tensors(in_sequence(library, shape))
+            assert all(torch.equal(tensor, alone[name]) for name, tensor in named_tensors(slim).items())
+
     def test_one_step_per_sub_block(self, library: BlockLibrary) -> None:
         steps: list[None] = []
         with torch.inference_mode():
-            repair_in_sequence(
-                library, cut(library, SHAPES["mixed"]), CALIBRATION, advance=lambda: steps.append(None)
-            )
+            slims = [cut(library, SHAPES[name]) for name in ("mixed", "a-layer-gone")]
+            repair_in_sequence(library, slims, CALIBRATION, advance=lambda: steps.append(None))
         assert len(steps) == 6
 
     def test_in_bf16_it_keeps_the_stored_dtype(self, library: BlockLibrary) -> None:

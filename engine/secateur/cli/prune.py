@@ -68,8 +68,14 @@ def prune(
     ] = 4,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     window: Annotated[int, typer.Option(help="Tokens per window.")] = 256,
-    calibration_tokens: Annotated[int, typer.Option(help="Tokens for the statistics, at most.")] = 131_072,
-    search_windows: Annotated[int, typer.Option(help="Windows every candidate is evaluated on.")] = 16,
+    calibration_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens for the statistics, at most; 131072, below 100 evaluations 32768."),
+    ] = None,
+    search_windows: Annotated[
+        int | None,
+        typer.Option(help="Windows every candidate is evaluated on; 16, below 100 evaluations 8."),
+    ] = None,
     quantum: Annotated[int, typer.Option(help="FFN channels come in multiples of this.")] = 64,
     tp: Annotated[int, typer.Option(help="Ranks of tensor parallelism to serve with.")] = 1,
     protect: Annotated[str | None, typer.Option(help="Layers left whole: 0,1,29 or first:2,last:1.")] = None,

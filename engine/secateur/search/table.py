@@ -20,6 +20,10 @@ from secateur.search.space import Slot, Space
 # What is measured; the rest is interpolated. Removal has to be: it is off the line of the narrow widths.
 CHANNEL_FRACTIONS = (0.0, 0.5, 0.8)
 GROUP_FRACTIONS = (0.0, 0.7)
+# Where few candidates follow. In 13 layers of SmolLM2 the lines from these were 11 % off at 0.8 of the
+# channels, and 28 % without attention (medians).
+LEAN_CHANNEL_FRACTIONS = (0.5,)
+LEAN_GROUP_FRACTIONS = (0.7,)
 _FLOOR = 1e-7
 
 
@@ -38,14 +42,21 @@ class AdditiveTable:
         return {slot: {w: kl**sharpness for w, kl in row.items()} for slot, row in self.kl.items()}
 
 
-def single_cuts(space: Space) -> list[Architecture]:
-    """The architectures to measure: one sub-block cut to one of a few widths, the rest dense."""
+def single_cuts(space: Space, *, lean: bool = False) -> list[Architecture]:
+    """The architectures to measure: one sub-block cut to one of a few widths, the rest dense.
+
+    Args:
+        lean: one width for each sub-block.
+    """
+    groups, channels = (
+        (LEAN_GROUP_FRACTIONS, LEAN_CHANNEL_FRACTIONS) if lean else (GROUP_FRACTIONS, CHANNEL_FRACTIONS)
+    )
     cuts = []
     for layer, kind in space.slots:
         allowed = space.widths(layer, kind)[:-1]
         if not allowed:
             continue
-        shares = GROUP_FRACTIONS if kind == "attention" else CHANNEL_FRACTIONS
+        shares = groups if kind == "attention" else channels
         wanted = _spread(allowed, space.dense.width(layer, kind), shares)
         cuts += [space.dense.with_width(layer, kind, width) for width in wanted]
     return cuts

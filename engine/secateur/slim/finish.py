@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.perplexity import mean_nll, perplexity
 from secateur.model.dense import Model
 from secateur.model.precision import fast_dtype
-from secateur.search.architecture import architecture_of
+from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.evaluator import PrefixEvaluator
 from secateur.search.goal import Goal
 from secateur.search.predictor import Choice
@@ -29,53 +31,81 @@ from secateur.slim.windows import Split
 FINALISTS = 4
 
 
-def make_checkpoint(
-    prepared: Prepared,
-    options: PruneOptions,
-    goal: Goal,
-    candidates: list[Pair],
-    choice: Choice | None,
-    reporter: Reporter,
-    clock: Clock,
-) -> dict[str, Any]:
-    """Choose among candidates on unseen text, cut, repair, export; return what ``secateur.json`` says.
+@dataclass(frozen=True)
+class Order:
+    """A checkpoint to make.
+
+    Attributes:
+        options: those that all was prepared with, or others that differ in what is written where.
+        goal: the budget to keep.
+        candidates: evaluated architectures that fit it, at least one.
+    """
+
+    options: PruneOptions
+    goal: Goal
+    candidates: list[Pair]
+
+
+def make_checkpoints(
+    prepared: Prepared, orders: Sequence[Order], choice: Choice | None, reporter: Reporter, clock: Clock
+) -> list[dict[str, Any]]:
+    """Choose among candidates on unseen text, cut, repair, export; return what each ``secateur.json`` says.
+
+    All orders are repaired in one pass of the dense model. Seconds until the end of repair are the same
+    in every record: they were spent once.
 
     Args:
-        options: those of `prepared`, or others that differ in what is written where.
-        candidates: evaluated architectures that fit the goal, at least one.
-        choice: the predictor that led to them, for the record.
+        choice: the predictor that led to the candidates, for the record.
 
     Raises:
-        OutputFailed: the result could not be written.
+        OutputFailed: a result could not be written; those before it are whole.
     """
     library, split = prepared.library, prepared.split
     with clock.stage("choose"):
-        winner = choose(candidates, library, split.validation, reporter)
+        winners = [choose(order, library, split.validation, reporter) for order in orders]
     with clock.stage("repair"):
-        slim, how = (
-            (cut(library, winner.architecture), "none")
-            if options.repair == "none"
-            else repair(library, winner, split, reporter)
+        repaired = (
+            [(cut(library, winner.architecture), "none") for winner in winners]
+            if prepared.options.repair == "none"
+            else repair(library, [winner.architecture for winner in winners], split, reporter)
         )
+    return [
+        _written(prepared, order, winner, slim, how, choice, Clock(dict(clock.seconds)))
+        for order, winner, (slim, how) in zip(orders, winners, repaired, strict=True)
+    ]
+
+
+def _written(
+    prepared: Prepared,
+    order: Order,
+    winner: Pair,
+    slim: Model,
+    how: str,
+    choice: Choice | None,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Report on a repaired model and export it; returns its record."""
+    options, source = order.options, prepared.source
     with clock.stage("report"):
-        stored = stored_dtype(options, prepared.source, prepared.model)
-        record = build_record(prepared, options, goal, slim, winner, choice, stored)
+        stored = stored_dtype(options, source, prepared.model)
+        record = build_record(prepared, options, order.goal, slim, winner, choice, stored)
         record["repair"] = how
         record["dense"]["perplexity"], record["slim"]["perplexity"] = _validate(
-            library, slim, split, prepared.reserved
+            prepared.library, slim, prepared.split, prepared.reserved
         )
     record["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 2)}
     with clock.stage("export"):
-        export(slim, prepared.source, options.out, record, stored)
+        export(slim, source, options.out, record, stored)
     return record
 
 
-def choose(finalists: list[Pair], library: BlockLibrary, windows_BT: Tensor, reporter: Reporter) -> Pair:
-    """The finalist with the least KL on unseen windows; who is surely beaten stops early."""
-    by_architecture = {pair.architecture: pair for pair in finalists}
+def choose(order: Order, library: BlockLibrary, windows_BT: Tensor, reporter: Reporter) -> Pair:
+    """The candidate with the least KL on unseen windows; who is surely beaten stops early."""
+    by_architecture = {pair.architecture: pair for pair in order.candidates}
     evaluator = PrefixEvaluator(library, windows_BT)
-    reporter.stage(f"judging {len(finalists)} finalists on unseen text", evaluator.num_blocks)
-    best, done = finalists[0].architecture, 0
+    title = f"judging {len(by_architecture)} finalists for {order.goal.name} on unseen text"
+    reporter.stage(title, evaluator.num_blocks)
+    best, done = order.candidates[0].architecture, 0
     for rung in race(evaluator, list(by_architecture)):
         reporter.step(f"{rung.running} left", rung.blocks - done)
         best, done = rung.best, rung.blocks
@@ -90,16 +120,28 @@ def finalists(ranked: list[Pair]) -> list[Pair]:
     return list(dict.fromkeys([*ranked[:FINALISTS], *seeds[:1]]))
 
 
-def repair(library: BlockLibrary, winner: Pair, split: Split, reporter: Reporter) -> tuple[Model, str]:
-    """The winner's weights: repaired block by block, or in sequence where unseen text says it is better."""
-    one_shot = cut(library, winner.architecture)
-    if winner.architecture == architecture_of(library.master):
-        return one_shot, "none"
-    reporter.stage("repairing in sequence", 2 * one_shot.num_layers)
+def repair(
+    library: BlockLibrary, winners: Sequence[Architecture], split: Split, reporter: Reporter
+) -> list[tuple[Model, str]]:
+    """Weights of each: repaired block by block, or in sequence where unseen text says it is better."""
+    dense = architecture_of(library.master)
+    one_shot = {winner: cut(library, winner) for winner in dict.fromkeys(winners)}
+    wanted = [winner for winner in one_shot if winner != dense]
+    if wanted:
+        reporter.stage("repairing in sequence", 2 * library.master.num_layers)
     with torch.inference_mode():
-        fitted = repair_in_sequence(library, one_shot, split.statistics, advance=reporter.step)
-    repairs = {"one-shot": one_shot, "in-sequence": fitted}
-    scores = {name: mean_nll(model.to(fast_dtype()), split.validation) for name, model in repairs.items()}
+        slims = [one_shot[winner] for winner in wanted]
+        fitted = repair_in_sequence(library, slims, split.statistics, advance=reporter.step) if slims else []
+    chosen = {dense: (library.master, "none")}
+    for winner, in_sequence in zip(wanted, fitted, strict=True):
+        repairs = {"one-shot": one_shot[winner], "in-sequence": in_sequence}
+        chosen[winner] = _better(repairs, split.validation, reporter)
+    return [chosen[winner] for winner in winners]
+
+
+def _better(repairs: dict[str, Model], windows_BT: Tensor, reporter: Reporter) -> tuple[Model, str]:
+    """The repair that unseen text prefers, and its name."""
+    scores = {name: mean_nll(model.to(fast_dtype()), windows_BT) for name, model in repairs.items()}
     reporter.say("validation NLL: " + "; ".join(f"{name} {nll:.4f}" for name, nll in scores.items()))
     better = min(scores, key=lambda name: scores[name])
     return repairs[better], better

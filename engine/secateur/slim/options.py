@@ -17,6 +17,7 @@ from secateur.search.place import is_url, require_place
 from secateur.search.predictor import require_regressor
 from secateur.search.samplers.paper import MIN_EVALUATIONS
 from secateur.search.samplers.registry import GUIDED, PAPER, require_sampler
+from secateur.slim.effort import Effort, effort_for
 from secateur.slim.recipes import REPAIRS
 
 MIN_WINDOWS = 8
@@ -43,8 +44,8 @@ class PruneOptions:
         evaluations: architectures within the budgets to evaluate, at most.
         patience: rounds without progress after which a budget's search ends; None never.
         window: tokens per window.
-        calibration_tokens: tokens for the statistics, at most.
-        search_windows: windows that every candidate is evaluated on.
+        calibration_tokens: tokens for the statistics, at most; None leaves it to `effort`.
+        search_windows: windows that every candidate is evaluated on; None leaves it to `effort`.
         quantum: FFN channels come in multiples of this.
         tp: ranks of tensor parallelism that the checkpoint is to be served with.
         protect: layers left whole, ``0,1,29`` or ``first:2,last:1``.
@@ -69,8 +70,8 @@ class PruneOptions:
     patience: int | None = 4
     seed: int = 0
     window: int = 256
-    calibration_tokens: int = 131_072
-    search_windows: int = 16
+    calibration_tokens: int | None = None
+    search_windows: int | None = None
     quantum: int = 64
     tp: int = 1
     protect: str | None = None
@@ -109,11 +110,13 @@ class PruneOptions:
         _require("--evaluations", self.evaluations, self.evaluations >= least, f"at least {least}")
         _require("--seed", self.seed, self.seed >= 0, "a number from 0 up")
         _require("--window", self.window, self.window >= 2, "a window needs at least 2 tokens")
-        _require("--search-windows", self.search_windows, self.search_windows >= 1, "at least 1")
+        enough = self.search_windows is None or self.search_windows >= 1
+        _require("--search-windows", self.search_windows, enough, "at least 1")
         _require("--quantum", self.quantum, self.quantum >= 1, "at least 1 channel")
         least = MIN_WINDOWS * self.window
         tokens = self.calibration_tokens
-        _require("--calibration-tokens", tokens, tokens >= least, f"at least {least} ({MIN_WINDOWS} windows)")
+        enough = tokens is None or tokens >= least
+        _require("--calibration-tokens", tokens, enough, f"at least {least} ({MIN_WINDOWS} windows)")
         if self.study is not None:
             require_place(self.study)
         _require("--workers", self.workers, self.workers is None or self.workers >= 1, "at least 1")
@@ -160,6 +163,11 @@ class PruneOptions:
         enough = "give --keep 0.8, --budget params=0.8,kv=0.67 or --speedup 1.3"
         _require("--keep", "nothing", bool(several), enough)
         return several
+
+    @property
+    def effort(self) -> Effort:
+        """What the search spends on each candidate, and before the first."""
+        return effort_for(self.evaluations, self.calibration_tokens, self.search_windows)
 
     @property
     def limits_latency(self) -> bool:

@@ -11,7 +11,7 @@ from secateur.search.samplers.sampler import best_first
 from secateur.search.search import Progress, Search
 from secateur.search.study import Pair
 from secateur.slim.budgeting import LatencyMeter
-from secateur.slim.finish import finalists, make_checkpoint
+from secateur.slim.finish import Order, finalists, make_checkpoints
 from secateur.slim.options import PruneOptions
 from secateur.slim.preparation import Prepared, prepare
 from secateur.slim.progress import Clock, Reporter
@@ -49,10 +49,7 @@ def prune_all(
     meter: LatencyMeter | None = None,
     observer: Observer | None = None,
 ) -> list[dict[str, Any]]:
-    """One search for all budgets asked for, then a checkpoint for each; as `prune`.
-
-    Seconds until the end of the search are the same in every record: they were spent once.
-    """
+    """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
     for out in options.outs:
         require_new("--out", out)
     clock = Clock()
@@ -69,17 +66,21 @@ def prune_all(
             sampler=options.sampler,
             predictor=options.predictor,
             patience=options.patience,
+            lean_table=options.effort.lean_table,
         )
         if observer is not None:
             observer.begin(prepared)
         _run(search, reporter, observer)
     _note_seconds(prepared, clock)
-    records = []
-    for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True):
-        own = replace(options, keep=keep, out=out, study=options.study_place)
-        own_clock = Clock(dict(clock.seconds))
-        candidates = finalists(search.ranked(goal))
-        records.append(make_checkpoint(prepared, own, goal, candidates, search.choice, reporter, own_clock))
+    orders = [
+        Order(
+            replace(options, keep=keep, out=out, study=options.study_place),
+            goal,
+            finalists(search.ranked(goal)),
+        )
+        for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True)
+    ]
+    records = make_checkpoints(prepared, orders, search.choice, reporter, clock)
     others = prepared.study.close()
     if len(prepared.goals) == 1 and not others:  # a study of several budgets is there to be cut from again
         shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)
@@ -106,8 +107,9 @@ def cut_from_study(
     clock = Clock()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
-    candidates = _candidates(prepared, digest)
-    return make_checkpoint(prepared, options, goal, candidates, None, reporter, clock)
+    order = Order(options, goal, _candidates(prepared, digest))
+    (record,) = make_checkpoints(prepared, [order], None, reporter, clock)
+    return record
 
 
 def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:

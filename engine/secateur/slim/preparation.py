@@ -135,8 +135,8 @@ def _with_self_text(
     corpora: tuple[Corpus, ...], options: PruneOptions, source: Source, model: Model, reporter: Reporter
 ) -> tuple[Corpus, ...]:
     """The corpora, the model's own text among them: its share of all windows."""
-    windows = options.search_windows + (0 if options.validation else VALIDATION_WINDOWS)
-    tokens = (options.calibration_tokens + windows * options.window) // len(corpora)
+    windows = options.effort.search_windows + (0 if options.validation else VALIDATION_WINDOWS)
+    tokens = (options.effort.calibration_tokens + windows * options.window) // len(corpora)
     with _lock(options).held():  # of several processes on one study the first writes
         written = self_corpus(
             source,
@@ -194,8 +194,8 @@ def _identity(
         "validation": [corpus.digest for corpus in reserved],
         "seed": options.seed,
         "window": options.window,
-        "calibration_tokens": options.calibration_tokens,
-        "search_windows": options.search_windows,
+        "calibration_tokens": options.effort.calibration_tokens,
+        "search_windows": options.effort.search_windows,
         "criterion": options.criterion,
         "repair": options.repair,
         "compute_dtype": str(fast_dtype()),

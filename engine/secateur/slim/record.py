@@ -72,7 +72,7 @@ def build_record(
         "window": options.window,
         "corpora": [corpus.name for corpus in corpora],
         "corpus_digests": {corpus.name: corpus.digest for corpus in corpora},
-        "calibration_tokens": options.calibration_tokens,
+        "calibration_tokens": options.effort.calibration_tokens,
         "criterion": options.criterion,
         "dtype": str(stored).removeprefix("torch."),
         "versions": versions(),

@@ -5,7 +5,7 @@ Shape suffixes: B windows, T tokens, H hidden, K kept inner channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -35,40 +35,43 @@ def cut(library: BlockLibrary, architecture: Architecture) -> Model:
 
 def repair_in_sequence(
     library: BlockLibrary,
-    slim: Model,
+    slims: Sequence[Model],
     windows_BT: Tensor,
     *,
     shrinkage: float = SEQUENCE_SHRINKAGE,
     advance: Callable[[], None] = lambda: None,
-) -> Model:
-    """The slim model with every last projection fitted again, in order of depth, to undo drift.
+) -> list[Model]:
+    """Slim models with every last projection fitted again, in order of depth, to undo drift.
 
     Each sub-block is fitted to the *dense* residual stream after it minus the pruned stream before
     it, so that errors of earlier cuts are corrected and not handed on. The fit is a ridge around
     the projection that is there: W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over.
+    The dense model goes through the windows once, however many slim ones there are.
 
     Args:
-        slim: what `cut` returned for the same library.
+        slims: what `cut` returned for the same library.
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
         shrinkage: damping as a fraction of the mean diagonal of X^T X.
-        advance: called after each sub-block.
+        advance: called after each sub-block of the dense model.
     """
     dense = library.model
     geo = geometry(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
-    slim_states = list(dense_states)
-    layers: list[Layer] = []
-    for index, layer in enumerate(slim.layers):
+    states_of = [list(dense_states) for _ in slims]
+    layers_of = [list(slim.layers) for slim in slims]
+    for index, teacher_layer in enumerate(dense.layers):
         for kind in KINDS:
-            teacher = dense.layers[index].sub_block(kind)
+            teacher = teacher_layer.sub_block(kind)
             dense_states = [apply_block(state, teacher, geo, index) for state in dense_states]
-            block = layer.sub_block(kind)
-            if block is not None:
-                fitted, slim_states = _refit(block, slim_states, dense_states, geo, index, shrinkage)
-                layer = replace(layer, **{kind: fitted})  # type: ignore[arg-type]
+            for number, layers in enumerate(layers_of):
+                block = layers[index].sub_block(kind)
+                if block is not None:
+                    fitted, states_of[number] = _refit(
+                        block, states_of[number], dense_states, geo, index, shrinkage
+                    )
+                    layers[index] = replace(layers[index], **{kind: fitted})  # type: ignore[arg-type]
             advance()
-        layers.append(layer)
-    return replace(slim, layers=tuple(layers))
+    return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
 
 
 def _refit(

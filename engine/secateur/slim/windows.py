@@ -75,9 +75,9 @@ def split_windows(
     else:
         held = min(VALIDATION_WINDOWS, len(windows) // 4)
         windows, validation = windows[:-held], windows[-held:]
-    count = min(options.search_windows, max(1, len(windows) // 4))
+    count = min(options.effort.search_windows, max(1, len(windows) // 4))
     chosen = torch.linspace(0, len(windows) - 1, count).round().long()
     rest = torch.ones(len(windows), dtype=torch.bool)
     rest[chosen] = False
-    statistics = windows[rest][: options.calibration_tokens // options.window]
+    statistics = windows[rest][: options.effort.calibration_tokens // options.window]
     return Split(statistics, windows[chosen], validation)
