@@ -114,3 +114,27 @@ def test_taylor_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -
     scores = taylor_scores(model, WINDOWS[:TAYLOR_WINDOWS], geometry(model, 24))
     ranked: Tensor = scores[1, "ffn"][found.orders[1, "ffn"]]
     assert torch.equal(ranked, ranked.sort(descending=True).values)
+
+
+def test_fisher_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """The ranking is that of the Fisher matrices of the first windows."""
+    from secateur.calibrate.calibration import FISHER_WINDOWS
+    from secateur.calibrate.criteria import Evidence, obs_fisher
+    from secateur.calibrate.fisher import fisher_metrics
+    from secateur.calibrate.library import last_projection
+    from secateur.calibrate.statistics import collect
+    from secateur.model.forward import geometry
+
+    model = load(make_tiny("qwen3", seed=4))
+    geo = geometry(model, 24)
+    found = run(model, tmp_path / "c", Recipe("obs-fisher"))
+    metrics = fisher_metrics(model, WINDOWS[:FISHER_WINDOWS], geo)
+    for gram in collect(model, WINDOWS, geo):
+        block = model.layers[gram.layer].sub_block(gram.kind)
+        assert block is not None
+        if gram.kind == "ffn":
+            seen = Evidence(
+                block, last_projection(block), gram.gram_NN, 1, fisher_HH=metrics[gram.layer, "ffn"]
+            )
+            order = obs_fisher(seen, shrinkage=Recipe().shrinkage)
+            assert torch.equal(order, found.orders[gram.layer, "ffn"])

@@ -42,7 +42,8 @@ def evidence(seed: int, units: int, span: int = 1, *, gram_NN: Tensor | None = N
     if gram_NN is None:
         x = draw(300, max(1, channels // 2)) @ draw(max(1, channels // 2), channels) + draw(300, channels)
         gram_NN = x.T @ x
-    return Evidence(block, weight, gram_NN, span, draw(channels).abs())
+    scores, gradients = draw(channels).abs(), draw(40, HIDDEN)
+    return Evidence(block, weight, gram_NN, span, scores, gradients.T @ gradients)
 
 
 def rank(name: str, given: Evidence) -> list[int]:
@@ -121,6 +122,27 @@ class TestEvery:
         given = evidence(4, 9)
         half = replace(given, weight_HN=given.weight_HN.bfloat16())
         assert sorted(rank(name, half)) == list(range(9))
+
+
+class TestFisher:
+    def test_an_even_metric_is_none(self) -> None:
+        """Errors felt alike in every direction: the order of greedy OBS."""
+        given = replace(evidence(5, 12), fisher_HH=3.0 * torch.eye(HIDDEN))
+        assert rank("obs-fisher", given) == rank("obs-greedy", given)
+
+    def test_what_nobody_feels_is_spared_last(self) -> None:
+        """The largest weights of one channel go where the output feels hardly anything."""
+        felt = torch.full((HIDDEN,), 100.0)
+        felt[0] = 0.0
+        given = replace(evidence(6, 10, gram_NN=torch.eye(10)), fisher_HH=torch.diag(felt))
+        given.weight_HN[:, 4] = 0.0
+        given.weight_HN[0, 4] = 4.0
+        assert rank("obs-greedy", given)[0] == 4
+        assert rank("obs-fisher", given)[0] != 4
+
+    def test_without_gradients(self) -> None:
+        with pytest.raises(BadInput, match="--criterion: got obs-fisher: needs gradients"):
+            rank("obs-fisher", replace(evidence(0, 3), fisher_HH=None))
 
 
 class TestObs:

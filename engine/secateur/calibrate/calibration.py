@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from secateur.calibrate.criteria import Evidence, criterion_named
+from secateur.calibrate.fisher import fisher_metrics
 from secateur.calibrate.library import expand, last_projection, unit_span
 from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
 from secateur.calibrate.statistics import Gram, collect
@@ -26,6 +27,7 @@ from secateur.model.forward import geometry
 from secateur.storage import reported, write_json
 
 TAYLOR_WINDOWS = 16
+FISHER_WINDOWS = 32
 Orders = dict[tuple[int, Kind], Tensor]
 
 
@@ -92,15 +94,18 @@ def calibrate(model: Model, windows_BT: Tensor, folder: Path, recipe: Recipe) ->
     with reported(folder):
         folder.mkdir(parents=True, exist_ok=True)
     geo = geometry(model, windows_BT.shape[1])
-    scores = taylor_scores(model, windows_BT[:TAYLOR_WINDOWS], geo) if recipe.criterion == "taylor" else {}
+    name = recipe.criterion
+    scores = taylor_scores(model, windows_BT[:TAYLOR_WINDOWS], geo) if name == "taylor" else {}
+    metrics = fisher_metrics(model, windows_BT[:FISHER_WINDOWS], geo) if name == "obs-fisher" else {}
     pending: dict[str, Tensor] = {}
     done: list[tuple[int, Kind]] = []
     for gram in collect(model, windows_BT, geo):
         block = model.layers[gram.layer].sub_block(gram.kind)
         assert block is not None  # collect() yields existing sub-blocks
         span = unit_span(model, gram.kind)
+        key = (gram.layer, gram.kind)
         evidence = Evidence(
-            block, last_projection(block), gram.gram_NN, span, scores.get((gram.layer, gram.kind))
+            block, last_projection(block), gram.gram_NN, span, scores.get(key), metrics.get(key)
         )
         order_U = criterion(evidence, shrinkage=recipe.shrinkage)
         pending[f"{gram.kind}.order"] = order_U.contiguous()

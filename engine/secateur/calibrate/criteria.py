@@ -8,7 +8,7 @@ Shape suffixes: U units, S inner channels of a unit, N = U*S inner channels, H h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from secateur.errors import BadInput
 from secateur.model.dense import Attention, SubBlock
 
 _GREEDY_FRACTION = 96  # greedy elimination takes 1/96 of the units per step
+_FISHER_SHRINKAGE = 1.0  # of its mean diagonal; a few thousand tokens say little of most directions
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Evidence:
         gram_NN: Gram matrix of its inner activations.
         span: inner channels per unit.
         taylor_N: first-order Taylor scores of the inner channels, where they were collected.
+        fisher_HH: Fisher matrix of the residual stream after the sub-block, where it was collected.
     """
 
     block: SubBlock
@@ -38,6 +40,7 @@ class Evidence:
     gram_NN: Tensor
     span: int
     taylor_N: Tensor | None = None
+    fisher_HH: Tensor | None = None
 
     @property
     def num_units(self) -> int:
@@ -114,6 +117,15 @@ def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
     return torch.cat([alive[last], *reversed([part.flip(0) for part in removed])])
 
 
+def obs_fisher(evidence: Evidence, *, shrinkage: float) -> Tensor:
+    """As `obs-greedy`, errors measured by what the model's output feels of them (see `fisher`)."""
+    if evidence.fisher_HH is None:
+        raise BadInput("--criterion", "obs-fisher", "needs gradients, which this calibration did not collect")
+    root_HH = torch.linalg.cholesky(damped(evidence.fisher_HH, _FISHER_SHRINKAGE))
+    felt = replace(evidence, weight_HN=root_HH.T @ evidence.weight_HN.double())
+    return obs_greedy(felt, shrinkage=shrinkage)
+
+
 def _inverse(positive_NN: Tensor) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(positive_NN))
 
@@ -148,7 +160,10 @@ CRITERIA: dict[str, Criterion] = {
     "activation": activation,
     "magnitude": magnitude,
     "taylor": taylor,
+    "obs-fisher": obs_fisher,
 }
+# Those whose evidence takes a backward pass.
+OF_GRADIENTS = ("taylor", "obs-fisher")
 
 
 def criterion_named(name: str) -> Criterion:

@@ -88,7 +88,7 @@ def prune(
     criterion: Annotated[
         str | None,
         typer.Option(
-            help="Ranking: obs-greedy, obs, activation, magnitude or taylor; obs-greedy, "
+            help="Ranking: obs-greedy, obs-fisher, obs, activation, magnitude or taylor; obs-greedy, "
             "with --recipe paper taylor."
         ),
     ] = None,

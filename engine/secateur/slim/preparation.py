@@ -13,6 +13,7 @@ import torch
 
 from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
 from secateur.calibrate.corpus import SELF, Corpus, load_corpora
+from secateur.calibrate.criteria import OF_GRADIENTS
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.calibrate.perplexity import mean_nll
 from secateur.errors import UnsupportedModel
@@ -172,7 +173,7 @@ def _calibrated(
         tokens = split.statistics.numel()
         reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
         recipe = Recipe(options.criterion)
-        with torch.inference_mode(options.criterion != "taylor"):
+        with torch.inference_mode(options.criterion not in OF_GRADIENTS):
             for _ in calibrate(model.to(fast_dtype()), split.statistics, folder, recipe):
                 reporter.step()
     calibration = Calibration(folder)
