@@ -29,6 +29,8 @@ from secateur.slim.preparation import load_model
 # Short windows: more places of the text for the same tokens, as one candidate after the other is new.
 WINDOW, QUANTUM = 128, 64
 STATISTICS, SEARCH, UNSEEN = 800, 16, 128  # windows
+# Two of these fit beside each other in 16 GB.
+LIBRARY_BYTES, UNSEEN_STATE_BYTES = 2 << 30, 64 << 20
 DETERMINISTIC = ("knapsack", "greedy", "even")
 
 
@@ -99,7 +101,9 @@ class Contest:
                     pass
         calibration = Calibration(folder)
         self._work = work
-        self._library = BlockLibrary(permute(model, calibration.orders), calibration.factors, torch.bfloat16)
+        self._library = BlockLibrary(
+            permute(model, calibration.orders), calibration.factors, torch.bfloat16, cache_bytes=LIBRARY_BYTES
+        )
         self.space = Space(architecture_of(model), QUANTUM)
         self.budget: Budget = keep_budget(model, self.space, keep)
         self._identity = {"keep": keep, "statistics": STATISTICS, "search": SEARCH}
@@ -108,7 +112,9 @@ class Contest:
             self._known |= {a: p.measurement for a, p in self._study(study.name).pairs.items()}
         seen = windows[STATISTICS : STATISTICS + SEARCH]
         self._evaluator = Remembering(PrefixEvaluator(self._library, seen), self._known)
-        self._unseen = PrefixEvaluator(self._library, windows[STATISTICS + SEARCH :][:UNSEEN])
+        self._unseen = PrefixEvaluator(
+            self._library, windows[STATISTICS + SEARCH :][:UNSEEN], state_bytes=UNSEEN_STATE_BYTES
+        )
         self.table: AdditiveTable | None = None
         self.pairs: dict[tuple[str, int], list[Pair]] = {}
 

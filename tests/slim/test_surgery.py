@@ -6,6 +6,7 @@ sequential repair corrects drift, keeps what is full, and repeats to the bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from secateur.calibrate.library import BlockLibrary, expand, permute, unit_span
 from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect
 from secateur.model.dense import KINDS, Model, build_model, named_tensors
-from secateur.model.forward import geometry, hidden_states
+from secateur.model.forward import apply_block, embed, geometry, hidden_states, rms_norm
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
-from secateur.slim.surgery import cut, repair_in_sequence
+from secateur.slim.surgery import Shrinkage, cut, repair_in_sequence
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 CALIBRATION = torch.randint(2, 300, (40, 24), generator=torch.Generator().manual_seed(1))
@@ -118,7 +119,10 @@ def library(tiny_llama: Path) -> BlockLibrary:
     return BlockLibrary(model, factors, torch.float32)
 
 
-def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: float = 0.03) -> Model:
+FITS = Shrinkage(inputs=0.3, last=0.03)
+
+
+def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: Shrinkage = FITS) -> Model:
     with torch.inference_mode():
         (slim,) = repair_in_sequence(library, [cut(library, shape)], CALIBRATION, shrinkage=shrinkage)
         return slim
@@ -133,6 +137,19 @@ def residual_error(model: Model, dense: Model) -> float:
     return float((slim - full).square().mean())
 
 
+@torch.inference_mode()
+def up_projected(model: Model, layer: int) -> Tensor:
+    """What the up projection of a layer makes of the calibration windows."""
+    geo, state = geometry(model, 24), embed(model, CALIBRATION)
+    for index in range(layer):
+        for block in (model.layers[index].attention, model.layers[index].ffn):
+            state = apply_block(state, block, geo, index)
+    state = apply_block(state, model.layers[layer].attention, geo, layer)
+    ffn = model.layers[layer].ffn
+    assert ffn is not None
+    return rms_norm(state, ffn.norm_H, geo.norm_eps) @ ffn.up_CH.T
+
+
 class TestRepairInSequence:
     @pytest.mark.parametrize("name", ["mixed", "no-attention-in-one", "no-ffn-in-one"])
     def test_is_nearer_to_the_dense_model(self, name: str, library: BlockLibrary) -> None:
@@ -142,14 +159,28 @@ class TestRepairInSequence:
         errors = [residual_error(model, library.master) for model in (plain, one_shot, sequence)]
         assert errors[2] < errors[1] < errors[0]
 
-    def test_only_last_projections_change(self, library: BlockLibrary) -> None:
-        one_shot, sequence = cut(library, SHAPES["mixed"]), in_sequence(library, SHAPES["mixed"])
+    @pytest.mark.parametrize("inputs", [0.3, math.inf])
+    def test_only_projections_change(self, inputs: float, library: BlockLibrary) -> None:
+        """All of them, or the last ones alone."""
+        one_shot = cut(library, SHAPES["mixed"])
+        sequence = in_sequence(library, SHAPES["mixed"], Shrinkage(inputs, 0.03))
         before, after = named_tensors(one_shot), named_tensors(sequence)
         assert after.keys() == before.keys()
+        last = ("o_proj.weight", "down_proj.weight")
         for name in before:
-            moved = name.endswith(("o_proj.weight", "down_proj.weight"))
+            moved = name.endswith(last) if math.isinf(inputs) else "_proj." in name
             assert moved or torch.equal(before[name], after[name]), name
             assert before[name].shape == after[name].shape
+
+    def test_input_projections_see_the_dense_stream_again(self, library: BlockLibrary) -> None:
+        """What the second FFN computes before its gate is nearer to the dense one's than without the fit."""
+        shape, teacher = SHAPES["mixed"], library.master
+        errors = []
+        for inputs in (0.01, math.inf):
+            slim = in_sequence(library, shape, Shrinkage(inputs, 0.03))
+            found, wanted = (up_projected(model, layer=1) for model in (slim, teacher))
+            errors.append(float((found - wanted[..., : found.shape[-1]]).square().mean()))
+        assert errors[0] < errors[1]
 
     def test_full_width_stays_dense(self, library: BlockLibrary) -> None:
         """There is nothing to correct: the update is rounding."""
@@ -164,7 +195,7 @@ class TestRepairInSequence:
 
     def test_strong_shrinkage_keeps_the_projection(self, library: BlockLibrary) -> None:
         before = named_tensors(cut(library, SHAPES["mixed"]))
-        for name, tensor in named_tensors(in_sequence(library, SHAPES["mixed"], 1e9)).items():
+        for name, tensor in named_tensors(in_sequence(library, SHAPES["mixed"], Shrinkage(1e9, 1e9))).items():
             assert torch.allclose(tensor, before[name], atol=1e-5), name
 
     def test_same_bits_twice(self, library: BlockLibrary) -> None:
@@ -175,7 +206,7 @@ class TestRepairInSequence:
         shapes = [SHAPES[name] for name in ("mixed", "no-attention-in-one", "a-layer-gone")]
         with torch.inference_mode():
             together = repair_in_sequence(
-                library, [cut(library, shape) for shape in shapes], CALIBRATION, shrinkage=0.03
+                library, [cut(library, shape) for shape in shapes], CALIBRATION, shrinkage=FITS
             )
         for shape, slim in zip(shapes, together, strict=True):
             alone = named_tensors(in_sequence(library, shape))

@@ -1,12 +1,13 @@
 """Cutting a model to an architecture: sub-blocks out of the library, everything else as it was.
 
-Shape suffixes: B windows, T tokens, H hidden, K kept inner channels.
+Shape suffixes: B windows, T tokens, H hidden, K kept inner channels, P whatever is fitted.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,11 +15,27 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
-from secateur.model.dense import KINDS, Layer, Model, SubBlock, map_block
-from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project
+from secateur.model.dense import KINDS, Attention, Block, Ffn, Layer, Model, SubBlock, map_block
+from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project, rms_norm
 from secateur.search.architecture import Architecture
 
-SEQUENCE_SHRINKAGE = 0.1  # 0.03 and 0.3 were no better at any budget (docs/repair.md)
+INPUT_PROJECTIONS = {Attention: ("query_QH", "key_KH", "value_KH"), Ffn: ("gate_CH", "up_CH")}
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Damping of the fits in sequence, as fractions of the mean diagonal of X^T X.
+
+    Attributes:
+        inputs: of the projections that read the normed residual stream; infinity leaves them alone.
+        last: of those that read the inner activations.
+    """
+
+    inputs: float
+    last: float
+
+
+SEQUENCE_SHRINKAGE = Shrinkage(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
 
 
 def cut(library: BlockLibrary, architecture: Architecture) -> Model:
@@ -38,20 +55,20 @@ def repair_in_sequence(
     slims: Sequence[Model],
     windows_BT: Tensor,
     *,
-    shrinkage: float = SEQUENCE_SHRINKAGE,
+    shrinkage: Shrinkage = SEQUENCE_SHRINKAGE,
     advance: Callable[[], None] = lambda: None,
 ) -> list[Model]:
-    """Slim models with every last projection fitted again, in order of depth, to undo drift.
+    """Slim models with the projections of every sub-block fitted again, in order of depth, to undo drift.
 
-    Each sub-block is fitted to the *dense* residual stream after it minus the pruned stream before
-    it, so that errors of earlier cuts are corrected and not handed on. The fit is a ridge around
-    the projection that is there: W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over.
-    The dense model goes through the windows once, however many slim ones there are.
+    What a sub-block reads is brought back to what the dense one reads as far as a linear map can, and the
+    map goes into its input projections. Its last projection is then fitted to the *dense* residual stream
+    after it minus the pruned stream before it, so that errors of earlier cuts are corrected and not handed
+    on. Both fits are ridges around what is there. The dense model goes through the windows once, however
+    many slim ones there are.
 
     Args:
         slims: what `cut` returned for the same library.
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
-        shrinkage: damping as a fraction of the mean diagonal of X^T X.
         advance: called after each sub-block of the dense model.
     """
     dense = library.model
@@ -61,44 +78,80 @@ def repair_in_sequence(
     layers_of = [list(slim.layers) for slim in slims]
     for index, teacher_layer in enumerate(dense.layers):
         for kind in KINDS:
-            teacher = teacher_layer.sub_block(kind)
-            dense_states = [apply_block(state, teacher, geo, index) for state in dense_states]
+            teacher, before = teacher_layer.sub_block(kind), dense_states
+            dense_states = [apply_block(state, teacher, geo, index) for state in before]
             for number, layers in enumerate(layers_of):
                 block = layers[index].sub_block(kind)
                 if block is not None:
-                    fitted, states_of[number] = _refit(
-                        block, states_of[number], dense_states, geo, index, shrinkage
-                    )
+                    drift = _Drift(states_of[number], before, dense_states)
+                    aimed = _refit_inputs(block, drift, geo, shrinkage.inputs)
+                    fitted, states_of[number] = _refit_last(aimed, drift, geo, index, shrinkage.last)
                     layers[index] = replace(layers[index], **{kind: fitted})  # type: ignore[arg-type]
             advance()
     return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
 
 
-def _refit(
-    block: SubBlock,
-    slim_states: list[Tensor],
-    dense_states: list[Tensor],
-    geo: Geometry,
-    layer: int,
-    shrinkage: float,
+@dataclass(frozen=True)
+class _Drift:
+    """Residual streams around a sub-block, [B, T, H] in chunks: where the slim model is, and should be."""
+
+    slim_before: list[Tensor]
+    dense_before: list[Tensor]
+    dense_after: list[Tensor]
+
+
+def _refit_inputs(block: Block, drift: _Drift, geo: Geometry, shrinkage: float) -> Block:
+    """The sub-block with input projections W + W A, x + A x being the best guess at the dense normed stream.
+
+    A^T = (X^T X + damping I)^-1 X^T (D - X) of the normed streams, slim X and dense D: one map for all input
+    projections, which is what fitting each to its dense outputs comes to.
+    """
+    if math.isinf(shrinkage):
+        return block
+    dtype = drift.slim_before[0].dtype
+    norm_H = block.norm_H.to(dtype)
+    gram_HH: Tensor | None = None
+    cross_HH: Tensor | None = None
+    for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_before, strict=True):
+        x_BTH, wanted_BTH = (rms_norm(state, norm_H, geo.norm_eps) for state in (slim_BTH, dense_BTH))
+        gram_HH = accumulate(gram_HH, x_BTH)
+        cross_HH = accumulate(cross_HH, x_BTH, (wanted_BTH.float() - x_BTH.float()).to(dtype))
+    map_HH = _ridge(gram_HH, cross_HH, shrinkage)
+    changed = {}
+    for name in INPUT_PROJECTIONS[type(block)]:
+        weight = getattr(block, name)
+        changed[name] = (weight.double() + weight.double() @ map_HH.T).to(weight.dtype).contiguous()
+    return replace(block, **changed)
+
+
+def _refit_last(
+    block: SubBlock, drift: _Drift, geo: Geometry, layer: int, shrinkage: float
 ) -> tuple[SubBlock, list[Tensor]]:
-    """The sub-block with its projection fitted again, and the slim residual streams after it."""
-    dtype = slim_states[0].dtype
+    """The sub-block with its last projection fitted again, and the slim residual streams after it.
+
+    W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over.
+    """
+    dtype = drift.slim_before[0].dtype
     fast = map_block(block, lambda tensor: tensor.to(dtype))
     gram_KK: Tensor | None = None
     cross_KH: Tensor | None = None
     inners = []  # kept: computing them twice would cost more than the fit
-    for slim_BTH, dense_BTH in zip(slim_states, dense_states, strict=True):
+    for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_after, strict=True):
         inner_BTK = inner(slim_BTH, fast, geo, layer)
         left_BTH = (dense_BTH.float() - slim_BTH).sub_(project(inner_BTK, fast))
         gram_KK = accumulate(gram_KK, inner_BTK)
         cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
         inners.append(inner_BTK)
-    assert gram_KK is not None and cross_KH is not None  # there is at least one chunk
-    factor_KK = torch.linalg.cholesky(damped(gram_KK, shrinkage))
-    update_KH = torch.cholesky_solve(cross_KH.double(), factor_KK)
+    update_KH = _ridge(gram_KK, cross_KH, shrinkage)
     weight_HK = last_projection(block)
     fitted_HK = (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous()
     fast = with_projection(fast, fitted_HK.to(dtype))
-    after = [state + project(part, fast) for state, part in zip(slim_states, inners, strict=True)]
+    after = [state + project(part, fast) for state, part in zip(drift.slim_before, inners, strict=True)]
     return with_projection(block, fitted_HK), after
+
+
+def _ridge(gram_KK: Tensor | None, cross_KP: Tensor | None, shrinkage: float) -> Tensor:
+    """(gram + damping I)^-1 cross, fp64."""
+    assert gram_KK is not None and cross_KP is not None  # there is at least one chunk
+    factor_KK = torch.linalg.cholesky(damped(gram_KK, shrinkage))
+    return torch.cholesky_solve(cross_KP.double(), factor_KK)
