@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -34,8 +36,12 @@ def main() -> None:
 
 def figure_of(result: Mapping[str, Any]) -> Figure | None:
     """The picture of a result; None where there is none of its kind."""
-    drawings: dict[str, Callable[[Mapping[str, Any]], Figure]] = {"ranking": evaluation, "ceilings": kernels}
-    return next((draw(result) for key, draw in drawings.items() if key in result), None)
+    drawings: dict[tuple[str, ...], Callable[[Mapping[str, Any]], Figure]] = {
+        ("ranking",): evaluation,
+        ("ceilings", "rows"): kernels,
+        ("samplers", "learning"): samplers,
+    }
+    return next((draw(result) for keys, draw in drawings.items() if set(keys) <= result.keys()), None)
 
 
 def save(figure: Figure, file: Path) -> Path:
@@ -103,6 +109,63 @@ def kernels(result: Mapping[str, Any]) -> Figure:
     axes.legend(frameon=False)
     _titled(figure, result)
     return figure
+
+
+def samplers(result: Mapping[str, Any]) -> Figure:
+    """The best so far over evaluations, what it is worth on unseen text, and tau over pairs."""
+    figure = Figure(figsize=(15, 4))
+    progress, unseen, learning = figure.subplots(1, 3)
+    for number, (name, runs) in enumerate(result["samplers"].items()):
+        color = OURS if name == "guided" else f"C{number}"
+        best = [[math.nan if kl is None else kl for kl in run["best"]] for run in runs]
+        steps = range(1, 1 + max(map(len, best)))
+        # A run that ended early stays where it was.
+        curves = [curve + curve[-1:] * (len(steps) - len(curve)) for curve in best]
+        middle = [fmean(values) for values in zip(*curves, strict=True)]
+        progress.plot(steps, middle, color=color, linewidth=2.5 if name == "guided" else 1.2, label=name)
+        low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
+        progress.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        ends = [run["unseen_kl"] for run in runs if run["unseen_kl"] is not None]
+        unseen.scatter(ends, [number] * len(ends), color=color, s=24)
+    names = list(result["samplers"])
+    ends = [
+        curve for runs in result["samplers"].values() for curve in (run["best"][-1] for run in runs) if curve
+    ]
+    progress.set(
+        xlabel="evaluations",
+        ylabel="KL on search windows, nats per token",
+        title=f"best so far, {result['keep']:g} kept (mean and range of seeds)",
+        ylim=(min(ends) * 0.97, sorted(ends)[len(ends) // 2] * 1.5),
+    )
+    progress.legend(frameon=False, fontsize=8)
+    unseen.set_yticks(range(len(names)), names)
+    unseen.invert_yaxis()
+    unseen.set(
+        xscale="log", xlabel="KL on unseen windows, nats per token", title="what was found, a dot per seed"
+    )
+    _learning(learning, result["learning"])
+    _titled(figure, result)
+    return figure
+
+
+def _learning(axes: Axes, learning: Mapping[str, Any]) -> None:
+    """Tau over pairs of every regressor, on the set with most pairs."""
+    name, found = max(
+        learning.items(), key=lambda item: item[1]["pairs"], default=("no pairs", {"curves": {}})
+    )
+    for regressor, rows in found["curves"].items():
+        axes.errorbar(
+            [row["pairs"] for row in rows],
+            [row["tau"] for row in rows],
+            [row["tau_std"] for row in rows],
+            marker="o",
+            markersize=3,
+            linewidth=1.2,
+            label=regressor,
+        )
+    axes.axhline(0.8, color=QUIET, linestyle="--")
+    axes.set(xlabel="pairs", ylabel="Kendall's tau, held-out pairs", title=f"predictor: {name}")
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _is_ours(provider: str) -> bool:

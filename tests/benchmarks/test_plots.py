@@ -50,6 +50,26 @@ def test_kernels() -> None:
     assert [to_hex(bar.get_facecolor()) for bar in bars] == [to_hex(plots.OTHERS), to_hex(plots.OURS)]
 
 
+def test_samplers() -> None:
+    """A run that ended early stays where it was; what no evaluation fitted is a gap."""
+    guided = [{"best": [3.0, 2.0], "unseen_kl": 2.5}, {"best": [4.0, 1.0], "unseen_kl": 1.5}]
+    greedy = [{"best": [None], "unseen_kl": None}]
+    curves = {"ridge": [{"pairs": 10, "tau": 0.5, "tau_std": 0.1}, {"pairs": 50, "tau": 0.8, "tau_std": 0.1}]}
+    learning = {"random": {"pairs": 5, "curves": {}}, "all": {"pairs": 50, "curves": curves}}
+    figure = plots.figure_of(
+        {"samplers": {"guided": guided, "greedy": greedy}, "keep": 0.5, "learning": learning}
+    )
+    assert figure is not None
+    progress, unseen, tau = figure.axes
+    assert list(progress.lines[0].get_ydata()) == [3.5, 1.5]  # type: ignore[arg-type]
+    assert sorted(unseen.collections[0].get_offsets()[:, 0]) == [1.5, 2.5]  # type: ignore[index]
+    assert list(tau.lines[0].get_ydata()) == [0.5, 0.8]  # type: ignore[arg-type]
+
+
+def test_the_speed_ups_ceilings_are_no_kernels() -> None:
+    assert plots.figure_of({"ceilings": {}, "reached": True}) is None
+
+
 def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, result in (("evaluation", EVALUATION), ("other", {"perplexity": 1.0})):
         (tmp_path / f"{name}.json").write_text(json.dumps(result))
