@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.host import cpu, write_result
 from benchmarks.samplers.contest import DETERMINISTIC, Contest, Outcome
 from benchmarks.samplers.learning import learning_curves
-from secateur.search.samplers.registry import SAMPLERS
+from secateur.search.samplers.registry import PAPER, SAMPLERS
 
 
 def main() -> None:
@@ -56,7 +56,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=float, default=0.8)
     parser.add_argument("--evaluations", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--samplers", nargs="+", choices=list(SAMPLERS), default=list(SAMPLERS))
+    # The paper's is a recipe with 525 pairs of its own: benchmarks.paper.
+    names = [name for name in SAMPLERS if name != PAPER]
+    parser.add_argument("--samplers", nargs="+", choices=names, default=names)
     arguments: Any = parser.parse_args()
     return arguments  # type: ignore[no-any-return]
 

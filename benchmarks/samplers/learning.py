@@ -15,11 +15,13 @@ from benchmarks.samplers.contest import Contest
 from secateur.search.features import Features
 from secateur.search.predictor import ResidualPredictor, rank_quality
 from secateur.search.regressors import REGRESSORS
+from secateur.search.samplers.paper import boosted_trees
 from secateur.search.study import Pair
 
 SIZES = (10, 25, 50, 100, 150, 200)
 SPLITS = 5
 HELD_OUT = 60
+PAPER = "trees on widths alone (the paper's)"
 
 
 def learning_curves(contest: Contest, seeds: Sequence[int]) -> dict[str, Any]:
@@ -31,10 +33,27 @@ def learning_curves(contest: Contest, seeds: Sequence[int]) -> dict[str, Any]:
     searched = _union(contest, ("guided",), seeds)
     sets = {"random": drawn, "guided": searched, "random and guided": drawn + searched}
     return {
-        name: {"pairs": len(pairs), "curves": {r: _curve(features, pairs, r) for r in REGRESSORS}}
+        name: {"pairs": len(pairs), "curves": {r: _curve(features, pairs, r) for r in (*REGRESSORS, PAPER)}}
         for name, pairs in sets.items()
         if len(pairs) >= HELD_OUT + SIZES[0]
     }
+
+
+def _residual(
+    features: Features, train: Sequence[Pair], held: Sequence[Pair], seed: int, regressor: str
+) -> np.ndarray:
+    predictor = ResidualPredictor(features, seed, regressor)
+    predictor.fit([p.architecture for p in train], [p.measurement.kl for p in train])
+    return predictor.predict([p.architecture for p in held]).mean
+
+
+def _papers_way(
+    features: Features, train: Sequence[Pair], held: Sequence[Pair], seed: int, regressor: str
+) -> np.ndarray:
+    """Trees on widths alone, as arXiv 2309.09507 has them: no table behind them."""
+    rows, unseen = (np.array([p.architecture.path for p in some], dtype=float) for some in (train, held))
+    trees = boosted_trees(seed).fit(rows, np.log([p.measurement.kl for p in train]))
+    return np.asarray(trees.predict(unseen))
 
 
 def _union(contest: Contest, samplers: Sequence[str], seeds: Sequence[int]) -> list[Pair]:
@@ -65,9 +84,8 @@ def _once(
 ) -> tuple[float, float]:
     order = np.random.default_rng(split).permutation(len(pairs))
     held, train = [pairs[i] for i in order[:HELD_OUT]], [pairs[i] for i in order[HELD_OUT:][:size]]
-    predictor = ResidualPredictor(features, split, regressor)
-    predictor.fit([p.architecture for p in train], [p.measurement.kl for p in train])
-    predicted = predictor.predict([p.architecture for p in held]).mean
+    predict = _papers_way if regressor == PAPER else _residual
+    predicted = predict(features, train, held, split, regressor)
     quality = rank_quality(predicted, np.array([p.measurement.kl for p in held]))
     assert quality is not None
     return quality.tau, quality.recall

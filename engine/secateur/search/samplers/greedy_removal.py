@@ -30,8 +30,9 @@ class GreedySampler:
 
     def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
         """The most promising removals from what the best of the last round left."""
-        if number > 1:
-            self._take_best([pair for pair in done if pair.architecture in self._tried])
+        tried = [pair for pair in done if pair.architecture in self._tried]
+        if tried:  # none, too, where the first removal would already make too many layer shapes
+            self._take_best(tried)
         if self._problem.budget.admits(self._current):
             return Round([])
         left = [slot for slot in self._removable(self._current) if self._within_shapes(self._without(slot))]

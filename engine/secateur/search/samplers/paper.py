@@ -117,8 +117,6 @@ class Fit:
     """Boosted trees from kept fractions to the log KL and the NLL of pairs, on seven tenths of them."""
 
     def __init__(self, ratios: RatioSpace, pairs: Sequence[Pair], seed: int) -> None:
-        from xgboost import XGBRegressor
-
         dense = ratios.space.dense
         full_S = np.array([max(dense.width(*slot), 1) for slot in ratios.slots])
         widths = [[pair.architecture.width(*slot) for slot in ratios.slots] for pair in pairs]
@@ -127,14 +125,7 @@ class Fit:
         order = np.random.default_rng((seed, 3)).permutation(len(pairs))
         train, held = np.split(order, [max(1, round(TRAIN * len(pairs)))])
         targets_NK = _standardised(np.array(found), train)
-        self._trees = XGBRegressor(
-            n_estimators=300,
-            max_depth=4,
-            learning_rate=0.05,
-            subsample=0.8,
-            random_state=seed % 2**31,
-            n_jobs=1,  # sums in one order: the same trees on every run
-        ).fit(rows_NS[train], targets_NK[train])
+        self._trees = boosted_trees(seed).fit(rows_NS[train], targets_NK[train])
         self._num_train = len(train)
         self._held_NK = targets_NK[held]
         self._predicted_NK = np.asarray(self._trees.predict(rows_NS[held])) if len(held) else self._held_NK
@@ -164,6 +155,20 @@ class Fit:
             ranges=dict(zip(names, ranges, strict=True)),
             candidates=candidates,
         )
+
+
+def boosted_trees(seed: int) -> Any:
+    """The paper's kind of regressor; it says nothing of its settings."""
+    from xgboost import XGBRegressor
+
+    return XGBRegressor(
+        n_estimators=300,
+        max_depth=4,
+        learning_rate=0.05,
+        subsample=0.8,
+        random_state=seed % 2**31,
+        n_jobs=1,  # sums in one order: the same trees on every run
+    )
 
 
 def _standardised(targets_NK: np.ndarray, train: np.ndarray) -> np.ndarray:
