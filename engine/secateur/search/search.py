@@ -66,7 +66,6 @@ class Search:
         predictor: a regressor, or `predictor.AUTO` for the one that ranks held-out pairs best.
         patience: a goal is given up after so many of its rounds without a gain of `GAIN` in its best
             KL, and the search ends when all are; None goes on until the evaluations are spent.
-        lean_table: measure one single cut of each sub-block, and draw lines through them.
 
     Attributes:
         choice: the predictor of the last round, and how its rivals did; None without one.
@@ -86,7 +85,6 @@ class Search:
         sampler: str = GUIDED,
         predictor: str = AUTO,
         patience: int | None = None,
-        lean_table: bool = False,
     ) -> None:
         self._space = space
         self._goals = tuple(goals)
@@ -98,7 +96,6 @@ class Search:
         self._sampler = sampler
         self._predictor = predictor
         self._patience = patience
-        self._lean_table = lean_table
         self.table: AdditiveTable | None = None
         self.choice: Choice | None = None
 
@@ -141,7 +138,7 @@ class Search:
         return Problem(self._space, budget, self.table, self._evaluations, self._seed, self._predictor)
 
     def _fill_table(self) -> Iterator[Progress]:
-        cuts = single_cuts(self._space, lean=self._lean_table)
+        cuts = single_cuts(self._space)
         pairs = self._study.pairs
         missing = [cut for cut in cuts if cut not in pairs]
         done = len(cuts) - len(missing)

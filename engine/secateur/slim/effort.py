@@ -17,12 +17,10 @@ class Effort:
     Attributes:
         calibration_tokens: for the statistics and the repair in sequence, at most.
         search_windows: that every candidate is evaluated on.
-        lean_table: one single cut for each sub-block, and lines through them, instead of two or three.
     """
 
     calibration_tokens: int
     search_windows: int
-    lean_table: bool
 
 
 def effort_for(evaluations: int, calibration_tokens: int | None, search_windows: int | None) -> Effort:
@@ -31,5 +29,4 @@ def effort_for(evaluations: int, calibration_tokens: int | None, search_windows:
     return Effort(
         calibration_tokens or (32_768 if quick else 131_072),
         search_windows or (8 if quick else 16),
-        quick,
     )

@@ -66,7 +66,6 @@ def prune_all(
             sampler=options.sampler,
             predictor=options.predictor,
             patience=options.patience,
-            lean_table=options.effort.lean_table,
         )
         if observer is not None:
             observer.begin(prepared)
