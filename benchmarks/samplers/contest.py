@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from secateur.search.samplers.registry import needs_table
 from secateur.search.search import Search
 from secateur.search.space import Space
 from secateur.search.study import Pair, Study
-from secateur.search.table import AdditiveTable
+from secateur.search.table import AdditiveTable, build_table
 from secateur.slim.preparation import load_model
 
 # Short windows: more places of the text for the same tokens, as one candidate after the other is new.
@@ -42,8 +41,8 @@ class Outcome:
         best: least KL (nats per token, search windows) within the budget after each evaluation.
         single_cuts: evaluations that its table took on top (half a model each on average).
         unseen_kl, unseen_nll: of its best architecture, on windows that no search saw.
-        tau: the predictor's cross-validated rank correlation, per evaluation from when there is one.
-        seconds: of this run; little where evaluations were known.
+        tau: the predictor's cross-validated rank correlation, per round from when there is one.
+        seconds: of its rounds' evaluations; little where another sampler had made them.
     """
 
     sampler: str
@@ -119,39 +118,42 @@ class Contest:
         self.pairs: dict[tuple[str, int], list[Pair]] = {}
 
     def play(self, name: str, seed: int, evaluations: int) -> Outcome:
-        """Run one search to its end, and judge what it found on unseen windows."""
-        started = time.perf_counter()
+        """Run one search to its end, if it was not yet, and judge what it found on unseen windows."""
         study = self._study(f"study-{name}-{seed}")
-        search = Search(
-            self.space,
-            [Goal(f"{self._identity['keep']:g}", self.budget)],
-            self._library,
-            self._evaluator,
-            study,
-            evaluations=evaluations,
-            seed=seed,
-            sampler=name,
-        )
-        tau = [step.quality.tau for step in search.run() if step.quality]
-        pairs = [pair for pair in study.pairs.values() if pair.round > 0]
+        if study.noted("contest") != evaluations:
+            search = Search(
+                self.space,
+                [Goal(f"{self._identity['keep']:g}", self.budget)],
+                self._library,
+                self._evaluator,
+                study,
+                evaluations=evaluations,
+                seed=seed,
+                sampler=name,
+            )
+            for _ in search.run():
+                pass
+            study.note("contest", evaluations)
+        pairs = sorted((pair for pair in study.pairs.values() if pair.round > 0), key=lambda pair: pair.round)
         self.pairs[name, seed] = pairs
-        self.table = search.table or self.table
-        best = _running_best([self._fitting(pair) for pair in pairs])
-        winner = min(
-            (p for p in pairs if self._fitting(p) is not None), key=lambda p: p.measurement.kl, default=None
-        )
+        if needs_table(name):
+            cuts = {a: pair.measurement.kl for a, pair in study.pairs.items() if pair.round == 0}
+            self.table = build_table(self.space, self._library, cuts)
+        rounds = study.noted("rounds") or ()
+        fitting = [pair for pair in pairs if self._fitting(pair) is not None]
+        winner = min(fitting, key=lambda pair: pair.measurement.kl, default=None)
         judged = self._judge(winner.architecture) if winner else None
         return Outcome(
             name,
             seed,
-            best,
+            _running_best([self._fitting(pair) for pair in pairs]),
             len(study.pairs) - len(pairs) if needs_table(name) else 0,
             judged.kl if judged else None,
             judged.nll if judged else None,
-            tau,
+            [found["tau"] for r in rounds for found in [r["quality"].get(r["predictor"])] if found],
             winner.architecture.to_json() if winner else None,
             winner.origin if winner else None,
-            round(time.perf_counter() - started, 1),
+            round(sum(r["seconds"] for r in rounds), 1),
         )
 
     def _study(self, name: str) -> Study:
