@@ -134,7 +134,7 @@ class Contest:
             for _ in search.run():
                 pass
             study.note("contest", evaluations)
-        pairs = sorted((pair for pair in study.pairs.values() if pair.round > 0), key=lambda pair: pair.round)
+        pairs = [pair for pair in study.pairs.values() if pair.round > 0][:evaluations]  # as they came
         self.pairs[name, seed] = pairs
         if needs_table(name):
             cuts = {a: pair.measurement.kl for a, pair in study.pairs.items() if pair.round == 0}
@@ -147,7 +147,7 @@ class Contest:
             name,
             seed,
             _running_best([self._fitting(pair) for pair in pairs]),
-            len(study.pairs) - len(pairs) if needs_table(name) else 0,
+            sum(pair.round == 0 for pair in study.pairs.values()) if needs_table(name) else 0,
             judged.kl if judged else None,
             judged.nll if judged else None,
             [found["tau"] for r in rounds for found in [r["quality"].get(r["predictor"])] if found],
