@@ -3,7 +3,7 @@
 One width of each sub-block is measured. The others are in proportion to the least-squares error that repair
 leaves, which the block library knows for every width for free: KL is close to linear in it. Sums of the table
 are a prior for whole architectures, not an answer: errors do not quite add up. Measuring two or three widths
-instead took 2.5 times as long and found no better architectures (docs/search.md).
+instead took 2.5 times as long and gained less than seeds differ by (docs/search.md).
 """
 
 from __future__ import annotations
