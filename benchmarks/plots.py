@@ -125,17 +125,16 @@ def samplers(result: Mapping[str, Any]) -> Figure:
         progress.plot(steps, middle, color=color, linewidth=2.5 if name == "guided" else 1.2, label=name)
         low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
         progress.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-        ends = [run["unseen_kl"] for run in runs if run["unseen_kl"] is not None]
-        unseen.scatter(ends, [number] * len(ends), color=color, s=24)
+        found = [run["unseen_kl"] for run in runs if run["unseen_kl"] is not None]
+        unseen.scatter(found, [number] * len(found), color=color, s=24)
     names = list(result["samplers"])
-    ends = [
-        curve for runs in result["samplers"].values() for curve in (run["best"][-1] for run in runs) if curve
-    ]
+    last = [run["best"][-1] for runs in result["samplers"].values() for run in runs]
+    ends = sorted(kl for kl in last if kl is not None)
     progress.set(
         xlabel="evaluations",
         ylabel="KL on search windows, nats per token",
         title=f"best so far, {result['keep']:g} kept (mean and range of seeds)",
-        ylim=(min(ends) * 0.97, sorted(ends)[len(ends) // 2] * 1.5),
+        ylim=(ends[0] * 0.97, ends[len(ends) // 2] * 1.5),
     )
     progress.legend(frameon=False, fontsize=8)
     unseen.set_yticks(range(len(names)), names)
