@@ -1,4 +1,4 @@
-"""What an architecture gives up, sub-block by sub-block, and what the single cuts say of it."""
+"""What an architecture gives up, sub-block by sub-block, and what the table of single cuts says of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES: dict[Kind, str] = {"attention": "attention", "ffn": "FFN"}
 
 
 def sensitivity(view: StudyView) -> list[dict[str, Any]]:
-    """Every sub-block with the KL (nats per token) of its deepest single cut, most sensitive first.
+    """Every sub-block with the KL (nats per token) of its deepest cut by the table, most sensitive first.
 
     The order is by KL per million parameters saved, by KL where the study has no costs. Empty
     without a table.

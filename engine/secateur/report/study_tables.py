@@ -113,7 +113,7 @@ def _removal(removal: Mapping[str, Any]) -> Table:
     """Sub-blocks by sensitivity, both ends of a long list: what a cut costs, and what every goal keeps."""
     ranked = removal["sensitivity"]
     title = (
-        "what was removed, and why: KL of the deepest single cut, per million parameters; widths kept by goal"
+        "what was removed, and why: KL of the deepest cut by the table, per million parameters; kept by goal"
     )
     table = _table(title + (f" ({2 * END} of {len(ranked)})" if len(ranked) > 2 * END else ""))
     table.add_column("rank", justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Sensitivity: what the deepest single cut of every sub-block costs, per million parameters it saves."""
+"""Sensitivity: KL of the deepest cut of every sub-block, by the table, per million parameters it saves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draw_sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
         rows: ``figures.removal.sensitivity`` of the document; at least one.
     """
     key = "kl" if any(row["kl_per_million"] is None for row in rows) else "kl_per_million"
-    title = "KL of the deepest single cut, nats per token" + (
+    title = "KL of the deepest cut by the table, nats per token" + (
         " and million parameters" if key == "kl_per_million" else ""
     )
     layers = max(row["layer"] for row in rows) + 1
