@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from secateur.calibrate.elimination import Elimination, inverse_of, obs_cost
 from secateur.calibrate.repair import damped
 from secateur.errors import BadInput
 from secateur.model.dense import Attention, SubBlock
@@ -92,8 +93,8 @@ def taylor(evidence: Evidence, *, shrinkage: float) -> Tensor:
 
 def obs(evidence: Evidence, *, shrinkage: float) -> Tensor:
     """OBS cost of removing one unit with all others re-fitted: tr(w_j ((C^-1)_jj)^-1 w_j^T)."""
-    inverse = _inverse(damped(evidence.gram_NN, shrinkage))
-    return _by_score(_obs_cost(evidence.weight_HN.double(), inverse, evidence.span))
+    inverse = inverse_of(damped(evidence.gram_NN, shrinkage))
+    return _by_score(obs_cost(evidence.weight_HN.double(), inverse, evidence.span))
 
 
 def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
@@ -102,19 +103,15 @@ def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
     The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
     not both called unimportant.
     """
-    span, units = evidence.span, evidence.num_units
-    weight = evidence.weight_HN.double().clone()
-    inverse = _inverse(damped(evidence.gram_NN, shrinkage))
-    alive = torch.arange(units)
+    inverse = inverse_of(damped(evidence.gram_NN, shrinkage))
+    left = Elimination(evidence.weight_HN.double(), inverse, evidence.span)
     removed: list[Tensor] = []
-    step = max(1, units // _GREEDY_FRACTION)
-    while len(alive) > step:
-        cost = _obs_cost(weight, inverse, span)
-        losers = torch.argsort(cost, stable=True)[:step]
-        removed.append(alive[losers])
-        alive, weight, inverse = _eliminate(alive, weight, inverse, losers, span)
-    last = _by_score(_obs_cost(weight, inverse, span))
-    return torch.cat([alive[last], *reversed([part.flip(0) for part in removed])])
+    step = max(1, evidence.num_units // _GREEDY_FRACTION)
+    while left.num_units > step:
+        removed.append(left.take(torch.argsort(left.cost(), stable=True)[:step]))
+    left.compact()
+    last = left.names_U[_by_score(left.cost())]
+    return torch.cat([last, *reversed([part.flip(0) for part in removed])])
 
 
 def obs_fisher(evidence: Evidence, *, shrinkage: float) -> Tensor:
@@ -124,34 +121,6 @@ def obs_fisher(evidence: Evidence, *, shrinkage: float) -> Tensor:
     root_HH = torch.linalg.cholesky(damped(evidence.fisher_HH, _FISHER_SHRINKAGE))
     felt = replace(evidence, weight_HN=root_HH.T @ evidence.weight_HN.double())
     return obs_greedy(felt, shrinkage=shrinkage)
-
-
-def _inverse(positive_NN: Tensor) -> Tensor:
-    return torch.cholesky_inverse(torch.linalg.cholesky(positive_NN))
-
-
-def _obs_cost(weight_HN: Tensor, inverse_NN: Tensor, span: int) -> Tensor:
-    if span == 1:
-        return weight_HN.square().sum(0) / inverse_NN.diagonal()
-    units = weight_HN.shape[1] // span
-    blocks_USS = torch.stack([inverse_NN[i : i + span, i : i + span] for i in range(0, units * span, span)])
-    weight_UHS = weight_HN.view(-1, units, span).transpose(0, 1)
-    factor_USS = torch.linalg.cholesky(blocks_USS)
-    solved = torch.linalg.solve_triangular(factor_USS, weight_UHS.transpose(1, 2), upper=False)
-    return solved.square().sum((1, 2))
-
-
-def _eliminate(
-    alive_U: Tensor, weight_HN: Tensor, inverse_NN: Tensor, losers: Tensor, span: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    keep_units = torch.ones(len(alive_U), dtype=torch.bool)
-    keep_units[losers] = False
-    keep = keep_units.repeat_interleave(span)
-    core = inverse_NN[~keep][:, ~keep]
-    rows = torch.cholesky_solve(inverse_NN[~keep][:, keep], torch.linalg.cholesky(core))
-    weight = weight_HN[:, keep] - weight_HN[:, ~keep] @ rows
-    inverse = inverse_NN[keep][:, keep] - inverse_NN[keep][:, ~keep] @ rows
-    return alive_U[keep_units], weight, inverse
 
 
 CRITERIA: dict[str, Criterion] = {
