@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.calibrate.corpus import Corpus
+from secateur.calibrate.corpus import Corpus, cut_windows, interleave
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
@@ -133,6 +133,8 @@ class TestSplit:
         )
         split = split_windows(open_source(tiny_llama), named, (), options)
         parts = [split.statistics, split.search, split.validation]
+        assert not rows(split.repair) & (rows(split.search) | rows(split.validation))
+        assert split.repair.numel() <= tokens // 2
         assert all(len(part) and part.shape[1] == window for part in parts)
         assert sum(map(len, parts)) == len(set().union(*map(rows, parts)))
         assert len(split.search) <= search_windows
@@ -147,6 +149,25 @@ class TestSplit:
         held = self.split(tiny_llama, english[:20_000])
         assert len(own.statistics) + len(own.search) >= len(held.statistics) + len(held.search)
         assert not rows(own.validation) & (rows(own.statistics) | rows(own.search))
+
+    def test_repair_is_on_windows_that_statistics_do_not_have(self, tiny_llama: Path, english: str) -> None:
+        split = self.split(tiny_llama, english[:20_000], calibration_tokens=32 * 8)
+        assert len(split.repair) == 4
+        assert not rows(split.repair) & rows(split.statistics)
+
+    def test_repair_on_known_windows_where_there_are_no_others(self, tiny_llama: Path, english: str) -> None:
+        split = self.split(tiny_llama, english[:20_000], calibration_tokens=10**6)
+        assert len(split.repair) and rows(split.repair) <= rows(split.statistics)
+
+    def test_every_corpus_has_its_share(self, tiny_llama: Path) -> None:
+        """Two corpora alternate window by window: not the windows of one alone."""
+        texts = [" ".join(str(index) for index in range(start, start + 9000)) for start in (0, 10_000)]
+        named = tuple(Corpus(text[:9], text) for text in texts)
+        options = options_for(tiny_llama, Path("unused"), Path("out"), window=32, calibration_tokens=32 * 100)
+        split = split_windows(open_source(tiny_llama), named, (), options)
+        whole = interleave([cut_windows(corpus, open_source(tiny_llama).tokenizer(), 32) for corpus in named])
+        first = rows(whole[::2])
+        assert 30 < len(rows(split.statistics) & first) < 70
 
     def test_search_windows_are_spread(self, tiny_llama: Path, english: str) -> None:
         """Not the beginning of the text alone."""
@@ -192,7 +213,6 @@ class TestResult:
             "search",
             "choose",
             "repair",
-            "report",
             "total",
         }
         assert record["seed"] == 0 and record["corpora"] == [job.options.corpus]

@@ -23,7 +23,7 @@ from secateur.model.dense import KINDS, Model, build_model, named_tensors
 from secateur.model.forward import apply_block, embed, geometry, hidden_states, rms_norm
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
-from secateur.slim.surgery import Shrinkage, cut, repair_in_sequence
+from secateur.slim.surgery import Shrinkage, blend, cut, repair_in_sequence
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 CALIBRATION = torch.randint(2, 300, (40, 24), generator=torch.Generator().manual_seed(1))
@@ -225,3 +225,20 @@ class TestRepairInSequence:
         assert {tensor.dtype for tensor in named_tensors(sequence).values()} == {torch.float32}
         plain = cut(BlockLibrary(library.master, None, torch.float32), SHAPES["mixed"])
         assert residual_error(sequence, library.master) < residual_error(plain, library.master)
+
+
+class TestBlend:
+    @pytest.mark.parametrize("name", ["mixed", "a-layer-gone"])
+    def test_ends_are_the_two_models(self, name: str, library: BlockLibrary) -> None:
+        one, other = cut(library, SHAPES[name]), in_sequence(library, SHAPES[name])
+        for share, end in ((0.0, one), (1.0, other)):
+            expected = named_tensors(end)
+            found = named_tensors(blend(one, other, share))
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+    def test_between_them_weights_are(self, library: BlockLibrary) -> None:
+        one, other = cut(library, SHAPES["mixed"]), in_sequence(library, SHAPES["mixed"])
+        before, after = named_tensors(one), named_tensors(other)
+        for key, tensor in named_tensors(blend(one, other, 0.25)).items():
+            torch.testing.assert_close(tensor, 0.75 * before[key] + 0.25 * after[key])

@@ -15,12 +15,17 @@ class Effort:
     """What one search spends.
 
     Attributes:
-        calibration_tokens: for the statistics and the repair in sequence, at most.
+        calibration_tokens: for the statistics, at most.
         search_windows: that every candidate is evaluated on.
     """
 
     calibration_tokens: int
     search_windows: int
+
+    @property
+    def repair_tokens(self) -> int:
+        """For the repair in sequence, at most: twice as many gain 0.004 nats at half the model."""
+        return self.calibration_tokens // 2
 
 
 def effort_for(evaluations: int, calibration_tokens: int | None, search_windows: int | None) -> Effort:

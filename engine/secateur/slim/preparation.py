@@ -195,6 +195,7 @@ def _identity(
         "validation": [corpus.digest for corpus in reserved],
         "seed": options.seed,
         "window": options.window,
+        "choice of windows": "spread",  # formerly the statistics were of the beginning of the text
         "calibration_tokens": options.effort.calibration_tokens,
         "search_windows": options.effort.search_windows,
         "criterion": options.criterion,

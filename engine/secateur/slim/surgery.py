@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
-from secateur.model.dense import KINDS, Attention, Block, Ffn, Layer, Model, SubBlock, map_block
+from secateur.model.dense import KINDS, Attention, Block, Ffn, Layer, Model, SubBlock, map_block, tensors_of
 from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project, rms_norm
 from secateur.search.architecture import Architecture
 
@@ -89,6 +90,26 @@ def repair_in_sequence(
                     layers[index] = replace(layers[index], **{kind: fitted})  # type: ignore[arg-type]
             advance()
     return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
+
+
+def blend(one: Model, other: Model, share: float) -> Model:
+    """The sub-blocks of two models of one architecture, `share` of the way from one to the other."""
+
+    def between(block: SubBlock | None, goal: SubBlock | None) -> Any:
+        if block is None or goal is None:
+            return None
+        goals = tensors_of(goal)
+        changed: dict[str, Any] = {
+            name: torch.lerp(tensor.float(), goals[name].float(), share).to(tensor.dtype)
+            for name, tensor in tensors_of(block).items()
+        }
+        return replace(block, **changed)
+
+    layers = tuple(
+        Layer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
+        for layer, goal in zip(one.layers, other.layers, strict=True)
+    )
+    return replace(one, layers=layers)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Which windows of the corpora serve statistics, search and validation: no window serves two of them."""
+"""Which windows of the corpora serve statistics, repair, search and validation."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,9 +19,18 @@ VALIDATION_WINDOWS = 64
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint windows of the corpora, [windows, window] each."""
+    """Windows of the corpora, [windows, window] each; disjoint, but for `repair` where text is short.
+
+    Attributes:
+        statistics: units are ranked, and sub-blocks repaired one by one, on these.
+        repair: sub-blocks are repaired in sequence on these: windows that `statistics` does not have, as
+            far as there are such, so that the second fit sees where the first has learnt by heart.
+        search: every candidate is measured on these.
+        validation: finalists and repairs are chosen on these.
+    """
 
     statistics: Tensor
+    repair: Tensor
     search: Tensor
     validation: Tensor
 
@@ -56,10 +67,10 @@ def _shared_passages(text: str, other: str) -> int:
 def split_windows(
     source: Source, corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...], options: PruneOptions
 ) -> Split:
-    """Windows for statistics, for search and for validation, no window in two of them.
+    """The windows for each purpose (`Split`).
 
-    Search windows are spread over the whole text, validation windows are its end (or come from
-    corpora of their own).
+    Validation windows are the end of the text, or come from corpora of their own; all others are spread
+    over the rest.
 
     Raises:
         BadInput: too little text.
@@ -75,9 +86,23 @@ def split_windows(
     else:
         held = min(VALIDATION_WINDOWS, len(windows) // 4)
         windows, validation = windows[:-held], windows[-held:]
-    count = min(options.effort.search_windows, max(1, len(windows) // 4))
-    chosen = torch.linspace(0, len(windows) - 1, count).round().long()
-    rest = torch.ones(len(windows), dtype=torch.bool)
-    rest[chosen] = False
-    statistics = windows[rest][: options.effort.calibration_tokens // options.window]
-    return Split(statistics, windows[chosen], validation)
+    effort = options.effort
+    search, rest = _spread(windows, min(effort.search_windows, max(1, len(windows) // 4)))
+    statistics, fresh = _spread(rest, effort.calibration_tokens // options.window)
+    wanted = effort.repair_tokens // options.window
+    repair, _ = _spread(fresh, wanted)
+    known, _ = _spread(statistics, wanted - len(repair))
+    return Split(statistics, torch.cat([repair, known]), search, validation)
+
+
+def _spread(windows_BT: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most so many windows from all over the text, and the others; both in the order of the text.
+
+    One of each stretch at random: every n-th would take one of two interleaved corpora alone.
+    """
+    count = min(count, len(windows_BT))
+    edges = [stretch * len(windows_BT) // count for stretch in range(count + 1)] if count else []
+    chance = random.Random(0)
+    chosen = torch.zeros(len(windows_BT), dtype=torch.bool)
+    chosen[[chance.randrange(start, end) for start, end in pairwise(edges)]] = True
+    return windows_BT[chosen], windows_BT[~chosen]
