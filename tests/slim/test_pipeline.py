@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.calibrate.corpus import Corpus, cut_windows, interleave
+from secateur.calibrate.corpus import Corpus
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture, architecture_of
@@ -31,7 +31,7 @@ from secateur.slim import finish, preparation
 from secateur.slim.options import MIN_WINDOWS, PruneOptions
 from secateur.slim.pipeline import cut_from_study, prune, prune_all
 from secateur.slim.preparation import load_model
-from secateur.slim.windows import Split, split_windows
+from secateur.slim.windows import Split, _spread, split_windows
 
 
 @dataclass
@@ -159,15 +159,22 @@ class TestSplit:
         split = self.split(tiny_llama, english[:20_000], calibration_tokens=10**6)
         assert len(split.repair) and rows(split.repair) <= rows(split.statistics)
 
-    def test_every_corpus_has_its_share(self, tiny_llama: Path) -> None:
-        """Two corpora alternate window by window: not the windows of one alone."""
-        texts = [" ".join(str(index) for index in range(start, start + 9000)) for start in (0, 10_000)]
-        named = tuple(Corpus(text[:9], text) for text in texts)
-        options = options_for(tiny_llama, Path("unused"), Path("out"), window=32, calibration_tokens=32 * 100)
-        split = split_windows(open_source(tiny_llama), named, (), options)
-        whole = interleave([cut_windows(corpus, open_source(tiny_llama).tokenizer(), 32) for corpus in named])
-        first = rows(whole[::2])
-        assert 30 < len(rows(split.statistics) & first) < 70
+    @settings(deadline=None)
+    @given(windows=st.integers(1, 500), share=st.floats(0.0, 1.2))
+    def test_spread(self, windows: int, share: float) -> None:
+        """One of every stretch, none twice, none lost."""
+        count = int(windows * share)
+        chosen, others = _spread(torch.arange(windows)[:, None], count)
+        assert len(chosen) == min(count, windows)
+        assert sorted(torch.cat([chosen, others]).flatten().tolist()) == list(range(windows))
+        for number, place in enumerate(chosen.flatten().tolist()):
+            assert number * windows // len(chosen) <= place < (number + 1) * windows // len(chosen)
+
+    @pytest.mark.parametrize("count", [250, 125, 50])
+    def test_every_corpus_has_its_share(self, count: int) -> None:
+        """Two corpora alternate window by window: every second, fourth, tenth would be one alone."""
+        chosen, _ = _spread(torch.arange(500)[:, None], count)
+        assert 0.3 * count < int((chosen % 2).sum()) < 0.7 * count
 
     def test_search_windows_are_spread(self, tiny_llama: Path, english: str) -> None:
         """Not the beginning of the text alone."""

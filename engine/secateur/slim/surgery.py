@@ -93,9 +93,9 @@ def repair_in_sequence(
 
 
 def blend(one: Model, other: Model, share: float) -> Model:
-    """The sub-blocks of two models of one architecture, `share` of the way from one to the other."""
+    """A model between two of one architecture: weights `share` of the way from one to the other."""
 
-    def between(block: SubBlock | None, goal: SubBlock | None) -> Any:
+    def between(block: Block | None, goal: Block | None) -> Block | None:
         if block is None or goal is None:
             return None
         goals = tensors_of(goal)
