@@ -32,7 +32,8 @@ channels removed, the rest repaired by least squares. No training.
 | parameters, total | {dense["total"]:,} | {kept["total"]:,} |
 {_perplexity_rows(record)}
 Perplexities over non-overlapping windows of {record["window"]} tokens; calibration, search and
-validation text are disjoint parts of: {", ".join(record["corpora"])}. Seed {record["seed"]}.
+validation text are disjoint parts of: {", ".join(record["corpora"])}. The validation text chose among
+finalists and how far repair goes. Seed {record["seed"]}.
 
 Widths per layer, evaluated pairs and seconds per stage are in `secateur.json`. {_loading(record)}
 """
