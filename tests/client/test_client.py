@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -20,15 +19,9 @@ from secateur.client.models import AsyncModels, Models
 from secateur.errors import BadInput
 from secateur.v1 import inference_pb2
 from tests.client.conftest import WORDS, Certificate, Script
+from tests.waiting import eventually
 
 Start = Callable[..., tuple[Script, str]]
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.mark.parametrize(("cls", "twin"), [(Client, AsyncClient), (Models, AsyncModels)])

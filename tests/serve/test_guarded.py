@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import ssl
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -24,6 +23,7 @@ from secateur.serve.guard.callers import Scope, entry, new_token
 from secateur.serve.process import ServerProcess, served
 from tests.serve import hostile
 from tests.serve.guard.certificates import install, issue
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -73,13 +73,6 @@ class Guarded:
             name: float(value)
             for name, _, value in (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")
         }
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return condition()
 
 
 @pytest.fixture(scope="module")

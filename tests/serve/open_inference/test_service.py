@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from secateur.serve.open_inference.contract import INPUTS, OUTPUTS
 from secateur.serve.process import ServerProcess
 from secateur.v1 import inference_pb2, inference_pb2_grpc
 from tests.serve.open_inference.calls import Calls, outputs, reason_of, request, text_of
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -31,13 +32,6 @@ OWN = {"exclude_input_in_output": True}
 def client(server: ServerProcess) -> Iterator[Client]:
     with Client(server.address, timeout=60) as connected:
         yield connected
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def idle(client: Client) -> bool:
