@@ -46,10 +46,11 @@ def write_result(name: str, result: Mapping[str, Any]) -> Path:
     Args:
         name: last part of the file name: which benchmark, with what settings.
         result: what was measured. Its keys win over those of the description: what used the CPU although
-            a GPU is there says ``"device": cpu()``. Versions are merged.
+            a GPU is there says ``"device": cpu()``. Versions are merged, paths are shortened.
     """
     described = description()
     document = described | dict(result) | {"versions": described["versions"] | result.get("versions", {})}
+    document = without_folders(document)
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{_machine(document)}-{document['date']}-{name}.json"
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -59,6 +60,17 @@ def write_result(name: str, result: Mapping[str, Any]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return file
+
+
+def without_folders(value: Any) -> Any:
+    """Shorten the absolute paths in a document to their last two parts: the rest names this machine."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
+    if isinstance(value, str) and value.startswith("/"):
+        return "/".join(Path(value).parts[1:][-2:])
+    return value
 
 
 def description() -> dict[str, Any]:
