@@ -14,6 +14,7 @@ def test_grows_with_the_evaluations() -> None:
     quick, thorough = effort_for(THOROUGH_FROM - 1, None, None), effort_for(THOROUGH_FROM, None, None)
     assert quick.calibration_tokens < thorough.calibration_tokens
     assert quick.search_windows < thorough.search_windows
+    assert quick.validation_windows < thorough.validation_windows
 
 
 @pytest.mark.parametrize("evaluations", [1, 40, 150, 544])

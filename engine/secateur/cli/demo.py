@@ -85,7 +85,7 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
         validation="pydoc:validation",
         evaluations=36 if fast else 12,
         calibration_tokens=65_536 if fast else 16_384,
-        search_windows=8 if fast else 2,
+        search_windows=None if fast else 2,
     )
 
 

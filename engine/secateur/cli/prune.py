@@ -74,7 +74,7 @@ def prune(
     ] = None,
     search_windows: Annotated[
         int | None,
-        typer.Option(help="Windows every candidate is evaluated on; 16, below 100 evaluations 8."),
+        typer.Option(help="Windows every candidate is evaluated on; 16, below 100 evaluations 4."),
     ] = None,
     quantum: Annotated[int, typer.Option(help="FFN channels come in multiples of this.")] = 64,
     tp: Annotated[int, typer.Option(help="Ranks of tensor parallelism to serve with.")] = 1,

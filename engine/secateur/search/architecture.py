@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from secateur.model.dense import KINDS, Kind, Model
+from secateur.model.dense import Kind, Model
 
 
 @dataclass(frozen=True, order=True)
@@ -48,7 +49,7 @@ class Architecture:
     @property
     def path(self) -> tuple[int, ...]:
         """Widths in the order of computation: attention 0, FFN 0, attention 1, ..."""
-        return tuple(self.width(layer, kind) for layer in range(self.num_layers) for kind in KINDS)
+        return tuple(chain.from_iterable(zip(self.groups, self.channels, strict=True)))
 
     @property
     def digest(self) -> str:

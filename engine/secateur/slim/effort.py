@@ -17,10 +17,12 @@ class Effort:
     Attributes:
         calibration_tokens: for the statistics, at most.
         search_windows: that every candidate is evaluated on.
+        validation_windows: that finalists and repairs are chosen on, at most.
     """
 
     calibration_tokens: int
     search_windows: int
+    validation_windows: int
 
     @property
     def repair_tokens(self) -> int:
@@ -33,5 +35,6 @@ def effort_for(evaluations: int, calibration_tokens: int | None, search_windows:
     quick = evaluations < THOROUGH_FROM
     return Effort(
         calibration_tokens or (32_768 if quick else 131_072),
-        search_windows or (8 if quick else 16),
+        search_windows or (4 if quick else 16),
+        32 if quick else 64,
     )

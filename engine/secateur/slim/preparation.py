@@ -36,7 +36,7 @@ from secateur.slim.host import machine, versions
 from secateur.slim.options import PruneOptions
 from secateur.slim.progress import Clock, Reporter
 from secateur.slim.self_text import self_corpus
-from secateur.slim.windows import VALIDATION_WINDOWS, Split, require_apart, require_context, split_windows
+from secateur.slim.windows import Split, require_apart, require_context, split_windows
 from secateur.storage import reported
 
 
@@ -136,8 +136,9 @@ def _with_self_text(
     corpora: tuple[Corpus, ...], options: PruneOptions, source: Source, model: Model, reporter: Reporter
 ) -> tuple[Corpus, ...]:
     """The corpora, the model's own text among them: its share of all windows."""
-    windows = options.effort.search_windows + (0 if options.validation else VALIDATION_WINDOWS)
-    tokens = (options.effort.calibration_tokens + windows * options.window) // len(corpora)
+    effort = options.effort
+    windows = effort.search_windows + (0 if options.validation else effort.validation_windows)
+    tokens = (effort.calibration_tokens + windows * options.window) // len(corpora)
     with _lock(options).held():  # of several processes on one study the first writes
         written = self_corpus(
             source,
@@ -198,6 +199,7 @@ def _identity(
         "choice of windows": "spread",  # formerly the statistics were of the beginning of the text
         "calibration_tokens": options.effort.calibration_tokens,
         "search_windows": options.effort.search_windows,
+        "validation_windows": options.effort.validation_windows,  # held back from the others
         "criterion": options.criterion,
         "repair": options.repair,
         "compute_dtype": str(fast_dtype()),

@@ -14,8 +14,6 @@ from secateur.errors import BadInput
 from secateur.model.source import Source
 from secateur.slim.options import MIN_WINDOWS, PruneOptions
 
-VALIDATION_WINDOWS = 64
-
 
 @dataclass(frozen=True)
 class Split:
@@ -76,22 +74,22 @@ def split_windows(
         BadInput: too little text.
     """
     tokenizer = source.tokenizer()
+    effort, wanted = options.effort, options.effort.validation_windows
     windows = interleave([cut_windows(corpus, tokenizer, options.window) for corpus in corpora])
     if len(windows) < MIN_WINDOWS:
         have = f"{len(windows)} windows of {options.window} tokens, at least {MIN_WINDOWS} are needed"
         raise BadInput("--corpus", options.corpus, have)
     if reserved:
-        parts = [cut_windows(corpus, tokenizer, options.window, VALIDATION_WINDOWS) for corpus in reserved]
-        validation = interleave(parts)[:VALIDATION_WINDOWS]
+        parts = [cut_windows(corpus, tokenizer, options.window, wanted) for corpus in reserved]
+        validation = interleave(parts)[:wanted]
     else:
-        held = min(VALIDATION_WINDOWS, len(windows) // 4)
+        held = min(wanted, len(windows) // 4)
         windows, validation = windows[:-held], windows[-held:]
-    effort = options.effort
     search, rest = _spread(windows, min(effort.search_windows, max(1, len(windows) // 4)))
     statistics, fresh = _spread(rest, effort.calibration_tokens // options.window)
-    wanted = effort.repair_tokens // options.window
-    repair, _ = _spread(fresh, wanted)
-    known, _ = _spread(statistics, wanted - len(repair))
+    fitted = effort.repair_tokens // options.window
+    repair, _ = _spread(fresh, fitted)
+    known, _ = _spread(statistics, fitted - len(repair))
     return Split(statistics, torch.cat([repair, known]), search, validation)
 
 
