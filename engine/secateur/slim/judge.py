@@ -20,7 +20,7 @@ from secateur.model.dense import Layer, Model, named_tensors
 from secateur.search.architecture import Architecture, architecture_of
 from secateur.search.evaluator import BLOCK_WINDOWS
 from secateur.search.measurement import Losses, Measurement, wanted_blocks
-from secateur.slim.configuration_secateur import slim_config
+from secateur.slim.configuration_secateur import SecateurConfig, slim_config
 from secateur.slim.modeling_secateur import SecateurForCausalLM
 
 
@@ -85,8 +85,10 @@ def module_of(model: Model) -> Module:
     """Transformers' module of a model of any widths, with copies of its weights, ready to run."""
     from transformers.initialization import no_init_weights
 
-    shape = architecture_of(model)
-    config = slim_config(model.config, shape.groups, shape.channels)
+    config = model.config
+    if not isinstance(config, SecateurConfig):  # that of the dense model
+        shape = architecture_of(model)
+        config = slim_config(config, shape.groups, shape.channels)
     with no_init_weights():
         module: Module = SecateurForCausalLM(config)
     module.load_state_dict(named_tensors(model), strict=False)

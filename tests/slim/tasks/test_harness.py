@@ -19,6 +19,7 @@ from secateur.errors import BadInput
 from secateur.model.dense import Model
 from secateur.model.source import open_source
 from secateur.search.architecture import Architecture
+from secateur.slim.export import export
 from secateur.slim.judge import module_of
 from secateur.slim.preparation import load_model
 from secateur.slim.surgery import cut
@@ -51,12 +52,23 @@ def text(tmp_path_factory: pytest.TempPathFactory, english: str) -> Path:
     return file
 
 
-@pytest.fixture(scope="module", params=["dense", "slim"])
-def model(request: pytest.FixtureRequest, tiny_llama: Path) -> Model:
+@pytest.fixture(scope="module")
+def slim(tiny_llama: Path) -> Model:
     dense = load_model(open_source(tiny_llama))
-    if request.param == "dense":
-        return dense
     return cut(BlockLibrary(dense, None, torch.float32), Architecture((2, 0, 1), (64, 192, 0)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(slim: Model, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slim") / "checkpoint"
+    export(slim, open_source(tiny_llama), folder, None, torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["dense", "slim", "slim, loaded"])
+def model(request: pytest.FixtureRequest, tiny_llama: Path, slim: Model, checkpoint: Path) -> Model:
+    folders = {"dense": tiny_llama, "slim, loaded": checkpoint}
+    return slim if request.param == "slim" else load_model(open_source(folders[request.param]))
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +170,14 @@ def test_command(tiny_llama: Path, text: Path, capsys: pytest.CaptureFixture[str
     assert set(document["tasks"]) == {named} and document["tasks"][named]["examples"] == 4
     assert document["perplexity"] == {}
     assert "accuracy ± standard error" in printed.err and "0.250" in printed.err
+
+
+def test_command_on_a_slim_checkpoint(
+    checkpoint: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--dense", "", "--tasks", f"ending:{text}", "--limit", "4", "--json"]
+    assert run(["evaluate", str(checkpoint), *asked]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"][f"ending:{text}"]["examples"] == 4
 
 
 def test_command_without_anything_to_do(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
