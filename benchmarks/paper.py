@@ -38,7 +38,8 @@ def main() -> None:
         "device": cpu(),
         "protocol": f"SmolLM2-135M-Instruct, {arguments.keep} of the non-embedding parameters kept, no "
         "training; calibration and search on WikiText-2 valid alone; perplexities over the first 128 windows "
-        f"of 256 tokens of the test files; MMLU 5-shot, {arguments.limit} questions a subject (chance: 0.25)",
+        f"of 256 tokens of the test files; MMLU 5-shot, {arguments.limit} questions a subject (chance 0.25); "
+        f"cloze and ending: {arguments.passages} passages of WikiText-2 test each",
         "evaluations": arguments.evaluations,
         "search_windows": arguments.windows,
         "seed": arguments.seed,
@@ -89,7 +90,18 @@ class Bench:
             file.write_text(secateur("evaluate", model, *_options(perplexity | tasks)))
         found = json.loads(file.read_text())
         wikitext2, ptb = (round(value, 3) for value in found["perplexity"].values())
-        return {"wikitext2": wikitext2, "ptb": ptb} | {key: found[key] for key in ("tasks", "parameters")}
+        rest = {"tasks": found["tasks"] | self._text_tasks(name, model), "parameters": found["parameters"]}
+        return {"wikitext2": wikitext2, "ptb": ptb} | rest
+
+    def _text_tasks(self, name: str, model: str) -> dict[str, Any]:
+        """Accuracies at tasks made from text, which tell models of this size apart where MMLU does not."""
+        file = self._work / f"text-{name}.json"
+        if not file.is_file():
+            text = self._data / "wikitext2/test.raw"
+            wanted = {"dense": "", "tasks": f"cloze:{text},ending:{text}", "limit": self._arguments.passages}
+            file.write_text(secateur("evaluate", model, *_options(wanted)))
+        tasks: dict[str, Any] = json.loads(file.read_text())["tasks"]
+        return {name.partition(":")[0]: found for name, found in tasks.items()}
 
 
 def _options(values: dict[str, Any]) -> list[str]:
@@ -113,6 +125,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--evaluations", type=int, default=544)
     parser.add_argument("--windows", type=int, default=4, help="search windows of the paper's recipe")
     parser.add_argument("--limit", type=int, default=10, help="MMLU questions a subject")
+    parser.add_argument("--passages", type=int, default=200, help="of each task made from text")
     parser.add_argument("--ours", type=Path, help="a checkpoint of ours that is there already")
     return parser.parse_args()
 
