@@ -134,10 +134,11 @@ class TestSplit:
         split = split_windows(open_source(tiny_llama), named, (), options)
         parts = [split.statistics, split.search, split.validation]
         assert not rows(split.repair) & (rows(split.search) | rows(split.validation))
-        assert split.repair.numel() <= tokens // 2
+        assert split.repair.numel() <= options.effort.repair_tokens < tokens
         assert all(len(part) and part.shape[1] == window for part in parts)
         assert sum(map(len, parts)) == len(set().union(*map(rows, parts)))
         assert len(split.search) <= search_windows
+        assert len(split.validation) <= options.effort.validation_windows
         assert split.statistics.numel() <= tokens
 
     def split(self, folder: Path, text: str, reserved: tuple[Corpus, ...] = (), **changes: Any) -> Split:
@@ -152,7 +153,7 @@ class TestSplit:
 
     def test_repair_is_on_windows_that_statistics_do_not_have(self, tiny_llama: Path, english: str) -> None:
         split = self.split(tiny_llama, english[:20_000], calibration_tokens=32 * 8)
-        assert len(split.repair) == 4
+        assert len(split.repair) == 6  # three quarters of eight windows
         assert not rows(split.repair) & rows(split.statistics)
 
     def test_repair_on_known_windows_where_there_are_no_others(self, tiny_llama: Path, english: str) -> None:
