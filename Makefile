@@ -74,7 +74,7 @@ proto: $(INSTALLED)
 	$(BIN)/python -m grpc_tools.protoc -I proto \
 		--python_out=engine --pyi_out=engine --grpc_python_out=engine proto/secateur/v1/*.proto
 	$(BIN)/python -m grpc_tools.protoc -I proto/inference \
-		--descriptor_set_out=engine/secateur/serve/open_inference/inference.binpb proto/inference/*.proto
+		--descriptor_set_out=engine/secateur/serve/protocols/open_inference/inference.binpb proto/inference/*.proto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo-output engine/*.egg-info

@@ -1,4 +1,4 @@
-"""Decode steps on a CPU with vLLM's own norms and with its kernels (slim/cpu_norms.py), in turns.
+"""Decode steps on a CPU with vLLM's own norms and with its kernels (vllm_plugin/cpu_norms.py), in turns.
 
     python -m benchmarks.cpu_norms DIR [--rounds 12]
 
@@ -19,7 +19,7 @@ from secateur.bench.models import read_config
 from secateur.bench.offline.worker import _decode, _engine
 from secateur.serve.engine.environment import prepare
 from secateur.serve.options import EngineOptions
-from secateur.slim.vllm_plugin import CPU_NORMS, NORMS
+from secateur.vllm_plugin.plugin import CPU_NORMS, NORMS
 
 STEPS = 20
 CHOICES = {"torch": ["native"], "kernels": [CPU_NORMS, "native"]}

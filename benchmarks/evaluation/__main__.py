@@ -24,10 +24,10 @@ from benchmarks.evaluation import plain
 from benchmarks.evaluation.candidates import QUANTUM, Subject, subject
 from benchmarks.host import write_result
 from secateur.calibrate.library import BlockLibrary
+from secateur.evaluation.evaluator import BLOCK_WINDOWS, PrefixEvaluator
+from secateur.evaluation.measurement import Losses
+from secateur.model.architecture import Architecture, architecture_of
 from secateur.model.memory import keep_freed_pages
-from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.evaluator import BLOCK_WINDOWS, PrefixEvaluator
-from secateur.search.measurement import Losses
 from secateur_kernels.work import attention_work, linear_loss_work, mlp_work
 
 THROUGHPUT_WINDOWS = 16

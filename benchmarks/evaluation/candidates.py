@@ -15,16 +15,16 @@ from torch import Tensor
 from secateur.calibrate.calibration import Calibration, Recipe, calibrate
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
-from secateur.model.source import open_source
-from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.budget import Budget, keep_budget
-from secateur.search.evaluator import PrefixEvaluator
-from secateur.search.goal import Goal
+from secateur.checkpoint.source import open_source
+from secateur.evaluation.evaluator import PrefixEvaluator
+from secateur.model.architecture import Architecture, architecture_of
+from secateur.prune.preparation import load_model
+from secateur.search.loop import Search
 from secateur.search.samplers.random_widths import draw
-from secateur.search.search import Search
-from secateur.search.space import Space
-from secateur.search.study import Study
-from secateur.slim.preparation import load_model
+from secateur.space.budget import Budget, keep_budget
+from secateur.space.goal import Goal
+from secateur.space.space import Space
+from secateur.study.study import Study
 
 WINDOW = 256
 CALIBRATION_WINDOWS = 64

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.calibrate.library import BlockLibrary
+from secateur.evaluation.judge import module_of
+from secateur.model.architecture import Architecture
 from secateur.model.dense import Layer
-from secateur.search.architecture import Architecture
-from secateur.slim.judge import module_of
 
 BATCH_WINDOWS = 4
 

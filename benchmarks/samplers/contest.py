@@ -12,18 +12,18 @@ import torch
 from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
-from secateur.model.source import open_source
-from secateur.search.architecture import Architecture, architecture_of
-from secateur.search.budget import Budget, keep_budget
-from secateur.search.evaluator import PrefixEvaluator
-from secateur.search.goal import Goal
-from secateur.search.measurement import Measurement
+from secateur.checkpoint.source import open_source
+from secateur.evaluation.evaluator import PrefixEvaluator
+from secateur.evaluation.measurement import Measurement
+from secateur.model.architecture import Architecture, architecture_of
+from secateur.prune.preparation import load_model
+from secateur.search.loop import Search
 from secateur.search.samplers.registry import needs_table
-from secateur.search.search import Search
-from secateur.search.space import Space
-from secateur.search.study import Pair, Study
 from secateur.search.table import AdditiveTable, build_table
-from secateur.slim.preparation import load_model
+from secateur.space.budget import Budget, keep_budget
+from secateur.space.goal import Goal
+from secateur.space.space import Space
+from secateur.study.study import Pair, Study
 
 # Short windows: more places of the text for the same tokens, as one candidate after the other is new.
 WINDOW, QUANTUM = 128, 64

@@ -16,7 +16,7 @@ from secateur.search.features import Features
 from secateur.search.predictor import ResidualPredictor, rank_quality
 from secateur.search.regressors import REGRESSORS
 from secateur.search.samplers.paper import boosted_trees
-from secateur.search.study import Pair
+from secateur.study.study import Pair
 
 SIZES = (10, 25, 50, 100, 150, 200)
 SPLITS = 5

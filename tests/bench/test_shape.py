@@ -10,9 +10,9 @@ import pytest
 
 from secateur.bench.models import ModelFacts, facts_of_folder, read_config
 from secateur.bench.shape import shape_of
+from secateur.checkpoint.configuration_secateur import slim_config
+from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.errors import BadInput
-from secateur.slim.configuration_secateur import slim_config
-from secateur.slim.modeling_secateur import SecateurForCausalLM
 
 GROUPS, CHANNELS = (0, 2, 1), (192, 64, 0)
 

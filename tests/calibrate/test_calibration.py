@@ -13,9 +13,9 @@ from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_co
 from secateur.calibrate.criteria import CRITERIA
 from secateur.calibrate.library import expand, unit_span
 from secateur.calibrate.repair import factorise
+from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput, OutputFailed
 from secateur.model.dense import Model, build_model
-from secateur.model.source import open_source
 
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
 

@@ -29,9 +29,9 @@ from secateur.calibrate.library import (
 )
 from secateur.calibrate.repair import factorise, repaired
 from secateur.calibrate.statistics import collect
+from secateur.checkpoint.source import open_source
 from secateur.model.dense import KINDS, Attention, Model, SubBlock, build_model, tensors_of
 from secateur.model.forward import apply_block, embed, geometry, hidden_states
-from secateur.model.source import open_source
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 Orders = dict[tuple[int, str], Tensor]

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.perplexity import BATCH_WINDOWS, mean_nll, perplexity
+from secateur.checkpoint.source import open_source
 from secateur.model.dense import build_model
-from secateur.model.source import open_source
 
 
 @pytest.mark.parametrize("count", [1, BATCH_WINDOWS, BATCH_WINDOWS + 5])

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.statistics import CHUNK_WINDOWS, Gram, accumulate, bf16_products, collect
+from secateur.checkpoint.source import open_source
 from secateur.model.dense import Model, build_model
 from secateur.model.forward import geometry
-from secateur.model.source import open_source
 
 
 def load(folder: Path) -> Model:

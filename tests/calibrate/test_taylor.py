@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.taylor import Scores, taylor_scores
+from secateur.checkpoint.source import open_source
 from secateur.model.dense import build_model
 from secateur.model.forward import geometry
-from secateur.model.source import open_source
 
 TOKENS = torch.randint(2, 300, (6, 20), generator=torch.Generator().manual_seed(0))
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.checkpoint.configuration_secateur import slim_config
+from secateur.checkpoint.source import open_source
 from secateur.errors import BrokenCheckpoint, UnsupportedModel
 from secateur.model.dense import Model, build_model, named_tensors, tensors_of
 from secateur.model.families import FAMILIES, family_of
-from secateur.model.source import open_source
-from secateur.slim.configuration_secateur import slim_config
 
 MakeTiny = Callable[..., Path]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from secateur.checkpoint.source import open_source
 from secateur.model import forward
 from secateur.model.dense import Layer, Model, build_model
 from secateur.model.forward import geometry, hidden_states
-from secateur.model.source import open_source
 
 MakeTiny = Callable[..., Path]
 TOKENS = torch.randint(2, 300, (3, 40), generator=torch.Generator().manual_seed(0))

@@ -15,11 +15,11 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import create_trial
 
+from secateur.evaluation.measurement import Measurement
+from secateur.model.architecture import Architecture
 from secateur.model.dense import KINDS
-from secateur.search.architecture import Architecture
-from secateur.search.measurement import Measurement
-from secateur.search.space import Slot, Space
-from secateur.search.study import JOURNAL
+from secateur.space.space import Slot, Space
+from secateur.study.study import JOURNAL
 
 DENSE_NLL = 3.5
 FAMILIES = ("knapsack^0.5", "even trim of attention and ffn", "promising", "uncertain")

@@ -21,7 +21,7 @@ from secateur.report.study_front import study_front
 from secateur.report.study_page import study_page, write_page
 from secateur.report.study_report import study_report
 from secateur.report.study_tables import front_table, report_tables
-from secateur.search.study_view import view_study
+from secateur.study.view import view_study
 from tests.report.studies import Made, made
 
 SVG = "{http://www.w3.org/2000/svg}"

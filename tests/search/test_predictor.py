@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from secateur.search.architecture import Architecture
+from secateur.model.architecture import Architecture
 from secateur.search.features import Features
 from secateur.search.predictor import (
     MIN_PAIRS,
@@ -24,8 +24,8 @@ from secateur.search.predictor import (
     rank_quality,
 )
 from secateur.search.regressors import REGRESSORS
-from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
+from secateur.space.space import Space
 
 SPACE = Space(Architecture((2,) * 4, (128,) * 4), 32)
 TABLE = AdditiveTable(

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.search.architecture import Architecture
-from secateur.search.space import Space
+from secateur.model.architecture import Architecture
 from secateur.search.table import AdditiveTable, build_table, proportional, single_cuts
+from secateur.space.space import Space
 
 
 def measured_by(space: Space, kl: dict[Architecture, float] | None = None) -> dict[Architecture, float]:

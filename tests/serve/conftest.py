@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from secateur.checkpoint.configuration_secateur import slim_config
+from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.client import Client
 from secateur.serve.process import ServerProcess, served
-from secateur.slim.configuration_secateur import slim_config
-from secateur.slim.modeling_secateur import SecateurForCausalLM
 
 # Heads and channels differ between layers, layer 0 has no attention, the last layer no FFN.
 GROUPS, CHANNELS = (0, 2, 1), (192, 64, 0)

@@ -9,7 +9,7 @@ from google.longrunning import operations_pb2  # noqa: F401  registers its servi
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 
-from secateur.serve.open_inference import wire
+from secateur.serve.protocols.open_inference import wire
 from secateur.v1 import benchmarks_pb2, inference_pb2, models_pb2, prune_pb2  # noqa: F401  the same
 
 GARBAGE = b"\x0a\xff\xff\xff\x7f\x00"

@@ -34,7 +34,7 @@ def test_descriptors_of_the_open_inference_protocol_are_up_to_date(tmp_path: Pat
     folder, made = ROOT / "proto/inference", tmp_path / "inference.binpb"
     protos = sorted(map(str, folder.glob("*.proto")))
     assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={made}", *protos]) == 0
-    stored = ROOT / "engine/secateur/serve/open_inference/inference.binpb"
+    stored = ROOT / "engine/secateur/serve/protocols/open_inference/inference.binpb"
     assert stored.read_bytes() == made.read_bytes(), "run `make proto`"
 
 

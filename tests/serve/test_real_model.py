@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.library import BlockLibrary
+from secateur.checkpoint.export import export
+from secateur.checkpoint.registration import register_config
+from secateur.checkpoint.source import Source
 from secateur.client import Client
+from secateur.model.architecture import Architecture
 from secateur.model.dense import build_model
-from secateur.model.source import Source
-from secateur.search.architecture import Architecture
+from secateur.prune.surgery import cut
 from secateur.serve.process import ServerProcess, served
-from secateur.slim.export import export
-from secateur.slim.registration import register_config
-from secateur.slim.surgery import cut
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_served_logprobs_are_those_of_the_exported_model(
     server: ServerProcess, folders: dict[str, Path], english: str, shape: str
 ) -> None:
     register_config()
-    from secateur.slim.modeling_secateur import SecateurForCausalLM
+    from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 
     dtype = next(model["dtype"] for model in server.document["models"] if model["name"] == shape)
     with Client(server.address) as client:

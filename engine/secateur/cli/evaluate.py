@@ -52,8 +52,8 @@ def evaluate(
     """
     with stdout_to_stderr():
         with importing():
-            from secateur.slim.evaluation import EvaluationOptions
-            from secateur.slim.evaluation import evaluate as run
+            from secateur.evaluation.evaluation import EvaluationOptions
+            from secateur.evaluation.evaluation import evaluate as run
 
         options = EvaluationOptions(model, corpus, window, windows, dense, dtype, tasks, task_data, limit)
         with StageReporter() as reporter:

@@ -14,8 +14,8 @@ from secateur.errors import BadInput
 
 if TYPE_CHECKING:
     from secateur.model.dense import Model
-    from secateur.search.costs.latency import LatencyTable
-    from secateur.slim.progress import Reporter
+    from secateur.progress import Reporter
+    from secateur.space.costs.latency import LatencyTable
 
 
 def register(app: typer.Typer) -> None:
@@ -131,9 +131,9 @@ def prune(
     """
     with stdout_to_stderr():
         with importing():
-            from secateur.slim.options import PruneOptions
-            from secateur.slim.pipeline import prune_all
-            from secateur.slim.recipes import recipe_named
+            from secateur.prune.options import PruneOptions
+            from secateur.prune.pipeline import prune_all
+            from secateur.prune.recipes import recipe_named
 
         defaults = recipe_named(recipe)
         options = PruneOptions(

@@ -54,7 +54,7 @@ def front(
         with importing():
             from secateur.report.study_front import study_front
             from secateur.report.study_tables import front_table
-            from secateur.search.study_view import view_study
+            from secateur.study.view import view_study
 
         document = study_front(view_study(study), cost)
         if not json:
@@ -82,7 +82,7 @@ def report(
             from secateur.report.study_page import require_replaceable, study_page, write_page
             from secateur.report.study_report import study_report
             from secateur.report.study_tables import report_tables
-            from secateur.search.study_view import view_study
+            from secateur.study.view import view_study
 
         if page is not None:
             require_replaceable(page)
@@ -119,8 +119,8 @@ def cut(
     """
     with stdout_to_stderr():
         with importing():
-            from secateur.slim.pipeline import cut_from_study
-            from secateur.slim.reopening import options_of
+            from secateur.prune.pipeline import cut_from_study
+            from secateur.prune.reopening import options_of
 
         whole = 1.0 if id is not None and budget is None and speedup is None and keep is None else keep
         options = options_of(study, out, whole, budget, speedup)

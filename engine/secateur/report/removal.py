@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from secateur.model.architecture import Architecture
 from secateur.model.dense import Kind
-from secateur.search.architecture import Architecture
-from secateur.search.space import Slot
-from secateur.search.study_view import StudyView
+from secateur.space.space import Slot
+from secateur.study.view import StudyView
 
 MILLION = 1e6
 NAMES: dict[Kind, str] = {"attention": "attention", "ffn": "FFN"}

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.search.costs.cost import Cost
-from secateur.search.front import front
-from secateur.search.study import Pair
-from secateur.search.study_view import StudyView
+from secateur.space.costs.cost import Cost
+from secateur.study.front import front
+from secateur.study.study import Pair
+from secateur.study.view import StudyView
 
 DEFAULT_COST = "params"
 _STEEPEST = 700.0  # nats; the exponential of more is no float

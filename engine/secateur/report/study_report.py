@@ -15,11 +15,11 @@ import numpy as np
 
 from secateur.report.removal import removal, sensitivity, sentence, summary
 from secateur.report.study_front import DEFAULT_COST, front_pairs, kept, pair_document
-from secateur.search.budget import Limit
-from secateur.search.goal import Goal
 from secateur.search.predictor import rank_quality
-from secateur.search.study import Pair
-from secateur.search.study_view import StudyView
+from secateur.space.budget import Limit
+from secateur.space.goal import Goal
+from secateur.study.study import Pair
+from secateur.study.view import StudyView
 
 
 def study_report(view: StudyView) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.search.architecture import Architecture
-from secateur.search.grid import Grid, at
-from secateur.search.space import Space
+from secateur.model.architecture import Architecture
 from secateur.search.table import AdditiveTable
+from secateur.space.grid import Grid, at
+from secateur.space.space import Space
 
 _LEAST = 1e-9  # nats; the dense model loses nothing, which has no logarithm
 

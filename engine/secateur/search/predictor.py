@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from secateur.errors import BadInput
-from secateur.search.architecture import Architecture
+from secateur.model.architecture import Architecture
 from secateur.search.features import Features
 from secateur.search.regressors import REGRESSORS, Regressor
 

@@ -338,8 +338,8 @@ def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None
 
 def check_folder(spec: ModelSpec) -> None:
     """Prove that the checkpoint is whole, so that nobody waits for an engine that cannot start."""
-    from secateur.model.source import open_source
-    from secateur.slim.registration import register_config
+    from secateur.checkpoint.registration import register_config
+    from secateur.checkpoint.source import open_source
 
     if not spec.folder.is_dir():
         raise BadInput("NAME=DIR", f"{spec.name}={spec.folder}", "no such folder")

@@ -42,13 +42,13 @@ from secateur.serve.models.startup import start_up
 from secateur.serve.models.tables import Store
 from secateur.serve.models.version import ServedModel
 from secateur.serve.observe.observation import observing
-from secateur.serve.open_inference import wire as open_inference
-from secateur.serve.open_inference.service import OpenInferenceService
 from secateur.serve.options import ServeOptions
 from secateur.serve.private_folder import private_folder
+from secateur.serve.protocols.open_inference import wire as open_inference
+from secateur.serve.protocols.open_inference.service import OpenInferenceService
+from secateur.serve.protocols.vllm_engine import messages as vllm_engine
+from secateur.serve.protocols.vllm_engine.service import VllmEngineService
 from secateur.serve.state import open_state
-from secateur.serve.vllm_engine import messages as vllm_engine
-from secateur.serve.vllm_engine.service import VllmEngineService
 from secateur.v1 import (
     benchmarks_pb2,
     benchmarks_pb2_grpc,

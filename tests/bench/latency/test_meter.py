@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from secateur.bench.latency import cache, meter
+from secateur.checkpoint.source import open_source
 from secateur.errors import BackendUnavailable, BadInput
+from secateur.model.architecture import Architecture
 from secateur.model.dense import Model, build_model
-from secateur.model.source import open_source
-from secateur.search.architecture import Architecture
-from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape
+from secateur.space.costs.latency import Conditions, LatencyTable, ModelShape
 
 
 @dataclass

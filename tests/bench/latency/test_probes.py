@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.bench.latency.probes import fit, predict, probes, spread, steady
-from secateur.search.architecture import Architecture
-from secateur.search.costs.latency import ModelShape
-from secateur.search.space import Space
+from secateur.model.architecture import Architecture
+from secateur.space.costs.latency import ModelShape
+from secateur.space.space import Space
 
 SHAPE = ModelShape("llama", 30, 576, 64, 3, 3, 1536, 49152)
 

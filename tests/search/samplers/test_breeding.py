@@ -9,13 +9,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.costs.cost import Cost
-from secateur.search.grid import Grid, at
+from secateur.model.architecture import Architecture
 from secateur.search.samplers.breeding import Breeder
 from secateur.search.samplers.projection import shifted
-from secateur.search.space import Space
+from secateur.space.budget import Budget, Limit
+from secateur.space.costs.cost import Cost
+from secateur.space.grid import Grid, at
+from secateur.space.space import Space
 
 SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
 COST = Cost(

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.costs.cost import Cost
+from secateur.model.architecture import Architecture
 from secateur.search.features import Features
 from secateur.search.predictor import Prediction, ResidualPredictor
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.guided import APART, GuidedSampler
 from secateur.search.samplers.random_widths import draw
 from secateur.search.samplers.sampler import Problem, Proposal
-from secateur.search.space import Space
 from secateur.search.table import AdditiveTable
+from secateur.space.budget import Budget, Limit
+from secateur.space.costs.cost import Cost
+from secateur.space.space import Space
 
 SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
 COST = Cost(

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.costs.cost import Cost
-from secateur.search.measurement import Measurement
+from secateur.evaluation.measurement import Measurement
+from secateur.model.architecture import Architecture
 from secateur.search.samplers import paper as paper_module
 from secateur.search.samplers.paper import BASELINE, EVALUATIONS, FINALIST, PaperReport, PaperSampler
 from secateur.search.samplers.sampler import Problem, Proposal, best_first
-from secateur.search.space import Space
-from secateur.search.study import Pair
+from secateur.space.budget import Budget, Limit
+from secateur.space.costs.cost import Cost
+from secateur.space.space import Space
+from secateur.study.study import Pair
 
 SPACE = Space(Architecture((4,) * 20, (640,) * 20), 64)
 COST = Cost(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.costs.cost import Cost
+from secateur.model.architecture import Architecture
 from secateur.search.samplers.ratios import GROUP, RatioSpace
-from secateur.search.space import Space
+from secateur.space.budget import Budget, Limit
+from secateur.space.costs.cost import Cost
+from secateur.space.space import Space
 
 SPACE = Space(Architecture((3,) * 30, (1536,) * 30), 64)
 COST = Cost(

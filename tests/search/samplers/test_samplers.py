@@ -14,17 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.costs.cost import Cost
-from secateur.search.measurement import Measurement
+from secateur.evaluation.measurement import Measurement
+from secateur.model.architecture import Architecture
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers import paper as paper_module
 from secateur.search.samplers.registry import SAMPLERS
 from secateur.search.samplers.sampler import Problem, Round
-from secateur.search.space import Space
-from secateur.search.study import Pair
 from secateur.search.table import AdditiveTable
+from secateur.space.budget import Budget, Limit
+from secateur.space.costs.cost import Cost
+from secateur.space.space import Space
+from secateur.study.study import Pair
 
 SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
 COST = Cost(

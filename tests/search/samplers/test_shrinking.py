@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.costs.cost import Cost
-from secateur.search.grid import Grid
+from secateur.model.architecture import Architecture
 from secateur.search.predictor import Prediction
 from secateur.search.samplers.shrinking import MIN_PAIRS, NEIGHBOURS, allowed_widths
-from secateur.search.space import Space
+from secateur.space.budget import Budget, Limit
+from secateur.space.costs.cost import Cost
+from secateur.space.grid import Grid
+from secateur.space.space import Space
 
 SPACE = Space(Architecture((3,) * 4, (320,) * 4), 32)
 COST = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})

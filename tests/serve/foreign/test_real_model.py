@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from secateur.calibrate.library import BlockLibrary
+from secateur.checkpoint.export import export
+from secateur.checkpoint.source import Source
+from secateur.model.architecture import Architecture
 from secateur.model.dense import build_model
-from secateur.model.source import Source
-from secateur.search.architecture import Architecture
+from secateur.prune.surgery import cut
 from secateur.serve.process import served
-from secateur.slim.export import export
-from secateur.slim.surgery import cut
 from tests.serve.foreign.installed import node_clients, python_clients
 from tests.serve.foreign.running import HERE, PROMPT, ROOT, continuation, run
 

@@ -11,7 +11,7 @@ from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb
 
 ADDRESS, MODEL, CLIENT = sys.argv[1:]
 importlib.import_module(CLIENT)
-from secateur.serve.open_inference import wire  # noqa: E402
+from secateur.serve.protocols.open_inference import wire  # noqa: E402
 
 with grpc.insecure_channel(ADDRESS) as channel:
     request = inference_pb2.GenerateRequest(model=MODEL, text="Once upon a time")

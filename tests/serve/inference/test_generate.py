@@ -18,9 +18,9 @@ from google.rpc import error_details_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from transformers import AutoTokenizer
 
+from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.client import Answer, AsyncClient, CallFailed, Client
 from secateur.serve.process import ServerProcess
-from secateur.slim.modeling_secateur import SecateurForCausalLM
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2
 
 pytestmark = pytest.mark.slow

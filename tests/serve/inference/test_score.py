@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from secateur.checkpoint.registration import register_config
 from secateur.client import CallFailed, Client
-from secateur.slim.registration import register_config
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def test_served_logprobs_are_those_of_transformers(
     client: Client, folders: dict[str, Path], model: str
 ) -> None:
     register_config()
-    from secateur.slim.modeling_secateur import SecateurForCausalLM
+    from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 
     cls = AutoModelForCausalLM if model == "stock" else SecateurForCausalLM
     reference = cls.from_pretrained(folders[model], dtype=torch.float32).eval()

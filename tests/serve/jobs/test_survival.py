@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from secateur.client import CallFailed, Client
-from secateur.search.study_view import view_study
+from secateur.study.view import view_study
 from secateur.v1 import prune_pb2
 from tests.serve.jobs.running import JobServer, small_job, until
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.model.source import open_source
+from secateur.checkpoint.source import open_source
 from secateur.serve.failures import Refused
 from secateur.serve.models.checkpoint import fingerprint, read_aside, read_checkpoint
 from secateur.serve.models.description import describe_checkpoint

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from secateur.search.costs.latency import Conditions, LatencyTable
+from secateur.space.costs.latency import Conditions, LatencyTable
 from secateur.storage import reported, write_json
 
 

@@ -15,14 +15,14 @@ from secateur.bench.latency import cache
 from secateur.bench.latency.probes import fit, predict, probes, spread, steady
 from secateur.bench.latency.worker import ROUNDS, TOKENS
 from secateur.bench.worker_process import answers
+from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.errors import BadInput
+from secateur.model.architecture import Architecture
 from secateur.model.dense import Model
-from secateur.search.architecture import Architecture
-from secateur.search.costs.latency import Conditions, LatencyTable, ModelShape, model_shape
+from secateur.progress import Reporter
 from secateur.serve.engine.environment import on_cpu, threads_per_engine
 from secateur.serve.engine.memory import LEAST, available_bytes
-from secateur.slim.configuration_secateur import slim_config
-from secateur.slim.progress import Reporter
+from secateur.space.costs.latency import Conditions, LatencyTable, ModelShape, model_shape
 
 REPEATS = 3
 """Processes that time all shapes. Some engines are up to 1.4 times as slow for as long as they live (seen

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+from secateur.model.architecture import Architecture
 from secateur.model.dense import KINDS, Kind
-from secateur.search.architecture import Architecture
-from secateur.search.costs.latency import ModelShape
+from secateur.space.costs.latency import ModelShape
 
 CHANNEL_FRACTIONS = (0.0, 0.25, 0.5, 0.75)
 GROUP_FRACTIONS = (0.0, 1 / 3, 2 / 3)

@@ -13,7 +13,7 @@ from secateur.bench.models import ModelFacts
 from secateur.bench.targets.channels import failures, open_channel
 from secateur.bench.targets.target import RequestFailed
 from secateur.client.endpoint import Endpoint
-from secateur.serve.open_inference.wire import SERVICE, ModelInferRequest, message
+from secateur.serve.protocols.open_inference.wire import SERVICE, ModelInferRequest, message
 
 
 class OpenInferenceTarget:

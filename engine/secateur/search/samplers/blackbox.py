@@ -14,10 +14,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study as OptunaStudy
 from optuna.trial import Trial
 
-from secateur.search.architecture import Architecture
+from secateur.model.architecture import Architecture
 from secateur.search.samplers.projection import project
 from secateur.search.samplers.sampler import Problem, Proposal, Round
-from secateur.search.study import Pair
+from secateur.study.study import Pair
 
 _TRIES = 50  # per round, where points fall on architectures already seen
 POPULATION = 24  # NSGA-II: Optuna's 50 would leave a search of 150 evaluations three generations

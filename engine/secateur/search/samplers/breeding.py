@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.search.grid import Grid, at
+from secateur.space.grid import Grid, at
 
 CROSSOVER = 0.3
 JUMP = 0.1  # share of moves that remove a sub-block or make it whole

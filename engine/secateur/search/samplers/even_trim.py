@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from secateur.search.architecture import Architecture
-from secateur.search.knapsack import spend_slack
+from secateur.model.architecture import Architecture
 from secateur.search.samplers.projection import project
 from secateur.search.samplers.sampler import (
     ROUND_SIZE,
@@ -16,7 +15,8 @@ from secateur.search.samplers.sampler import (
     distinct,
     even,
 )
-from secateur.search.study import Pair
+from secateur.space.knapsack import spend_slack
+from secateur.study.study import Pair
 
 PROTECTED = ((0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (6, 2), (8, 2))  # layers kept whole at either end
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Limit
+from secateur.model.architecture import Architecture
 from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first, distinct
-from secateur.search.space import Slot
-from secateur.search.study import Pair
+from secateur.space.budget import Limit
+from secateur.space.space import Slot
+from secateur.study.study import Pair
 
 
 class GreedySampler:

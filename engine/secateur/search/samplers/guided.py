@@ -16,17 +16,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from secateur.search.architecture import Architecture
+from secateur.model.architecture import Architecture
 from secateur.search.features import Features
-from secateur.search.grid import Grid
-from secateur.search.knapsack import Values, solve
 from secateur.search.predictor import Predictor, choose
 from secateur.search.samplers.breeding import Breeder
 from secateur.search.samplers.even_trim import even_trims
 from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, best_first, distinct
 from secateur.search.samplers.shrinking import allowed_widths
-from secateur.search.space import Slot
-from secateur.search.study import Pair
+from secateur.space.grid import Grid
+from secateur.space.knapsack import Values, solve
+from secateur.space.space import Slot
+from secateur.study.study import Pair
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 EVEN_TRIMS = 3

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from secateur.search.knapsack import solve
 from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, architectures, distinct
-from secateur.search.study import Pair
+from secateur.space.knapsack import solve
+from secateur.study.study import Pair
 
 _STEPS = 8  # distinct exponents tried per architecture wanted, as many give the same
 

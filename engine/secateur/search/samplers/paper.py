@@ -24,7 +24,7 @@ from secateur.search.predictor import rank_quality
 from secateur.search.samplers.even_trim import trimmed
 from secateur.search.samplers.ratios import RatioSpace
 from secateur.search.samplers.sampler import Problem, Proposal, Round, architectures, distinct
-from secateur.search.study import Pair
+from secateur.study.study import Pair
 
 PAIRS, FINALISTS = 525, 18
 EVALUATIONS = PAIRS + FINALISTS + 1  # the baseline is evaluated too

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget
-from secateur.search.space import Space
+from secateur.model.architecture import Architecture
+from secateur.space.budget import Budget
+from secateur.space.space import Space
 
 _HALVINGS = 40
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget
+from secateur.model.architecture import Architecture
 from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, architectures, distinct
-from secateur.search.space import Space
-from secateur.search.study import Pair
+from secateur.space.budget import Budget
+from secateur.space.space import Space
+from secateur.study.study import Pair
 
 
 def draw(space: Space, budget: Budget, rng: np.random.Generator) -> Architecture:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget, Limit
-from secateur.search.space import Slot, Space
+from secateur.model.architecture import Architecture
+from secateur.space.budget import Budget, Limit
+from secateur.space.space import Slot, Space
 
 TENTHS = 10
 FREE = (1, 5)  # tenths pruned: 0.1 to 0.5

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from secateur.search.architecture import Architecture
-from secateur.search.budget import Budget
+from secateur.model.architecture import Architecture
 from secateur.search.predictor import AUTO, Choice
-from secateur.search.shapes import consolidate
-from secateur.search.space import Slot, Space
-from secateur.search.study import Pair
 from secateur.search.table import AdditiveTable
+from secateur.space.budget import Budget
+from secateur.space.shapes import consolidate
+from secateur.space.space import Slot, Space
+from secateur.study.study import Pair
 
 ROUND_SIZE = 12  # proposals that are evaluated together, sharing prefixes
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from secateur.search.architecture import Architecture
-from secateur.search.grid import Grid, at
+from secateur.model.architecture import Architecture
 from secateur.search.predictor import Predictor
+from secateur.space.grid import Grid, at
 
 MIN_PAIRS = 48
 BEST = 3

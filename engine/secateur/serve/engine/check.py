@@ -117,7 +117,7 @@ def compare_weights(digests: Mapping[str, str], folder: Path, dtype: str) -> tup
     """
     import torch
 
-    from secateur.model.safetensors_file import open_safetensors
+    from secateur.checkpoint.safetensors_file import open_safetensors
 
     try:
         stored = open_safetensors(folder).tensors()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.options import EngineOptions
-from secateur.slim.vllm_plugin import SERVER_PID
+from secateur.vllm_plugin.plugin import SERVER_PID
 
 PLUGIN = "secateur"
 LONGEST_FOLDER = 107 - 37

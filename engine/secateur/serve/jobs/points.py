@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from secateur.search.architecture import Architecture
-from secateur.search.costs.cost import Cost
-from secateur.search.front import dominates
-from secateur.search.study import Pair
+from secateur.model.architecture import Architecture
+from secateur.space.costs.cost import Cost
+from secateur.study.front import dominates
+from secateur.study.study import Pair
 from secateur.v1 import prune_pb2
 
 

@@ -18,7 +18,7 @@ from secateur.serve.jobs.process import BUSY_STATUS, STATE_VARIABLE, occupy
 from secateur.storage import write_json
 
 if TYPE_CHECKING:
-    from secateur.slim.options import PruneOptions
+    from secateur.prune.options import PruneOptions
 
 SPEC = "spec.json"
 REFUSED_STATUS = 2
@@ -58,12 +58,12 @@ def stand_back(nice: int) -> None:
 
 def _prune(folder: Path, spec: dict[str, Any]) -> int:
     from secateur.errors import BadInput, SecateurError
+    from secateur.prune.pipeline import prune_all
     from secateur.serve.jobs.outcome import Outcome, write_outcome
     from secateur.serve.jobs.specification import from_json
     from secateur.serve.jobs.store import Store
     from secateur.serve.jobs.telling import Teller
     from secateur.serve.state import open_state
-    from secateur.slim.pipeline import prune_all
 
     try:
         options = from_json(json.dumps(spec["options"]))

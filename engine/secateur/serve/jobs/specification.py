@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from secateur.calibrate.corpus import is_embedded
+from secateur.checkpoint.source import DEFAULT_MODEL, HUB_ID
 from secateur.errors import BadInput
-from secateur.model.source import DEFAULT_MODEL, HUB_ID
+from secateur.prune.options import PruneOptions
+from secateur.prune.recipes import recipe_named
 from secateur.serve.failures import Refused, Violation, invalid
 from secateur.serve.guard.roots import confined
 from secateur.serve.options import NAME
-from secateur.slim.options import PruneOptions
-from secateur.slim.recipes import recipe_named
 from secateur.v1 import prune_pb2
 
 CHECKPOINT = "slim"  # in a job's folder; its study lies beside it

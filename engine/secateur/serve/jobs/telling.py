@@ -10,12 +10,12 @@ from collections.abc import Callable
 from google.protobuf import duration_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
+from secateur.prune.preparation import Prepared
+from secateur.search.loop import Progress
 from secateur.search.samplers.sampler import best_first
-from secateur.search.search import Progress
 from secateur.serve.failures import Refused
 from secateur.serve.jobs.points import Points
 from secateur.serve.jobs.store import Store
-from secateur.slim.preparation import Prepared
 from secateur.v1 import prune_pb2
 
 INTERVAL_SECONDS = 0.5  # between two notes of progress within a stage

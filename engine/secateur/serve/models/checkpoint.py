@@ -64,9 +64,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         SecateurError: it is not whole, or no checkpoint.
     """
-    from secateur.model.safetensors_file import open_safetensors
-    from secateur.model.source import open_source
-    from secateur.slim.registration import register_config
+    from secateur.checkpoint.registration import register_config
+    from secateur.checkpoint.safetensors_file import open_safetensors
+    from secateur.checkpoint.source import open_source
 
     register_config()
     with suppress(UnsupportedModel):  # cannot be pruned, but vLLM may well be able to run it
@@ -88,9 +88,9 @@ def fingerprint(folder: Path) -> str:
     Raises:
         SecateurError: there are no whole weights.
     """
-    from secateur.model.fingerprint import fingerprint_files
-    from secateur.model.safetensors_file import open_safetensors
-    from secateur.model.source import TOKENIZER_FILES, TOKENIZER_SIDE_FILES
+    from secateur.checkpoint.fingerprint import fingerprint_files
+    from secateur.checkpoint.safetensors_file import open_safetensors
+    from secateur.checkpoint.source import TOKENIZER_FILES, TOKENIZER_SIDE_FILES
 
     beside = (folder / name for name in ("config.json", *TOKENIZER_FILES, *TOKENIZER_SIDE_FILES))
     return fingerprint_files([*open_safetensors(folder).files, *(file for file in beside if file.is_file())])

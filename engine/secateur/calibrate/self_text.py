@@ -1,0 +1,111 @@
+"""Calibration text that the dense model writes itself, for models whose data nobody has (``--corpus self``).
+
+Every sequence starts with a random token and goes on by sampling from the model, as in LLM-QAT (arXiv
+2305.17888, section 3.1); special tokens are never drawn. The text is kept beside the study: the same model,
+seed and number of tokens find it again, also where another processor would have drawn other tokens.
+
+Shape suffixes: B sequences, T tokens, V vocabulary, K likeliest tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from secateur.calibrate.corpus import SELF, Corpus
+from secateur.checkpoint.source import Source
+from secateur.evaluation.judge import module_of
+from secateur.model.dense import Model
+from secateur.model.precision import fast_dtype
+from secateur.progress import Reporter
+from secateur.storage import reported
+
+BATCH = 64
+TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 256
+SPARE = 1.05  # text is tokenised again, which may take fewer tokens than it was made of
+
+
+def self_corpus(
+    source: Source, model: Model, folder: Path, *, tokens: int, length: int, seed: int, reporter: Reporter
+) -> Corpus:
+    """At least about so many tokens of text from the model; read from `folder` where it lies there.
+
+    Args:
+        tokens: how many, over all sequences.
+        length: tokens of a sequence.
+
+    Raises:
+        OutputFailed: the folder cannot be written.
+    """
+    file = folder / f"self-{_key(source, tokens, length, seed)}.txt"
+    if file.is_file():
+        reporter.say(f"text of the model itself is there from an earlier run ({file.name})")
+        return Corpus(SELF, file.read_bytes().decode())
+    text = generate_text(
+        model, source.tokenizer(), tokens=tokens, length=length, seed=seed, reporter=reporter
+    )
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    with reported(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(text.encode())  # as it is: no line ends of another kind
+        os.replace(temporary, file)
+    return Corpus(SELF, text)
+
+
+def generate_text(
+    model: Model, tokenizer: Any, *, tokens: int, length: int, seed: int, reporter: Reporter
+) -> str:
+    """Sequences of the model, a blank line between them; the same for a seed on the same machine."""
+    module = module_of(model.to(fast_dtype()))
+    special = sorted(set(tokenizer.all_special_ids))
+    batches = max(1, -(-int(tokens * SPARE) // (BATCH * length)))
+    reporter.stage(f"writing {batches * BATCH * length:,} tokens of text to calibrate on", batches)
+    started, parts = time.perf_counter(), list[str]()
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        for batch in range(batches):
+            torch.manual_seed(seed * 1_000_003 + batch)
+            written_BT = _sequences(module, _starts(tokenizer, special), special, length)
+            parts += tokenizer.batch_decode(written_BT, skip_special_tokens=True)
+            rate = (batch + 1) * written_BT.numel() / (time.perf_counter() - started)
+            reporter.step(f"{rate:,.0f} tokens/s")
+    return "\n\n".join(part.strip() for part in parts)
+
+
+def _starts(tokenizer: Any, special: list[int]) -> Tensor:
+    """A random token for each sequence, [B, 1]."""
+    allowed = torch.ones(len(tokenizer))
+    allowed[special] = 0.0
+    return torch.multinomial(allowed, BATCH, replacement=True)[:, None]
+
+
+def _sequences(module: Module, starts_B1: Tensor, special: list[int], length: int) -> Tensor:
+    """Sampled sequences, [B, T] with T = length.
+
+    Not transformers' own `generate`: its nucleus sampling sorts whole vocabularies in bf16, which took more
+    than ten times as long as the model on a CPU. The nucleus is sought among the likeliest `TOP_K` here.
+    """
+    written, cache = [starts_B1], None
+    while len(written) < length:
+        output = module(written[-1], past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        logits_BV = output.logits[:, -1].float() / TEMPERATURE
+        logits_BV[:, special] = -torch.inf
+        likeliest = logits_BV.topk(min(TOP_K, logits_BV.shape[1]))
+        p_BK = likeliest.values.softmax(-1)
+        p_BK[p_BK.cumsum(-1) - p_BK >= TOP_P] = 0.0
+        written.append(likeliest.indices.gather(1, torch.multinomial(p_BK, 1)))
+    return torch.cat(written, 1)
+
+
+def _key(source: Source, tokens: int, length: int, seed: int) -> str:
+    """What the text depends on."""
+    depends = [source.fingerprint, tokens, length, seed, TEMPERATURE, TOP_P, TOP_K, BATCH]
+    return hashlib.blake2b(json.dumps(depends).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,110 @@
+"""Writing a slim model as a Hugging Face folder: whole or not at all.
+
+Uniform shapes become the stock architecture, which loads anywhere; layers that lost both halves are
+dropped first. Other shapes become a per-layer checkpoint that carries its configuration and
+modelling files.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from secateur.checkpoint import configuration_secateur, modeling_secateur
+from secateur.checkpoint.card import model_card
+from secateur.checkpoint.configuration_secateur import slim_config, stock_config
+from secateur.checkpoint.source import Source
+from secateur.model.architecture import architecture_of
+from secateur.model.dense import Model, named_tensors
+from secateur.storage import new_folder, require_space, write_json
+
+TRAVELLING_FILES = (configuration_secateur.__file__, modeling_secateur.__file__)
+RECORD = "secateur.json"
+
+
+def export(
+    model: Model, source: Source, folder: Path, record: Mapping[str, Any] | None, dtype: torch.dtype
+) -> None:
+    """Write `model` to `folder`, which must not exist.
+
+    Args:
+        model: the slim (or dense) model; its config is the dense one's.
+        source: where the dense model came from: tokenizer and generation settings.
+        record: what becomes ``secateur.json`` and the model card; None writes neither.
+        dtype: dtype of the weights on disk.
+
+    Raises:
+        OutputFailed: the disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    config, model = describe(model)
+    config.dtype = dtype
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in named_tensors(model).items()}
+    with new_folder(folder) as partial:
+        require_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
+        config.save_pretrained(partial)
+        _save_tokenizer(source, partial)
+        if config.model_type == configuration_secateur.SecateurConfig.model_type:
+            for file in TRAVELLING_FILES:
+                shutil.copy(file, partial)
+        save_torch_state_dict(_own_memory(tensors), partial, metadata={"format": "pt"})
+        if record is not None:
+            write_json(partial / RECORD, record)
+            (partial / "README.md").write_text(model_card(record), encoding="utf-8")
+
+
+def describe(model: Model) -> tuple[Any, Model]:
+    """The config of the checkpoint, and the model with its layers numbered as that config has them."""
+    shape = architecture_of(model)
+    kept = [i for i in range(shape.num_layers) if shape.groups[i] or shape.channels[i]]
+    shorter = _shortened(model.config, kept)
+    stock = stock_config(shorter, [shape.groups[i] for i in kept], [shape.channels[i] for i in kept])
+    if stock is not None:
+        # A GGUF file does not name its class; not every loader knows it by the model type.
+        named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[stock.model_type]
+        stock.architectures = model.config.architectures or [named]
+        return stock, replace(model, layers=tuple(model.layers[i] for i in kept))
+    return slim_config(model.config, shape.groups, shape.channels), model
+
+
+def weight_bytes(model: Model, dtype: torch.dtype) -> int:
+    """Bytes of all weights in `dtype`."""
+    return sum(tensor.numel() for tensor in named_tensors(model).values()) * dtype.itemsize
+
+
+def _shortened(config: Any, kept: list[int]) -> Any:
+    shorter = copy.deepcopy(config)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        shorter.layer_types = [kinds[index] for index in kept]
+    shorter.num_hidden_layers = len(kept)
+    return shorter
+
+
+def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without views: safetensors refuses part of a buffer, and tensors that share one."""
+    return {
+        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+        for name, tensor in tensors.items()
+    }
+
+
+def _save_tokenizer(source: Source, folder: Path) -> None:
+    tokenizer = source.tokenizer()
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # what tokenizers' Rust half says when the disk is full
+    settings = source.path / "generation_config.json"
+    if source.kind == "folder" and settings.is_file():
+        shutil.copy(settings, folder)

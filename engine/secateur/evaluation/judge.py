@@ -1,0 +1,97 @@
+"""The plain way to evaluate a candidate, which the fast one is judged by.
+
+Cut the model, build transformers' own module from it, run it, keep whole logits: what a user without
+Secateur would do.
+
+Shape suffixes: B windows, T tokens, V vocabulary, N predicted positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from secateur.calibrate.library import BlockLibrary
+from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config
+from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
+from secateur.evaluation.evaluator import BLOCK_WINDOWS
+from secateur.evaluation.measurement import Losses, Measurement, wanted_blocks
+from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.dense import Layer, Model, named_tensors
+
+
+class TransformersEvaluator:
+    """Measures candidates by slimming the model and running transformers with full logits.
+
+    Args:
+        library: sub-blocks at every width.
+        windows_BT: the windows all candidates are measured on.
+        block_windows: windows that go through the model together.
+    """
+
+    def __init__(
+        self, library: BlockLibrary, windows_BT: Tensor, *, block_windows: int = BLOCK_WINDOWS
+    ) -> None:
+        self._library = library
+        self._blocks = windows_BT.split(block_windows)
+        self._dense = module_of(library.model)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of windows there are."""
+        return len(self._blocks)
+
+    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
+        """Each distinct candidate measured on all windows."""
+        for candidate, losses in self.losses(candidates):
+            yield candidate, losses.measurement()
+
+    def losses(
+        self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
+    ) -> Iterator[tuple[Architecture, Losses]]:
+        """Each distinct candidate with its losses on those blocks, in the order given."""
+        wanted = wanted_blocks(blocks, self.num_blocks)
+        for candidate in dict.fromkeys(candidates):
+            module = self._module(candidate)
+            found = [self._block_losses(module, self._blocks[block]) for block in wanted]
+            yield candidate, sum(found[1:], found[0])
+
+    def _module(self, candidate: Architecture) -> Module:
+        if candidate == architecture_of(self._library.master):
+            return self._dense
+        layers = tuple(
+            Layer(
+                self._library.block(index, "attention", candidate.groups[index]),  # type: ignore[arg-type]
+                self._library.block(index, "ffn", candidate.channels[index]),  # type: ignore[arg-type]
+            )
+            for index in range(candidate.num_layers)
+        )
+        return module_of(replace(self._library.model, layers=layers))
+
+    @torch.inference_mode()
+    def _block_losses(self, module: Module, tokens_BT: Tensor) -> Losses:
+        log_p_BTV = torch.log_softmax(self._dense(tokens_BT).logits[:, :-1].float(), -1)
+        log_q_BTV = torch.log_softmax(module(tokens_BT).logits[:, :-1].float(), -1)
+        kl_B = (log_p_BTV.exp() * (log_p_BTV - log_q_BTV)).sum(-1).double().mean(1)
+        nll_B = -log_q_BTV.gather(-1, tokens_BT[:, 1:, None])[..., 0].double().mean(1)
+        return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), tokens_BT.shape[1] - 1)
+
+
+def module_of(model: Model) -> Module:
+    """Transformers' module of a model of any widths, with copies of its weights, ready to run."""
+    from transformers.initialization import no_init_weights
+
+    config = model.config
+    if not isinstance(config, SecateurConfig):  # that of the dense model
+        shape = architecture_of(model)
+        config = slim_config(config, shape.groups, shape.channels)
+    with no_init_weights():
+        module: Module = SecateurForCausalLM(config)
+    module.load_state_dict(named_tensors(model), strict=False)
+    if model.tied:
+        module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr]
+    return module.to(model.dtype).eval()

@@ -1,0 +1,34 @@
+"""Which evaluator a number of workers and an address ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from secateur.evaluation.workers.crew import Crew
+from secateur.evaluation.workers.local import LocalCrew
+from secateur.evaluation.workers.pool import WorkerPool
+from secateur.evaluation.workers.spec import WorkerSpec
+
+
+def open_pool(spec: WorkerSpec, workers: int | None = None, ray: str | None = None) -> WorkerPool:
+    """A pool of local processes, or of a Ray cluster's actors; starts none of them yet.
+
+    Args:
+        spec: what one of them evaluates with; local ones share its limits for states and projections
+            (each needs the dense model's distributions whole).
+        workers: how many; None for one, or with Ray for one per CPU of the cluster.
+        ray: address of a Ray cluster.
+
+    Raises:
+        BackendUnavailable: Ray is asked for and not installed.
+        BadInput: there is no such cluster.
+    """
+    if ray is not None:
+        from secateur.evaluation.workers.ray_crew import RayCrew
+
+        crew: Crew = RayCrew(spec, ray, workers)
+    else:
+        size = workers or 1
+        share = replace(spec, state_bytes=spec.state_bytes // size, library_bytes=spec.library_bytes // size)
+        crew = LocalCrew(share, size)
+    return WorkerPool(crew, spec.num_blocks)

@@ -1,0 +1,129 @@
+"""Workers that are actors of a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from secateur.errors import BackendUnavailable, BadInput
+from secateur.evaluation.measurement import Evaluator
+from secateur.evaluation.workers.crew import NO_TASK, Answer, Death, Task, answer, portable
+from secateur.evaluation.workers.spec import WorkerSpec, open_evaluator
+
+LOCAL = "local"
+
+
+class RayCrew:
+    """Actors of a Ray cluster, one per CPU that it has unless told otherwise.
+
+    The model and the calibration folder must be there, by the same names, on every machine of the cluster.
+
+    Args:
+        spec: what they evaluate with.
+        address: of the cluster: ``auto`` for one that runs here, ``local`` for a new one of this machine
+            only, ``ray://HOST:PORT`` or ``HOST:PORT``.
+        size: how many actors; None takes one per CPU.
+
+    Raises:
+        BackendUnavailable: Ray is not installed.
+        BadInput: there is no such cluster.
+    """
+
+    def __init__(self, spec: WorkerSpec, address: str, size: int | None = None) -> None:
+        self._ray = _connected(address)
+        cpus = int(self._ray.cluster_resources().get("CPU", 0))
+        self._size = size or max(1, cpus)
+        self._threads = max(1, cpus // self._size)
+        self._spec = self._ray.put(spec)
+        self._actors: list[Any] = [None] * self._size
+        self._pending: dict[Any, tuple[int, Task | None]] = {}
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return self._size
+
+    def hire(self, worker: int) -> None:
+        """Start an actor; it is waited for with the others."""
+        kind = self._ray.remote(num_cpus=self._threads, max_restarts=0)(_Actor)
+        actor = kind.remote(self._spec, self._threads, f"worker {worker}")
+        self._actors[worker] = actor
+        self._pending[actor.ready.remote()] = (worker, None)
+
+    def give(self, worker: int, task: Task) -> None:
+        """Send a task."""
+        self._pending[self._actors[worker].work.remote(task)] = (worker, task)
+
+    def wait(self) -> Sequence[tuple[int, Answer | Death]]:
+        """Wait for answers and deaths."""
+        events: list[tuple[int, Answer | Death]] = []
+        while not events:
+            (done, *_), _ = self._ray.wait(list(self._pending), num_returns=1)
+            worker, _ = self._pending.pop(done)
+            try:
+                found = self._ray.get(done)
+            except self._ray.exceptions.RayActorError as error:
+                self._forget(worker)
+                events.append((worker, Death(" ".join(str(error).split())[:200])))
+            else:
+                if found is not None:
+                    events.append((worker, found))
+        return events
+
+    def dismiss(self) -> None:
+        """Kill the actors: they keep nothing that could be lost."""
+        for actor in self._actors:
+            if actor is not None:
+                self._ray.kill(actor)
+        self._actors = [None] * self._size
+        self._pending.clear()
+
+    def _forget(self, worker: int) -> None:
+        """Whatever else was sent to an actor that died comes to nothing: a death is told once."""
+        self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
+
+
+class _Actor:
+    """A worker; what it runs on is Ray's business."""
+
+    def __init__(self, spec: WorkerSpec, threads: int, name: str) -> None:
+        torch.set_num_threads(threads)
+        self._name = name
+        self._evaluator: Evaluator | None = None
+        self._error: Exception | None = None
+        try:
+            self._evaluator = open_evaluator(spec)
+        except Exception as error:  # whatever it is, it belongs to who asked
+            self._error = portable(error, name)
+
+    def ready(self) -> Answer | None:
+        """Nothing, or why it could not begin."""
+        return None if self._error is None else Answer(NO_TASK, error=self._error)
+
+    def work(self, task: Task) -> Answer:
+        """Do a task."""
+        if self._evaluator is None:
+            return Answer(NO_TASK, error=self._error)
+        return answer(self._evaluator, task, self._name)
+
+
+def _connected(address: str) -> Any:
+    """Ray, connected to a cluster."""
+    if find_spec("ray") is None:
+        raise BackendUnavailable("--ray: Ray is not installed: pip install 'secateur[ray]'")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    import ray
+
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {}
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise BadInput("--ray", address, f"no cluster answers: {reason}") from error
+    return ray

@@ -1,0 +1,81 @@
+"""From what the user asked for to the space and the budget of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from secateur.errors import BadInput
+from secateur.model.dense import Model
+from secateur.progress import Reporter
+from secateur.prune.options import PruneOptions
+from secateur.space.budget import budget_of
+from secateur.space.costs.latency import LatencyTable, model_shape, read_table
+from secateur.space.goal import Goal
+from secateur.space.protection import protected_layers
+from secateur.space.space import Space, space_of
+
+
+class LatencyMeter(Protocol):
+    """Finds a latency table for a model: measured before, or now. `bench.latency` has one for vLLM."""
+
+    def __call__(
+        self, model: Model, dtype: str, batch: int, context: int, reporter: Reporter
+    ) -> LatencyTable:
+        """The table of a decode step of `batch` sequences of `context` tokens, weights in `dtype`."""
+
+
+def space_for(model: Model, options: PruneOptions) -> Space:
+    """The space under the constraints that were asked for.
+
+    Raises:
+        BadInput: constraints that the model does not meet.
+    """
+    return space_of(
+        model,
+        options.quantum,
+        tp=options.tp,
+        protected=protected_layers(options.protect, model.num_layers),
+        max_shapes=options.max_shapes,
+    )
+
+
+def latency_table_for(
+    model: Model, options: PruneOptions, dtype: str, meter: LatencyMeter | None, reporter: Reporter
+) -> LatencyTable | None:
+    """The table that a limit on latency needs; None without such a limit.
+
+    Raises:
+        BadInput: the file that was given is no table, or one of another model.
+            Or there is no file, and nothing to measure with.
+    """
+    if not options.limits_latency:
+        return None
+    if options.latency_table is not None:
+        table = read_table(options.latency_table)
+        if table.conditions.model != model_shape(model):
+            raise BadInput("--latency-table", options.latency_table, f"measured for {table.conditions.model}")
+        return table
+    if meter is None:
+        raise BadInput("--latency-table", "nothing", "a limit on latency needs a measured table here")
+    return meter(model, dtype, options.batch, options.context, reporter)
+
+
+def goals_for(
+    model: Model, space: Space, options: PruneOptions, table: LatencyTable | None
+) -> tuple[Goal, ...]:
+    """One goal for each budget that was asked for.
+
+    Raises:
+        BadInput, InfeasibleBudget: as `budget_of`; in the words of ``--keep`` where that was used.
+    """
+    return tuple(
+        Goal(_name(keep, limits), budget_of(model, space, limits, table, options.limits_option))
+        for keep, limits in zip(options.keeps, options.limits, strict=True)
+    )
+
+
+def _name(keep: float | None, limits: Mapping[str, float]) -> str:
+    if keep is not None and len(limits) == 1:
+        return f"{keep:g}"
+    return ",".join(f"{kind}={fraction:.4g}" for kind, fraction in limits.items())

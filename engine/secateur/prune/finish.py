@@ -1,0 +1,133 @@
+"""What comes after a search: the choice among finalists, the cut, its repair, the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secateur.calibrate.perplexity import perplexity
+from secateur.checkpoint.export import export
+from secateur.evaluation.evaluator import PrefixEvaluator
+from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.race import race
+from secateur.model.architecture import Architecture
+from secateur.progress import Clock, Reporter
+from secateur.prune.options import PruneOptions
+from secateur.prune.preparation import Prepared, stored_dtype
+from secateur.prune.record import build_record
+from secateur.prune.repair import Repaired, repair
+from secateur.search.predictor import Choice
+from secateur.space.goal import Goal
+from secateur.study.study import Pair
+
+FINALISTS = 4
+
+
+@dataclass(frozen=True)
+class Order:
+    """A checkpoint to make.
+
+    Attributes:
+        options: those that all was prepared with, or others that differ in what is written where.
+        goal: the budget to keep.
+        candidates: evaluated architectures that fit it, at least one.
+    """
+
+    options: PruneOptions
+    goal: Goal
+    candidates: list[Pair]
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The candidate of an order that unseen text prefers, and what its plain cut loses there."""
+
+    pair: Pair
+    unseen: Measurement
+
+    @property
+    def architecture(self) -> Architecture:
+        """What it keeps."""
+        return self.pair.architecture
+
+
+def make_checkpoints(
+    prepared: Prepared, orders: Sequence[Order], choice: Choice | None, reporter: Reporter, clock: Clock
+) -> list[dict[str, Any]]:
+    """Choose among candidates on unseen text, cut, repair, export; return what each ``secateur.json`` says.
+
+    All orders are repaired in one pass of the dense model. Seconds until the end of repair are the same
+    in every record: they were spent once.
+
+    Args:
+        choice: the predictor that led to the candidates, for the record.
+
+    Raises:
+        OutputFailed: a result could not be written; those before it are whole.
+    """
+    with clock.stage("choose"):
+        judge = PrefixEvaluator(prepared.library, prepared.split.validation)
+        winners = [choose(order, judge, reporter) for order in orders]
+        dense_nll = judge.dense_nll
+        del judge  # its distributions and states take gigabytes
+    with clock.stage("repair"):
+        plain = {winner.architecture: winner.unseen.nll for winner in winners}
+        in_sequence = prepared.options.repair != "none"
+        repaired = repair(prepared.library, plain, prepared.split, reporter, in_sequence=in_sequence)
+    return [
+        _written(
+            prepared,
+            order,
+            winner,
+            repaired[winner.pair.architecture],
+            dense_nll,
+            choice,
+            Clock(dict(clock.seconds)),
+        )
+        for order, winner in zip(orders, winners, strict=True)
+    ]
+
+
+def _written(
+    prepared: Prepared,
+    order: Order,
+    winner: Winner,
+    slim: Repaired,
+    dense_nll: float,
+    choice: Choice | None,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Report on a repaired model and export it; returns its record."""
+    options, source, clock = order.options, prepared.source, Clock(dict(clock.seconds))
+    stored = stored_dtype(options, source, prepared.model)
+    record = build_record(prepared, options, order.goal, slim.model, winner.pair, choice, stored)
+    record["repair"], record["repair_share"] = slim.how, slim.share
+    name = ",".join(corpus.name for corpus in prepared.reserved) or "validation"
+    for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
+        record[side]["perplexity"] = {name: perplexity(nll)}
+    record["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 2)}
+    with clock.stage("export"):
+        export(slim.model, source, options.out, record, stored)
+    return record
+
+
+def choose(order: Order, judge: PrefixEvaluator, reporter: Reporter) -> Winner:
+    """The candidate with the least KL on unseen windows; who is surely beaten stops early."""
+    by_architecture = {pair.architecture: pair for pair in order.candidates}
+    title = f"judging {len(by_architecture)} finalists for {order.goal.name} on unseen text"
+    reporter.stage(title, judge.num_blocks)
+    best, done = order.candidates[0].architecture, 0
+    for rung in race(judge, list(by_architecture)):
+        reporter.step(f"{rung.running} left", rung.blocks - done)
+        best, done = rung.best, rung.blocks
+    ((_, unseen),) = judge.evaluate([best])  # what the race left out; the rest is remembered but for the head
+    if done < judge.num_blocks:
+        reporter.step("the others are beaten", judge.num_blocks - done)
+    return Winner(by_architecture[best], unseen)
+
+
+def finalists(ranked: list[Pair]) -> list[Pair]:
+    """The best pairs, and the best of the first round: less fitted to the search windows."""
+    seeds = [pair for pair in ranked if pair.round == 1]
+    return list(dict.fromkeys([*ranked[:FINALISTS], *seeds[:1]]))

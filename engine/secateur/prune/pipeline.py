@@ -1,0 +1,160 @@
+"""The main job: model and budgets in, slim checkpoints out. Resumable; every stage reports as it goes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import Any, Protocol
+
+from secateur.errors import BadInput
+from secateur.progress import Clock, Reporter
+from secateur.prune.budgeting import LatencyMeter
+from secateur.prune.finish import Order, finalists, make_checkpoints
+from secateur.prune.options import PruneOptions
+from secateur.prune.preparation import Prepared, prepare
+from secateur.search.loop import Progress, Search
+from secateur.search.samplers.sampler import best_first
+from secateur.storage import require_new
+from secateur.study.study import Pair
+
+
+class Observer(Protocol):
+    """Told what the search finds, beside what a `Reporter` is told in words."""
+
+    def begin(self, prepared: Prepared) -> None:
+        """The search begins; the study has what earlier runs evaluated."""
+
+    def evaluated(self, progress: Progress) -> None:
+        """Something was evaluated, and is in the study."""
+
+
+def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None) -> dict[str, Any]:
+    """Run the job for one budget; return the record that also lies in the checkpoint as ``secateur.json``.
+
+    Args:
+        meter: measures latency where a limit on it is asked for and no table is given.
+
+    Raises:
+        BadInput, BrokenCheckpoint, UnsupportedModel, InfeasibleBudget, StudyMismatch: before or
+            between stages; nothing half-written.
+        OutputFailed: the result could not be written.
+    """
+    (record,) = prune_all(options, reporter, meter)
+    return record
+
+
+def prune_all(
+    options: PruneOptions,
+    reporter: Reporter,
+    meter: LatencyMeter | None = None,
+    observer: Observer | None = None,
+) -> list[dict[str, Any]]:
+    """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
+    for out in options.outs:
+        require_new("--out", out)
+    clock = Clock()
+    prepared = prepare(options, reporter, clock, meter)
+    with prepared.evaluator() as evaluator, clock.stage("search"):
+        search = Search(
+            prepared.space,
+            prepared.goals,
+            prepared.library,
+            evaluator,
+            prepared.study,
+            evaluations=options.evaluations,
+            seed=options.seed,
+            sampler=options.sampler,
+            predictor=options.predictor,
+            patience=options.patience,
+        )
+        if observer is not None:
+            observer.begin(prepared)
+        _run(search, reporter, observer)
+    _note_seconds(prepared, clock)
+    orders = [
+        Order(
+            replace(options, keep=keep, out=out, study=options.study_place),
+            goal,
+            finalists(search.ranked(goal)),
+        )
+        for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True)
+    ]
+    records = make_checkpoints(prepared, orders, search.choice, reporter, clock)
+    others = prepared.study.close()
+    if len(prepared.goals) == 1 and not others:  # a study of several budgets is there to be cut from again
+        shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)
+    return records
+
+
+def cut_from_study(
+    options: PruneOptions,
+    reporter: Reporter,
+    digest: str | None = None,
+    meter: LatencyMeter | None = None,
+) -> dict[str, Any]:
+    """A checkpoint from the pairs that a study has, without another search.
+
+    Args:
+        options: those of the study, with the budget and the folder to make.
+        digest: of the architecture to cut (`Architecture.digest`); None takes the best for the budget.
+
+    Raises:
+        BadInput: as `prune`; or the study has no such architecture, or none within the budget.
+        OutputFailed: the result could not be written.
+    """
+    require_new("--out", options.out)
+    clock = Clock()
+    prepared = prepare(options, reporter, clock, meter)
+    (goal,) = prepared.goals
+    order = Order(options, goal, _candidates(prepared, digest))
+    (record,) = make_checkpoints(prepared, [order], None, reporter, clock)
+    return record
+
+
+def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
+    (goal,) = prepared.goals
+    pairs = prepared.study.pairs
+    if digest is not None:
+        named = [pair for pair in pairs.values() if pair.architecture.digest == digest]
+        if not named:
+            raise BadInput("--id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
+        return named
+    ranked = best_first(
+        pair
+        for pair in pairs.values()
+        if prepared.space.contains(pair.architecture) and goal.budget.admits(pair.architecture)
+    )
+    if not ranked:
+        limit = " and ".join(f"{limit.most:,} {limit.cost.unit}" for limit in goal.budget.limits)
+        raise BadInput("--keep", goal.name, f"no pair of the study is within {limit}; search for it")
+    return finalists(ranked)
+
+
+def _note_seconds(prepared: Prepared, clock: Clock) -> None:
+    """What the stages took; a run that resumes does not make less of it."""
+    earlier = prepared.study.noted("seconds") or {}
+    longest = {name: max(spent, earlier.get(name, 0.0)) for name, spent in clock.seconds.items()}
+    prepared.study.note("seconds", earlier | longest)
+
+
+def _run(search: Search, reporter: Reporter, observer: Observer | None) -> None:
+    stage = ""
+    for progress in search.run():
+        if progress.stage != stage:
+            stage = progress.stage
+            table = f"evaluating {progress.total} single cuts"
+            reporter.stage(table if stage == "table" else "searching", progress.total - progress.done + 1)
+        if observer is not None:
+            observer.evaluated(progress)
+        reporter.step(_note(progress))
+
+
+def _note(progress: Progress) -> str:
+    if progress.best is None:
+        return ""
+    line = f"round {progress.pair.round}, {progress.goal}: best KL {progress.best.measurement.kl:.4f}"
+    if progress.quality is None:
+        return line
+    return (
+        f"{line}, {progress.predictor} tau {progress.quality.tau:.2f}, top-10 {progress.quality.recall:.0%}"
+    )

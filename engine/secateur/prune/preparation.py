@@ -1,0 +1,232 @@
+"""What comes before a search: model, windows, study, statistics, evaluator."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
+from secateur.calibrate.corpus import SELF, Corpus, load_corpora
+from secateur.calibrate.criteria import OF_GRADIENTS
+from secateur.calibrate.library import BlockLibrary, permute
+from secateur.calibrate.perplexity import mean_nll
+from secateur.calibrate.self_text import self_corpus
+from secateur.checkpoint.source import Source, open_source
+from secateur.errors import UnsupportedModel
+from secateur.evaluation.evaluator import PrefixEvaluator
+from secateur.evaluation.measurement import Evaluator
+from secateur.evaluation.workers.choice import open_pool
+from secateur.evaluation.workers.spec import WorkerSpec
+from secateur.model.dense import Model, base_model_type, build_model
+from secateur.model.memory import keep_freed_pages
+from secateur.model.precision import dtype_named, fast_dtype
+from secateur.progress import Clock, Reporter
+from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
+from secateur.prune.host import machine, versions
+from secateur.prune.options import PruneOptions
+from secateur.prune.windows import Split, require_apart, require_context, split_windows
+from secateur.space.budget import COSTS
+from secateur.space.costs.parameters import count_parameters
+from secateur.space.goal import Goal
+from secateur.space.space import Space
+from secateur.storage import reported
+from secateur.study.storage import KernelLock
+from secateur.study.study import Study
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a search, and cutting afterwards, is made from.
+
+    Attributes:
+        corpora, reserved: text for statistics and search, and text for the choice if it is apart.
+        model: the dense model in the dtype it was stored in, units in their own order.
+        goals: one per budget asked for.
+    """
+
+    options: PruneOptions
+    source: Source
+    corpora: tuple[Corpus, ...]
+    reserved: tuple[Corpus, ...]
+    model: Model
+    split: Split
+    space: Space
+    goals: tuple[Goal, ...]
+    study: Study
+    library: BlockLibrary
+
+    @contextmanager
+    def evaluator(self) -> Iterator[Evaluator]:
+        """Measures candidates on the search windows: in this process, or in workers that end with the block.
+
+        Raises:
+            BackendUnavailable: Ray is asked for and not installed.
+        """
+        if self.options.workers is None and self.options.ray is None:
+            yield PrefixEvaluator(self.library, self.split.search)
+            return
+        spec = WorkerSpec(
+            self.options.model,
+            self.source.fingerprint,
+            self.options.study_folder / "calibration",
+            self.split.search,
+            fast_dtype(),
+        )
+        with open_pool(spec, self.options.workers, self.options.ray) as pool:
+            yield pool
+
+
+def prepare(
+    options: PruneOptions, reporter: Reporter, clock: Clock, meter: LatencyMeter | None = None
+) -> Prepared:
+    """Load, check, calibrate; what an earlier run of the same study left is used again.
+
+    Args:
+        meter: measures latency where a limit on it is asked for and no table is given.
+
+    Raises:
+        BadInput, BrokenCheckpoint, UnsupportedModel, InfeasibleBudget, StudyMismatch: before any work.
+    """
+    keep_freed_pages()
+    with clock.stage("load"):
+        corpora = load_corpora(options.corpus, with_self=True)
+        reserved = load_corpora(options.validation) if options.validation else ()
+        require_apart(tuple(corpus for corpus in corpora if corpus.name != SELF), reserved)
+        source = open_source(options.model)
+        if base_model_type(source.config) != source.config.model_type:
+            raise UnsupportedModel(
+                "MODEL", options.model, "already cut per layer; prune the model it came from"
+            )
+        require_context(source, options.window)
+        model = load_model(source)
+    if any(corpus.name == SELF for corpus in corpora):
+        with clock.stage("generate"):
+            corpora = _with_self_text(corpora, options, source, model, reporter)
+    with clock.stage("load"):
+        split = split_windows(source, corpora, reserved, options)
+    space = space_for(model, options)
+    dtype = stored_dtype(options, source, model)
+    with clock.stage("latency") if options.limits_latency else nullcontext():
+        table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
+    goals = goals_for(model, space, options, table)
+    study = Study(options.study_place, space, _identity(options, source, corpora, reserved, space))
+    with clock.stage("calibrate"):
+        library = _library(model, split, options, reporter)
+    _note(study, options, library, split, space, goals)
+    return Prepared(options, source, corpora, reserved, model, split, space, goals, study, library)
+
+
+def stored_dtype(options: PruneOptions, source: Source, model: Model) -> torch.dtype:
+    """The dtype of weights on disk."""
+    return dtype_named(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
+
+
+def load_model(source: Source) -> Model:
+    """The model of a source, in its stored dtype."""
+    return build_model(source.config, source.tensors(), source.reference)
+
+
+def _with_self_text(
+    corpora: tuple[Corpus, ...], options: PruneOptions, source: Source, model: Model, reporter: Reporter
+) -> tuple[Corpus, ...]:
+    """The corpora, the model's own text among them: its share of all windows."""
+    effort = options.effort
+    windows = effort.search_windows + (0 if options.validation else effort.validation_windows)
+    tokens = (effort.calibration_tokens + windows * options.window) // len(corpora)
+    with _lock(options).held():  # of several processes on one study the first writes
+        written = self_corpus(
+            source,
+            model,
+            options.study_folder,
+            tokens=tokens,
+            length=options.window,
+            seed=options.seed,
+            reporter=reporter,
+        )
+    return tuple(written if corpus.name == SELF else corpus for corpus in corpora)
+
+
+def _library(model: Model, split: Split, options: PruneOptions, reporter: Reporter) -> BlockLibrary:
+    folder = options.study_folder / "calibration"
+    with _lock(options).held():  # of several processes on one study the first calibrates
+        return _calibrated(folder, model, split, options, reporter)
+
+
+def _lock(options: PruneOptions) -> KernelLock:
+    with reported(options.study_folder):
+        options.study_folder.mkdir(parents=True, exist_ok=True)
+        return KernelLock(options.study_folder / "calibration.lock")
+
+
+def _calibrated(
+    folder: Path, model: Model, split: Split, options: PruneOptions, reporter: Reporter
+) -> BlockLibrary:
+    if is_complete(folder):
+        reporter.say("statistics are there from an earlier run")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        tokens = split.statistics.numel()
+        reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
+        recipe = Recipe(options.criterion)
+        with torch.inference_mode(options.criterion not in OF_GRADIENTS):
+            for _ in calibrate(model.to(fast_dtype()), split.statistics, folder, recipe):
+                reporter.step()
+    calibration = Calibration(folder)
+    factors = None if options.repair == "none" else calibration.factors
+    return BlockLibrary(permute(model, calibration.orders), factors, fast_dtype())
+
+
+def _identity(
+    options: PruneOptions,
+    source: Source,
+    corpora: tuple[Corpus, ...],
+    reserved: tuple[Corpus, ...],
+    space: Space,
+) -> dict[str, Any]:
+    """Everything that a pair depends on, and the seed."""
+    return {
+        "model": source.fingerprint,
+        "corpus": [corpus.digest for corpus in corpora],
+        "validation": [corpus.digest for corpus in reserved],
+        "seed": options.seed,
+        "window": options.window,
+        "choice of windows": "spread",  # formerly the statistics were of the beginning of the text
+        "calibration_tokens": options.effort.calibration_tokens,
+        "search_windows": options.effort.search_windows,
+        "validation_windows": options.effort.validation_windows,  # held back from the others
+        "criterion": options.criterion,
+        "repair": options.repair,
+        "compute_dtype": str(fast_dtype()),
+        "space": space.to_json(),
+    }
+
+
+def _note(
+    study: Study,
+    options: PruneOptions,
+    library: BlockLibrary,
+    split: Split,
+    space: Space,
+    goals: tuple[Goal, ...],
+) -> None:
+    """What reports of the study, and cutting from it later, need to know."""
+    model = library.master
+    study.note("options", options.of_study())
+    study.note("model", options.model)
+    study.note("corpora", options.corpus.split(","))
+    study.note("machine", machine())
+    study.note("versions", versions())
+    costs = {kind: cost(model, space) for kind, cost in COSTS.items()}
+    costs |= {limit.kind: limit.cost for goal in goals for limit in goal.budget.limits}
+    study.note("costs", {kind: cost.to_json() for kind, cost in costs.items()})
+    if study.noted("dense") is None:
+        predicted = len(split.search) * (split.search.shape[1] - 1)
+        nll = mean_nll(library.model, split.search)
+        parameters = count_parameters(model).to_json()
+        study.note("dense", {"parameters": parameters, "nll": nll, "search_tokens": predicted})

@@ -1,0 +1,98 @@
+"""Repair of slim models: one-shot as the library cuts them, and how far from there towards a fit in sequence.
+
+A fit in sequence undoes drift and learns calibration text by heart, and the way back towards the one-shot
+weights loses the second before the first: somewhere between the two, unseen text is best off. Along the
+line its NLL is close to a parabola, so three points say where (docs/repair.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.perplexity import mean_nll
+from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.dense import Model
+from secateur.model.precision import fast_dtype
+from secateur.progress import Reporter
+from secateur.prune.surgery import blend, cut, repair_in_sequence
+from secateur.prune.windows import Split
+
+STEP = 0.05  # shares are rounded to this
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A slim model, and how it came to its weights.
+
+    Attributes:
+        how: ``none``, ``one-shot`` or ``in-sequence``.
+        share: how far it is from the one-shot weights (0) to those fitted in sequence (1).
+        nll: on unseen text, nats per token.
+    """
+
+    model: Model
+    how: str
+    share: float
+    nll: float
+
+
+def repair(
+    library: BlockLibrary,
+    plain: Mapping[Architecture, float],
+    split: Split,
+    reporter: Reporter,
+    *,
+    in_sequence: bool,
+) -> dict[Architecture, Repaired]:
+    """The slim model of each architecture, at its best on unseen text.
+
+    Args:
+        plain: architectures, and the NLL on validation windows of the models that the library cuts.
+        in_sequence: whether to fit in sequence; otherwise the models are as the library cuts them.
+    """
+    dense = architecture_of(library.master)
+    found: dict[Architecture, Repaired] = {}
+    for architecture, nll in plain.items():
+        how = "one-shot" if in_sequence and architecture != dense else "none"
+        found[architecture] = Repaired(cut(library, architecture), how, 0.0, nll)
+    wanted = [each for each, slim in found.items() if slim.how == "one-shot"]
+    if wanted:
+        reporter.stage("repairing in sequence", 2 * library.master.num_layers)
+        with torch.inference_mode():
+            cuts = [found[each].model for each in wanted]
+            fitted = repair_in_sequence(library, cuts, split.repair, advance=reporter.step)
+            for each, model in zip(wanted, fitted, strict=True):
+                found[each] = _between(found[each], model, split, reporter)
+    return found
+
+
+def _between(one_shot: Repaired, fitted: Model, split: Split, reporter: Reporter) -> Repaired:
+    """The best model found on the line from one-shot weights to those fitted in sequence."""
+    nll = {0.0: one_shot.nll}
+
+    def measure(share: float) -> None:
+        if share not in nll:
+            model = blend(one_shot.model, fitted, share)
+            nll[share] = mean_nll(model.to(fast_dtype()), split.validation)
+
+    measure(1.0)
+    measure(0.5)
+    measure(round(round(lowest(nll[0.0], nll[0.5], nll[1.0]) / STEP) * STEP, 2))
+    share = min(nll, key=lambda each: nll[each])
+    points = ", ".join(f"{nll[each]:.4f} at {each:.2f}" for each in sorted(nll))
+    reporter.say(f"validation NLL from one-shot (0) to in-sequence (1): {points}")
+    if share == 0.0:
+        return one_shot
+    return Repaired(blend(one_shot.model, fitted, share), "in-sequence", share, nll[share])
+
+
+def lowest(at_0: float, at_half: float, at_1: float) -> float:
+    """Where in [0, 1] the parabola through three values is lowest."""
+    bend = 2 * (at_0 - 2 * at_half + at_1)
+    if bend <= 0:
+        return float(at_1 < at_0)
+    return min(max((3 * at_0 - 4 * at_half + at_1) / (2 * bend), 0.0), 1.0)

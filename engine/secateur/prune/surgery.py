@@ -1,0 +1,178 @@
+"""Cutting a model to an architecture: sub-blocks out of the library, everything else as it was.
+
+Shape suffixes: B windows, T tokens, H hidden, K kept inner channels, P whatever is fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
+from secateur.calibrate.repair import damped
+from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
+from secateur.model.architecture import Architecture
+from secateur.model.dense import KINDS, Attention, Block, Ffn, Layer, Model, SubBlock, map_block, tensors_of
+from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project, rms_norm
+
+INPUT_PROJECTIONS = {Attention: ("query_QH", "key_KH", "value_KH"), Ffn: ("gate_CH", "up_CH")}
+
+
+@dataclass(frozen=True)
+class Shrinkage:
+    """Damping of the fits in sequence, as fractions of the mean diagonal of X^T X.
+
+    Attributes:
+        inputs: of the projections that read the normed residual stream; infinity leaves them alone.
+        last: of those that read the inner activations.
+    """
+
+    inputs: float
+    last: float
+
+
+SEQUENCE_SHRINKAGE = Shrinkage(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
+
+
+def cut(library: BlockLibrary, architecture: Architecture) -> Model:
+    """The slim model, in the dtype of the stored model, each sub-block repaired on its own."""
+    layers = tuple(
+        Layer(
+            library.master_block(index, "attention", architecture.groups[index]),  # type: ignore[arg-type]
+            library.master_block(index, "ffn", architecture.channels[index]),  # type: ignore[arg-type]
+        )
+        for index in range(architecture.num_layers)
+    )
+    return replace(library.master, layers=layers)
+
+
+def repair_in_sequence(
+    library: BlockLibrary,
+    slims: Sequence[Model],
+    windows_BT: Tensor,
+    *,
+    shrinkage: Shrinkage = SEQUENCE_SHRINKAGE,
+    advance: Callable[[], None] = lambda: None,
+) -> list[Model]:
+    """Slim models with the projections of every sub-block fitted again, in order of depth, to undo drift.
+
+    What a sub-block reads is brought back to what the dense one reads as far as a linear map can, and the
+    map goes into its input projections. Its last projection is then fitted to the *dense* residual stream
+    after it minus the pruned stream before it, so that errors of earlier cuts are corrected and not handed
+    on. Both fits are ridges around what is there. The dense model goes through the windows once, however
+    many slim ones there are.
+
+    Args:
+        slims: what `cut` returned for the same library.
+        windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
+        advance: called after each sub-block of the dense model.
+    """
+    dense = library.model
+    geo = geometry(dense, windows_BT.shape[1])
+    dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
+    states_of = [list(dense_states) for _ in slims]
+    layers_of = [list(slim.layers) for slim in slims]
+    for index, teacher_layer in enumerate(dense.layers):
+        for kind in KINDS:
+            teacher, before = teacher_layer.sub_block(kind), dense_states
+            dense_states = [apply_block(state, teacher, geo, index) for state in before]
+            for number, layers in enumerate(layers_of):
+                block = layers[index].sub_block(kind)
+                if block is not None:
+                    drift = _Drift(states_of[number], before, dense_states)
+                    aimed = _refit_inputs(block, drift, geo, shrinkage.inputs)
+                    fitted, states_of[number] = _refit_last(aimed, drift, geo, index, shrinkage.last)
+                    layers[index] = replace(layers[index], **{kind: fitted})  # type: ignore[arg-type]
+            advance()
+    return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
+
+
+def blend(one: Model, other: Model, share: float) -> Model:
+    """A model between two of one architecture: weights `share` of the way from one to the other."""
+
+    def between(block: Block | None, goal: Block | None) -> Block | None:
+        if block is None or goal is None:
+            return None
+        goals = tensors_of(goal)
+        changed: dict[str, Any] = {
+            name: torch.lerp(tensor.float(), goals[name].float(), share).to(tensor.dtype)
+            for name, tensor in tensors_of(block).items()
+        }
+        return replace(block, **changed)
+
+    layers = tuple(
+        Layer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
+        for layer, goal in zip(one.layers, other.layers, strict=True)
+    )
+    return replace(one, layers=layers)
+
+
+@dataclass(frozen=True)
+class _Drift:
+    """Residual streams around a sub-block, [B, T, H] in chunks: where the slim model is, and should be."""
+
+    slim_before: list[Tensor]
+    dense_before: list[Tensor]
+    dense_after: list[Tensor]
+
+
+def _refit_inputs(block: Block, drift: _Drift, geo: Geometry, shrinkage: float) -> Block:
+    """The sub-block with input projections W + W A, x + A x being the best guess at the dense normed stream.
+
+    A^T = (X^T X + damping I)^-1 X^T (D - X) of the normed streams, slim X and dense D: one map for all input
+    projections, which is what fitting each to its dense outputs comes to.
+    """
+    if math.isinf(shrinkage):
+        return block
+    dtype = drift.slim_before[0].dtype
+    norm_H = block.norm_H.to(dtype)
+    gram_HH: Tensor | None = None
+    cross_HH: Tensor | None = None
+    for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_before, strict=True):
+        x_BTH, wanted_BTH = (rms_norm(state, norm_H, geo.norm_eps) for state in (slim_BTH, dense_BTH))
+        gram_HH = accumulate(gram_HH, x_BTH)
+        cross_HH = accumulate(cross_HH, x_BTH, (wanted_BTH.float() - x_BTH.float()).to(dtype))
+    map_HH = _ridge(gram_HH, cross_HH, shrinkage)
+    changed = {}
+    for name in INPUT_PROJECTIONS[type(block)]:
+        weight = getattr(block, name)
+        changed[name] = (weight.double() + weight.double() @ map_HH.T).to(weight.dtype).contiguous()
+    return replace(block, **changed)
+
+
+def _refit_last(
+    block: SubBlock, drift: _Drift, geo: Geometry, layer: int, shrinkage: float
+) -> tuple[SubBlock, list[Tensor]]:
+    """The sub-block with its last projection fitted again, and the slim residual streams after it.
+
+    W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over.
+    """
+    dtype = drift.slim_before[0].dtype
+    fast = map_block(block, lambda tensor: tensor.to(dtype))
+    gram_KK: Tensor | None = None
+    cross_KH: Tensor | None = None
+    inners = []  # kept: computing them twice would cost more than the fit
+    for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_after, strict=True):
+        inner_BTK = inner(slim_BTH, fast, geo, layer)
+        left_BTH = (dense_BTH.float() - slim_BTH).sub_(project(inner_BTK, fast))
+        gram_KK = accumulate(gram_KK, inner_BTK)
+        cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
+        inners.append(inner_BTK)
+    update_KH = _ridge(gram_KK, cross_KH, shrinkage)
+    weight_HK = last_projection(block)
+    fitted_HK = (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous()
+    fast = with_projection(fast, fitted_HK.to(dtype))
+    after = [state + project(part, fast) for state, part in zip(drift.slim_before, inners, strict=True)]
+    return with_projection(block, fitted_HK), after
+
+
+def _ridge(gram_KK: Tensor | None, cross_KP: Tensor | None, shrinkage: float) -> Tensor:
+    """(gram + damping I)^-1 cross, fp64."""
+    assert gram_KK is not None and cross_KP is not None  # there is at least one chunk
+    factor_KK = torch.linalg.cholesky(damped(gram_KK, shrinkage))
+    return torch.cholesky_solve(cross_KP.double(), factor_KK)

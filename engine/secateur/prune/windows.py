@@ -1,0 +1,106 @@
+"""Which windows of the corpora serve statistics, repair, search and validation."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from secateur.calibrate.corpus import Corpus, cut_windows, interleave
+from secateur.checkpoint.source import Source
+from secateur.errors import BadInput
+from secateur.prune.options import MIN_WINDOWS, PruneOptions
+
+
+@dataclass(frozen=True)
+class Split:
+    """Windows of the corpora, [windows, window] each; disjoint, but for `repair` where text is short.
+
+    Attributes:
+        statistics: units are ranked, and sub-blocks repaired one by one, on these.
+        repair: sub-blocks are repaired in sequence on these: windows that `statistics` does not have, as
+            far as there are such, so that the second fit sees where the first has learnt by heart.
+        search: every candidate is measured on these.
+        validation: finalists and repairs are chosen on these.
+    """
+
+    statistics: Tensor
+    repair: Tensor
+    search: Tensor
+    validation: Tensor
+
+
+def require_context(source: Source, window: int) -> None:
+    """Check that the model was made for windows that long.
+
+    Raises:
+        BadInput: it was not.
+    """
+    longest = getattr(source.config, "max_position_embeddings", None)
+    if longest is not None and window > longest:
+        raise BadInput("--window", window, f"the model's context is {longest} tokens")
+
+
+def require_apart(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
+    """Check that validation text is not text that the search sees, by passages of each in the other.
+
+    Raises:
+        BadInput: it is.
+    """
+    for unseen in reserved:
+        for seen in corpora:
+            if _shared_passages(unseen.text, seen.text) > 1 or _shared_passages(seen.text, unseen.text) > 1:
+                raise BadInput("--validation", unseen.name, f"overlaps --corpus {seen.name}")
+
+
+def _shared_passages(text: str, other: str) -> int:
+    """How many of 8 passages of `text` are in `other`; one may be a phrase that everybody writes."""
+    starts = (len(text) * eighth // 8 for eighth in range(8))
+    return sum(text[start : start + 200] in other for start in starts)
+
+
+def split_windows(
+    source: Source, corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...], options: PruneOptions
+) -> Split:
+    """The windows for each purpose (`Split`).
+
+    Validation windows are the end of the text, or come from corpora of their own; all others are spread
+    over the rest.
+
+    Raises:
+        BadInput: too little text.
+    """
+    tokenizer = source.tokenizer()
+    effort, wanted = options.effort, options.effort.validation_windows
+    windows = interleave([cut_windows(corpus, tokenizer, options.window) for corpus in corpora])
+    if len(windows) < MIN_WINDOWS:
+        have = f"{len(windows)} windows of {options.window} tokens, at least {MIN_WINDOWS} are needed"
+        raise BadInput("--corpus", options.corpus, have)
+    if reserved:
+        parts = [cut_windows(corpus, tokenizer, options.window, wanted) for corpus in reserved]
+        validation = interleave(parts)[:wanted]
+    else:
+        held = min(wanted, len(windows) // 4)
+        windows, validation = windows[:-held], windows[-held:]
+    search, rest = _spread(windows, min(effort.search_windows, max(1, len(windows) // 4)))
+    statistics, fresh = _spread(rest, effort.calibration_tokens // options.window)
+    fitted = effort.repair_tokens // options.window
+    repair, _ = _spread(fresh, fitted)
+    known, _ = _spread(statistics, fitted - len(repair))
+    return Split(statistics, torch.cat([repair, known]), search, validation)
+
+
+def _spread(windows_BT: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """At most so many windows from all over the text, and the others; both in the order of the text.
+
+    One of each stretch at random: every n-th would take one of two interleaved corpora alone.
+    """
+    count = min(count, len(windows_BT))
+    edges = [stretch * len(windows_BT) // count for stretch in range(count + 1)] if count else []
+    chance = random.Random(0)
+    chosen = torch.zeros(len(windows_BT), dtype=torch.bool)
+    chosen[[chance.randrange(start, end) for start, end in pairwise(edges)]] = True
+    return windows_BT[chosen], windows_BT[~chosen]

@@ -1,0 +1,1 @@
+"""The same services in the protocols of other servers."""

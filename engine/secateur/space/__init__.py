@@ -1,0 +1,1 @@
+"""What may be searched: widths, shapes, budgets and their costs."""

@@ -1,0 +1,1 @@
+"""What was evaluated, kept on disk or in a database."""

@@ -1,0 +1,195 @@
+"""Claims: which of the processes that share a study evaluates what.
+
+All of them lie in one attribute of the study, which is read and written only while the place's lock is
+held: a process writes what it takes before it evaluates it, and what it took is free again when it says so,
+when its process is gone, or, on another machine, when its heartbeat has not been seen to move for
+`GRACE_SECONDS` (by the observer's clock: those of two machines need not agree).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from secateur.model.architecture import Architecture
+
+ATTRIBUTE = "claims"
+BEAT_SECONDS = 15.0
+GRACE_SECONDS = 90.0
+LARGEST_SHARE = 16  # candidates taken at once, for each that a process evaluates at a time
+
+
+@dataclass(frozen=True)
+class Party:
+    """A process at work on a study.
+
+    Attributes:
+        host: the machine, told apart also from itself before its last start and from its containers.
+        pid: number of the process there.
+        started: when it was started, in the kernel's ticks; numbers are given again.
+        beat: grows while it lives.
+        claims: digests of the architectures it has taken.
+    """
+
+    host: str
+    pid: int
+    started: int
+    beat: int = 0
+    claims: tuple[str, ...] = ()
+
+
+class Board(Protocol):
+    """Where claims are written."""
+
+    def noted(self, key: str) -> Any:
+        """What is written there."""
+
+    def note(self, key: str, value: Any) -> None:
+        """Write."""
+
+
+class Claims:
+    """The claims on a study, as one of its processes sees them.
+
+    `take`, `drop`, `leave` and `beat` are called while the place's lock is held.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._name = uuid.uuid4().hex
+        _here[self._name] = self
+        self._self = Party(_host(), os.getpid(), _started(os.getpid()))
+        self._beats_seen: dict[str, tuple[int, float]] = {}
+        self._last_beat = time.monotonic()
+        self._joined = False
+
+    @property
+    def silent(self) -> bool:
+        """Whether others may have taken over what we hold: this process stood still for too long."""
+        return time.monotonic() - self._last_beat > GRACE_SECONDS
+
+    def take(self, wanted: Sequence[Architecture], at_once: int) -> list[Architecture]:
+        """Claim, instead of what we hold, the next of `wanted` that nobody else has.
+
+        Args:
+            wanted: not evaluated yet, in the order in which they share prefixes.
+            at_once: candidates that this process evaluates at a time.
+
+        Returns:
+            All that is free while nobody else is there, otherwise a share, so that all end together.
+        """
+        others = self._living()
+        held = {digest for party in others.values() for digest in party.claims}
+        free = [item for item in wanted if item.digest not in held]
+        mine = free[: _share(len(free), len(others), at_once)]
+        self._write(others, tuple(item.digest for item in mine))
+        return mine
+
+    def drop(self) -> None:
+        """Give back what we hold; we stay a party."""
+        self._write(self._living(), ())
+
+    def leave(self) -> int:
+        """Be no party any more; returns how many others there are."""
+        others = self._living()
+        if self._joined:
+            self._board.note(ATTRIBUTE, {name: _json(party) for name, party in sorted(others.items())})
+            self._joined = False
+        return len(others)
+
+    def beat(self) -> None:
+        """Show that we live."""
+        self._self = replace(self._self, beat=self._self.beat + 1)
+        self._write(self._living(), self._self.claims)
+
+    def _living(self) -> dict[str, Party]:
+        """The other parties that live."""
+        written = self._board.noted(ATTRIBUTE) or {}
+        parties = {name: _party(entry) for name, entry in written.items() if name != self._name}
+        return {name: party for name, party in parties.items() if self._lives(name, party)}
+
+    def _lives(self, name: str, party: Party) -> bool:
+        if (party.host, party.pid, party.started) == (self._self.host, self._self.pid, self._self.started):
+            return name in _here
+        if party.host == self._self.host:
+            return _started(party.pid) == party.started
+        beat, seen = self._beats_seen.get(name, (-1, 0.0))
+        if party.beat != beat:
+            self._beats_seen[name] = (party.beat, time.monotonic())
+            return True
+        return time.monotonic() - seen <= GRACE_SECONDS
+
+    def _write(self, others: dict[str, Party], claims: tuple[str, ...]) -> None:
+        self._self = replace(self._self, claims=claims)
+        self._last_beat = time.monotonic()
+        self._joined = True
+        parties = {**others, self._name: self._self}
+        self._board.note(ATTRIBUTE, {name: _json(party) for name, party in sorted(parties.items())})
+
+
+# Parties of this process: one that was given up without `leave` is gone though its process lives.
+_here: weakref.WeakValueDictionary[str, Claims] = weakref.WeakValueDictionary()
+
+
+class Pulse(threading.Thread):
+    """Calls `beat` of its owner every `BEAT_SECONDS`, as long as there is an owner."""
+
+    def __init__(self, beat: weakref.WeakMethod[Any]) -> None:
+        super().__init__(name="secateur-pulse", daemon=True)
+        self._beat = beat
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Beat until `end`."""
+        while not self._ended.wait(BEAT_SECONDS):
+            beat = self._beat()
+            if beat is None:
+                return
+            with suppress(Exception):  # a database that is away for a moment; the next beat tells
+                beat()
+            del beat
+
+    def end(self) -> None:
+        """Stop beating."""
+        self._ended.set()
+
+
+def _share(free: int, others: int, at_once: int) -> int:
+    share = math.ceil(free / (2 * (others + 1))) if others else free
+    return min(max(share, at_once), LARGEST_SHARE * at_once)
+
+
+def _json(party: Party) -> dict[str, Any]:
+    return asdict(party) | {"claims": list(party.claims)}
+
+
+def _party(entry: dict[str, Any]) -> Party:
+    return Party(**entry | {"claims": tuple(entry["claims"])})
+
+
+def _host() -> str:
+    """This machine since it was started; processes of another container have numbers of their own."""
+    boot = pids = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        pids = os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {boot} {pids}"
+
+
+def _started(pid: int) -> int:
+    """When a process of this machine was started, in ticks; -1 where there is none or only its remains."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            return int(fields[19])
+    return -1

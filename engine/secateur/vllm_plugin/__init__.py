@@ -1,0 +1,1 @@
+"""What vLLM loads to serve checkpoints whose layers differ."""

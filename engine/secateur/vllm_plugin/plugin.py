@@ -1,0 +1,62 @@
+"""Entry point ``vllm.general_plugins``: teaches vLLM to load per-layer checkpoints.
+
+vLLM calls `register` in every process it starts (front end, engine core, workers), so it must be
+cheap and repeatable; the model class is named, not imported, until a checkpoint asks for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+
+SERVER_PID = "SECATEUR_SERVER_PID"
+"""Set by `secateur serve` to its process id: engines are to end with it."""
+
+POLL_SECONDS = 1.0
+
+CPU_NORMS = "secateur_cpu"
+"""Provider of `NORMS` that an engine on a CPU may choose; see `slim.cpu_norms`."""
+
+NORMS = ("rms_norm", "fused_add_rms_norm")
+"""Of ``vllm.ir.ops``, and the names of the kernels behind them."""
+
+
+def register() -> None:
+    """Make known the configuration class and, lazily, the model class. May be called repeatedly."""
+    from vllm import ModelRegistry
+
+    from secateur.checkpoint.registration import register_config
+    from secateur.vllm_plugin.cpu_norms import register_norms
+
+    register_config()
+    ModelRegistry.register_model("SecateurForCausalLM", "secateur.vllm_plugin.model:SecateurForCausalLM")
+    register_norms()
+    _follow_server()
+
+
+def _follow_server() -> None:
+    """In an engine started by `secateur serve`: end when the server is gone.
+
+    vLLM's engine does not notice a parent that was killed; it would keep its memory for ever. (The
+    kernel's parent-death signal is no help: it fires already when the thread that started us ends.)
+    """
+    server = os.environ.get(SERVER_PID)
+    if server and os.getppid() == int(server):
+        atexit.register(_leave)
+        threading.Thread(target=_end_with, args=(int(server),), daemon=True).start()
+
+
+def _leave() -> None:
+    """End now. Python would first take its modules apart, which takes an engine up to ten seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)

@@ -1,0 +1,216 @@
+"""The per-layer checkpoint: equal to the masked dense model, cached = uncached, loadable without secateur."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from secateur.checkpoint import configuration_secateur, modeling_secateur
+from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config, stock_config
+from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
+
+LAYERS, GROUPS, CHANNELS = 4, 3, 40
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 48,
+    "intermediate_size": CHANNELS,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2 * GROUPS,
+    "num_key_value_heads": GROUPS,
+    "head_dim": 16,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+FAMILIES: dict[str, tuple[PreTrainedConfig, type[PreTrainedModel]]] = {
+    "llama": (LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True), LlamaForCausalLM),
+    "llama-tied": (LlamaConfig(**SIZES, tie_word_embeddings=True), LlamaForCausalLM),
+    "mistral": (MistralConfig(**SIZES, sliding_window=5), MistralForCausalLM),
+    "qwen2": (Qwen2Config(**SIZES), Qwen2ForCausalLM),
+    "qwen2-sliding": (
+        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=5, max_window_layers=2),
+        Qwen2ForCausalLM,
+    ),
+    "qwen3": (Qwen3Config(**SIZES), Qwen3ForCausalLM),
+}
+SHAPES = {
+    "mixed": ([3, 1, 2, 3], [40, 24, 0, 8]),
+    "first-attention-removed": ([0, 2, 3, 1], [40, 40, 16, 40]),
+    "last-layer-removed": ([3, 2, 1, 0], [40, 40, 16, 0]),
+    "inner-layer-removed": ([3, 0, 1, 2], [40, 0, 16, 40]),
+    "one-attention-left": ([0, 1, 0, 0], [40, 0, 16, 40]),
+    "nothing-removed": ([3, 3, 3, 3], [40, 40, 40, 40]),
+}
+
+
+def dense_model(family: str) -> PreTrainedModel:
+    config, cls = FAMILIES[family]
+    torch.manual_seed(0)
+    model = cls(config).eval()
+    with torch.no_grad():  # biases and norms start at 0 and 1, which would hide a wrong slice
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model
+
+
+def cut(dense: PreTrainedModel, groups: list[int], channels: list[int]) -> SecateurForCausalLM:
+    """The slim model that keeps the first groups and channels of each layer."""
+    config = slim_config(dense.config, groups, channels)
+    slim = SecateurForCausalLM(config).eval()
+    source = dense.state_dict()
+    slim.load_state_dict(
+        {name: source[name][tuple(slice(n) for n in t.shape)] for name, t in slim.state_dict().items()}
+    )
+    return slim
+
+
+@torch.no_grad()
+def mask(dense: PreTrainedModel, groups: list[int], channels: list[int]) -> PreTrainedModel:
+    """Silence in place what `cut` removes: zero its columns in the projections back to the stream."""
+    for layer, kept_groups, kept_channels in zip(dense.model.layers, groups, channels, strict=True):
+        attention, mlp = layer.self_attn, layer.mlp
+        attention.o_proj.weight[:, kept_groups * 2 * attention.head_dim :] = 0
+        mlp.down_proj.weight[:, kept_channels:] = 0
+        if not kept_groups and attention.o_proj.bias is not None:
+            attention.o_proj.bias.zero_()
+        if not kept_channels and mlp.down_proj.bias is not None:
+            mlp.down_proj.bias.zero_()
+    return dense
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(2, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_slim_equals_masked_dense(family: str, shape: str) -> None:
+    groups, channels = SHAPES[shape]
+    dense = dense_model(family)
+    slim = cut(dense, groups, channels)
+    attention_mask = torch.ones(2, 12, dtype=torch.long)
+    attention_mask[1, :3] = 0
+    given = {"input_ids": tokens(2, 12), "attention_mask": attention_mask}
+    expected = mask(dense, groups, channels)(**given).logits
+    torch.testing.assert_close(slim(**given).logits, expected, atol=2e-5, rtol=1e-4)
+    slim.set_attn_implementation("eager")
+    torch.testing.assert_close(slim(**given).logits, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_generation_with_cache_equals_generation_without(family: str, shape: str) -> None:
+    slim = cut(dense_model(family), *SHAPES[shape])
+    prompt = tokens(1, 4)
+    cached, uncached = (
+        slim.generate(prompt, max_new_tokens=12, do_sample=False, use_cache=use_cache, pad_token_id=0)
+        for use_cache in (True, False)
+    )
+    assert cached.tolist() == uncached.tolist()
+    assert cached.shape == (1, 16)
+
+
+def test_cache_counts_tokens_when_the_first_attention_is_removed() -> None:
+    slim = cut(dense_model("llama"), *SHAPES["first-attention-removed"])
+    cache = slim(tokens(1, 7), use_cache=True).past_key_values
+    assert cache.get_seq_length() == 7
+
+
+def test_checkpoint_loads_where_secateur_is_not_installed(tmp_path: Path) -> None:
+    slim = cut(dense_model("qwen2"), *SHAPES["mixed"])
+    slim.save_pretrained(tmp_path)
+    for module in (configuration_secateur, modeling_secateur):
+        shutil.copy(str(module.__file__), tmp_path)
+    script = f"""
+import sys
+sys.modules["secateur"] = None
+import torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r}, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules."), type(model)
+logits = model(torch.arange(2, 12)[None]).logits
+torch.save(logits, {str(tmp_path / "logits.pt")!r})
+"""
+    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=tmp_path)
+    with torch.no_grad():
+        expected = slim(torch.arange(2, 12)[None]).logits
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_config_survives_a_round_trip(family: str, tmp_path: Path) -> None:
+    config = slim_config(FAMILIES[family][0], *SHAPES["mixed"])
+    config.save_pretrained(tmp_path)
+    again = SecateurConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == config.to_dict()
+    assert again.architectures == ["SecateurForCausalLM"]
+    assert [layer.skip for layer in again.per_layer_config] == [[], [], ["mlp"], []]
+    assert again.per_layer_config[1].num_attention_heads == 2
+    assert again.per_layer_config[1].intermediate_size == 24
+
+
+@pytest.mark.parametrize(
+    ("groups", "channels", "complaint"),
+    [
+        ([1, 1, 1], [8] * 4, "groups: got 3 entries for 4 layers"),
+        ([1, 1, 1, 4], [8] * 4, "groups: got 4, allowed are 0 to 3"),
+        ([1] * 4, [8, 8, 8, -1], "channels: got -1, allowed are 0 to 40"),
+        ([0] * 4, [8] * 4, "every layer skips attention"),
+    ],
+)
+def test_impossible_shapes_are_refused(groups: list[int], channels: list[int], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        slim_config(FAMILIES["llama"][0], groups, channels)
+
+
+def test_the_kind_of_attention_that_counts_tokens_must_stay() -> None:
+    config = slim_config(FAMILIES["qwen2-sliding"][0], [0, 0, 1, 1], [8] * 4)
+    with pytest.raises(ValueError, match="at least one full_attention layer must keep its attention"):
+        SecateurForCausalLM(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "groups", "stock"),
+    [("llama", 1, True), ("llama", 2, True), ("qwen2", 2, False), ("qwen2", 3, True), ("qwen3", 2, True)],
+)
+def test_uniform_shapes_use_the_stock_class_where_it_can_hold_them(
+    family: str, groups: int, stock: bool, tmp_path: Path
+) -> None:
+    config = stock_config(FAMILIES[family][0], [groups] * LAYERS, [8] * LAYERS)
+    assert (config is not None) == stock
+    if config is not None:
+        config.save_pretrained(tmp_path)
+        again = AutoConfig.from_pretrained(tmp_path)
+        assert (again.model_type, again.num_key_value_heads, again.intermediate_size) == (family, groups, 8)
+        assert family == "qwen2" or again.head_dim == 16
+
+
+def test_head_counts_that_llama_refuses_are_not_stock() -> None:
+    wide = LlamaConfig(**SIZES | {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4})
+    assert stock_config(wide, [3] * LAYERS, [8] * LAYERS) is None
+    assert stock_config(wide, [2] * LAYERS, [8] * LAYERS) is not None
+    assert stock_config(wide, [2, 2, 2, 1], [8] * LAYERS) is None
+    assert stock_config(wide, [0] * LAYERS, [8] * LAYERS) is None

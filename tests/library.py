@@ -1,0 +1,66 @@
+"""A tiny model, calibrated, with its space and a budget: small enough to search in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from secateur.calibrate.calibration import Calibration, Recipe, calibrate
+from secateur.calibrate.library import BlockLibrary, permute
+from secateur.checkpoint.source import open_source
+from secateur.model.architecture import architecture_of
+from secateur.model.dense import Model, build_model
+from secateur.space.budget import Budget, keep_budget
+from secateur.space.space import Space
+
+QUANTUM = 32
+
+
+def _windows(count: int, length: int, seed: int) -> Tensor:
+    return torch.randint(2, 300, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def windows() -> Tensor:
+    """Windows that candidates are measured on."""
+    return _windows(5, 16, 1)
+
+
+@pytest.fixture(scope="session")
+def library_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BlockLibrary]:
+    """Calibrate a checkpoint folder: ``library_of(folder, dtype)``."""
+
+    def build(folder: Path, dtype: torch.dtype = torch.float32) -> BlockLibrary:
+        source = open_source(folder)
+        model = build_model(source.config, source.tensors(), str(folder))
+        place = tmp_path_factory.mktemp("calibration")
+        with torch.inference_mode():
+            list(calibrate(model, _windows(24, 24, 0), place, Recipe()))
+        calibration = Calibration(place)
+        return BlockLibrary(permute(model, calibration.orders), calibration.factors, dtype)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def library(tiny_llama: Path, library_of: Callable[..., BlockLibrary]) -> BlockLibrary:
+    return library_of(tiny_llama)
+
+
+@pytest.fixture(scope="session")
+def model(library: BlockLibrary) -> Model:
+    return library.master
+
+
+@pytest.fixture(scope="session")
+def space(model: Model) -> Space:
+    return Space(architecture_of(model), QUANTUM)
+
+
+@pytest.fixture(scope="session")
+def budget(model: Model, space: Space) -> Budget:
+    return keep_budget(model, space, 0.6)

@@ -1,0 +1,107 @@
+"""What an architecture is said to cost is what the cut model has; budgets that cannot be are refused.
+
+Proven: for random architectures of every family (property), the cost is the parameter count, and
+the weight bytes, of the model that surgery makes; the smallest feasible budget in a message works.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from secateur.calibrate.library import BlockLibrary
+from secateur.checkpoint.export import weight_bytes
+from secateur.checkpoint.source import open_source
+from secateur.errors import BadInput, InfeasibleBudget
+from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.dense import Model, build_model
+from secateur.prune.surgery import cut
+from secateur.space.budget import keep_budget
+from secateur.space.costs.parameters import count_parameters, parameter_cost
+from secateur.space.knapsack import solve
+from secateur.space.space import Space
+
+
+@cache
+def load(folder: Path) -> Model:
+    source = open_source(folder)
+    return build_model(source.config, source.tensors(), str(folder))
+
+
+def architectures(space: Space) -> st.SearchStrategy[Architecture]:
+    layers = range(space.dense.num_layers)
+    return st.builds(
+        Architecture,
+        st.tuples(*(st.sampled_from(space.widths(layer, "attention")) for layer in layers)),
+        st.tuples(*(st.sampled_from(space.widths(layer, "ffn")) for layer in layers)),
+    )
+
+
+class TestCost:
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data())
+    def test_is_that_of_the_cut_model(self, data: st.DataObject, tiny_model: Path) -> None:
+        model = load(tiny_model)
+        space = Space(architecture_of(model), 40)
+        candidate = data.draw(architectures(space))
+        slim = cut(BlockLibrary(model, None, torch.float32), candidate)
+        assert parameter_cost(model, space).of(candidate) == count_parameters(slim).non_embedding
+        memory = keep_budget(model, space, 0.9, "memory").limits[0].cost
+        assert memory.of(candidate) == weight_bytes(slim, model.dtype)
+
+    def test_biases_count(self, make_tiny: Callable[..., Path]) -> None:
+        model = load(make_tiny("llama", attention_bias=True, mlp_bias=True))
+        space = Space(architecture_of(model), 64)
+        candidate = Architecture((1, 0, 2), (64, 0, 192))
+        slim = cut(BlockLibrary(model, None, torch.float32), candidate)
+        assert parameter_cost(model, space).of(candidate) == count_parameters(slim).non_embedding
+
+    def test_dense_is_what_transformers_counts(self, tiny_model: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        judge = AutoModelForCausalLM.from_pretrained(tiny_model)
+        total = sum(parameter.numel() for parameter in judge.parameters())
+        outside = judge.get_input_embeddings().weight.numel()
+        outside *= 1 if judge.config.tie_word_embeddings else 2
+        count = count_parameters(load(tiny_model))
+        assert count.to_json() == {"total": total, "non_embedding": total - outside}
+
+
+class TestKeep:
+    @pytest.mark.parametrize("keep", [1.7, 0, -1, math.nan, math.inf, -0.0])
+    def test_not_a_fraction(self, keep: float, model: Model, space: Space) -> None:
+        with pytest.raises(BadInput, match=r"--keep: got .*: allowed is a fraction over 0 and up to 1"):
+            keep_budget(model, space, keep)
+
+    def test_unknown_kind(self, model: Model, space: Space) -> None:
+        with pytest.raises(
+            BadInput, match="--budget: got time: allowed are params, total, memory, kv, latency"
+        ):
+            keep_budget(model, space, 0.5, "time")
+
+    def test_one_keeps_everything(self, model: Model, space: Space) -> None:
+        assert keep_budget(model, space, 1.0).admits(space.dense)
+
+    @pytest.mark.parametrize("kind", ["params", "memory"])
+    @pytest.mark.parametrize("quantum", [1, 32, 77, 192])
+    def test_the_smallest_feasible_one_is_named_and_works(
+        self, quantum: int, kind: str, model: Model, space: Space
+    ) -> None:
+        narrow = Space(space.dense, quantum)
+        with pytest.raises(InfeasibleBudget, match=r"--keep: got 1e-05") as caught:
+            keep_budget(model, narrow, 1e-5, kind)
+        named = float(re.search(r"smallest feasible is ([\d.]+)", str(caught.value)).group(1))
+        budget = keep_budget(model, narrow, named, kind)
+        values = {slot: dict.fromkeys(narrow.widths(*slot), 0.0) for slot in narrow.slots}
+        found = solve(narrow, budget, values)
+        assert budget.admits(found) and found.groups[0] > 0
+        with pytest.raises(InfeasibleBudget):
+            keep_budget(model, narrow, named - 2e-4, kind)
