@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.evaluation.conformance import EvaluatorConformance, random_architectures
 from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
@@ -16,6 +15,7 @@ from secateur.evaluation.measurement import Evaluator
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space
 from secateur_kernels.backend import installed, runs_on
+from tests.evaluation.conformance import EvaluatorConformance, random_architectures
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 import pytest
-from tests.evaluation.conformance import random_architectures
 from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
@@ -20,6 +19,7 @@ from secateur.evaluation.measurement import Losses, Measurement
 from secateur.evaluation.race import Rung, race, surely_worse
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space
+from tests.evaluation.conformance import random_architectures
 
 WINDOWS = 4
 

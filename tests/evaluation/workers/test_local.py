@@ -20,7 +20,6 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.evaluation.conformance import EvaluatorConformance, random_architectures
 from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
@@ -34,6 +33,7 @@ from secateur.evaluation.workers.local import LocalCrew
 from secateur.evaluation.workers.pool import WorkerPool
 from secateur.evaluation.workers.spec import WorkerSpec
 from secateur.space.space import Space
+from tests.evaluation.conformance import EvaluatorConformance, random_architectures
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.evaluation.conformance import random_architectures
 from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
@@ -14,6 +13,7 @@ from secateur.evaluation.workers.choice import open_pool
 from secateur.evaluation.workers.pool import WorkerPool
 from secateur.evaluation.workers.spec import WorkerSpec
 from secateur.space.space import Space
+from tests.evaluation.conformance import random_architectures
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 

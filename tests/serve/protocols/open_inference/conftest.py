@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.serve.protocols.open_inference.calls import Calls
 
 from secateur.serve.process import ServerProcess
+from tests.serve.protocols.open_inference.calls import Calls
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from google.rpc import code_pb2
-from tests.serve.protocols.open_inference.calls import add_tensor, request
 
 from secateur.serve.failures import Refused
 from secateur.serve.inference.sampling import Sampling
 from secateur.serve.protocols.open_inference.contract import INPUTS, OUTPUTS
 from secateur.serve.protocols.open_inference.question import read_question
+from tests.serve.protocols.open_inference.calls import add_tensor, request
 
 
 def refused_fields(made: Any) -> dict[str, str]:

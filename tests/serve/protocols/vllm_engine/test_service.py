@@ -11,10 +11,10 @@ import grpc
 import pytest
 from smg_grpc_proto import vllm_engine_pb2 as pb
 from smg_grpc_proto import vllm_engine_pb2_grpc as pb_grpc
-from tests.serve.protocols.open_inference.calls import reason_of
 
 from secateur.client import Client
 from secateur.serve.process import ServerProcess
+from tests.serve.protocols.open_inference.calls import reason_of
 
 pytestmark = pytest.mark.slow
 
