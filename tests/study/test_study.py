@@ -162,7 +162,7 @@ class TestSeveralAtOnce:
         script = (
             "import os, sys\n"
             "from pathlib import Path\n"
-            "from secateur.search import place\n"
+            "from secateur.study import storage as place\n"
             "lock = place.KernelLock(Path('s') / (place.JOURNAL + '.lock'))\n"
             "lock.acquire(); print('held', flush=True); sys.stdin.read()\n"
         )
