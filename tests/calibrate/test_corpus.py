@@ -141,7 +141,7 @@ class TestFiles:
 
     def test_several(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("text")
-        names = [corpus.name for corpus in load_corpora(f"pydoc:test, {tmp_path / 'a.txt'},")]
+        names = [corpus.name for corpus in load_corpora(["pydoc:test", str(tmp_path / "a.txt")])]
         assert names == ["pydoc:test", str(tmp_path / "a.txt")]
 
     def test_unknown(self) -> None:
@@ -166,7 +166,7 @@ class TestFiles:
         refused(lambda: load_corpora(names), "at least one corpus")
 
     def test_named_twice(self) -> None:
-        refused(lambda: load_corpora("pydoc:test,pydoc:test"), "named twice")
+        refused(lambda: load_corpora(["pydoc:test", "pydoc:test"]), "named twice")
 
     @pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["too-long", "nul"])
     def test_what_no_file_can_be_called(self, name: str) -> None:

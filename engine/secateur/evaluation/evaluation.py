@@ -53,11 +53,11 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         if self.windows < 1:
-            raise BadInput("--windows", self.windows, "at least 1")
+            raise BadInput("windows", self.windows, "at least 1")
         if self.limit is not None and self.limit < 1:
-            raise BadInput("--limit", self.limit, "at least 1")
+            raise BadInput("limit", self.limit, "at least 1")
         if not self.corpus and not self.tasks:
-            raise BadInput("--corpus", "nothing", "give --corpus, --tasks or both")
+            raise BadInput("corpus", "nothing", "give `corpus`, `tasks` or both")
 
 
 def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
@@ -130,13 +130,13 @@ def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter
         try:
             return open_source(options.dense)
         except BadInput as error:
-            raise BadInput("--dense", error.given, error.allowed) from error
+            raise BadInput("dense", error.given, error.allowed) from error
     record_file = source.path / RECORD if source.kind == "folder" else None
     if record_file is None or not record_file.is_file():
         return None
     recorded = _recorded_model(record_file)
     if recorded is None:
-        reporter.say(f"{RECORD} does not say which the dense model is; name it with --dense")
+        reporter.say(f"{RECORD} does not say which the dense model is; name it with `dense`")
         return None
     for place in (recorded["path"], recorded["reference"]):
         if not Path(place).exists() and place == recorded["path"]:
@@ -147,7 +147,7 @@ def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter
             continue
         if found.fingerprint == recorded["fingerprint"]:
             return found
-    reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with --dense")
+    reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with `dense`")
     return None
 
 

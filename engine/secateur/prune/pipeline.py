@@ -6,15 +6,16 @@ import shutil
 from dataclasses import replace
 from typing import Any, Protocol
 
+from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
 from secateur.progress import Clock, Reporter
 from secateur.prune.budgeting import LatencyMeter
 from secateur.prune.finish import Order, finalists, make_checkpoints
-from secateur.prune.options import PruneOptions
 from secateur.prune.preparation import Prepared, prepare
 from secateur.search.loop import Progress, Search
 from secateur.search.samplers.sampler import best_first
 from secateur.storage import require_new
+from secateur.study.storage import require_place
 from secateur.study.study import Pair
 
 
@@ -50,8 +51,7 @@ def prune_all(
     observer: Observer | None = None,
 ) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
-    for out in options.outs:
-        require_new("--out", out)
+    _require_places(options)
     clock = Clock()
     prepared = prepare(options, reporter, clock, meter)
     with prepared.evaluator() as evaluator, clock.stage("search"):
@@ -65,7 +65,7 @@ def prune_all(
             seed=options.seed,
             sampler=options.sampler,
             predictor=options.predictor,
-            patience=options.patience,
+            patience=options.patience or None,
         )
         if observer is not None:
             observer.begin(prepared)
@@ -73,11 +73,11 @@ def prune_all(
     _note_seconds(prepared, clock)
     orders = [
         Order(
-            replace(options, keep=keep, out=out, study=options.study_place),
+            replace(options, keep=(keep,) if keep is not None else (), out=out, study=options.study_url),
             goal,
             finalists(search.ranked(goal)),
         )
-        for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True)
+        for goal, keep, out in zip(prepared.goals, options.goals, options.outs, strict=True)
     ]
     records = make_checkpoints(prepared, orders, search.choice, reporter, clock)
     others = prepared.study.close()
@@ -102,7 +102,7 @@ def cut_from_study(
         BadInput: as `prune`; or the study has no such architecture, or none within the budget.
         OutputFailed: the result could not be written.
     """
-    require_new("--out", options.out)
+    _require_places(options)
     clock = Clock()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
@@ -111,13 +111,25 @@ def cut_from_study(
     return record
 
 
+def _require_places(options: PruneOptions) -> None:
+    """Check where results and the study go, before any work.
+
+    Raises:
+        BadInput: a folder that exists or cannot be made, or a database that is not supported.
+        BackendUnavailable: the driver of the database is not installed.
+    """
+    for out in options.outs:
+        require_new("out", out)
+    require_place(options.study_url)
+
+
 def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
     (goal,) = prepared.goals
     pairs = prepared.study.pairs
     if digest is not None:
         named = [pair for pair in pairs.values() if pair.architecture.digest == digest]
         if not named:
-            raise BadInput("--id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
+            raise BadInput("id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
         return named
     ranked = best_first(
         pair
@@ -126,7 +138,7 @@ def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
     )
     if not ranked:
         limit = " and ".join(f"{limit.most:,} {limit.cost.unit}" for limit in goal.budget.limits)
-        raise BadInput("--keep", goal.name, f"no pair of the study is within {limit}; search for it")
+        raise BadInput("keep", goal.name, f"no pair of the study is within {limit}; search for it")
     return finalists(ranked)
 
 

@@ -89,6 +89,11 @@ def invalid(*violations: Violation) -> Refused:
     return Refused(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", message, violations)
 
 
+def violation(error: BadInput, prefix: str = "") -> Violation:
+    """Return what a client is told of a field that was bad input, whose path in the message begins so."""
+    return Violation(prefix + error.field, f"got {error.given}: {error.allowed}")
+
+
 def unavailable(reason: str, message: str, retry_seconds: float | None = None) -> Refused:
     """Return the refusal of a request that may succeed later or elsewhere."""
     return Refused(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
@@ -101,8 +106,7 @@ def as_refusal(error: BaseException) -> Refused:
     if isinstance(error, DecodeError):
         return Refused(code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not such a message")
     if isinstance(error, BadInput):
-        field = error.field.lstrip("-").replace("-", "_")
-        return invalid(Violation(field, f"got {error.given}: {error.allowed}"))
+        return invalid(violation(error))
     if isinstance(error, SecateurError):
         return Refused(code_pb2.FAILED_PRECONDITION, _reason(error), str(error))
     message = "an internal error; the server's log has it under this request's id"

@@ -46,7 +46,7 @@ def table_for(model: Model, dtype: str, batch: int, context: int, reporter: Repo
     """
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and context + TOKENS > longest:
-        raise BadInput("--context", context, f"the model's context is {longest} tokens, {TOKENS} are decoded")
+        raise BadInput("context", context, f"the model's context is {longest} tokens, {TOKENS} are decoded")
     conditions = conditions_of(model, dtype, batch, context)
     table = cache.cached(conditions)
     if table is None:

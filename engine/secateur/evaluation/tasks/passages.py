@@ -98,7 +98,7 @@ def require_examples(kind: str, corpus: Corpus) -> tuple[Cloze, ...] | tuple[End
     """
     found: tuple[Cloze, ...] | tuple[Ending, ...] = cloze(corpus) if kind == "cloze" else endings(corpus)
     if not found:
-        raise BadInput("--tasks", f"{kind}:{corpus.name}", "the text is too short for a single example")
+        raise BadInput("tasks", f"{kind}:{corpus.name}", "the text is too short for a single example")
     return found
 
 

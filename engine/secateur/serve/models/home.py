@@ -45,7 +45,7 @@ def move_in(state_dir: Path) -> Home:
             return Home(uuid.uuid4().hex, True, None)
         return Home(_identity(folder / "id"), False, lock)
     except OSError as error:
-        raise BadInput("--state-dir", state_dir, f"cannot be used: {error.strerror or error}") from error
+        raise BadInput("state_dir", state_dir, f"cannot be used: {error.strerror or error}") from error
 
 
 def move_out(home: Home) -> None:

@@ -70,7 +70,7 @@ async def _start(
     except Refused as refusal:
         if is_given:
             argument = f"{version.name}={version.checkpoint.folder}"
-            raise BrokenCheckpoint("NAME=DIR", argument, refusal.message) from refusal
+            raise BrokenCheckpoint("models", argument, refusal.message) from refusal
         version.become(State.FAILED, refusal.message)
         say(f"{version.name} version {version.version} stays out: {refusal.message}")
 
