@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from secateur.config.evaluation_budget import THOROUGH_FROM, evaluation_budget
+from secateur.config.evaluation_budget import FULL_BUDGET_FROM, evaluation_budget
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_json
 
 
 def test_grows_with_the_evaluations() -> None:
     quick, thorough = (
-        evaluation_budget(THOROUGH_FROM - 1, None, None),
-        evaluation_budget(THOROUGH_FROM, None, None),
+        evaluation_budget(FULL_BUDGET_FROM - 1, None, None),
+        evaluation_budget(FULL_BUDGET_FROM, None, None),
     )
     assert quick.calibration_tokens < thorough.calibration_tokens
     assert quick.search_windows < thorough.search_windows

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from secateur.cli.interrupts import importing
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.config.option import Declaration, declared
 from secateur.errors import BadInput, SecateurError, spoken
 
@@ -191,7 +191,7 @@ def _config_parameter(options: type) -> inspect.Parameter:
     def take_over(context: typer.Context, file: Path | None) -> Path | None:
         """Make what the file says the defaults of all other options."""
         if file is not None and not context.resilient_parsing:
-            with importing():
+            with exit_on_interrupt_during_import():
                 from secateur.config.file import read_config
             values = read_config(file, options)
             # As text they are read like defaults of the command line; the values themselves take their place.

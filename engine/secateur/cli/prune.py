@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.console import console, duration, emit_json, print_status, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.stages import StageReporter
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_given
 
 if TYPE_CHECKING:
-    from secateur.model.dense import Model
-    from secateur.progress import Reporter
+    from secateur.model.dense import DecoderModel
+    from secateur.progress import ProgressReporter
     from secateur.space.costs.latency import LatencyTable
 
 
@@ -34,7 +34,7 @@ def prune(given: Given, json: Json = False) -> None:
     """
     with stdout_to_stderr():
         options = from_given(PruneOptions, given)
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.prune.pipeline import prune_all
 
         with StageReporter() as reporter:
@@ -46,11 +46,13 @@ def prune(given: Given, json: Json = False) -> None:
         emit_json(records[0] if len(records) == 1 else results)
 
 
-def measured_latency(model: Model, dtype: str, batch: int, context: int, reporter: Reporter) -> LatencyTable:
+def measured_latency(
+    model: DecoderModel, dtype: str, batch: int, context: int, reporter: ProgressReporter
+) -> LatencyTable:
     """A latency table, measured here; imports what measures only where it is needed."""
-    with importing():
-        from secateur.bench.latency.meter import table_for
-    return table_for(model, dtype, batch, context, reporter)
+    with exit_on_interrupt_during_import():
+        from secateur.bench.latency.meter import get_latency_table
+    return get_latency_table(model, dtype, batch, context, reporter)
 
 
 def summarise(record: dict[str, Any]) -> None:
@@ -61,10 +63,12 @@ def summarise(record: dict[str, Any]) -> None:
         console.print(predictor_table(report))
         console.print(ranges_table(report))
     kept, dense = record["kept"], record["parameters"]
-    say(
+    print_status(
         f"kept {kept['non_embedding']:,} of {dense['non_embedding']:,} non-embedding parameters "
         f"({record['kept_fraction']['non_embedding']:.1%}), {kept['total']:,} of {dense['total']:,} in all"
     )
     for corpus, value in record["slim"]["perplexity"].items():
-        say(f"perplexity on {corpus}: dense {record['dense']['perplexity'][corpus]:.2f}, slim {value:.2f}")
-    say(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")
+        print_status(
+            f"perplexity on {corpus}: dense {record['dense']['perplexity'][corpus]:.2f}, slim {value:.2f}"
+        )
+    print_status(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-THOROUGH_FROM = 100  # evaluations
+FULL_BUDGET_FROM = 100  # evaluations
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def evaluation_budget(
     evaluations: int, calibration_tokens: int | None, search_windows: int | None
 ) -> EvaluationBudget:
     """What a search of so many evaluations reads; None is what nobody asked for."""
-    quick = evaluations < THOROUGH_FROM
+    quick = evaluations < FULL_BUDGET_FROM
     tokens = calibration_tokens or (32_768 if quick else 131_072)
     return EvaluationBudget(
         tokens,

@@ -87,7 +87,7 @@ def show_budget(limits: Limits) -> str:
     return ",".join(kind if keep is None else f"{kind}={keep:g}" for kind, keep in limits.items())
 
 
-def is_url(study: str) -> bool:
+def is_database_url(study: str) -> bool:
     """Whether a study is in a database rather than in a folder."""
     return "://" in study
 
@@ -244,7 +244,7 @@ class PruneOptions:
         "postgresql://USER@HOST/DATABASE#NAME.",
         group=SEARCH,
         default_help="OUT.study",
-        is_path=lambda study: not is_url(study),
+        is_path=lambda study: not is_database_url(study),
     )
     quantum: int = option(
         64,
@@ -413,14 +413,16 @@ class PruneOptions:
     @property
     def study_folder(self) -> Path:
         """Where the study is, and statistics; the latter too where the study is in a database."""
-        if self.study is None or is_url(self.study):
+        if self.study is None or is_database_url(self.study):
             return self.out.with_name(self.out.name + ".study")
         return Path(self.study)
 
     @property
     def study_url(self) -> str:
         """Where the study is: a folder, or the URL of a database."""
-        return self.study if self.study is not None and is_url(self.study) else str(self.study_folder)
+        return (
+            self.study if self.study is not None and is_database_url(self.study) else str(self.study_folder)
+        )
 
     def for_study(self) -> dict[str, Any]:
         """What a study keeps of them to be cut from later: all but the budget and places."""

@@ -8,28 +8,30 @@ from typing import Any, Protocol
 
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
-from secateur.progress import Clock, Reporter
+from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter
-from secateur.prune.finish import Order, finalists, make_checkpoints
-from secateur.prune.preparation import Prepared, prepare
-from secateur.search.loop import Progress, Search
+from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
+from secateur.prune.preparation import PreparedRun, prepare
+from secateur.search.loop import Search, SearchProgress
 from secateur.search.samplers.sampler import best_first
-from secateur.storage import require_new
-from secateur.study.storage import require_place
-from secateur.study.study import Pair
+from secateur.storage import check_new_path
+from secateur.study.storage import check_storage
+from secateur.study.study import EvaluatedArchitecture
 
 
-class Observer(Protocol):
-    """Told what the search finds, beside what a `Reporter` is told in words."""
+class SearchObserver(Protocol):
+    """Told what the search finds, beside what a `ProgressReporter` is told in words."""
 
-    def begin(self, prepared: Prepared) -> None:
+    def begin(self, prepared: PreparedRun) -> None:
         """The search begins; the study has what earlier runs evaluated."""
 
-    def evaluated(self, progress: Progress) -> None:
+    def evaluated(self, progress: SearchProgress) -> None:
         """Something was evaluated, and is in the study."""
 
 
-def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None) -> dict[str, Any]:
+def prune(
+    options: PruneOptions, reporter: ProgressReporter, meter: LatencyMeter | None = None
+) -> dict[str, Any]:
     """Run the job for one budget; return the record that also lies in the checkpoint as ``secateur.json``.
 
     Args:
@@ -46,13 +48,13 @@ def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None 
 
 def prune_all(
     options: PruneOptions,
-    reporter: Reporter,
+    reporter: ProgressReporter,
     meter: LatencyMeter | None = None,
-    observer: Observer | None = None,
+    observer: SearchObserver | None = None,
 ) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
     _require_places(options)
-    clock = Clock()
+    clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     with prepared.evaluator() as evaluator, clock.stage("search"):
         search = Search(
@@ -70,9 +72,9 @@ def prune_all(
         if observer is not None:
             observer.begin(prepared)
         _run(search, reporter, observer)
-    _note_seconds(prepared, clock)
+    _store_stage_seconds(prepared, clock)
     orders = [
-        Order(
+        CheckpointRequest(
             replace(options, keep=(keep,) if keep is not None else (), out=out, study=options.study_url),
             goal,
             finalists(search.ranked(goal)),
@@ -88,7 +90,7 @@ def prune_all(
 
 def cut_from_study(
     options: PruneOptions,
-    reporter: Reporter,
+    reporter: ProgressReporter,
     digest: str | None = None,
     meter: LatencyMeter | None = None,
 ) -> dict[str, Any]:
@@ -103,10 +105,10 @@ def cut_from_study(
         OutputFailed: the result could not be written.
     """
     _require_places(options)
-    clock = Clock()
+    clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
-    order = Order(options, goal, _candidates(prepared, digest))
+    order = CheckpointRequest(options, goal, _candidates(prepared, digest))
     (record,) = make_checkpoints(prepared, [order], None, reporter, clock)
     return record
 
@@ -119,11 +121,11 @@ def _require_places(options: PruneOptions) -> None:
         BackendUnavailable: the driver of the database is not installed.
     """
     for out in options.outs:
-        require_new("out", out)
-    require_place(options.study_url)
+        check_new_path("out", out)
+    check_storage(options.study_url)
 
 
-def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
+def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArchitecture]:
     (goal,) = prepared.goals
     pairs = prepared.study.pairs
     if digest is not None:
@@ -137,19 +139,19 @@ def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
         if prepared.space.contains(pair.architecture) and goal.budget.admits(pair.architecture)
     )
     if not ranked:
-        limit = " and ".join(f"{limit.most:,} {limit.cost.unit}" for limit in goal.budget.limits)
+        limit = " and ".join(f"{limit.max_value:,} {limit.cost.unit}" for limit in goal.budget.limits)
         raise BadInput("keep", goal.name, f"no pair of the study is within {limit}; search for it")
     return finalists(ranked)
 
 
-def _note_seconds(prepared: Prepared, clock: Clock) -> None:
+def _store_stage_seconds(prepared: PreparedRun, clock: StageTimer) -> None:
     """What the stages took; a run that resumes does not make less of it."""
-    earlier = prepared.study.noted("seconds") or {}
+    earlier = prepared.study.get_attr("seconds") or {}
     longest = {name: max(spent, earlier.get(name, 0.0)) for name, spent in clock.seconds.items()}
-    prepared.study.note("seconds", earlier | longest)
+    prepared.study.set_attr("seconds", earlier | longest)
 
 
-def _run(search: Search, reporter: Reporter, observer: Observer | None) -> None:
+def _run(search: Search, reporter: ProgressReporter, observer: SearchObserver | None) -> None:
     stage = ""
     for progress in search.run():
         if progress.stage != stage:
@@ -158,10 +160,10 @@ def _run(search: Search, reporter: Reporter, observer: Observer | None) -> None:
             reporter.stage(table if stage == "table" else "searching", progress.total - progress.done + 1)
         if observer is not None:
             observer.evaluated(progress)
-        reporter.step(_note(progress))
+        reporter.step(_describe_progress(progress))
 
 
-def _note(progress: Progress) -> str:
+def _describe_progress(progress: SearchProgress) -> str:
     if progress.best is None:
         return ""
     line = f"round {progress.pair.round}, {progress.goal}: best KL {progress.best.measurement.kl:.4f}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from secateur.errors import BadInput
 
 
-def protected_layers(parts: Sequence[str], num_layers: int) -> frozenset[int]:
+def parse_protected_layers(parts: Sequence[str], num_layers: int) -> frozenset[int]:
     """Indices of the layers that are named.
 
     Args:

@@ -15,9 +15,9 @@ from secateur.config.message import field_of, given_in
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_given
 from secateur.errors import BadInput
-from secateur.serve.failures import Refused, Violation, invalid, violation
-from secateur.serve.guard.roots import confined
-from secateur.serve.options import NAME
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, violation
+from secateur.serve.guard.roots import resolve_within_roots
+from secateur.serve.options import NAME_PATTERN
 from secateur.v1 import prune_pb2
 
 CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
@@ -46,11 +46,13 @@ def options_of(
             if name in given:
                 given[name] = _texts(name, given[name], roots)
         if "latency_table" in given:
-            given["latency_table"] = confined(f"{SPEC}.latency_table", given["latency_table"], roots)
+            given["latency_table"] = resolve_within_roots(
+                f"{SPEC}.latency_table", given["latency_table"], roots
+            )
         given |= {"model": _model(spec, roots, folder_of), "out": folder / CHECKPOINT}
         options = from_given(PruneOptions, given)
     except BadInput as error:
-        raise invalid(violation(error.named(_field), f"{SPEC}.")) from error
+        raise invalid_argument(violation(error.named(_field), f"{SPEC}.")) from error
     _check_options(job, options)
     return options
 
@@ -62,9 +64,11 @@ def _field(name: str) -> str | None:
 
 def _check_job(job: prune_pb2.PruneJob) -> None:
     if len(job.display_name) > MAX_DISPLAY_NAME:
-        raise invalid(Violation("prune_job.display_name", f"at most {MAX_DISPLAY_NAME} characters"))
+        raise invalid_argument(
+            FieldViolation("prune_job.display_name", f"at most {MAX_DISPLAY_NAME} characters")
+        )
     if job.spec.WhichOneof("source") is None:
-        raise invalid(Violation(f"{SPEC}.source", "give one of model, path"))
+        raise invalid_argument(FieldViolation(f"{SPEC}.source", "give one of model, path"))
     if job.HasField("activation"):
         _check_activation(job.activation)
 
@@ -74,21 +78,27 @@ def _check_activation(activation: prune_pb2.PruneActivation) -> None:
     for name, least in (("max_perplexity", 1.0), ("max_perplexity_ratio", 0.0)):
         value = getattr(activation, name)
         if activation.HasField(name) and not least < value < math.inf:
-            raise invalid(Violation(f"{field}.{name}", f"got {value:g}, a number over {least:g}"))
-    if not NAME.fullmatch(activation.model):
+            raise invalid_argument(
+                FieldViolation(f"{field}.{name}", f"got {value:g}, a number over {least:g}")
+            )
+    if not NAME_PATTERN.fullmatch(activation.model):
         allowed = "letters, digits, '.', '_' and '-', at most 64"
-        raise invalid(Violation(f"{field}.model", f"got {activation.model[:100]!r}, {allowed}"))
+        raise invalid_argument(FieldViolation(f"{field}.model", f"got {activation.model[:100]!r}, {allowed}"))
 
 
 def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
     if job.HasField("activation") and len(options.goals) > 1:
-        raise invalid(Violation(f"{SPEC}.keep", "one fraction, as its result is to be activated"))
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.keep", "one fraction, as its result is to be activated")
+        )
     if options.limits_latency and options.latency_table is None:
         reason = "needed for a limit on latency: what a busy server measured would be wrong"
-        raise invalid(Violation(f"{SPEC}.latency_table", reason))
+        raise invalid_argument(FieldViolation(f"{SPEC}.latency_table", reason))
     most = len(os.sched_getaffinity(0))
     if options.workers is not None and options.workers > most:
-        raise invalid(Violation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core"))
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core")
+        )
 
 
 def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf) -> str:
@@ -97,12 +107,14 @@ def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf
     if spec.path == DEFAULT_MODEL:
         return DEFAULT_MODEL
     try:
-        return str(confined(f"{SPEC}.path", spec.path, roots))
-    except Refused as refusal:
+        return str(resolve_within_roots(f"{SPEC}.path", spec.path, roots))
+    except RpcError as refusal:
         if not HUB_ID.fullmatch(spec.path):
             raise
         reason = f"{refusal.violations[0].description} (hub ids are not offered on a server)"
-        raise replace(refusal, message=reason, violations=[Violation(f"{SPEC}.path", reason)]) from refusal
+        raise replace(
+            refusal, message=reason, violations=[FieldViolation(f"{SPEC}.path", reason)]
+        ) from refusal
 
 
 def _dense(folder: Path) -> Path | str:
@@ -114,13 +126,15 @@ def _dense(folder: Path) -> Path | str:
     if model["reference"] == DEFAULT_MODEL:
         return DEFAULT_MODEL
     if not Path(model["path"]).exists():
-        raise invalid(Violation(f"{SPEC}.model", f"was cut from {model['path']}, which is no longer there"))
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.model", f"was cut from {model['path']}, which is no longer there")
+        )
     return Path(model["path"])
 
 
 def _texts(option: str, names: Sequence[str], roots: Sequence[Path]) -> list[str]:
     field = field_of(PruneOptions, option)
     return [
-        name if is_embedded(name) else str(confined(f"{SPEC}.{field}[{index}]", name, roots))
+        name if is_embedded(name) else str(resolve_within_roots(f"{SPEC}.{field}[{index}]", name, roots))
         for index, name in enumerate(names)
     ]
