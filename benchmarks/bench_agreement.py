@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.host import cpu, write_result
-from secateur.bench.load.journal import Log
+from secateur.bench.load.journal import BenchmarkLog
 from secateur.bench.load.prompt import RandomTokens
 from secateur.bench.load.record import Phase
-from secateur.bench.load.stage import ClosedLoop, Extent, OpenLoop
+from secateur.bench.load.stage import ClosedLoop, OpenLoop, StopCondition
 from secateur.bench.metrics.row import METRICS
 from secateur.bench.metrics.statistics import ratio_of_rounds
-from secateur.bench.options import BenchOptions, SubjectSpec
+from secateur.bench.options import BenchmarkTargetSpec, BenchOptions
 from secateur.bench.run import run
 
 MODEL = "model"
@@ -130,14 +130,14 @@ async def _ours(
     address: str, load: ClosedLoop | OpenLoop, seed: int, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
     options = BenchOptions(
-        subjects=(SubjectSpec(MODEL, address),),
+        subjects=(BenchmarkTargetSpec(MODEL, address),),
         loads=(load,),
-        extent=Extent(requests=arguments.requests),
+        extent=StopCondition(requests=arguments.requests),
         input_tokens=arguments.input_len,
         output_tokens=arguments.output_len,
         seed=seed,
     )
-    log: Log = await run(options, None, Silent(), asyncio.Event())
+    log: BenchmarkLog = await run(options, None, Silent(), asyncio.Event())
     measured = [record for record in log.records if record.phase is Phase.MEASURED]
     assert all(record.ok for record in measured), measured
     return {metric: [v for record in measured for v in METRICS[metric](record)] for metric in COMPARED}
@@ -256,11 +256,11 @@ def _secateur(checkpoint: Path) -> Iterator[str]:
 @contextmanager
 def _vllm(checkpoint: Path) -> Iterator[str]:
     """vLLM's OpenAI server with the same settings of the engine."""
-    from secateur.serve.engine.environment import prepare
+    from secateur.serve.engine.environment import set_engine_environment
     from secateur.serve.options import EngineOptions, parse_bytes
 
     environment = dict(os.environ)
-    prepare(EngineOptions(threads=int(ENGINE["threads"])), 1, environment)
+    set_engine_environment(EngineOptions(threads=int(ENGINE["threads"])), 1, environment)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -17,7 +17,7 @@ from benchmarks.host import cpu, write_result
 from secateur.bench.metrics.statistics import ratio_of_rounds
 from secateur.bench.models import read_config
 from secateur.bench.offline.worker import _decode, _engine
-from secateur.serve.engine.environment import prepare
+from secateur.serve.engine.environment import set_engine_environment
 from secateur.serve.options import EngineOptions
 from secateur.vllm_plugin.plugin import CPU_NORMS, NORMS
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    prepare(EngineOptions(threads=arguments.threads), 1)
+    set_engine_environment(EngineOptions(threads=arguments.threads), 1)
     job = {
         "dtype": "bfloat16",
         "max_model_len": 512,

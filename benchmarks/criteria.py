@@ -21,18 +21,18 @@ from torch import Tensor
 from benchmarks.host import cpu, write_result
 from secateur.calibrate.calibration import FISHER_WINDOWS, TAYLOR_WINDOWS
 from secateur.calibrate.corpus import cut_windows, load_corpora
-from secateur.calibrate.criteria import CRITERIA, Evidence
+from secateur.calibrate.criteria import CRITERIA, SubBlockStats
 from secateur.calibrate.fisher import fisher_metrics
-from secateur.calibrate.library import BlockLibrary, expand, last_projection, permute, unit_span
+from secateur.calibrate.library import BlockLibrary, expand_units, last_projection, permute, unit_span
 from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
-from secateur.calibrate.statistics import Gram, collect
+from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.calibrate.taylor import taylor_scores
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture, architecture_of
 from secateur.model.dense import Kind
-from secateur.model.forward import geometry
-from secateur.model.memory import keep_freed_pages
+from secateur.model.forward import forward_context
+from secateur.model.memory import set_malloc_trim_threshold
 from secateur.prune.preparation import load_model
 
 WINDOW, HELD_OUT = 256, 16
@@ -43,7 +43,7 @@ PLAIN = "obs-greedy"
 
 def main() -> None:
     arguments = _arguments()
-    keep_freed_pages()
+    set_malloc_trim_threshold()
     bench = Bench(arguments.data, arguments.windows)
     rows = []
     for row in bench.rows():
@@ -74,7 +74,7 @@ class Bench:
         self._statistics = cut["wikitext2"][:windows]
         self._unseen = {"wikitext2": cut["wikitext2"][-HELD_OUT:], "ptb": cut["ptb"][:HELD_OUT]}
         self._fast = self.model.to(torch.bfloat16)
-        self._geo = geometry(self._fast, WINDOW)
+        self._geo = forward_context(self._fast, WINDOW)
         dense = architecture_of(self.model)
         self._shapes = {
             "ffn 0.75": Architecture(dense.groups, tuple(3 * c // 4 for c in dense.channels)),
@@ -100,13 +100,13 @@ class Bench:
             fewer = self._statistics[: len(self._statistics) // divisor]
             yield self._row(self._grams(fewer), PLAIN) | {"tokens": fewer.numel()}
 
-    def _grams(self, windows_BT: Tensor) -> list[Gram]:
+    def _grams(self, windows_BT: Tensor) -> list[GramMatrix]:
         with torch.inference_mode():
-            return list(collect(self._fast, windows_BT, self._geo))
+            return list(collect_grams(self._fast, windows_BT, self._geo))
 
     def _row(
         self,
-        grams: list[Gram],
+        grams: list[GramMatrix],
         criterion: str,
         shrinkage: float = DEFAULT_SHRINKAGE,
         taylor: Mapping[tuple[int, Kind], Tensor] | None = None,
@@ -118,7 +118,7 @@ class Bench:
             key = (gram.layer, gram.kind)
             block, span = self.model.layers[gram.layer].sub_block(gram.kind), unit_span(self.model, gram.kind)
             assert block is not None
-            seen = Evidence(
+            seen = SubBlockStats(
                 block,
                 last_projection(block),
                 gram.gram_NN,
@@ -127,7 +127,7 @@ class Bench:
                 (fisher or {}).get(key),
             )
             orders[key] = CRITERIA[criterion](seen, shrinkage=shrinkage)
-            factors[key] = factorise(gram.gram_NN, expand(orders[key], span), shrinkage)
+            factors[key] = factorise(gram.gram_NN, expand_units(orders[key], span), shrinkage)
         seconds = time.perf_counter() - started
         library = BlockLibrary(permute(self.model, orders), factors, torch.bfloat16)
         return {

@@ -119,15 +119,15 @@ def _paced(address: str, streams: int, seconds: float) -> dict[str, Any]:
 
 
 def _run(address: str, streams: int, seconds: float) -> dict[str, Any]:
-    from secateur.bench.document import document
-    from secateur.bench.load.stage import ClosedLoop, Extent
-    from secateur.bench.options import BenchOptions, SubjectSpec
+    from secateur.bench.document import benchmark_document
+    from secateur.bench.load.stage import ClosedLoop, StopCondition
+    from secateur.bench.options import BenchmarkTargetSpec, BenchOptions
     from secateur.bench.run import run
 
     options = BenchOptions(
-        subjects=(SubjectSpec("", address),),
+        subjects=(BenchmarkTargetSpec("", address),),
         loads=(ClosedLoop(streams),),
-        extent=Extent(seconds=seconds),
+        extent=StopCondition(seconds=seconds),
         input_tokens=16,
         output_tokens=TOKENS,
     )
@@ -135,7 +135,7 @@ def _run(address: str, streams: int, seconds: float) -> dict[str, Any]:
     async def measured() -> Any:
         return await run(options, None, Silent(), asyncio.Event())
 
-    (row,) = document(asyncio.run(measured()))["results"]
+    (row,) = benchmark_document(asyncio.run(measured()))["results"]
     print(
         f"{time.strftime('%H:%M:%S')} {address} {row['label']}: {row['output_throughput']:.0f} messages/s",
         flush=True,

@@ -118,11 +118,11 @@ async def _time_served(
     folders: dict[str, Path], batch: int, context: int, rounds: int
 ) -> dict[str, list[float]]:
     from secateur.serve.engine.engine import import_vllm, start_engine
-    from secateur.serve.engine.environment import prepare
+    from secateur.serve.engine.environment import set_engine_environment
     from secateur.serve.options import EngineOptions, ModelSpec
 
     options = EngineOptions(max_model_len=context + 2 * TOKENS, max_sequences=batch, prefix_caching=False)
-    prepare(options, len(folders))
+    set_engine_environment(options, len(folders))
     import_vllm()
     engines = {
         name: await asyncio.to_thread(start_engine, ModelSpec(name, folder), options, len(folders))

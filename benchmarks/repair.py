@@ -22,11 +22,11 @@ from benchmarks.host import cpu, write_result
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.perplexity import mean_nll
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model
-from secateur.progress import Clock
+from secateur.model.dense import DecoderModel
+from secateur.progress import StageTimer
 from secateur.prune.preparation import prepare
 from secateur.prune.reopening import options_of
-from secateur.prune.surgery import blend, cut, repair_in_sequence
+from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 PTB_WINDOWS = 128
@@ -49,7 +49,7 @@ class Printer:
 
 def main() -> None:
     arguments = _arguments()
-    prepared = prepare(options_of(str(arguments.study), Path("unused"), keep=0.5), Printer(), Clock())
+    prepared = prepare(options_of(str(arguments.study), Path("unused"), keep=0.5), Printer(), StageTimer())
     ptb = load_corpora(str(arguments.data / "ptb/valid.txt"))[0]
     split, window = prepared.split, prepared.options.window
     unseen = {
@@ -60,12 +60,12 @@ def main() -> None:
     architectures = [Architecture.from_json(record["architecture"]) for record in records]
     started = time.perf_counter()
     with torch.inference_mode():
-        cuts = [cut(prepared.library, architecture) for architecture in architectures]
+        cuts = [build_slim_model(prepared.library, architecture) for architecture in architectures]
         fitted = repair_in_sequence(prepared.library, cuts, split.repair)
         seconds = time.perf_counter() - started
         rows = {
             f"{record['kept_fraction']['non_embedding']:.3f}": {
-                str(share): _nll(blend(one_shot, in_sequence, share), unseen) for share in SHARES
+                str(share): _nll(interpolate(one_shot, in_sequence, share), unseen) for share in SHARES
             }
             for record, one_shot, in_sequence in zip(records, cuts, fitted, strict=True)
         }
@@ -86,7 +86,7 @@ def main() -> None:
     print(write_result("repair", result).read_text(), end="")
 
 
-def _nll(model: Model, unseen: dict[str, Tensor]) -> dict[str, Any]:
+def _nll(model: DecoderModel, unseen: dict[str, Tensor]) -> dict[str, Any]:
     fast = model.to(torch.bfloat16)
     return {name: round(mean_nll(fast, windows), 4) for name, windows in unseen.items()}
 

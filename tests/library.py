@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibrate.calibration import Calibration, Recipe, calibrate
+from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import architecture_of
-from secateur.model.dense import Model, build_model
+from secateur.model.dense import DecoderModel, build_model
 from secateur.space.budget import Budget, keep_budget
 from secateur.space.space import Space
 
@@ -39,7 +39,7 @@ def library_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BlockL
         model = build_model(source.config, source.tensors(), str(folder))
         place = tmp_path_factory.mktemp("calibration")
         with torch.inference_mode():
-            list(calibrate(model, _windows(24, 24, 0), place, Recipe()))
+            list(calibrate(model, _windows(24, 24, 0), place, CalibrationConfig()))
         calibration = Calibration(place)
         return BlockLibrary(permute(model, calibration.orders), calibration.factors, dtype)
 
@@ -52,15 +52,15 @@ def library(tiny_llama: Path, library_of: Callable[..., BlockLibrary]) -> BlockL
 
 
 @pytest.fixture(scope="session")
-def model(library: BlockLibrary) -> Model:
+def model(library: BlockLibrary) -> DecoderModel:
     return library.master
 
 
 @pytest.fixture(scope="session")
-def space(model: Model) -> Space:
+def space(model: DecoderModel) -> Space:
     return Space(architecture_of(model), QUANTUM)
 
 
 @pytest.fixture(scope="session")
-def budget(model: Model, space: Space) -> Budget:
+def budget(model: DecoderModel, space: Space) -> Budget:
     return keep_budget(model, space, 0.6)

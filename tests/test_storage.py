@@ -12,7 +12,13 @@ import pytest
 from safetensors import SafetensorError
 
 from secateur.errors import BadInput, OutputFailed
-from secateur.storage import new_folder, reported, require_new, require_space, write_json
+from secateur.storage import (
+    check_disk_space,
+    check_new_path,
+    new_folder,
+    os_errors_as_output_failed,
+    write_json,
+)
 
 
 class TestWriteJson:
@@ -149,34 +155,34 @@ class TestRequireNew:
         out = tmp_path / "out"
         out.mkdir() if what == "folder" else out.write_text("")
         with pytest.raises(BadInput, match=r"--out: got .*out: exists"):
-            require_new("--out", out)
+            check_new_path("--out", out)
 
     def test_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(BadInput, match="file is not a writable folder"):
-            require_new("--out", tmp_path / "file" / "deep" / "out")
+            check_new_path("--out", tmp_path / "file" / "deep" / "out")
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_not_writable(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
         with pytest.raises(BadInput, match="is not a writable folder"):
-            require_new("--out", tmp_path / "out")
+            check_new_path("--out", tmp_path / "out")
 
     def test_new(self, tmp_path: Path) -> None:
-        require_new("--out", tmp_path / "a" / "b" / "out")
-        require_new("--out", Path("surely-not-there"))
+        check_new_path("--out", tmp_path / "a" / "b" / "out")
+        check_new_path("--out", Path("surely-not-there"))
         assert os.listdir(tmp_path) == []
 
 
 class TestRequireSpace:
     def test_room(self, tmp_path: Path) -> None:
-        require_space(tmp_path, 1)
+        check_disk_space(tmp_path, 1)
 
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(OutputFailed, match="the disk is full: 1,152,921,504,606,846,976 bytes needed"):
-            require_space(tmp_path, 1 << 60)
+            check_disk_space(tmp_path, 1 << 60)
 
 
 def test_reported_leaves_other_errors_alone(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), reported(tmp_path):
+    with pytest.raises(ZeroDivisionError), os_errors_as_output_failed(tmp_path):
         raise ZeroDivisionError

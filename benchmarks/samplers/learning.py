@@ -16,7 +16,7 @@ from secateur.search.features import Features
 from secateur.search.predictor import ResidualPredictor, rank_quality
 from secateur.search.regressors import REGRESSORS
 from secateur.search.samplers.paper import boosted_trees
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 SIZES = (10, 25, 50, 100, 150, 200)
 SPLITS = 5
@@ -40,7 +40,11 @@ def learning_curves(contest: Contest, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def _residual(
-    features: Features, train: Sequence[Pair], held: Sequence[Pair], seed: int, regressor: str
+    features: Features,
+    train: Sequence[EvaluatedArchitecture],
+    held: Sequence[EvaluatedArchitecture],
+    seed: int,
+    regressor: str,
 ) -> np.ndarray:
     predictor = ResidualPredictor(features, seed, regressor)
     predictor.fit([p.architecture for p in train], [p.measurement.kl for p in train])
@@ -48,7 +52,11 @@ def _residual(
 
 
 def _papers_way(
-    features: Features, train: Sequence[Pair], held: Sequence[Pair], seed: int, regressor: str
+    features: Features,
+    train: Sequence[EvaluatedArchitecture],
+    held: Sequence[EvaluatedArchitecture],
+    seed: int,
+    regressor: str,
 ) -> np.ndarray:
     """Trees on widths alone, as arXiv 2309.09507 has them: no table behind them."""
     rows, unseen = (np.array([p.architecture.path for p in some], dtype=float) for some in (train, held))
@@ -56,12 +64,14 @@ def _papers_way(
     return np.asarray(trees.predict(unseen))
 
 
-def _union(contest: Contest, samplers: Sequence[str], seeds: Sequence[int]) -> list[Pair]:
+def _union(contest: Contest, samplers: Sequence[str], seeds: Sequence[int]) -> list[EvaluatedArchitecture]:
     pairs = [pair for name in samplers for seed in seeds for pair in contest.pairs.get((name, seed), [])]
     return list({pair.architecture: pair for pair in pairs}.values())
 
 
-def _curve(features: Features, pairs: Sequence[Pair], regressor: str) -> list[dict[str, float]]:
+def _curve(
+    features: Features, pairs: Sequence[EvaluatedArchitecture], regressor: str
+) -> list[dict[str, float]]:
     rows = []
     for size in SIZES:
         if size + HELD_OUT > len(pairs):
@@ -80,7 +90,7 @@ def _curve(features: Features, pairs: Sequence[Pair], regressor: str) -> list[di
 
 
 def _once(
-    features: Features, pairs: Sequence[Pair], regressor: str, size: int, split: int
+    features: Features, pairs: Sequence[EvaluatedArchitecture], regressor: str, size: int, split: int
 ) -> tuple[float, float]:
     order = np.random.default_rng(split).permutation(len(pairs))
     held, train = [pairs[i] for i in order[:HELD_OUT]], [pairs[i] for i in order[HELD_OUT:][:size]]

@@ -13,12 +13,12 @@ import grpc
 
 from benchmarks.serving_overhead.ways import MODEL
 from secateur.serve.engine.engine import Engine
-from secateur.serve.guard.access import Access
-from secateur.serve.guard.channel import bind, channel_options
-from secateur.serve.guard.interceptor import Guard
-from secateur.serve.guard.limits import Limits
+from secateur.serve.guard.access import AccessControl
+from secateur.serve.guard.channel import bind_server, channel_options
+from secateur.serve.guard.interceptor import GuardInterceptor
+from secateur.serve.guard.limits import RateLimiter
 from secateur.serve.inference.service import InferenceService
-from secateur.serve.models.pool import Pool
+from secateur.serve.models.pool import ModelPool
 from secateur.serve.observe.observation import observing
 from secateur.serve.options import ServeOptions
 from secateur.v1 import inference_pb2_grpc
@@ -27,15 +27,15 @@ from secateur.v1 import inference_pb2_grpc
 @asynccontextmanager
 async def grpc_server(engine: Engine) -> AsyncIterator[str]:
     """Serve as `secateur serve` does by default, with all that every call goes through."""
-    pool = Pool([MODEL])
+    pool = ModelPool([MODEL])
     pool.model(MODEL).find().loaded(engine)
     options = ServeOptions(models=())
     async with observing(options, lambda: ()) as observers:
-        guard = Guard(observers, [Access(), Limits(options.limits)])
+        guard = GuardInterceptor(observers, [AccessControl(), RateLimiter(options.limits)])
         settings = channel_options(options.limits, options.connections)
         server = grpc.aio.server(interceptors=[guard], options=settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
-        address = bind(server, "127.0.0.1:0")
+        address = bind_server(server, "127.0.0.1:0")
         await server.start()
         try:
             yield address

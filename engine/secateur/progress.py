@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
-class Reporter(Protocol):
+class ProgressReporter(Protocol):
     """Told what the job is doing; the command line draws it, a server streams it."""
 
     def stage(self, name: str, total: int) -> None:
@@ -23,7 +23,7 @@ class Reporter(Protocol):
 
 
 @dataclass
-class Clock:
+class StageTimer:
     """Seconds per stage of this run."""
 
     seconds: dict[str, float] = field(default_factory=dict)

@@ -26,7 +26,7 @@ def write_json(path: Path, document: Any) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with reported(path):
+        with os_errors_as_output_failed(path):
             temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             os.replace(temporary, path)
     finally:
@@ -34,7 +34,7 @@ def write_json(path: Path, document: Any) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def require_new(option: str, path: Path) -> None:
+def check_new_path(option: str, path: Path) -> None:
     """Check, before any work is spent on it, that an output folder can be made.
 
     Raises:
@@ -68,12 +68,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         OutputFailed: the disk is full, or `path` appeared meanwhile.
     """
     path = path.absolute()
-    with reported(path):
+    with os_errors_as_output_failed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_behind(path)
         temporary, lock = _partial_folder(path)
     try:
-        with reported(path):
+        with os_errors_as_output_failed(path):
             yield temporary
             temporary.chmod(0o755)  # mkdtemp made it private
             if path.exists():
@@ -125,7 +125,7 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
-def require_space(path: Path, needed_bytes: int) -> None:
+def check_disk_space(path: Path, needed_bytes: int) -> None:
     """Check that the disk has room.
 
     Raises:
@@ -137,7 +137,7 @@ def require_space(path: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
-def reported(path: Path) -> Iterator[None]:
+def os_errors_as_output_failed(path: Path) -> Iterator[None]:
     """Turn failures to write under `path` into `OutputFailed`."""
     from safetensors import SafetensorError
 

@@ -4,9 +4,9 @@ This package knows nothing of the engine. Every public function states, in its d
 snippet that defines it; `reference` holds those definitions in fp64, `work` the least each must cost.
 """
 
-from secateur_kernels.arguments import BadArgument
+from secateur_kernels.arguments import KernelArgumentError
 from secateur_kernels.attention import Heads, Packing, attention_inner, masked_attention
-from secateur_kernels.backend import Backend, BackendUnavailable
+from secateur_kernels.backend import Backend, KernelBackendUnavailable
 from secateur_kernels.linear_loss import (
     LinearLoss,
     Teacher,
@@ -24,8 +24,8 @@ from secateur_kernels.projection import ProjectionTable, masked_projection, nest
 
 __all__ = [
     "Backend",
-    "BackendUnavailable",
-    "BadArgument",
+    "KernelBackendUnavailable",
+    "KernelArgumentError",
     "Heads",
     "LinearLoss",
     "Packing",

@@ -16,7 +16,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 Keep = int | Sequence[int] | Tensor | None
 
 
-class BadArgument(ValueError):
+class KernelArgumentError(ValueError):
     """An argument that the function cannot work with; the message names it."""
 
     def __init__(self, name: str, given: object, allowed: str) -> None:
@@ -82,9 +82,11 @@ def widths(keep: Keep, limit: int, unit: str, device: torch.device, name: str = 
         _require_range(keep, limit, unit, name)
         return Widths((keep,), None, True)
     if not isinstance(keep, Sequence) or isinstance(keep, str | bytes):
-        raise BadArgument(name, f"a {type(keep).__name__}", "an int, several, or an int32 tensor is allowed")
+        raise KernelArgumentError(
+            name, f"a {type(keep).__name__}", "an int, several, or an int32 tensor is allowed"
+        )
     if not keep:
-        raise BadArgument(name, "an empty sequence", "one width per candidate is needed")
+        raise KernelArgumentError(name, "an empty sequence", "one width per candidate is needed")
     for count in keep:
         _require_range(count, limit, unit, name)
     return Widths(tuple(keep), None, False)
@@ -98,25 +100,25 @@ def require_ascending(name: str, kept: Widths) -> None:
     """
     if kept.counts is None or kept.single:
         given = "a tensor" if kept.counts is None else "one width"
-        raise BadArgument(name, given, "a sequence of ascending integers is allowed")
+        raise KernelArgumentError(name, given, "a sequence of ascending integers is allowed")
     if any(a > b for a, b in pairwise(kept.counts)):
-        raise BadArgument(name, list(kept.counts), "widths must ascend")
+        raise KernelArgumentError(name, list(kept.counts), "widths must ascend")
 
 
 def _device_widths(keep: Tensor, device: torch.device, name: str) -> Widths:
     if keep.dtype != torch.int32 or keep.dim() > 1:
         given = f"{str(keep.dtype).removeprefix('torch.')} {list(keep.shape)}"
-        raise BadArgument(name, given, "int32 with one entry per candidate is allowed")
+        raise KernelArgumentError(name, given, "int32 with one entry per candidate is allowed")
     if keep.numel() == 0:
-        raise BadArgument(name, "an empty tensor", "one width per candidate is needed")
+        raise KernelArgumentError(name, "an empty tensor", "one width per candidate is needed")
     if keep.device != device:
-        raise BadArgument(name, f"a tensor on {keep.device}", f"it must be on {device}")
+        raise KernelArgumentError(name, f"a tensor on {keep.device}", f"it must be on {device}")
     return Widths(None, keep.reshape(-1).contiguous(), keep.dim() == 0)
 
 
 def _require_range(count: int, limit: int, unit: str, name: str) -> None:
     if type(count) is not int or not 0 <= count <= limit:
-        raise BadArgument(name, count, f"allowed are 0 to {limit} {unit}")
+        raise KernelArgumentError(name, count, f"allowed are 0 to {limit} {unit}")
 
 
 def require_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | None, like: Tensor) -> None:
@@ -131,10 +133,12 @@ def require_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | N
     )
     if not fits:
         shape = ", ".join("any" if size is None else str(size) for size in wanted)
-        raise BadArgument(name, f"shape {list(tensor.shape)}", f"it must be [{shape}]")
+        raise KernelArgumentError(name, f"shape {list(tensor.shape)}", f"it must be [{shape}]")
     require_alike(name, tensor, like)
     if tensor.numel() and tensor.stride(1) != 1:
-        raise BadArgument(name, f"strides {tensor.stride()}", "rows must be contiguous: call .contiguous()")
+        raise KernelArgumentError(
+            name, f"strides {tensor.stride()}", "rows must be contiguous: call .contiguous()"
+        )
 
 
 def require_vector(name: str, tensor: Tensor | None, size: int, like: Tensor) -> None:
@@ -146,10 +150,12 @@ def require_vector(name: str, tensor: Tensor | None, size: int, like: Tensor) ->
     if tensor is None:
         return
     if tensor.shape != (size,):
-        raise BadArgument(name, f"shape {list(tensor.shape)}", f"it must be [{size}]")
+        raise KernelArgumentError(name, f"shape {list(tensor.shape)}", f"it must be [{size}]")
     require_alike(name, tensor, like)
     if size > 1 and tensor.stride(0) != 1:
-        raise BadArgument(name, f"stride {tensor.stride(0)}", "it must be contiguous: call .contiguous()")
+        raise KernelArgumentError(
+            name, f"stride {tensor.stride(0)}", "it must be contiguous: call .contiguous()"
+        )
 
 
 def require_alike(name: str, tensor: Tensor, like: Tensor) -> None:
@@ -159,9 +165,9 @@ def require_alike(name: str, tensor: Tensor, like: Tensor) -> None:
         BadArgument: they differ.
     """
     if tensor.dtype != like.dtype:
-        raise BadArgument(name, str(tensor.dtype), f"the input is {like.dtype}, so must this be")
+        raise KernelArgumentError(name, str(tensor.dtype), f"the input is {like.dtype}, so must this be")
     if tensor.device != like.device:
-        raise BadArgument(name, f"a tensor on {tensor.device}", f"the input is on {like.device}")
+        raise KernelArgumentError(name, f"a tensor on {tensor.device}", f"the input is on {like.device}")
 
 
 def require_input(
@@ -173,13 +179,17 @@ def require_input(
         BadArgument: it is not.
     """
     if tensor.dtype not in FLOATS:
-        raise BadArgument(name, str(tensor.dtype), "float32, float16 and bfloat16 are allowed")
+        raise KernelArgumentError(name, str(tensor.dtype), "float32, float16 and bfloat16 are allowed")
     if tensor.dim() not in (2, 3) or (size is not None and tensor.shape[-1] != size):
-        raise BadArgument(name, f"shape {list(tensor.shape)}", f"[N, {size}] or [M, N, {size}] is allowed")
+        raise KernelArgumentError(
+            name, f"shape {list(tensor.shape)}", f"[N, {size}] or [M, N, {size}] is allowed"
+        )
     if tensor.numel() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-        raise BadArgument(name, f"strides {tensor.stride()}", "rows must be contiguous: call .contiguous()")
+        raise KernelArgumentError(
+            name, f"strides {tensor.stride()}", "rows must be contiguous: call .contiguous()"
+        )
     if tensor.dim() == 3 and candidates is not None and tensor.shape[0] != candidates:
-        raise BadArgument(name, f"{tensor.shape[0]} candidates", f"keep has {candidates}")
+        raise KernelArgumentError(name, f"{tensor.shape[0]} candidates", f"keep has {candidates}")
 
 
 def require_index(name: str, index: Tensor | None, limit: int, device: torch.device) -> None:
@@ -192,8 +202,10 @@ def require_index(name: str, index: Tensor | None, limit: int, device: torch.dev
         return
     if index.dim() != 1 or index.dtype != torch.int32 or len(index) > limit:
         given = f"{str(index.dtype).removeprefix('torch.')} {list(index.shape)}"
-        raise BadArgument(name, given, f"int32 with at most {limit} entries is allowed")
+        raise KernelArgumentError(name, given, f"int32 with at most {limit} entries is allowed")
     if index.device != device:
-        raise BadArgument(name, f"a tensor on {index.device}", f"it must be on {device}")
+        raise KernelArgumentError(name, f"a tensor on {index.device}", f"it must be on {device}")
     if len(index) > 1 and index.stride(0) != 1:
-        raise BadArgument(name, f"stride {index.stride(0)}", "it must be contiguous: call .contiguous()")
+        raise KernelArgumentError(
+            name, f"stride {index.stride(0)}", "it must be contiguous: call .contiguous()"
+        )

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from secateur_kernels.arguments import (
-    BadArgument,
     Keep,
+    KernelArgumentError,
     Widths,
     require_alike,
     require_input,
@@ -104,15 +104,15 @@ class Packing:
             BadArgument: a negative length, or tables that are too short, not alike or not contiguous.
         """
         if any(length < 0 for length in lengths):
-            raise BadArgument("lengths", min(lengths), "lengths cannot be negative")
+            raise KernelArgumentError("lengths", min(lengths), "lengths cannot be negative")
         longest = max(lengths, default=0)
         for name, table in (("cos_TD", cos_TD), ("sin_TD", sin_TD)):
             if table.dim() != 2 or len(table) < longest or table.shape != cos_TD.shape:
-                raise BadArgument(
+                raise KernelArgumentError(
                     name, f"shape {list(table.shape)}", f"[T, D] with T >= {longest} is allowed"
                 )
             if not table.is_contiguous():
-                raise BadArgument(name, f"strides {table.stride()}", "it must be contiguous")
+                raise KernelArgumentError(name, f"strides {table.stride()}", "it must be contiguous")
         device = cos_TD.device
         starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         positions = torch.cat([torch.arange(0), *(torch.arange(length) for length in lengths)])
@@ -207,14 +207,18 @@ def _check(x: Tensor, heads: Heads, packing: Packing, keep: Keep) -> Widths:
     require_input("x", x)
     hidden, D = x.shape[-1], heads.head_dim
     if D < 2 or D % 2:
-        raise BadArgument("head_dim", D, "it must be even and positive")
+        raise KernelArgumentError("head_dim", D, "it must be even and positive")
     require_matrix("query_QH", heads.query_QH, None, hidden, x)
     require_matrix("key_KH", heads.key_KH, None, hidden, x)
     channels = len(heads.key_KH)
     if not channels or channels % D:
-        raise BadArgument("key_KH", f"{channels} rows", f"a positive multiple of head_dim {D} is allowed")
+        raise KernelArgumentError(
+            "key_KH", f"{channels} rows", f"a positive multiple of head_dim {D} is allowed"
+        )
     if not len(heads.query_QH) or len(heads.query_QH) % channels:
-        raise BadArgument("query_QH", f"{len(heads.query_QH)} rows", f"a multiple of {channels} is allowed")
+        raise KernelArgumentError(
+            "query_QH", f"{len(heads.query_QH)} rows", f"a multiple of {channels} is allowed"
+        )
     require_matrix("value_KH", heads.value_KH, channels, hidden, x)
     require_vector("query_bias_Q", heads.query_bias_Q, len(heads.query_QH), x)
     require_vector("key_bias_K", heads.key_bias_K, channels, x)
@@ -222,12 +226,14 @@ def _check(x: Tensor, heads: Heads, packing: Packing, keep: Keep) -> Widths:
     require_vector("query_norm_D", heads.query_norm_D, D, x)
     require_vector("key_norm_D", heads.key_norm_D, D, x)
     if heads.window is not None and heads.window < 1:
-        raise BadArgument("window", heads.window, "at least 1 is needed")
+        raise KernelArgumentError("window", heads.window, "at least 1 is needed")
     if packing.cos_TD.shape[1] != D:
-        raise BadArgument("packing", f"tables of {packing.cos_TD.shape[1]} columns", f"head_dim is {D}")
+        raise KernelArgumentError(
+            "packing", f"tables of {packing.cos_TD.shape[1]} columns", f"head_dim is {D}"
+        )
     require_alike("packing", packing.cos_TD, x)
     if packing.num_tokens != x.shape[-2]:
-        raise BadArgument("packing", f"{packing.num_tokens} tokens", f"x has {x.shape[-2]}")
+        raise KernelArgumentError("packing", f"{packing.num_tokens} tokens", f"x has {x.shape[-2]}")
     kept = widths(keep, heads.num_groups, "KV groups", x.device)
     require_input("x", x, candidates=len(kept))
     return kept

@@ -10,17 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from secateur_kernels.arguments import BadArgument
+from secateur_kernels.arguments import KernelArgumentError
 
 Backend = Literal["auto", "triton", "torch"]
 BACKENDS: tuple[Backend, ...] = ("auto", "triton", "torch")
 
 
-class BackendUnavailable(RuntimeError):
+class KernelBackendUnavailable(RuntimeError):
     """The backend asked for cannot run here."""
 
 
-def choose(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
+def select_backend(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
     """The implementation for an input.
 
     ``auto`` takes Triton for tensors on an NVIDIA GPU where Triton is installed, else torch. Under
@@ -32,15 +32,15 @@ def choose(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
         BackendUnavailable: ``triton`` was asked for and cannot run.
     """
     if backend not in BACKENDS:
-        raise BadArgument("backend", repr(backend), f"allowed are {', '.join(BACKENDS)}")
+        raise KernelArgumentError("backend", repr(backend), f"allowed are {', '.join(BACKENDS)}")
     if backend == "torch":
         return "torch"
     if backend == "auto":
-        return "triton" if tensor.device.type == "cuda" and installed() else "torch"
-    if not installed():
-        raise BackendUnavailable("backend: 'triton' given; the package triton is not installed")
+        return "triton" if tensor.device.type == "cuda" and triton_installed() else "torch"
+    if not triton_installed():
+        raise KernelBackendUnavailable("backend: 'triton' given; the package triton is not installed")
     if not runs_on(tensor.device.type):
-        raise BackendUnavailable(
+        raise KernelBackendUnavailable(
             f"backend: 'triton' given with tensors on {tensor.device}; it runs on cuda, "
             "and on cpu only under TRITON_INTERPRET=1"
         )
@@ -48,8 +48,8 @@ def choose(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
 
 
 def implementation(room: str, backend: str, tensor: Tensor) -> Any:
-    """The module `room` of the backend chosen for an input; raises as `choose` does."""
-    return import_module(f"secateur_kernels.{choose(backend, tensor)}_backend.{room}")
+    """The module `room` of the backend chosen for an input; raises as `select_backend` does."""
+    return import_module(f"secateur_kernels.{select_backend(backend, tensor)}_backend.{room}")
 
 
 def with_gradients(backend: Backend, *tensors: Tensor | None) -> Backend:
@@ -61,14 +61,14 @@ def with_gradients(backend: Backend, *tensors: Tensor | None) -> Backend:
     if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors):
         return backend
     if backend == "triton":
-        raise BackendUnavailable(
+        raise KernelBackendUnavailable(
             "backend: 'triton' given with tensors that require gradients; only 'torch' has them "
             "(or call under torch.no_grad())"
         )
     return "torch" if backend == "auto" else backend
 
 
-def installed() -> bool:
+def triton_installed() -> bool:
     """Whether Triton can be imported."""
     return find_spec("triton") is not None
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from secateur_kernels.arguments import (
     FLOATS,
-    BadArgument,
+    KernelArgumentError,
     require_input,
     require_matrix,
 )
@@ -75,7 +75,7 @@ class LinearLoss:
     kl_N: Tensor | None
 
 
-class Parts(NamedTuple):
+class LossParts(NamedTuple):
     """What an implementation finds, fp32: [N], and [N, K] for `log_q_NK`; None where not asked for.
 
     Attributes:
@@ -134,7 +134,7 @@ def teacher_states(hidden_NH: Tensor, head_VH: Tensor, *, backend: Backend = "au
     Raises:
         BadArgument, BackendUnavailable: as `linear_loss`.
     """
-    found = linear_loss(hidden_NH, head_VH, _nobody(hidden_NH), backend=backend)
+    found = linear_loss(hidden_NH, head_VH, _no_tokens(hidden_NH), backend=backend)
     return TeacherStates(hidden_NH, found.lse_N)
 
 
@@ -155,14 +155,14 @@ def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backen
     Raises:
         BadArgument, BackendUnavailable: as `linear_loss`; k out of range.
     """
-    target_N = _nobody(hidden_NH)
+    target_N = _no_tokens(hidden_NH)
     _check(hidden_NH, head_VH, target_N, None)
     if type(k) is not int or not 1 <= k <= len(head_VH):
-        raise BadArgument("k", k, f"allowed are 1 to {len(head_VH)} ids")
+        raise KernelArgumentError("k", k, f"allowed are 1 to {len(head_VH)} ids")
     backend = with_gradients(backend, hidden_NH, head_VH)
     run = implementation("linear_loss", backend, hidden_NH)
     ids_NK = implementation("linear_loss", "torch", hidden_NH).likeliest(hidden_NH, head_VH, k)
-    found: Parts = run.losses(hidden_NH, head_VH, target_N, ids_NK=ids_NK)
+    found: LossParts = run.losses(hidden_NH, head_VH, target_N, ids_NK=ids_NK)
     assert found.log_q_NK is not None
     return TeacherTopK(ids_NK, found.log_q_NK)
 
@@ -213,7 +213,7 @@ def linear_loss(
     _check_ids("target_N", picked_N, len(head_VH), f" and {ignore_index}")
     if top is not None:
         _check_ids("teacher", top.ids_NK, len(head_VH))
-    found: Parts = run.losses(
+    found: LossParts = run.losses(
         hidden_NH,
         head_VH,
         picked_N,
@@ -233,7 +233,7 @@ def linear_loss(
     )
 
 
-def _nobody(hidden_NH: Tensor) -> Tensor:
+def _no_tokens(hidden_NH: Tensor) -> Tensor:
     return torch.full((len(hidden_NH),), IGNORED, device=hidden_NH.device)
 
 
@@ -255,32 +255,34 @@ def _check(
     hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, teacher: TeacherStates | TeacherTopK | None
 ) -> None:
     if hidden_NH.dim() != 2:
-        raise BadArgument("hidden_NH", f"shape {list(hidden_NH.shape)}", "it must be [N, H]")
+        raise KernelArgumentError("hidden_NH", f"shape {list(hidden_NH.shape)}", "it must be [N, H]")
     require_input("hidden_NH", hidden_NH)
     if head_VH.dtype not in FLOATS:
-        raise BadArgument("head_VH", str(head_VH.dtype), "float32, float16 and bfloat16 are allowed")
+        raise KernelArgumentError("head_VH", str(head_VH.dtype), "float32, float16 and bfloat16 are allowed")
     require_matrix("head_VH", head_VH, None, hidden_NH.shape[1], head_VH)
     if not len(head_VH):
-        raise BadArgument("head_VH", "no rows", "at least one is needed")
+        raise KernelArgumentError("head_VH", "no rows", "at least one is needed")
     if head_VH.device != hidden_NH.device:
-        raise BadArgument("head_VH", f"a tensor on {head_VH.device}", f"the input is on {hidden_NH.device}")
+        raise KernelArgumentError(
+            "head_VH", f"a tensor on {head_VH.device}", f"the input is on {hidden_NH.device}"
+        )
     tokens = len(hidden_NH)
     _require("target_N", "", target_N, (tokens,), torch.int64, hidden_NH.device)
     if isinstance(teacher, TeacherStates):
         if teacher.hidden_NH.shape != hidden_NH.shape:
             given = f"states {list(teacher.hidden_NH.shape)}"
-            raise BadArgument("teacher", given, f"they must be {list(hidden_NH.shape)}, as hidden_NH")
+            raise KernelArgumentError("teacher", given, f"they must be {list(hidden_NH.shape)}, as hidden_NH")
         require_input("teacher", teacher.hidden_NH)
         _require("teacher", "states ", teacher.hidden_NH, hidden_NH.shape, None, hidden_NH.device)
         _require("teacher", "lse ", teacher.lse_N, (tokens,), torch.float32, hidden_NH.device)
     elif isinstance(teacher, TeacherTopK):
         k = teacher.ids_NK.shape[-1] if teacher.ids_NK.dim() else 0
         if not 1 <= k <= len(head_VH):
-            raise BadArgument("teacher", f"{k} ids per token", f"allowed are 1 to {len(head_VH)}")
+            raise KernelArgumentError("teacher", f"{k} ids per token", f"allowed are 1 to {len(head_VH)}")
         _require("teacher", "ids ", teacher.ids_NK, (tokens, k), torch.int32, hidden_NH.device)
         _require("teacher", "log_p ", teacher.log_p_NK, (tokens, k), torch.float32, hidden_NH.device)
     elif teacher is not None:
-        raise BadArgument(
+        raise KernelArgumentError(
             "teacher", f"a {type(teacher).__name__}", "TeacherStates, TeacherTopK or None is allowed"
         )
 
@@ -296,15 +298,15 @@ def _require(
     if tensor.shape != shape or dtype not in (None, tensor.dtype):
         given = f"{part}{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
         wanted = str(dtype or tensor.dtype).removeprefix("torch.")
-        raise BadArgument(name, given, f"it must be {wanted} {list(shape)}")
+        raise KernelArgumentError(name, given, f"it must be {wanted} {list(shape)}")
     if tensor.device != device:
-        raise BadArgument(name, f"{part}a tensor on {tensor.device}", f"the input is on {device}")
+        raise KernelArgumentError(name, f"{part}a tensor on {tensor.device}", f"the input is on {device}")
 
 
 def _check_ids(name: str, ids: Tensor, vocabulary: int, also: str = "") -> None:
     """Check ids where that needs no wait for a device."""
     if ids.device.type == "cpu" and bool(((ids < 0) | (ids >= vocabulary)).any()):
-        raise BadArgument(name, "an id out of range", f"allowed are 0 to {vocabulary - 1}{also}")
+        raise KernelArgumentError(name, "an id out of range", f"allowed are 0 to {vocabulary - 1}{also}")
 
 
 def linear_nll(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, *, backend: Backend = "auto") -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from secateur_kernels.arguments import (
-    BadArgument,
     Keep,
+    KernelArgumentError,
     Widths,
     require_alike,
     require_ascending,
@@ -162,7 +162,7 @@ def nested_mlp(
         BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     if x_NH.dim() != 2:
-        raise BadArgument("x_NH", f"shape {list(x_NH.shape)}", "it must be [N, H]")
+        raise KernelArgumentError("x_NH", f"shape {list(x_NH.shape)}", "it must be [N, H]")
     bounds = _check_inner(x_NH, gate_CH, up_CH, kept, index_C, gate_bias_C, up_bias_C, names=("x_NH", "kept"))
     require_matrix("down_HC", down_HC, None, len(gate_CH), x_NH)
     require_ascending("kept", bounds)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from secateur_kernels.arguments import (
-    BadArgument,
     Keep,
+    KernelArgumentError,
     Widths,
     require_alike,
     require_ascending,
@@ -38,7 +38,9 @@ class ProjectionTable:
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise BadArgument("weights", "an empty sequence", "one projection per candidate is needed")
+            raise KernelArgumentError(
+                "weights", "an empty sequence", "one projection per candidate is needed"
+            )
         for number, weight in enumerate(self.weights):
             require_matrix(f"weights[{number}]", weight, self.weights[0].shape[0], None, self.weights[0])
 
@@ -129,7 +131,7 @@ def nested_projection(
         BackendUnavailable: Triton was asked for and cannot run.
     """
     if inner_NC.dim() != 2:
-        raise BadArgument("inner_NC", f"shape {list(inner_NC.shape)}", "it must be [N, C]")
+        raise KernelArgumentError("inner_NC", f"shape {list(inner_NC.shape)}", "it must be [N, C]")
     bounds, _ = check_projection("inner_NC", inner_NC, weight_HC, kept, span, names=("weight_HC", "kept"))
     require_ascending("kept", bounds)
     backend = with_gradients(backend, inner_NC, weight_HC)
@@ -152,7 +154,7 @@ def check_projection(
     require_input(name, inner)
     channels = inner.shape[-1]
     if type(span) is not int or span < 1 or channels % span:
-        raise BadArgument("span", span, f"it must divide the {channels} channels of {name}")
+        raise KernelArgumentError("span", span, f"it must divide the {channels} channels of {name}")
     if not isinstance(weight, Tensor | ProjectionTable):
         weight = ProjectionTable(tuple(weight))
     if isinstance(weight, Tensor):
@@ -174,12 +176,12 @@ def require_table_holds(name: str, table: ProjectionTable, kept: Widths, span: i
         BadArgument: it has not.
     """
     if len(table) != len(kept):
-        raise BadArgument(name, f"a table of {len(table)}", f"keep has {len(kept)} candidates")
+        raise KernelArgumentError(name, f"a table of {len(table)}", f"keep has {len(kept)} candidates")
     if kept.counts is not None:
         for number, (count, row) in enumerate(zip(kept.counts, table.weights, strict=True)):
             if count * span > row.shape[1]:
                 allowed = f"{name}[{number}] has {row.shape[1]} columns, {span} per unit"
-                raise BadArgument("keep", count, allowed)
+                raise KernelArgumentError("keep", count, allowed)
 
 
 def _outputs(weight: Projection) -> int:

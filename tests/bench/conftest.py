@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from secateur.bench.load.driver import Driver, Subject
-from secateur.bench.load.journal import Journal, Log
-from secateur.bench.load.prompt import Prompt, Request
-from secateur.bench.load.record import Phase, Record
-from secateur.bench.load.stage import Extent, Load, Stage
+from secateur.bench.load.driver import BenchmarkTarget, LoadGenerator
+from secateur.bench.load.journal import BenchmarkLog, Journal
+from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
+from secateur.bench.load.record import Phase, RequestRecord
+from secateur.bench.load.stage import LoadPattern, Stage, StopCondition
 from secateur.bench.targets.secateur import SecateurTarget
 from secateur.client.endpoint import Endpoint
-from secateur.client.retries import Retries
+from secateur.client.retries import RetryPolicy
 
 
 @dataclass
@@ -37,28 +37,30 @@ def silent() -> Silent:
 
 
 def endpoint(address: str, timeout: float = 30.0) -> Endpoint:
-    return Endpoint(address, timeout=timeout, retries=Retries(attempts=1))
+    return Endpoint(address, timeout=timeout, retries=RetryPolicy(attempts=1))
 
 
 async def drive(
     address: str,
-    load: Load,
-    extent: Extent,
+    load: LoadPattern,
+    extent: StopCondition,
     *,
     model: str = "null",
     tokens: int = 5,
     timeout: float = 30.0,
     stop: asyncio.Event | None = None,
     meanwhile: Callable[[], object] | None = None,
-) -> Log:
+) -> BenchmarkLog:
     """Run one stage against a null server."""
     target = SecateurTarget(endpoint(address, timeout))
     journal = Journal(None, {"labels": [model]})
-    driver = Driver(journal, time.perf_counter(), stop or asyncio.Event())
-    request = Request(Prompt(3, token_ids=(1, 2, 3)), tokens)
+    driver = LoadGenerator(journal, time.perf_counter(), stop or asyncio.Event())
+    request = BenchmarkRequest(BenchmarkPrompt(3, token_ids=(1, 2, 3)), tokens)
     side = asyncio.ensure_future(meanwhile()) if meanwhile else None  # type: ignore[arg-type]
     try:
-        await driver.run(Stage(0, load, extent), 0, Subject(model, model, target, lambda number: request), 0)
+        await driver.run(
+            Stage(0, load, extent), 0, BenchmarkTarget(model, model, target, lambda number: request), 0
+        )
     finally:
         if side is not None:
             await side
@@ -66,5 +68,5 @@ async def drive(
     return journal.log
 
 
-def measured(log: Log) -> list[Record]:
+def measured(log: BenchmarkLog) -> list[RequestRecord]:
     return [record for record in log.records if record.phase is Phase.MEASURED]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur.bench.models import ModelFacts, facts_of_folder, read_config
-from secateur.bench.shape import shape_of
+from secateur.bench.models import ModelInfo, checkpoint_info, read_config
+from secateur.bench.shape import read_shape
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.errors import BadInput
@@ -38,7 +38,7 @@ def weights(folder: Path) -> dict[str, int]:
 
 
 def test_dense(tiny_llama: Path) -> None:
-    shape = shape_of(tiny_llama, read_config(tiny_llama))
+    shape = read_shape(tiny_llama, read_config(tiny_llama))
     assert (shape.heads, shape.kv_heads, shape.head_dim) == ((4,) * 3, (2,) * 3, 32)
     assert shape.parameters == sum(weights(tiny_llama).values())
     assert shape.embedding == 300 * 128 and not shape.tied
@@ -46,13 +46,13 @@ def test_dense(tiny_llama: Path) -> None:
 
 
 def test_slim(slim: Path) -> None:
-    shape = shape_of(slim, read_config(slim))
+    shape = read_shape(slim, read_config(slim))
     assert (shape.heads, shape.kv_heads) == ((0, 4, 2), (0, 2, 1))
     assert shape.kv_bytes_per_token("bfloat16") == 3 * 2 * 32 * 2
 
 
 def test_least_work_is_counted(slim: Path) -> None:
-    shape = shape_of(slim, read_config(slim))
+    shape = read_shape(slim, read_config(slim))
     held = weights(slim)
     layers = sum(
         count for name, count in held.items() if "embed_tokens" not in name and "lm_head" not in name
@@ -69,26 +69,26 @@ def test_least_work_is_counted(slim: Path) -> None:
 
 
 def test_a_tied_head_is_read_once(tiny_qwen3: Path) -> None:
-    shape = shape_of(tiny_qwen3, read_config(tiny_qwen3))
+    shape = read_shape(tiny_qwen3, read_config(tiny_qwen3))
     assert shape.tied and shape.decode_bytes(0, 0, "float32") == 4 * sum(weights(tiny_qwen3).values())
 
 
 def test_facts(slim: Path, tiny_llama: Path) -> None:
-    found = facts_of_folder("slim", slim, "float32")
+    found = checkpoint_info("slim", slim, "float32")
     assert found.perplexity == {"pydoc:test": 12.5}
     assert found.weight_bytes == 4 * (found.parameters or 0) and found.architecture == "SecateurForCausalLM"
-    assert not facts_of_folder("dense", tiny_llama).perplexity
-    told = ModelFacts("slim", version="2", dtype="float32").completed_by(found)
+    assert not checkpoint_info("dense", tiny_llama).perplexity
+    told = ModelInfo("slim", version="2", dtype="float32").completed_by(found)
     assert (told.version, told.parameters) == ("2", found.parameters)
 
 
 def test_no_checkpoint(tmp_path: Path, tiny_llama: Path, editable: Callable[[Path], Path]) -> None:
     with pytest.raises(BadInput, match="no checkpoint folder"):
-        facts_of_folder("x", tmp_path)
+        checkpoint_info("x", tmp_path)
     damaged = editable(tiny_llama)
     (damaged / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(BadInput, match="cannot be read"):
-        facts_of_folder("x", damaged)
+        checkpoint_info("x", damaged)
     (damaged / "model.safetensors").unlink()
     with pytest.raises(BadInput, match=r"no \*.safetensors"):
-        facts_of_folder("x", damaged)
+        checkpoint_info("x", damaged)

@@ -9,51 +9,56 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
+from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.criteria import CRITERIA
-from secateur.calibrate.library import expand, unit_span
+from secateur.calibrate.library import expand_units, unit_span
 from secateur.calibrate.repair import factorise
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput, OutputFailed
-from secateur.model.dense import Model, build_model
+from secateur.model.dense import DecoderModel, build_model
 
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
     return build_model(source.config, source.tensors(), str(folder))
 
 
 @pytest.fixture
-def model(tiny_llama: Path) -> Model:
+def model(tiny_llama: Path) -> DecoderModel:
     return load(tiny_llama)
 
 
-def run(model: Model, folder: Path, recipe: Recipe | None = None) -> Calibration:
-    list(calibrate(model, WINDOWS, folder, recipe or Recipe()))
+def run(model: DecoderModel, folder: Path, recipe: CalibrationConfig | None = None) -> Calibration:
+    list(calibrate(model, WINDOWS, folder, recipe or CalibrationConfig()))
     return Calibration(folder)
 
 
-def test_orders_and_factors_of_every_sub_block(model: Model, tmp_path: Path) -> None:
-    grams = {(gram.layer, gram.kind): gram for gram in calibrate(model, WINDOWS, tmp_path / "c", Recipe())}
+def test_orders_and_factors_of_every_sub_block(model: DecoderModel, tmp_path: Path) -> None:
+    grams = {
+        (gram.layer, gram.kind): gram
+        for gram in calibrate(model, WINDOWS, tmp_path / "c", CalibrationConfig())
+    }
     found = Calibration(tmp_path / "c")
     assert list(found.factors) == list(found.orders) == list(grams)
     assert len(found.factors) == 6
     for key, gram in grams.items():
         order = found.orders[key]
         assert sorted(order.tolist()) == list(range(model.width(*key)))
-        expected = factorise(gram.gram_NN, expand(order, unit_span(model, key[1])), Recipe().shrinkage)
+        expected = factorise(
+            gram.gram_NN, expand_units(order, unit_span(model, key[1])), CalibrationConfig().shrinkage
+        )
         assert torch.equal(found.factors[key], expected)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion(criterion: str, model: Model, tmp_path: Path) -> None:
-    found = run(model, tmp_path / "c", Recipe(criterion))
+def test_every_criterion(criterion: str, model: DecoderModel, tmp_path: Path) -> None:
+    found = run(model, tmp_path / "c", CalibrationConfig(criterion))
     assert sorted(found.orders[2, "ffn"].tolist()) == list(range(192))
 
 
-def test_the_same_twice(model: Model, tmp_path: Path) -> None:
+def test_the_same_twice(model: DecoderModel, tmp_path: Path) -> None:
     first, second = run(model, tmp_path / "a"), run(model, tmp_path / "b")
     for key in first.orders:
         assert torch.equal(first.orders[key], second.orders[key])
@@ -61,15 +66,15 @@ def test_the_same_twice(model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5, 6])
-def test_an_interrupted_one_does_not_count(steps: int, model: Model, tmp_path: Path) -> None:
-    going = calibrate(model, WINDOWS, tmp_path / "c", Recipe())
+def test_an_interrupted_one_does_not_count(steps: int, model: DecoderModel, tmp_path: Path) -> None:
+    going = calibrate(model, WINDOWS, tmp_path / "c", CalibrationConfig())
     for _ in range(steps):
         next(going)
     going.close()
     assert not is_complete(tmp_path / "c")
 
 
-def test_a_whole_one_counts_and_leaves_no_temporary_file(model: Model, tmp_path: Path) -> None:
+def test_a_whole_one_counts_and_leaves_no_temporary_file(model: DecoderModel, tmp_path: Path) -> None:
     run(model, tmp_path / "c")
     assert is_complete(tmp_path / "c")
     assert sorted(file.name for file in (tmp_path / "c").iterdir()) == [
@@ -78,24 +83,24 @@ def test_a_whole_one_counts_and_leaves_no_temporary_file(model: Model, tmp_path:
     ]
 
 
-def test_unknown_criterion(model: Model, tmp_path: Path) -> None:
+def test_unknown_criterion(model: DecoderModel, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--criterion"):
-        next(calibrate(model, WINDOWS, tmp_path / "c", Recipe("best")))
+        next(calibrate(model, WINDOWS, tmp_path / "c", CalibrationConfig("best")))
     assert not (tmp_path / "c").exists()
 
 
-def test_a_place_that_cannot_be_written(model: Model, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(model: DecoderModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputFailed, match="cannot be written"):
-        next(calibrate(model, WINDOWS, tmp_path / "file" / "c", Recipe()))
+        next(calibrate(model, WINDOWS, tmp_path / "file" / "c", CalibrationConfig()))
 
 
-def test_a_bf16_model(model: Model, tmp_path: Path) -> None:
+def test_a_bf16_model(model: DecoderModel, tmp_path: Path) -> None:
     found = run(model.to(torch.bfloat16), tmp_path / "c")
     assert found.factors[0, "ffn"].dtype == torch.float32
 
 
-def test_inside_inference_mode(model: Model, tmp_path: Path) -> None:
+def test_inside_inference_mode(model: DecoderModel, tmp_path: Path) -> None:
     """As the pipeline runs it; the same numbers."""
     plain = run(model, tmp_path / "a")
     with torch.inference_mode():
@@ -107,11 +112,11 @@ def test_taylor_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -
     """The ranking is that of the scores of `taylor_scores` on the first windows."""
     from secateur.calibrate.calibration import TAYLOR_WINDOWS
     from secateur.calibrate.taylor import taylor_scores
-    from secateur.model.forward import geometry
+    from secateur.model.forward import forward_context
 
     model = load(make_tiny("mistral", seed=4))
-    found = run(model, tmp_path / "c", Recipe("taylor"))
-    scores = taylor_scores(model, WINDOWS[:TAYLOR_WINDOWS], geometry(model, 24))
+    found = run(model, tmp_path / "c", CalibrationConfig("taylor"))
+    scores = taylor_scores(model, WINDOWS[:TAYLOR_WINDOWS], forward_context(model, 24))
     ranked: Tensor = scores[1, "ffn"][found.orders[1, "ffn"]]
     assert torch.equal(ranked, ranked.sort(descending=True).values)
 
@@ -119,22 +124,22 @@ def test_taylor_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -
 def test_fisher_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -> None:
     """The ranking is that of the Fisher matrices of the first windows."""
     from secateur.calibrate.calibration import FISHER_WINDOWS
-    from secateur.calibrate.criteria import Evidence, obs_fisher
+    from secateur.calibrate.criteria import SubBlockStats, obs_fisher
     from secateur.calibrate.fisher import fisher_metrics
     from secateur.calibrate.library import last_projection
-    from secateur.calibrate.statistics import collect
-    from secateur.model.forward import geometry
+    from secateur.calibrate.statistics import collect_grams
+    from secateur.model.forward import forward_context
 
     model = load(make_tiny("qwen3", seed=4))
-    geo = geometry(model, 24)
-    found = run(model, tmp_path / "c", Recipe("obs-fisher"))
+    geo = forward_context(model, 24)
+    found = run(model, tmp_path / "c", CalibrationConfig("obs-fisher"))
     metrics = fisher_metrics(model, WINDOWS[:FISHER_WINDOWS], geo)
-    for gram in collect(model, WINDOWS, geo):
+    for gram in collect_grams(model, WINDOWS, geo):
         block = model.layers[gram.layer].sub_block(gram.kind)
         assert block is not None
         if gram.kind == "ffn":
-            seen = Evidence(
+            seen = SubBlockStats(
                 block, last_projection(block), gram.gram_NN, 1, fisher_HH=metrics[gram.layer, "ffn"]
             )
-            order = obs_fisher(seen, shrinkage=Recipe().shrinkage)
+            order = obs_fisher(seen, shrinkage=CalibrationConfig().shrinkage)
             assert torch.equal(order, found.orders[gram.layer, "ffn"])

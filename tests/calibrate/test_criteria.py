@@ -15,51 +15,51 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.calibrate.criteria import CRITERIA, Evidence, criterion_named, obs, obs_greedy
-from secateur.calibrate.library import expand
+from secateur.calibrate.criteria import CRITERIA, SubBlockStats, criterion_named, obs, obs_greedy
+from secateur.calibrate.library import expand_units
 from secateur.calibrate.repair import damped, factorise, residual_errors
 from secateur.errors import BadInput
-from secateur.model.dense import Attention, Ffn
+from secateur.model.dense import AttentionWeights, FfnWeights
 
 HIDDEN = 6
 SHRINKAGE = 0.01
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 
-def evidence(seed: int, units: int, span: int = 1, *, gram_NN: Tensor | None = None) -> Evidence:
+def evidence(seed: int, units: int, span: int = 1, *, gram_NN: Tensor | None = None) -> SubBlockStats:
     """Random weights and correlated activations of a sub-block; attention when a unit spans channels."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
     channels = units * span
     weight = draw(HIDDEN, channels)
-    block: Attention | Ffn
+    block: AttentionWeights | FfnWeights
     if span > 1:
-        block = Attention(
+        block = AttentionWeights(
             draw(HIDDEN), draw(channels, HIDDEN), draw(units, HIDDEN), draw(units, HIDDEN), weight
         )
     else:
-        block = Ffn(draw(HIDDEN), draw(channels, HIDDEN), draw(channels, HIDDEN), weight)
+        block = FfnWeights(draw(HIDDEN), draw(channels, HIDDEN), draw(channels, HIDDEN), weight)
     if gram_NN is None:
         x = draw(300, max(1, channels // 2)) @ draw(max(1, channels // 2), channels) + draw(300, channels)
         gram_NN = x.T @ x
     scores, gradients = draw(channels).abs(), draw(40, HIDDEN)
-    return Evidence(block, weight, gram_NN, span, scores, gradients.T @ gradients)
+    return SubBlockStats(block, weight, gram_NN, span, scores, gradients.T @ gradients)
 
 
-def rank(name: str, given: Evidence) -> list[int]:
+def rank(name: str, given: SubBlockStats) -> list[int]:
     return CRITERIA[name](given, shrinkage=SHRINKAGE).tolist()
 
 
-def refit_error(given: Evidence, kept: list[int]) -> float:
+def refit_error(given: SubBlockStats, kept: list[int]) -> float:
     """Output error of a re-fitted projection that keeps only those units."""
     span = given.span
     removed = [unit for unit in range(given.num_units) if unit not in kept]
-    order = expand(torch.tensor([*kept, *removed]), span)
+    order = expand_units(torch.tensor([*kept, *removed]), span)
     factor = factorise(given.gram_NN, order, SHRINKAGE)
     return residual_errors(given.weight_HN[:, order], factor, [len(kept) * span])[0]
 
 
-def naive_greedy(given: Evidence) -> list[int]:
+def naive_greedy(given: SubBlockStats) -> list[int]:
     """Remove, one at a time, the unit whose removal leaves least error once all others are re-fitted."""
     kept, removed = list(range(given.num_units)), []
     while len(kept) > 1:
@@ -87,13 +87,13 @@ class TestEvery:
     def test_dead_units_come_last(self, name: str, span: int) -> None:
         """No weight reads them, nothing activates them, no gradient reaches them."""
         given, dead = evidence(1, 8, span), [2, 5]
-        channels = expand(torch.tensor(dead), span)
+        channels = expand_units(torch.tensor(dead), span)
         given.weight_HN[:, channels] = 0
         given.gram_NN[channels] = 0
         given.gram_NN[:, channels] = 0
         given.taylor_N[channels] = 0
         block = given.block
-        if isinstance(block, Attention):
+        if isinstance(block, AttentionWeights):
             block.query_QH[channels] = 0
             block.key_KH[dead] = 0
             block.value_KH[dead] = 0
@@ -198,14 +198,14 @@ class TestObsGreedy:
 class TestOthers:
     def test_magnitude_by_hand(self) -> None:
         ones = torch.ones(3, 2)
-        block = Ffn(torch.ones(2), ones, torch.tensor([[1.0, 1], [3, 0], [0, 0]]), torch.ones(2, 3))
-        given = Evidence(block, block.down_HC, torch.eye(3), 1)
+        block = FfnWeights(torch.ones(2), ones, torch.tensor([[1.0, 1], [3, 0], [0, 0]]), torch.ones(2, 3))
+        given = SubBlockStats(block, block.down_HC, torch.eye(3), 1)
         assert rank("magnitude", given) == [1, 0, 2]
 
     def test_activation_by_hand(self) -> None:
         weight = torch.tensor([[1.0, 2.0, 3.0]])
-        block = Ffn(torch.ones(1), torch.ones(3, 1), torch.ones(3, 1), weight)
-        given = Evidence(block, weight, torch.diag(torch.tensor([100.0, 4.0, 1.0])), 1)
+        block = FfnWeights(torch.ones(1), torch.ones(3, 1), torch.ones(3, 1), weight)
+        given = SubBlockStats(block, weight, torch.diag(torch.tensor([100.0, 4.0, 1.0])), 1)
         assert rank("activation", given) == [0, 1, 2]
 
     def test_taylor_sums_over_a_unit(self) -> None:

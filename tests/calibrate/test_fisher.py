@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from secateur.calibrate.fisher import Metrics, fisher_metrics
 from secateur.checkpoint.source import open_source
 from secateur.model.dense import build_model
-from secateur.model.forward import geometry
+from secateur.model.forward import forward_context
 
 TOKENS = torch.randint(2, 300, (4, 16), generator=torch.Generator().manual_seed(0))
 
@@ -35,7 +35,7 @@ def expected_metric(folder: Path) -> Tensor:
 def metrics(folder: Path, chunk: int) -> Metrics:
     source = open_source(folder)
     model = build_model(source.config, source.tensors(), "tiny")
-    return fisher_metrics(model, TOKENS, geometry(model, TOKENS.shape[1]), chunk=chunk)
+    return fisher_metrics(model, TOKENS, forward_context(model, TOKENS.shape[1]), chunk=chunk)
 
 
 def test_equal_autograd_of_transformers(tiny_model: Path) -> None:

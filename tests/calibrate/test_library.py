@@ -20,30 +20,30 @@ from torch import Tensor
 from secateur.calibrate.library import (
     BlockLibrary,
     Factors,
-    expand,
+    expand_units,
     last_projection,
     num_parameters,
     permute,
-    prefix,
+    prefix_of_units,
     unit_span,
 )
 from secateur.calibrate.repair import factorise, repaired
-from secateur.calibrate.statistics import collect
+from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import KINDS, Attention, Model, SubBlock, build_model, tensors_of
-from secateur.model.forward import apply_block, embed, geometry, hidden_states
+from secateur.model.dense import KINDS, AttentionWeights, DecoderModel, SubBlock, build_model, tensors_of
+from secateur.model.forward import apply_block, embed, forward_context, hidden_states
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 Orders = dict[tuple[int, str], Tensor]
 
 
 @cache
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
     return build_model(source.config, source.tensors(), str(folder))
 
 
-def random_orders(model: Model, seed: int) -> Orders:
+def random_orders(model: DecoderModel, seed: int) -> Orders:
     generator = torch.Generator().manual_seed(seed)
     return {
         (layer, kind): torch.randperm(model.width(layer, kind), generator=generator)
@@ -53,7 +53,7 @@ def random_orders(model: Model, seed: int) -> Orders:
 
 
 @cache
-def sorted_with_factors(folder: Path, seed: int = 0) -> tuple[Model, Factors]:
+def sorted_with_factors(folder: Path, seed: int = 0) -> tuple[DecoderModel, Factors]:
     """A model in a random order, and the factors that go with it."""
     model = load(folder)
     orders = random_orders(model, seed)
@@ -61,17 +61,17 @@ def sorted_with_factors(folder: Path, seed: int = 0) -> tuple[Model, Factors]:
         factors = {
             (gram.layer, gram.kind): factorise(
                 gram.gram_NN,
-                expand(orders[gram.layer, gram.kind], unit_span(model, gram.kind)),
+                expand_units(orders[gram.layer, gram.kind], unit_span(model, gram.kind)),
                 0.01,
             )
-            for gram in collect(model, TOKENS, geometry(model, TOKENS.shape[1]))
+            for gram in collect_grams(model, TOKENS, forward_context(model, TOKENS.shape[1]))
         }
     return permute(model, orders), factors
 
 
-def outputs(model: Model) -> Tensor:
+def outputs(model: DecoderModel) -> Tensor:
     with torch.inference_mode():
-        return hidden_states(model, TOKENS, geometry(model, TOKENS.shape[1])) @ model.head_VH.T
+        return hidden_states(model, TOKENS, forward_context(model, TOKENS.shape[1])) @ model.head_VH.T
 
 
 def shares_storage(part: SubBlock, whole: SubBlock, *, but: str) -> bool:
@@ -117,7 +117,7 @@ class TestPermute:
 
 class TestExpand:
     def test_by_hand(self) -> None:
-        assert expand(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
+        assert expand_units(torch.tensor([2, 0]), 3).tolist() == [6, 7, 8, 0, 1, 2]
 
     def test_unit_spans(self, tiny_llama: Path) -> None:
         model = load(tiny_llama)  # 4 heads of 32 in 2 groups
@@ -130,17 +130,17 @@ class TestPrefix:
     def test_every_tensor_is_a_view(self, kind: str, tiny_model: Path) -> None:
         model = load(tiny_model)
         block = model.layers[0].sub_block(kind)
-        part = prefix(block, 1, model.head_dim, model.queries_per_group)
+        part = prefix_of_units(block, 1, model.head_dim, model.queries_per_group)
         assert shares_storage(part, block, but="")
         assert last_projection(part).shape == (128, unit_span(model, kind))
 
     def test_of_biases(self, make_tiny: Callable[..., Path]) -> None:
         model = load(make_tiny("llama", attention_bias=True, mlp_bias=True))
-        attention = prefix(model.layers[0].attention, 1, 32, 2)
-        assert isinstance(attention, Attention)
+        attention = prefix_of_units(model.layers[0].attention, 1, 32, 2)
+        assert isinstance(attention, AttentionWeights)
         assert attention.query_bias_Q.shape == (64,) and attention.key_bias_K.shape == (32,)
         assert attention.output_bias_H.shape == (128,)
-        ffn = prefix(model.layers[0].ffn, 5, 32, 2)
+        ffn = prefix_of_units(model.layers[0].ffn, 5, 32, 2)
         assert ffn.gate_bias_C.shape == ffn.up_bias_C.shape == (5,)
         assert ffn.down_bias_H.shape == (128,)
 
@@ -180,7 +180,7 @@ class TestBlockLibrary:
     def test_repair_helps(self, tiny_llama: Path) -> None:
         """On the calibration tokens, the output of the first sub-block is nearer to the dense one."""
         model, factors = sorted_with_factors(tiny_llama)
-        geo = geometry(model, TOKENS.shape[1])
+        geo = forward_context(model, TOKENS.shape[1])
         dense = apply_block(embed(model, TOKENS), model.layers[0].attention, geo, 0)
         errors = {}
         for name, library in (

@@ -15,9 +15,9 @@ import torch
 from secateur.calibrate import self_text
 from secateur.calibrate.corpus import load_corpora
 from secateur.calibrate.self_text import generate_text
-from secateur.checkpoint.source import Source, open_source
+from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import BadInput, StudyMismatch
-from secateur.evaluation.judge import module_of
+from secateur.evaluation.judge import transformers_module
 from secateur.prune.options import PruneOptions
 from secateur.prune.pipeline import prune
 from secateur.prune.preparation import load_model
@@ -40,41 +40,41 @@ class Quiet:
 
 
 @pytest.fixture(scope="module")
-def source(tiny_llama: Path) -> Source:
+def source(tiny_llama: Path) -> ModelSource:
     return open_source(tiny_llama)
 
 
-def written(source: Source, seed: int = 0, **changes: Any) -> str:
+def written(source: ModelSource, seed: int = 0, **changes: Any) -> str:
     asked = {"tokens": 3000, "length": 32} | changes
     return generate_text(load_model(source), source.tokenizer(), seed=seed, reporter=Quiet(), **asked)
 
 
-def test_the_same_for_a_seed_and_another_for_another(source: Source) -> None:
+def test_the_same_for_a_seed_and_another_for_another(source: ModelSource) -> None:
     before = torch.random.get_rng_state()
     first = written(source)
     assert first == written(source) != written(source, seed=1)
     assert torch.equal(before, torch.random.get_rng_state())  # nobody else's randomness is touched
 
 
-def test_as_much_as_was_asked_for(source: Source) -> None:
+def test_as_much_as_was_asked_for(source: ModelSource) -> None:
     tokens = source.tokenizer()(written(source), add_special_tokens=False)["input_ids"]
     assert len(tokens) >= 3000
 
 
-def test_special_tokens_are_never_drawn(source: Source) -> None:
+def test_special_tokens_are_never_drawn(source: ModelSource) -> None:
     tokenizer = source.tokenizer()
     special = sorted(set(tokenizer.all_special_ids))
-    module = module_of(load_model(source))
+    module = transformers_module(load_model(source))
     with torch.inference_mode():
         drawn = self_text._sequences(module, self_text._starts(tokenizer, special), special, 32)
     assert drawn.shape == (self_text.BATCH, 32)
     assert not set(drawn.flatten().tolist()) & set(special)
 
 
-def test_drawn_from_the_models_distribution(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_from_the_models_distribution(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
     """With next to no nucleus it is greedy decoding, as transformers does it."""
     monkeypatch.setattr(self_text, "TOP_P", 1e-6)
-    module = module_of(load_model(source))
+    module = transformers_module(load_model(source))
     starts = torch.arange(10, 14)[:, None]
     with torch.inference_mode():
         drawn = self_text._sequences(module, starts, [0, 1], 12)

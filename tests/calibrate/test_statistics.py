@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from secateur.calibrate.statistics import CHUNK_WINDOWS, Gram, accumulate, bf16_products, collect
+from secateur.calibrate.statistics import CHUNK_WINDOWS, GramMatrix, accumulate, bf16_products, collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import Model, build_model
-from secateur.model.forward import geometry
+from secateur.model.dense import DecoderModel, build_model
+from secateur.model.forward import forward_context
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
     return build_model(source.config, source.tensors(), str(folder))
 
@@ -29,8 +29,8 @@ def windows(count: int, length: int = 24) -> Tensor:
 
 
 @torch.inference_mode()
-def grams(model: Model, tokens: Tensor) -> list[Gram]:
-    return list(collect(model, tokens, geometry(model, tokens.shape[1])))
+def grams(model: DecoderModel, tokens: Tensor) -> list[GramMatrix]:
+    return list(collect_grams(model, tokens, forward_context(model, tokens.shape[1])))
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from secateur.calibrate.taylor import Scores, taylor_scores
 from secateur.checkpoint.source import open_source
 from secateur.model.dense import build_model
-from secateur.model.forward import geometry
+from secateur.model.forward import forward_context
 
 TOKENS = torch.randint(2, 300, (6, 20), generator=torch.Generator().manual_seed(0))
 
@@ -38,7 +38,7 @@ def whole_model_scores(folder: Path) -> dict[tuple[int, str], Tensor]:
 def scores(folder: Path, chunk: int) -> Scores:
     source = open_source(folder)
     model = build_model(source.config, source.tensors(), "tiny")
-    return taylor_scores(model, TOKENS, geometry(model, TOKENS.shape[1]), chunk=chunk)
+    return taylor_scores(model, TOKENS, forward_context(model, TOKENS.shape[1]), chunk=chunk)
 
 
 def test_equal_autograd_of_the_whole_model(tiny_model: Path) -> None:

@@ -24,12 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint import export as export_module
 from secateur.checkpoint.export import describe, export, weight_bytes
-from secateur.checkpoint.source import Source, open_source
+from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import OutputFailed
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import Model, build_model
-from secateur.model.forward import geometry, hidden_states
-from secateur.prune.surgery import cut
+from secateur.model.dense import DecoderModel, build_model
+from secateur.model.forward import forward_context, hidden_states
+from secateur.prune.surgery import build_slim_model
 
 TOKENS = torch.randint(2, 300, (2, 24), generator=torch.Generator().manual_seed(0))
 UNIFORM = Architecture((1, 1, 1), (64, 64, 64))
@@ -37,21 +37,21 @@ SHORTER = Architecture((1, 0, 1), (64, 0, 64))
 MIXED = Architecture((2, 1, 0), (64, 0, 192))
 
 
-def slim_of(folder: Path, shape: Architecture) -> tuple[Model, Source]:
+def slim_of(folder: Path, shape: Architecture) -> tuple[DecoderModel, ModelSource]:
     source = open_source(folder)
     model = build_model(source.config, source.tensors(), str(folder))
-    return cut(BlockLibrary(model, None, torch.float32), shape), source
+    return build_slim_model(BlockLibrary(model, None, torch.float32), shape), source
 
 
-def write(folder: Path, shape: Architecture, out: Path, dtype: torch.dtype = torch.float32) -> Model:
+def write(folder: Path, shape: Architecture, out: Path, dtype: torch.dtype = torch.float32) -> DecoderModel:
     model, source = slim_of(folder, shape)
     export(model, source, out, None, dtype)
     return model
 
 
-def ours(model: Model) -> Tensor:
+def ours(model: DecoderModel) -> Tensor:
     with torch.inference_mode():
-        return hidden_states(model, TOKENS, geometry(model, TOKENS.shape[1])) @ model.head_VH.T
+        return hidden_states(model, TOKENS, forward_context(model, TOKENS.shape[1])) @ model.head_VH.T
 
 
 def theirs(folder: Path, **options: Any) -> Tensor:
@@ -206,7 +206,7 @@ class TestFolder:
         assert source.config.to_dict() == before
         assert model.num_layers == 3
 
-    def test_gguf_names_its_architecture(self, smollm2: Source) -> None:
+    def test_gguf_names_its_architecture(self, smollm2: ModelSource) -> None:
         """What vLLM picks the class by."""
         model = build_model(smollm2.config, smollm2.tensors(), "smollm2")
         config, _ = describe(model)
@@ -278,7 +278,7 @@ class TestNeverHalf:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Somebody else took the room that was there: config, tokenizer or weights do not fit."""
-        monkeypatch.setattr(export_module, "require_space", lambda *_: None)
+        monkeypatch.setattr(export_module, "check_disk_space", lambda *_: None)
         disk = small_disk(max(kib, 4))
         if kib == 0:
             (disk / "other").write_bytes(b"x" * 4096)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secateur.checkpoint import source as source_module
-from secateur.checkpoint.source import Source, open_source
+from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, SecateurError, UnsupportedModel
 
 Editable = Callable[[Path], Path]
@@ -254,7 +254,7 @@ class TestHub:
 
 
 class TestGguf:
-    def test_tensors_are_those_transformers_loads(self, smollm2: Source) -> None:
+    def test_tensors_are_those_transformers_loads(self, smollm2: ModelSource) -> None:
         from transformers import AutoModelForCausalLM
 
         model = AutoModelForCausalLM.from_pretrained(str(smollm2.path.parent), gguf_file=smollm2.path.name)
@@ -265,19 +265,19 @@ class TestGguf:
             assert tensor.dtype == torch.float32
             assert torch.equal(tensor, expected[name]), name
 
-    def test_config_can_be_saved_as_a_float_model(self, smollm2: Source, tmp_path: Path) -> None:
+    def test_config_can_be_saved_as_a_float_model(self, smollm2: ModelSource, tmp_path: Path) -> None:
         assert "quantization_config" not in smollm2.config.to_dict()
         smollm2.config.save_pretrained(tmp_path)
         assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 30
 
-    def test_tokenizer_knows_the_chat_tokens(self, smollm2: Source) -> None:
+    def test_tokenizer_knows_the_chat_tokens(self, smollm2: ModelSource) -> None:
         tokenizer = smollm2.tokenizer()
         ids = tokenizer("<|im_start|>user\nHi<|im_end|>")["input_ids"]
         assert (ids[0], ids[-1]) == (1, 2)
         assert tokenizer.chat_template
 
     @pytest.mark.parametrize("kept", [6, 30, 5000, 1_500_000, 0.5, -1])
-    def test_truncated(self, smollm2: Source, tmp_path: Path, kept: float) -> None:
+    def test_truncated(self, smollm2: ModelSource, tmp_path: Path, kept: float) -> None:
         size = smollm2.path.stat().st_size
         length = int(size * kept) if isinstance(kept, float) else kept % size
         file = tmp_path / "part.gguf"
@@ -300,7 +300,7 @@ class TestGguf:
 
     @pytest.mark.parametrize("place", range(24, 400, 47))
     def test_damaged_header_never_escapes_as_another_exception(
-        self, smollm2: Source, tmp_path: Path, place: int
+        self, smollm2: ModelSource, tmp_path: Path, place: int
     ) -> None:
         content = bytearray(smollm2.path.read_bytes()[:200_000])
         content[place : place + 4] = b"\xff" * 4

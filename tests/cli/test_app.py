@@ -19,7 +19,7 @@ from secateur import __version__
 from secateur.cli import commands as commands_module
 from secateur.cli.app import main
 from secateur.cli.commands import COMMANDS, run
-from secateur.cli.interrupts import importing
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.errors import BadInput, OutputFailed, SecateurError
 
 HEAVY = ("torch", "transformers", "vllm", "grpc", "ray", "triton", "xgboost", "sklearn", "optuna", "numpy")
@@ -237,7 +237,7 @@ class TestInterrupts:
             "t = typer.Typer(); t.callback()(lambda: None)\n"
             "def say(text): print(text, file=sys.stderr, flush=True)\n"
             "def wait():\n"
-            "    with commands.importing(): import json\n"
+            "    with commands.exit_on_interrupt_during_import(): import json\n"
             "    try: say('ready'); time.sleep(60)\n"
             "    finally: say('cleaned up')\n"
             "t.command('wait')(wait); commands.build_app = lambda: t; app.main(['wait'])"
@@ -246,15 +246,16 @@ class TestInterrupts:
 
     def test_a_process_of_others_is_not_ended(self) -> None:
         before = signal.getsignal(signal.SIGINT)
-        with importing():
+        with exit_on_interrupt_during_import():
             assert signal.getsignal(signal.SIGINT) is before
 
     def test_ignored_stays_ignored(self) -> None:
         """As `nohup` and shells that start something in the background have it."""
         code = (
             "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-            "from secateur.cli.interrupts import importing, own_process\nown_process()\n"
-            "with importing(): assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
+            "from secateur.cli import interrupts\ninterrupts.enable_immediate_exit()\n"
+            "with interrupts.exit_on_interrupt_during_import():\n"
+            "    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
             "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
         )
         subprocess.run([sys.executable, "-c", code], check=True)

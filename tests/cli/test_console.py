@@ -23,7 +23,7 @@ def test_json_is_one_valid_document(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_say_goes_to_stderr_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    console.say("layer [3] of [bold]x[/bold] " + "w" * 200)
+    console.print_status("layer [3] of [bold]x[/bold] " + "w" * 200)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "layer [3] of [bold]x[/bold] " + "w" * 200 + "\n"

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
 WORDS = ("Once ", "upon ", "a time")
-FULL = Refused(code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too many", retry_seconds=0.05)
-AWAY = Refused(code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "going")
+FULL = RpcError(code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", "too many", retry_seconds=0.05)
+AWAY = RpcError(code_pb2.UNAVAILABLE, "SHUTTING_DOWN", "going")
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Script(inference_pb2_grpc.InferenceServiceServicer, models_pb2_grpc.ModelS
         endless: streams go on without a word until the client leaves.
     """
 
-    failures: list[Refused] = field(default_factory=list)
+    failures: list[RpcError] = field(default_factory=list)
     after: int = 0
     calls: list[tuple[dict[str, str], float, float]] = field(default_factory=list)
     requests: list[Any] = field(default_factory=list)

@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import pytest
 
-from secateur.client import Answer, AsyncClient, CallFailed, Client, Event
-from secateur.client.inference import Sampling
-from secateur.client.models import AsyncModels, Models
+from secateur.client import AsyncClient, CallFailed, Client, GenerationResult, StreamEvent
+from secateur.client.inference import SamplingOptions
+from secateur.client.models import AsyncModelsClient, ModelsClient
 from secateur.errors import BadInput
 from secateur.v1 import inference_pb2
 from tests.client.conftest import WORDS, Certificate, Script
@@ -24,7 +24,7 @@ from tests.waiting import eventually
 Start = Callable[..., tuple[Script, str]]
 
 
-@pytest.mark.parametrize(("cls", "twin"), [(Client, AsyncClient), (Models, AsyncModels)])
+@pytest.mark.parametrize(("cls", "twin"), [(Client, AsyncClient), (ModelsClient, AsyncModelsClient)])
 def test_both_have_the_same_surface(cls: type, twin: type) -> None:
     def surface(of: type) -> dict[str, list[str]]:
         methods = inspect.getmembers(of, inspect.isfunction)
@@ -40,7 +40,7 @@ def test_both_have_the_same_surface(cls: type, twin: type) -> None:
 
 def test_every_sampling_parameter_can_be_given() -> None:
     fields = inference_pb2.SamplingParameters.DESCRIPTOR.fields_by_name
-    assert set(Sampling.__annotations__) == set(fields)
+    assert set(SamplingOptions.__annotations__) == set(fields)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_streams_and_whole_answers_are_read_alike(start: Start) -> None:
     with Client(target) as client:
         events = list(client.generate("m", "x"))
         whole = client.complete("m", "x")
-    streamed = Answer.of(events)
+    streamed = GenerationResult.of(events)
     assert [event.text for event in events] == list(WORDS)
     assert [event.finish_reason for event in events] == [None, None, "length"]
     assert streamed.text == whole.text == "".join(WORDS)
@@ -127,13 +127,15 @@ def test_streams_and_whole_answers_are_read_alike(start: Start) -> None:
 
 
 def test_completions_of_a_stream_are_told_apart() -> None:
-    def event(index: int, text: str, token: int, reason: int = 0) -> Event:
+    def event(index: int, text: str, token: int, reason: int = 0) -> StreamEvent:
         response = inference_pb2.StreamGenerateResponse(
             index=index, text_delta=text, token_ids=[token], finish_reason=reason
         )
-        return Event(text, (token,), 0.1 * token, response)
+        return StreamEvent(text, (token,), 0.1 * token, response)
 
-    answer = Answer.of([event(1, "a", 1), event(0, "b", 2), event(1, "c", 3, 1), event(0, "d", 4, 2)])
+    answer = GenerationResult.of(
+        [event(1, "a", 1), event(0, "b", 2), event(1, "c", 3, 1), event(0, "d", 4, 2)]
+    )
     assert [(one.text, one.token_ids, one.finish_reason) for one in answer.completions] == [
         ("bd", (2, 4), "length"),
         ("ac", (1, 3), "stop"),

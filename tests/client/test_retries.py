@@ -12,13 +12,13 @@ import grpc
 import pytest
 from google.rpc import code_pb2
 
-from secateur.client import AsyncClient, CallFailed, Client, Retries
-from secateur.client.retries import Attempts, is_repeatable
-from secateur.serve.failures import Violation, invalid
+from secateur.client import AsyncClient, CallFailed, Client, RetryPolicy
+from secateur.client.retries import RetryState, is_idempotent
+from secateur.serve.failures import FieldViolation, invalid_argument
 from tests.client.conftest import AWAY, FULL, WORDS, Script
 
 Start = Callable[..., tuple[Script, str]]
-FAST = Retries(first_seconds=0.02)
+FAST = RetryPolicy(initial_seconds=0.02)
 
 
 def whole(client: Client) -> str:
@@ -86,7 +86,7 @@ def test_it_is_given_up_after_the_attempts(start: Start, ask: Callable[..., str]
     "failure",
     [
         dataclasses.replace(FULL, retry_seconds=None),  # as gRPC's own for a message too large
-        invalid(Violation("text", "got 0 tokens")),
+        invalid_argument(FieldViolation("text", "got 0 tokens")),
         dataclasses.replace(AWAY, code=code_pb2.INTERNAL),
     ],
     ids=lambda failure: str(failure.reason),
@@ -104,7 +104,7 @@ def test_retries_can_be_turned_off(start: Start, ask: Callable[..., str]) -> Non
     script, target = start()
     script.failures = [AWAY]
     with pytest.raises(CallFailed, match="going"):
-        ask(target, retries=Retries(attempts=1))
+        ask(target, retries=RetryPolicy(attempts=1))
     assert len(script.calls) == 1
 
 
@@ -148,7 +148,7 @@ def test_attempts_share_one_deadline(start: Start) -> None:
 
 
 def test_backoff_grows_and_is_never_earlier_than_asked() -> None:
-    retries = Retries(attempts=10, first_seconds=0.1, most_seconds=1.0)
+    retries = RetryPolicy(attempts=10, initial_seconds=0.1, max_seconds=1.0)
     assert [retries.backoff(n) for n in (1, 2, 3, 4, 5, 6)] == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
@@ -164,8 +164,8 @@ def test_backoff_grows_and_is_never_earlier_than_asked() -> None:
     ],
 )
 def test_only_what_may_run_twice(method: str, repeatable: bool) -> None:
-    assert is_repeatable(method) is repeatable
-    assert Attempts(FAST, method, 5).seconds_left() > 4
+    assert is_idempotent(method) is repeatable
+    assert RetryState(FAST, method, 5).seconds_left() > 4
 
 
 def test_waiting_for_a_server_that_is_not_there_yet(start: Start) -> None:

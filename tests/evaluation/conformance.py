@@ -50,9 +50,9 @@ class EvaluatorConformance:
 
     def test_blocks_add_up(self, evaluator: Evaluator, shapes: list[Architecture]) -> None:
         whole = dict(evaluator.losses(shapes))
-        assert evaluator.num_blocks > 1
+        assert evaluator.num_chunks > 1
         for shape in shapes:
-            parts = [dict(evaluator.losses([shape], [b]))[shape] for b in range(evaluator.num_blocks)]
+            parts = [dict(evaluator.losses([shape], [b]))[shape] for b in range(evaluator.num_chunks)]
             assert sum(parts[1:], parts[0]) == whole[shape]
 
     def test_measurement_is_the_mean_of_losses(
@@ -83,10 +83,10 @@ class EvaluatorConformance:
             assert losses.nll == pytest.approx(judged[shape].nll, abs=1e-4)
 
     def test_no_blocks_are_refused(self, evaluator: Evaluator, shapes: list[Architecture]) -> None:
-        with pytest.raises(ValueError, match=r"blocks: none given"):
+        with pytest.raises(ValueError, match=r"chunks: none given"):
             list(evaluator.losses(shapes, []))
-        with pytest.raises(ValueError, match=rf"blocks: {evaluator.num_blocks} given; allowed are 0 to"):
-            list(evaluator.losses(shapes, [0, evaluator.num_blocks]))
+        with pytest.raises(ValueError, match=rf"chunks: {evaluator.num_chunks} given; allowed are 0 to"):
+            list(evaluator.losses(shapes, [0, evaluator.num_chunks]))
 
     def test_no_candidates_give_nothing(self, evaluator: Evaluator) -> None:
         assert list(evaluator.evaluate([])) == []

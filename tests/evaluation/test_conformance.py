@@ -14,7 +14,7 @@ from secateur.evaluation.judge import TransformersEvaluator
 from secateur.evaluation.measurement import Evaluator
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space
-from secateur_kernels.backend import installed, runs_on
+from secateur_kernels.backend import runs_on, triton_installed
 from tests.evaluation.conformance import EvaluatorConformance, random_architectures
 
 
@@ -46,7 +46,7 @@ def test_groups_through_the_triton_kernels(
     windows: Tensor,
 ) -> None:
     """Launches for several candidates, interpreted: with biases, head norms and removed sub-blocks."""
-    if not (installed() and runs_on("cpu")):
+    if not (triton_installed() and runs_on("cpu")):
         pytest.skip("triton cannot be interpreted here")
     library = library_of(request.getfixturevalue(family))
     some = random_architectures(space, 2, seed=3)

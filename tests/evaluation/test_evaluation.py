@@ -23,7 +23,7 @@ from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.evaluation.evaluation import EvaluationOptions, evaluate
 from secateur.model.architecture import Architecture
 from secateur.prune.preparation import load_model
-from secateur.prune.surgery import cut
+from secateur.prune.surgery import build_slim_model
 from secateur.space.costs.parameters import count_parameters
 
 
@@ -53,7 +53,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory, english: str) -> tuple[Path,
 def slim_of(dense: Path, out: Path) -> Path:
     """A slim checkpoint with the part of its record that evaluation reads."""
     source = open_source(dense)
-    model = cut(BlockLibrary(load_model(source), None, torch.float32), Architecture((2, 0, 1), (64, 192, 0)))
+    model = build_slim_model(
+        BlockLibrary(load_model(source), None, torch.float32), Architecture((2, 0, 1), (64, 192, 0))
+    )
     record = {
         "model": {
             "reference": str(dense),

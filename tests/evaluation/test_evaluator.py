@@ -22,9 +22,9 @@ from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model, named_tensors
-from secateur.model.precision import fast_dtype
-from secateur.prune.surgery import cut
+from secateur.model.dense import DecoderModel, named_tensors
+from secateur.model.precision import fastest_dtype
+from secateur.prune.surgery import build_slim_model
 from secateur.space.space import Space
 
 
@@ -40,7 +40,7 @@ def random_architectures(space: Space, count: int, seed: int = 0) -> list[Archit
     ]
 
 
-def logits_of_transformers(model: Model, folder: Path, shape: Architecture, tokens: Tensor) -> Tensor:
+def logits_of_transformers(model: DecoderModel, folder: Path, shape: Architecture, tokens: Tensor) -> Tensor:
     """Log-probabilities in fp64 of the model, as transformers' classes compute them."""
     judge: torch.nn.Module
     if shape == Architecture((2, 2, 2), (192, 192, 192)):
@@ -60,7 +60,7 @@ def judged(library: BlockLibrary, folder: Path, shape: Architecture, tokens: Ten
     """KL to the dense model and NLL, by the definitions."""
     dense = Architecture((2, 2, 2), (192, 192, 192))
     log_p = logits_of_transformers(library.master, folder, dense, tokens)
-    log_q = logits_of_transformers(cut(library, shape), folder, shape, tokens)
+    log_q = logits_of_transformers(build_slim_model(library, shape), folder, shape, tokens)
     kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
     nll = -log_q.gather(-1, tokens[:, 1:, None]).mean()
     return float(kl), float(nll)
@@ -103,7 +103,7 @@ def test_bf16_stays_near_fp32(
 
 
 class TestDense:
-    @pytest.mark.parametrize("dtype", [torch.float32, fast_dtype()], ids=["fp32", "fast"])
+    @pytest.mark.parametrize("dtype", [torch.float32, fastest_dtype()], ids=["fp32", "fast"])
     def test_kl_is_exactly_zero(
         self, dtype: torch.dtype, library: BlockLibrary, space: Space, windows: Tensor
     ) -> None:
@@ -119,7 +119,7 @@ class TestDense:
         assert dict(evaluator.evaluate([space.dense]))[space.dense].nll == pytest.approx(nll, rel=1e-5)
 
 
-@pytest.fixture(scope="module", params=[torch.float32, fast_dtype()], ids=["fp32", "fast"])
+@pytest.fixture(scope="module", params=[torch.float32, fastest_dtype()], ids=["fp32", "fast"])
 def fast(request: pytest.FixtureRequest, library: BlockLibrary) -> BlockLibrary:
     return BlockLibrary(library.master, library._factors, request.param)
 
@@ -207,17 +207,17 @@ class TestSharing:
     ) -> None:
         evaluator = PrefixEvaluator(library, windows)
         assert evaluator.dense_nll > 0  # the teacher's own pass
-        before = evaluator.blocks_run
+        before = evaluator.sub_blocks_run
         candidates = [space.dense.with_width(2, "ffn", width) for width in (32, 64, 96, 128)]
         list(evaluator.evaluate(candidates))
-        assert evaluator.blocks_run - before == evaluator.num_blocks * len(candidates)
+        assert evaluator.sub_blocks_run - before == evaluator.num_chunks * len(candidates)
 
     def test_no_memory_means_no_sharing(self, library: BlockLibrary, space: Space, windows: Tensor) -> None:
         evaluator = PrefixEvaluator(library, windows, state_bytes=1)
         assert evaluator.dense_nll > 0
-        before = evaluator.blocks_run
+        before = evaluator.sub_blocks_run
         list(evaluator.evaluate([space.dense.with_width(2, "ffn", width) for width in (32, 64)]))
-        assert evaluator.blocks_run - before == evaluator.num_blocks * 12
+        assert evaluator.sub_blocks_run - before == evaluator.num_chunks * 12
 
 
 class TestStandardErrors:

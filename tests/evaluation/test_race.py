@@ -16,7 +16,7 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Losses, Measurement
-from secateur.evaluation.race import Rung, race, surely_worse
+from secateur.evaluation.race import Rung, is_significantly_worse, race
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space
 from tests.evaluation.conformance import random_architectures
@@ -28,7 +28,7 @@ class MadeUp:
     """Candidate i has true KL i/10; blocks share their difficulty, candidates add noise."""
 
     def __init__(self, blocks: int, noise: float = 0.02) -> None:
-        self.num_blocks = blocks
+        self.num_chunks = blocks
         self._noise = noise
         self.calls: list[tuple[int, int]] = []
 
@@ -37,7 +37,7 @@ class MadeUp:
     ) -> Iterator[tuple[Architecture, Losses]]:
         for candidate in candidates:
             for_all: list[float] = []
-            for block in range(self.num_blocks) if blocks is None else blocks:
+            for block in range(self.num_chunks) if blocks is None else blocks:
                 self.calls.append((candidate.channels[0], block))
                 for window in range(WINDOWS):
                     common = random.Random(block * WINDOWS + window).uniform(0, 2)
@@ -79,14 +79,14 @@ class TestMadeUp:
     def test_equals_run_to_the_end(self) -> None:
         evaluator = MadeUp(8, noise=5.0)
         final = last(race(evaluator, contestants(2), confidence=0.9999))
-        assert final.running == 2 and final.blocks == 8
+        assert final.running == 2 and final.chunks == 8
 
     def test_order_changes_nothing(self) -> None:
         straight = list(race(MadeUp(16), contestants(10)))
         assert list(race(MadeUp(16), contestants(10)[::-1])) == straight
 
     def test_one_candidate_is_measured_once(self) -> None:
-        assert [rung.blocks for rung in race(MadeUp(16), contestants(1))] == [1]
+        assert [rung.chunks for rung in race(MadeUp(16), contestants(1))] == [1]
 
     def test_the_best_is_hardly_ever_dropped(self) -> None:
         """Over many small races: each drops the best about as often as the confidence allows."""
@@ -110,7 +110,7 @@ class TestMadeUp:
     ],
 )
 def test_surely_worse(kl: list[float], bar: list[float], worse: bool) -> None:
-    assert surely_worse(kl, bar, 0.99) is worse
+    assert is_significantly_worse(kl, bar, 0.99) is worse
 
 
 def test_on_real_evaluations(library: BlockLibrary, space: Space, windows: Tensor) -> None:

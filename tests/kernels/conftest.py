@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur_kernels.backend import installed, runs_on
+from secateur_kernels.backend import runs_on, triton_installed
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # What a comparison may miss beyond twice the error of the eager operation, as a share of the largest value.
@@ -21,7 +21,9 @@ EPS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 @pytest.fixture(params=["torch", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Each implementation in turn; Triton on a GPU where there is one, else under its interpreter."""
-    if request.param == "triton" and not (installed() and (torch.cuda.is_available() or runs_on("cpu"))):
+    if request.param == "triton" and not (
+        triton_installed() and (torch.cuda.is_available() or runs_on("cpu"))
+    ):
         pytest.skip("triton can neither run nor be interpreted here")
     return request.param
 

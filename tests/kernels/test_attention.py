@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur_kernels import (
-    BackendUnavailable,
-    BadArgument,
     Heads,
+    KernelArgumentError,
+    KernelBackendUnavailable,
     Packing,
     attention_inner,
     masked_attention,
@@ -392,7 +392,7 @@ def test_gradients_pass_through_torch_and_are_refused_by_triton(single: Block, x
     other = x32.clone().requires_grad_()
     single.eager(other, 2, LENGTHS).square().sum().backward()
     torch.testing.assert_close(x.grad, other.grad, rtol=1e-4, atol=1e-4)
-    with pytest.raises(BackendUnavailable, match="gradients"):
+    with pytest.raises(KernelBackendUnavailable, match="gradients"):
         masked(x, *single.weights, **rest, backend="triton")
 
 
@@ -405,18 +405,20 @@ def test_gradients_of_biases_and_norms_count(
     single: Block, x32: Tensor, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Triton would be chosen, `auto` takes torch for them."""
-    monkeypatch.setattr(backend_room, "choose", lambda backend, tensor: backend.replace("auto", "triton"))
+    monkeypatch.setattr(
+        backend_room, "select_backend", lambda backend, tensor: backend.replace("auto", "triton")
+    )
     block = frills(single)
     options = {**block.options, "output_bias_H": block.output_bias_H, "lengths_B": LENGTHS}
     options[name] = options[name].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(masked(x32, *block.weights, 2, **options).square().sum(), options[name])
     assert gradient.isfinite().all() and gradient.any()
-    with pytest.raises(BackendUnavailable, match="gradients"):
+    with pytest.raises(KernelBackendUnavailable, match="gradients"):
         masked(x32, *block.weights, 2, **options, backend="triton")
     if name != "output_bias_H":
         options.pop("output_bias_H")
         assert inner(x32, *block.inner, 2, **options).requires_grad
-        with pytest.raises(BackendUnavailable, match="gradients"):
+        with pytest.raises(KernelBackendUnavailable, match="gradients"):
             inner(x32, *block.inner, 2, **options, backend="triton")
 
 
@@ -477,7 +479,7 @@ def test_bad_arguments_are_named(name: str) -> None:
     }
     for key, change in changes.items():
         given[key] = change(given[key]) if callable(change) else change
-    with pytest.raises(BadArgument, match=f"^{argument}: ") as caught:
+    with pytest.raises(KernelArgumentError, match=f"^{argument}: ") as caught:
         masked(**given)
     assert caught.value.name == argument
 

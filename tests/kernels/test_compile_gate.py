@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import secateur_kernels
-from secateur_kernels.backend import installed
+from secateur_kernels.backend import triton_installed
 
 HERE = Path(__file__).parent
 KERNELS = Path(secateur_kernels.__file__).parent / "triton_backend"
@@ -26,7 +26,7 @@ SHARED = {90: 232_448, 80: 166_912}
 pytestmark = [
     pytest.mark.compile,
     pytest.mark.slow,
-    pytest.mark.skipif(not installed(), reason="triton is not installed"),
+    pytest.mark.skipif(not triton_installed(), reason="triton is not installed"),
 ]
 
 

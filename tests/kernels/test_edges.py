@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from secateur_kernels import (
-    BadArgument,
     Heads,
+    KernelArgumentError,
     Packing,
     TeacherStates,
     TeacherTopK,
@@ -148,7 +148,7 @@ def run(subject: Subject, given: Given, backend: str, keep: Any = None) -> Tenso
 
 
 def refused(subject: Subject, given: Given, backend: str, named: str, keep: Any = None) -> None:
-    with pytest.raises(BadArgument, match=f"^{named}: .* given; ") as caught:
+    with pytest.raises(KernelArgumentError, match=f"^{named}: .* given; ") as caught:
         run(subject, given, backend, keep)
     assert caught.value.name == named
 
@@ -240,7 +240,7 @@ class TestBad:
         subject = SUBJECTS[name]
         given = subject.given(device)
         for kept in ([2, 1], [0, 5, 4, 9], 3, None, on_device([1, 2], device), on_device([-5, 99], device)):
-            with pytest.raises(BadArgument, match=r"^kept: "):
+            with pytest.raises(KernelArgumentError, match=r"^kept: "):
                 subject.call(**given, kept=kept, backend=backend)
 
     @pytest.mark.parametrize("name", MASKED)
@@ -294,7 +294,7 @@ class TestBad:
             TeacherTopK(ids[:, 0], log_p[:, 0]),
             lse,
         ):
-            with pytest.raises(BadArgument, match=r"^teacher: "):
+            with pytest.raises(KernelArgumentError, match=r"^teacher: "):
                 linear_loss(**given, target_N=target, teacher=teacher, backend=backend)  # type: ignore[arg-type]
 
 

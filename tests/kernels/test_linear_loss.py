@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur_kernels import (
-    BackendUnavailable,
-    BadArgument,
+    KernelArgumentError,
+    KernelBackendUnavailable,
     TeacherStates,
     TeacherTopK,
     linear_kl,
@@ -473,18 +473,18 @@ class TestOnePass:
             "head_VH": torch.zeros(50, 16),
             "target_N": torch.zeros(3, dtype=torch.int64),
         }
-        with pytest.raises(BadArgument, match=f"^{named}: "):
+        with pytest.raises(KernelArgumentError, match=f"^{named}: "):
             linear_loss(**{**good, **changes})
 
     def test_a_teacher_of_other_tokens_is_refused(self) -> None:
         head = torch.randn(50, 16)
         teacher = teacher_states(torch.randn(4, 16), head)
-        with pytest.raises(BadArgument, match=r"^teacher: "):
+        with pytest.raises(KernelArgumentError, match=r"^teacher: "):
             linear_loss(torch.randn(3, 16), head, torch.zeros(3, dtype=torch.int64), teacher=teacher)
 
     @pytest.mark.parametrize("k", [0, -1, 51, 2.0, True])
     def test_a_bad_k_is_named(self, k: Any) -> None:
-        with pytest.raises(BadArgument, match=r"^k: "):
+        with pytest.raises(KernelArgumentError, match=r"^k: "):
             teacher_top_k(torch.zeros(3, 16), torch.zeros(50, 16), k)
 
     def test_gradients_are_the_torch_implementation_s(self) -> None:
@@ -497,7 +497,7 @@ class TestOnePass:
         for loss in (found.nll_N, found.kl_N, found.entropy_N):
             (gradient,) = torch.autograd.grad(loss.sum(), hidden, retain_graph=True)
             assert gradient.isfinite().all() and gradient.any()
-        with pytest.raises(BackendUnavailable, match="gradients"):
+        with pytest.raises(KernelBackendUnavailable, match="gradients"):
             linear_loss(hidden, problem.head, problem.target, backend="triton")
 
     def test_nll_alone_is_the_same(self, problem: Problem, backend: str) -> None:

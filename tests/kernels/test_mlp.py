@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur_kernels import (
-    BackendUnavailable,
-    BadArgument,
+    KernelArgumentError,
+    KernelBackendUnavailable,
     ProjectionTable,
     gated_inner,
     masked_mlp,
@@ -300,7 +300,7 @@ def test_gradients_pass_through_torch(single: Mlp, x32: Tensor) -> None:
 
 
 def test_gradients_are_refused_by_triton(single: Mlp, x32: Tensor) -> None:
-    with pytest.raises(BackendUnavailable, match="gradients"):
+    with pytest.raises(KernelBackendUnavailable, match="gradients"):
         masked_mlp(x32.clone().requires_grad_(), *single.weights, backend="triton")
 
 
@@ -352,7 +352,7 @@ def test_bad_arguments_are_named(name: str) -> None:
     cpu = torch.device("cpu")
     argument, call = BAD[name]
     x, mlp = draw(20, HIDDEN, dtype=torch.float32, device=cpu), draw_mlp(torch.float32, cpu)
-    with pytest.raises(BadArgument, match=f"^{argument}(\\[0\\])?: ") as caught:
+    with pytest.raises(KernelArgumentError, match=f"^{argument}(\\[0\\])?: ") as caught:
         call(x, mlp)
     assert caught.value.name.split("[")[0] == argument
 
@@ -361,6 +361,6 @@ def test_triton_without_a_gpu_or_its_interpreter_is_refused(monkeypatch: pytest.
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     cpu = torch.device("cpu")
     mlp, x = draw_mlp(torch.float32, cpu), draw(20, HIDDEN, dtype=torch.float32, device=cpu)
-    with pytest.raises(BackendUnavailable, match="triton"):
+    with pytest.raises(KernelBackendUnavailable, match="triton"):
         masked_mlp(x, *mlp.weights, backend="triton")
     assert masked_mlp(x, *mlp.weights).shape == x.shape

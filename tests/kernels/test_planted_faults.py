@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import secateur_kernels
-from secateur_kernels.backend import installed
+from secateur_kernels.backend import triton_installed
 
 PACKAGE = Path(secateur_kernels.__file__).parent
 ROOT = Path(__file__).parents[2]
 PASSED, FAILED = 0, 1  # exit codes of pytest; 2 to 5 are its own troubles
 
-pytestmark = pytest.mark.skipif(not installed(), reason="triton is not installed")
+pytestmark = pytest.mark.skipif(not triton_installed(), reason="triton is not installed")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from secateur_kernels import (
-    BackendUnavailable,
-    BadArgument,
+    KernelArgumentError,
+    KernelBackendUnavailable,
     ProjectionTable,
     masked_projection,
     nested_projection,
@@ -188,7 +188,7 @@ def test_gradients_pass_through_torch_and_are_refused_by_triton(device: torch.de
     (found,) = torch.autograd.grad(masked_projection(inner, weight, [7, 20]).sum(), inner)
     (wanted,) = torch.autograd.grad(((inner[:, :7] @ weight[:, :7].T) + 0).sum(), inner)
     torch.testing.assert_close(found, wanted + weight.sum(0))
-    with pytest.raises(BackendUnavailable, match="gradients"):
+    with pytest.raises(KernelBackendUnavailable, match="gradients"):
         masked_projection(inner, weight, backend="triton")
 
 
@@ -226,7 +226,7 @@ BAD: dict[str, tuple[str, Any]] = {
 def test_bad_arguments_are_named(name: str) -> None:
     argument, call = BAD[name]
     shapes = {"dtype": torch.float32, "device": torch.device("cpu")}
-    with pytest.raises(BadArgument, match=f"^{argument}(\\[[01]\\])?: ") as caught:
+    with pytest.raises(KernelArgumentError, match=f"^{argument}(\\[[01]\\])?: ") as caught:
         call(draw(20, CHANNELS, **shapes), draw(OUTPUTS, CHANNELS, **shapes))
     assert caught.value.name.split("[")[0] == argument
 
@@ -234,6 +234,6 @@ def test_bad_arguments_are_named(name: str) -> None:
 def test_triton_without_a_gpu_or_its_interpreter_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     tensor = torch.zeros(4, 4)
-    with pytest.raises(BackendUnavailable, match="triton"):
+    with pytest.raises(KernelBackendUnavailable, match="triton"):
         masked_projection(tensor, tensor, backend="triton")
     assert masked_projection(tensor, tensor).shape == (4, 4)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from secateur_kernels.backend import installed
+from secateur_kernels.backend import triton_installed
 from secateur_kernels.work import (
     Work,
     attend_work,
@@ -122,7 +122,7 @@ def launches() -> dict[str, tuple[str, str, dict[str, Any], Work]]:
     }
 
 
-@pytest.mark.skipif(not installed(), reason="triton is not installed")
+@pytest.mark.skipif(not triton_installed(), reason="triton is not installed")
 @pytest.mark.parametrize("name", launches())
 def test_a_launch_tells_a_profiler_its_work(name: str) -> None:
     room, kernel, arguments, work = launches()[name]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, Model
+from secateur.model.dense import KINDS, DecoderModel
 from secateur.space.space import Space
 
 WIDTHS = st.integers(1, 12).flatmap(
@@ -55,7 +55,7 @@ class TestArchitecture:
         with pytest.raises(ValueError, match=r"widths cannot be negative|layers of groups"):
             Architecture(groups, channels)
 
-    def test_of_a_model(self, model: Model) -> None:
+    def test_of_a_model(self, model: DecoderModel) -> None:
         assert architecture_of(model) == Architecture((2, 2, 2), (192, 192, 192))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.checkpoint.source import open_source
 from secateur.errors import BrokenCheckpoint, UnsupportedModel
-from secateur.model.dense import Model, build_model, named_tensors, tensors_of
+from secateur.model.dense import DecoderModel, build_model, named_tensors, tensors_of
 from secateur.model.families import FAMILIES, family_of
 
 MakeTiny = Callable[..., Path]
@@ -28,7 +28,7 @@ def parts(folder: Path) -> tuple[Any, dict[str, Tensor]]:
     return source.config, source.tensors()
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     return build_model(*parts(folder), str(folder))
 
 

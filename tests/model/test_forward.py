@@ -18,21 +18,21 @@ from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint.source import open_source
 from secateur.model import forward
-from secateur.model.dense import Layer, Model, build_model
-from secateur.model.forward import geometry, hidden_states
+from secateur.model.dense import DecoderLayer, DecoderModel, build_model
+from secateur.model.forward import forward_context, hidden_states
 
 MakeTiny = Callable[..., Path]
 TOKENS = torch.randint(2, 300, (3, 40), generator=torch.Generator().manual_seed(0))
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
     return build_model(source.config, source.tensors(), str(folder))
 
 
-def ours(model: Model, tokens: Tensor = TOKENS) -> Tensor:
+def ours(model: DecoderModel, tokens: Tensor = TOKENS) -> Tensor:
     with torch.inference_mode():
-        return hidden_states(model, tokens, geometry(model, tokens.shape[1])) @ model.head_VH.T
+        return hidden_states(model, tokens, forward_context(model, tokens.shape[1])) @ model.head_VH.T
 
 
 def theirs(folder: Path, tokens: Tensor = TOKENS, **options: Any) -> Tensor:
@@ -117,13 +117,13 @@ class TestSlidingWindow:
     def test_only_some_layers(self, make_tiny: MakeTiny) -> None:
         folder = make_tiny("qwen2", use_sliding_window=True, sliding_window=7, max_window_layers=2)
         model = load(folder)
-        assert geometry(model, 40).spans == (None, None, 7)
+        assert forward_context(model, 40).spans == (None, None, 7)
         assert_same(ours(model), theirs(folder, attn_implementation="eager"))
 
     def test_it_matters(self, make_tiny: MakeTiny) -> None:
         """The comparisons above would notice a mask that is left out."""
         model = load(make_tiny("mistral", sliding_window=7))
-        geo = geometry(model, 40)
+        geo = forward_context(model, 40)
         with torch.inference_mode():
             whole = hidden_states(model, TOKENS, replace(geo, spans=(None,) * 3))
             windowed = hidden_states(model, TOKENS, geo)
@@ -138,7 +138,7 @@ class TestRemovedSubBlocks:
     def test_equals_a_zero_projection(self, removed: str, tiny_llama: Path) -> None:
         model = load(tiny_llama)
         gone = {"attention": None} if removed == "attention" else {"ffn": None}
-        middle = Layer(None, None) if removed == "both" else replace(model.layers[1], **gone)
+        middle = DecoderLayer(None, None) if removed == "both" else replace(model.layers[1], **gone)
         cut = replace(model, layers=(model.layers[0], middle, model.layers[2]))
         judge = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
         with torch.inference_mode():
@@ -163,7 +163,7 @@ def test_whole_model_in_bf16(tiny_model: Path) -> None:
 def test_inner_activations_do_not_depend_on_gradients(tiny_llama: Path) -> None:
     """The in-place product of the FFN is only taken where no graph needs its argument."""
     model = load(tiny_llama)
-    geo = geometry(model, 40)
+    geo = forward_context(model, 40)
     state = forward.embed(model, TOKENS)
     plain = forward.ffn_inner(state, model.layers[0].ffn, geo)
     tracked = forward.ffn_inner(state.detach().requires_grad_(), model.layers[0].ffn, geo)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from secateur.prune.effort import THOROUGH_FROM, effort_for
+from secateur.prune.effort import FULL_BUDGET_FROM, evaluation_budget
 from secateur.prune.options import PruneOptions
 
 
 def test_grows_with_the_evaluations() -> None:
-    quick, thorough = effort_for(THOROUGH_FROM - 1, None, None), effort_for(THOROUGH_FROM, None, None)
+    quick, thorough = (
+        evaluation_budget(FULL_BUDGET_FROM - 1, None, None),
+        evaluation_budget(FULL_BUDGET_FROM, None, None),
+    )
     assert quick.calibration_tokens < thorough.calibration_tokens
     assert quick.search_windows < thorough.search_windows
     assert quick.validation_windows < thorough.validation_windows
@@ -19,11 +22,11 @@ def test_grows_with_the_evaluations() -> None:
 
 @pytest.mark.parametrize("evaluations", [1, 40, 150, 544])
 def test_what_is_given_is_taken(evaluations: int) -> None:
-    effort = effort_for(evaluations, 4096, 5)
+    effort = evaluation_budget(evaluations, 4096, 5)
     assert (effort.calibration_tokens, effort.search_windows) == (4096, 5)
 
 
 def test_a_study_that_is_cut_from_later_has_the_same(tmp_path: Path) -> None:
     options = PruneOptions("model", tmp_path / "out", keep=0.8, evaluations=40)
     again = PruneOptions(**options.of_study(), out=tmp_path / "other", keep=0.5)
-    assert again.effort == options.effort == effort_for(40, None, None)
+    assert again.effort == options.effort == evaluation_budget(40, None, None)

@@ -30,7 +30,7 @@ from secateur.prune import finish, preparation
 from secateur.prune.options import MIN_WINDOWS, PruneOptions
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.preparation import load_model
-from secateur.prune.windows import Split, _spread, split_windows
+from secateur.prune.windows import WindowSplit, _spread, split_windows
 from secateur.space.costs.parameters import count_parameters
 
 
@@ -141,7 +141,9 @@ class TestSplit:
         assert len(split.validation) <= options.effort.validation_windows
         assert split.statistics.numel() <= tokens
 
-    def split(self, folder: Path, text: str, reserved: tuple[Corpus, ...] = (), **changes: Any) -> Split:
+    def split(
+        self, folder: Path, text: str, reserved: tuple[Corpus, ...] = (), **changes: Any
+    ) -> WindowSplit:
         options = options_for(folder, Path("unused"), Path("unused-out"), **changes)
         return split_windows(open_source(folder), (Corpus("text", text),), reserved, options)
 
@@ -390,11 +392,11 @@ class TestRefused:
     def test_a_per_layer_model(self, job: Job, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         from secateur.calibrate.library import BlockLibrary
         from secateur.checkpoint.export import export
-        from secateur.prune.surgery import cut
+        from secateur.prune.surgery import build_slim_model
 
         source = open_source(tiny_llama)
         shape = Architecture((2, 1, 2), (64, 0, 192))
-        slim = cut(BlockLibrary(load_model(source), None, torch.float32), shape)
+        slim = build_slim_model(BlockLibrary(load_model(source), None, torch.float32), shape)
         export(slim, source, tmp_path / "in" / "per-layer", None, torch.float32)
         (tmp_path / "work").mkdir()
         options = options_for(tmp_path / "in" / "per-layer", text, tmp_path / "work" / "slim")
@@ -407,9 +409,9 @@ class TestRefused:
     def test_the_study_of_a_host_that_computes_in_another_dtype(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        here = preparation.fast_dtype()
+        here = preparation.fastest_dtype()
         there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
-        monkeypatch.setattr(preparation, "fast_dtype", lambda: there)
+        monkeypatch.setattr(preparation, "fastest_dtype", lambda: there)
         options = replace(job.options, out=tmp_path / "other", study=job.options.study_folder)
         self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
 
@@ -475,11 +477,11 @@ class TestFullDisk:
 
 def test_finalists_include_the_best_seed() -> None:
     from secateur.evaluation.measurement import Measurement
-    from secateur.study.study import Pair
+    from secateur.study.study import EvaluatedArchitecture
 
-    def pair(number: int, turn: int) -> Pair:
+    def pair(number: int, turn: int) -> EvaluatedArchitecture:
         shape = Architecture((1,), (number,))
-        return Pair(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
+        return EvaluatedArchitecture(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
 
     ranked = [pair(n, 3) for n in range(6)] + [pair(6, 1), pair(7, 1)]
     chosen = finish.finalists(ranked)

@@ -12,47 +12,47 @@ from hypothesis import strategies as st
 from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.repair import factorise
-from secateur.calibrate.statistics import collect
+from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import Model, build_model, named_tensors
-from secateur.model.forward import geometry, hidden_states
-from secateur.model.precision import fast_dtype
-from secateur.prune.repair import lowest, repair
-from secateur.prune.surgery import blend, cut, repair_in_sequence
-from secateur.prune.windows import Split
+from secateur.model.dense import DecoderModel, build_model, named_tensors
+from secateur.model.forward import forward_context, hidden_states
+from secateur.model.precision import fastest_dtype
+from secateur.prune.repair import parabola_minimum, repair
+from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
+from secateur.prune.windows import WindowSplit
 
 SHAPE = Architecture((1, 2, 1), (64, 100, 32))
 LENGTH = 24
 
 
 @pytest.fixture(scope="module")
-def dense(tiny_llama: Path) -> Model:
+def dense(tiny_llama: Path) -> DecoderModel:
     source = open_source(tiny_llama)
     return build_model(source.config, source.tensors(), str(tiny_llama))
 
 
 @pytest.fixture(scope="module")
-def split(dense: Model) -> Split:
+def split(dense: DecoderModel) -> WindowSplit:
     """Text that the model draws: being near the model is being good at it."""
     chance = torch.Generator().manual_seed(0)
     text_BT = torch.randint(2, 300, (72, 1), generator=chance)
     with torch.no_grad():
         while text_BT.shape[1] < LENGTH:
-            hidden_BH = hidden_states(dense, text_BT, geometry(dense, text_BT.shape[1]))[:, -1]
+            hidden_BH = hidden_states(dense, text_BT, forward_context(dense, text_BT.shape[1]))[:, -1]
             drawn_B1 = torch.multinomial((hidden_BH @ dense.head_VH.T).softmax(-1), 1, generator=chance)
             text_BT = torch.cat([text_BT, drawn_B1], 1)
-    return Split(text_BT[:32], text_BT[32:56], text_BT[:0], text_BT[56:])
+    return WindowSplit(text_BT[:32], text_BT[32:56], text_BT[:0], text_BT[56:])
 
 
 @pytest.fixture(scope="module")
-def library(dense: Model, split: Split) -> BlockLibrary:
+def library(dense: DecoderModel, split: WindowSplit) -> BlockLibrary:
     with torch.inference_mode():
         factors = {
             (gram.layer, gram.kind): factorise(gram.gram_NN, torch.arange(len(gram.gram_NN)), 0.01)
-            for gram in collect(dense, split.statistics, geometry(dense, LENGTH))
+            for gram in collect_grams(dense, split.statistics, forward_context(dense, LENGTH))
         }
-    return BlockLibrary(dense, factors, fast_dtype())
+    return BlockLibrary(dense, factors, fastest_dtype())
 
 
 class Quiet:
@@ -61,18 +61,18 @@ class Quiet:
     def say(self, line: str) -> None: ...
 
 
-def unseen_nll(model: Model, split: Split) -> float:
-    return mean_nll(model.to(fast_dtype()), split.validation)
+def unseen_nll(model: DecoderModel, split: WindowSplit) -> float:
+    return mean_nll(model.to(fastest_dtype()), split.validation)
 
 
-def same_weights(one: Model, other: Model) -> bool:
+def same_weights(one: DecoderModel, other: DecoderModel) -> bool:
     expected = named_tensors(other)
     return all(torch.equal(tensor, expected[name]) for name, tensor in named_tensors(one).items())
 
 
 class TestRepair:
-    def test_better_than_either_end_and_measured(self, library: BlockLibrary, split: Split) -> None:
-        one_shot = cut(library, SHAPE)
+    def test_better_than_either_end_and_measured(self, library: BlockLibrary, split: WindowSplit) -> None:
+        one_shot = build_slim_model(library, SHAPE)
         plain = unseen_nll(one_shot, split)
         found = repair(library, {SHAPE: plain}, split, Quiet(), in_sequence=True)[SHAPE]
         with torch.inference_mode():
@@ -80,38 +80,38 @@ class TestRepair:
         assert found.how == "in-sequence" and 0 < found.share < 1
         assert found.nll < min(plain, unseen_nll(fitted, split))
         assert found.nll == unseen_nll(found.model, split)
-        assert same_weights(found.model, blend(one_shot, fitted, found.share))
+        assert same_weights(found.model, interpolate(one_shot, fitted, found.share))
 
-    def test_one_shot_where_nothing_is_better(self, library: BlockLibrary, split: Split) -> None:
+    def test_one_shot_where_nothing_is_better(self, library: BlockLibrary, split: WindowSplit) -> None:
         found = repair(library, {SHAPE: 0.0}, split, Quiet(), in_sequence=True)[SHAPE]
         assert (found.how, found.share, found.nll) == ("one-shot", 0.0, 0.0)
-        assert same_weights(found.model, cut(library, SHAPE))
+        assert same_weights(found.model, build_slim_model(library, SHAPE))
 
-    def test_dense_stays_as_it_is(self, library: BlockLibrary, split: Split) -> None:
+    def test_dense_stays_as_it_is(self, library: BlockLibrary, split: WindowSplit) -> None:
         whole = architecture_of(library.master)
         found = repair(library, {whole: 5.0}, split, Quiet(), in_sequence=True)[whole]
         assert (found.how, found.share) == ("none", 0.0)
         assert same_weights(found.model, library.master)
 
-    def test_none_only_cuts(self, library: BlockLibrary, split: Split) -> None:
+    def test_none_only_cuts(self, library: BlockLibrary, split: WindowSplit) -> None:
         found = repair(library, {SHAPE: 5.0}, split, Quiet(), in_sequence=False)[SHAPE]
         assert found.how == "none"
-        assert same_weights(found.model, cut(library, SHAPE))
+        assert same_weights(found.model, build_slim_model(library, SHAPE))
 
 
 class TestLowest:
     @given(at=st.floats(0.0, 1.0), bend=st.floats(1e-3, 10.0), floor=st.floats(-5.0, 5.0))
     def test_vertex_of_a_parabola(self, at: float, bend: float, floor: float) -> None:
         values = [floor + bend * (x - at) ** 2 for x in (0.0, 0.5, 1.0)]
-        assert lowest(*values) == pytest.approx(at, abs=1e-6)
+        assert parabola_minimum(*values) == pytest.approx(at, abs=1e-6)
 
     @given(at=st.floats(1.0, 9.0), bend=st.floats(1e-3, 10.0))
     def test_never_beyond_the_ends(self, at: float, bend: float) -> None:
         falling = [bend * (x - at) ** 2 for x in (0.0, 0.5, 1.0)]
-        assert lowest(*falling) == pytest.approx(1.0)
-        assert lowest(*reversed(falling)) == pytest.approx(0.0)
+        assert parabola_minimum(*falling) == pytest.approx(1.0)
+        assert parabola_minimum(*reversed(falling)) == pytest.approx(0.0)
 
     def test_the_better_end_where_it_bends_down(self) -> None:
-        assert lowest(1.0, 2.0, 0.5) == 1.0
-        assert lowest(0.5, 2.0, 1.0) == 0.0
-        assert lowest(1.0, 1.0, 1.0) == 0.0
+        assert parabola_minimum(1.0, 2.0, 0.5) == 1.0
+        assert parabola_minimum(0.5, 2.0, 1.0) == 0.0
+        assert parabola_minimum(1.0, 1.0, 1.0) == 0.0

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from secateur.calibrate.library import BlockLibrary, expand, permute, unit_span
+from secateur.calibrate.library import BlockLibrary, expand_units, permute, unit_span
 from secateur.calibrate.repair import factorise
-from secateur.calibrate.statistics import collect
+from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, Model, build_model, named_tensors
-from secateur.model.forward import apply_block, embed, geometry, hidden_states, rms_norm
-from secateur.prune.surgery import Shrinkage, blend, cut, repair_in_sequence
+from secateur.model.dense import KINDS, DecoderModel, build_model, named_tensors
+from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
+from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
 CALIBRATION = torch.randint(2, 300, (40, 24), generator=torch.Generator().manual_seed(1))
@@ -38,12 +38,12 @@ SHAPES = {
 Orders = dict[tuple[int, str], Tensor]
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
     return build_model(source.config, source.tensors(), str(folder))
 
 
-def random_orders(model: Model, seed: int = 0) -> Orders:
+def random_orders(model: DecoderModel, seed: int = 0) -> Orders:
     generator = torch.Generator().manual_seed(seed)
     return {
         (layer, kind): torch.randperm(model.width(layer, kind), generator=generator)
@@ -52,19 +52,19 @@ def random_orders(model: Model, seed: int = 0) -> Orders:
     }
 
 
-def logits(model: Model) -> Tensor:
+def logits(model: DecoderModel) -> Tensor:
     with torch.inference_mode():
-        return hidden_states(model, TOKENS, geometry(model, TOKENS.shape[1])) @ model.head_VH.T
+        return hidden_states(model, TOKENS, forward_context(model, TOKENS.shape[1])) @ model.head_VH.T
 
 
-def masked(folder: Path, model: Model, orders: Orders, shape: Architecture) -> PreTrainedModel:
+def masked(folder: Path, model: DecoderModel, orders: Orders, shape: Architecture) -> PreTrainedModel:
     """The dense model in transformers, nothing reading the units that `shape` removes."""
     judge = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         for index, layer in enumerate(judge.model.layers):
             for kind, projection in (("attention", layer.self_attn.o_proj), ("ffn", layer.mlp.down_proj)):
                 kept = shape.width(index, kind)
-                removed = expand(orders[index, kind][kept:], unit_span(model, kind))
+                removed = expand_units(orders[index, kind][kept:], unit_span(model, kind))
                 projection.weight[:, removed] = 0
                 if kept == 0 and projection.bias is not None:
                     projection.bias.zero_()
@@ -74,7 +74,7 @@ def masked(folder: Path, model: Model, orders: Orders, shape: Architecture) -> P
 def assert_masked(folder: Path, shape: Architecture) -> None:
     model = load(folder)
     orders = random_orders(model)
-    slim = cut(BlockLibrary(permute(model, orders), None, torch.float32), shape)
+    slim = build_slim_model(BlockLibrary(permute(model, orders), None, torch.float32), shape)
     assert architecture_of(slim) == shape
     with torch.inference_mode():
         expected = masked(folder, model, orders, shape)(TOKENS).logits
@@ -93,7 +93,7 @@ class TestCut:
 
     def test_full_width_is_the_dense_model_to_the_bit(self, tiny_model: Path) -> None:
         model = load(tiny_model)
-        dense = cut(BlockLibrary(model, None, torch.bfloat16), architecture_of(model))
+        dense = build_slim_model(BlockLibrary(model, None, torch.bfloat16), architecture_of(model))
         expected, found = named_tensors(model), named_tensors(dense)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -101,7 +101,7 @@ class TestCut:
 
     def test_what_is_not_cut_is_left_alone(self, tiny_llama: Path) -> None:
         model = load(tiny_llama)
-        slim = cut(BlockLibrary(model, None, torch.float32), SHAPES["mixed"])
+        slim = build_slim_model(BlockLibrary(model, None, torch.float32), SHAPES["mixed"])
         assert slim.embedding_VH is model.embedding_VH and slim.final_norm_H is model.final_norm_H
         assert slim.layers[1].ffn is not None
         assert torch.equal(slim.layers[1].ffn.down_HC, model.layers[1].ffn.down_HC)
@@ -114,33 +114,35 @@ def library(tiny_llama: Path) -> BlockLibrary:
     with torch.inference_mode():
         factors = {
             (gram.layer, gram.kind): factorise(gram.gram_NN, torch.arange(len(gram.gram_NN)), 0.01)
-            for gram in collect(model, CALIBRATION, geometry(model, 24))
+            for gram in collect_grams(model, CALIBRATION, forward_context(model, 24))
         }
     return BlockLibrary(model, factors, torch.float32)
 
 
-FITS = Shrinkage(inputs=0.3, last=0.03)
+FITS = Damping(inputs=0.3, last=0.03)
 
 
-def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: Shrinkage = FITS) -> Model:
+def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: Damping = FITS) -> DecoderModel:
     with torch.inference_mode():
-        (slim,) = repair_in_sequence(library, [cut(library, shape)], CALIBRATION, shrinkage=shrinkage)
+        (slim,) = repair_in_sequence(
+            library, [build_slim_model(library, shape)], CALIBRATION, shrinkage=shrinkage
+        )
         return slim
 
 
-def residual_error(model: Model, dense: Model) -> float:
+def residual_error(model: DecoderModel, dense: DecoderModel) -> float:
     """Squared distance of what the heads read, on the calibration windows, the final norm left out."""
     ones = torch.ones_like(dense.final_norm_H)
     bare = [replace(one, final_norm_H=ones) for one in (model, dense)]
     with torch.inference_mode():
-        slim, full = (hidden_states(one, CALIBRATION, geometry(one, 24)) for one in bare)
+        slim, full = (hidden_states(one, CALIBRATION, forward_context(one, 24)) for one in bare)
     return float((slim - full).square().mean())
 
 
 @torch.inference_mode()
-def up_projected(model: Model, layer: int) -> Tensor:
+def up_projected(model: DecoderModel, layer: int) -> Tensor:
     """What the up projection of a layer makes of the calibration windows."""
-    geo, state = geometry(model, 24), embed(model, CALIBRATION)
+    geo, state = forward_context(model, 24), embed(model, CALIBRATION)
     for index in range(layer):
         for block in (model.layers[index].attention, model.layers[index].ffn):
             state = apply_block(state, block, geo, index)
@@ -154,16 +156,16 @@ class TestRepairInSequence:
     @pytest.mark.parametrize("name", ["mixed", "no-attention-in-one", "no-ffn-in-one"])
     def test_is_nearer_to_the_dense_model(self, name: str, library: BlockLibrary) -> None:
         shape = SHAPES[name]
-        plain = cut(BlockLibrary(library.master, None, torch.float32), shape)
-        one_shot, sequence = cut(library, shape), in_sequence(library, shape)
+        plain = build_slim_model(BlockLibrary(library.master, None, torch.float32), shape)
+        one_shot, sequence = build_slim_model(library, shape), in_sequence(library, shape)
         errors = [residual_error(model, library.master) for model in (plain, one_shot, sequence)]
         assert errors[2] < errors[1] < errors[0]
 
     @pytest.mark.parametrize("inputs", [0.3, math.inf])
     def test_only_projections_change(self, inputs: float, library: BlockLibrary) -> None:
         """All of them, or the last ones alone."""
-        one_shot = cut(library, SHAPES["mixed"])
-        sequence = in_sequence(library, SHAPES["mixed"], Shrinkage(inputs, 0.03))
+        one_shot = build_slim_model(library, SHAPES["mixed"])
+        sequence = in_sequence(library, SHAPES["mixed"], Damping(inputs, 0.03))
         before, after = named_tensors(one_shot), named_tensors(sequence)
         assert after.keys() == before.keys()
         last = ("o_proj.weight", "down_proj.weight")
@@ -177,7 +179,7 @@ class TestRepairInSequence:
         shape, teacher = SHAPES["mixed"], library.master
         errors = []
         for inputs in (0.01, math.inf):
-            slim = in_sequence(library, shape, Shrinkage(inputs, 0.03))
+            slim = in_sequence(library, shape, Damping(inputs, 0.03))
             found, wanted = (up_projected(model, layer=1) for model in (slim, teacher))
             errors.append(float((found - wanted[..., : found.shape[-1]]).square().mean()))
         assert errors[0] < errors[1]
@@ -185,7 +187,7 @@ class TestRepairInSequence:
     def test_full_width_stays_dense(self, library: BlockLibrary) -> None:
         """There is nothing to correct: the update is rounding."""
         shape = SHAPES["nothing-removed"]
-        before = named_tensors(cut(library, shape))
+        before = named_tensors(build_slim_model(library, shape))
         for name, tensor in named_tensors(in_sequence(library, shape)).items():
             assert torch.allclose(tensor, before[name], atol=1e-4), name
 
@@ -194,8 +196,8 @@ class TestRepairInSequence:
         assert architecture_of(in_sequence(library, shape)) == shape
 
     def test_strong_shrinkage_keeps_the_projection(self, library: BlockLibrary) -> None:
-        before = named_tensors(cut(library, SHAPES["mixed"]))
-        for name, tensor in named_tensors(in_sequence(library, SHAPES["mixed"], Shrinkage(1e9, 1e9))).items():
+        before = named_tensors(build_slim_model(library, SHAPES["mixed"]))
+        for name, tensor in named_tensors(in_sequence(library, SHAPES["mixed"], Damping(1e9, 1e9))).items():
             assert torch.allclose(tensor, before[name], atol=1e-5), name
 
     def test_same_bits_twice(self, library: BlockLibrary) -> None:
@@ -206,7 +208,7 @@ class TestRepairInSequence:
         shapes = [SHAPES[name] for name in ("mixed", "no-attention-in-one", "a-layer-gone")]
         with torch.inference_mode():
             together = repair_in_sequence(
-                library, [cut(library, shape) for shape in shapes], CALIBRATION, shrinkage=FITS
+                library, [build_slim_model(library, shape) for shape in shapes], CALIBRATION, shrinkage=FITS
             )
         for shape, slim in zip(shapes, together, strict=True):
             alone = named_tensors(in_sequence(library, shape))
@@ -215,7 +217,7 @@ class TestRepairInSequence:
     def test_one_step_per_sub_block(self, library: BlockLibrary) -> None:
         steps: list[None] = []
         with torch.inference_mode():
-            slims = [cut(library, SHAPES[name]) for name in ("mixed", "a-layer-gone")]
+            slims = [build_slim_model(library, SHAPES[name]) for name in ("mixed", "a-layer-gone")]
             repair_in_sequence(library, slims, CALIBRATION, advance=lambda: steps.append(None))
         assert len(steps) == 6
 
@@ -223,22 +225,22 @@ class TestRepairInSequence:
         fast = BlockLibrary(library.master, library._factors, torch.bfloat16)
         sequence = in_sequence(fast, SHAPES["mixed"])
         assert {tensor.dtype for tensor in named_tensors(sequence).values()} == {torch.float32}
-        plain = cut(BlockLibrary(library.master, None, torch.float32), SHAPES["mixed"])
+        plain = build_slim_model(BlockLibrary(library.master, None, torch.float32), SHAPES["mixed"])
         assert residual_error(sequence, library.master) < residual_error(plain, library.master)
 
 
 class TestBlend:
     @pytest.mark.parametrize("name", ["mixed", "a-layer-gone"])
     def test_ends_are_the_two_models(self, name: str, library: BlockLibrary) -> None:
-        one, other = cut(library, SHAPES[name]), in_sequence(library, SHAPES[name])
+        one, other = build_slim_model(library, SHAPES[name]), in_sequence(library, SHAPES[name])
         for share, end in ((0.0, one), (1.0, other)):
             expected = named_tensors(end)
-            found = named_tensors(blend(one, other, share))
+            found = named_tensors(interpolate(one, other, share))
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[key], expected[key]) for key in expected)
 
     def test_between_them_weights_are(self, library: BlockLibrary) -> None:
-        one, other = cut(library, SHAPES["mixed"]), in_sequence(library, SHAPES["mixed"])
+        one, other = build_slim_model(library, SHAPES["mixed"]), in_sequence(library, SHAPES["mixed"])
         before, after = named_tensors(one), named_tensors(other)
-        for key, tensor in named_tensors(blend(one, other, 0.25)).items():
+        for key, tensor in named_tensors(interpolate(one, other, 0.25)).items():
             torch.testing.assert_close(tensor, 0.75 * before[key] + 0.25 * after[key])

@@ -20,16 +20,16 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model
+from secateur.model.dense import DecoderModel
 from secateur.search import regressors as regressors_module
-from secateur.search.loop import GAIN, Progress, Search
+from secateur.search.loop import MIN_IMPROVEMENT, Search, SearchProgress
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.sampler import ROUND_SIZE
 from secateur.search.table import single_cuts
 from secateur.space.budget import Budget, Limit, keep_budget
 from secateur.space.goal import Goal
 from secateur.space.space import Space
-from secateur.study.study import JOURNAL, Pair, Study
+from secateur.study.study import JOURNAL, EvaluatedArchitecture, Study
 
 EVALUATIONS = ROUND_SIZE + 10  # several rounds, the trees fitted in each but the first
 
@@ -102,11 +102,11 @@ def bench(library: BlockLibrary, space: Space, budget: Budget, windows: Tensor) 
     return Bench(library, space, budget, windows)
 
 
-def finish(search: Search) -> tuple[list[Progress], list[Pair]]:
+def finish(search: Search) -> tuple[list[SearchProgress], list[EvaluatedArchitecture]]:
     return list(search.run()), search.ranked(search._goals[0])
 
 
-def pairs_of(search: Search) -> dict[Architecture, Pair]:
+def pairs_of(search: Search) -> dict[Architecture, EvaluatedArchitecture]:
     return search._study.pairs
 
 
@@ -155,14 +155,18 @@ class TestWhole:
 class TestSeveralBudgets:
     KEEPS = (0.8, 0.6, 0.4)
 
-    def search(self, bench: Bench, folder: Path, model: Model, evaluations: int = 3 * ROUND_SIZE) -> Search:
+    def search(
+        self, bench: Bench, folder: Path, model: DecoderModel, evaluations: int = 3 * ROUND_SIZE
+    ) -> Search:
         goals = [Goal(f"{keep:g}", keep_budget(model, bench.space, keep)) for keep in self.KEEPS]
         study = Study(folder, bench.space, {"seed": 0})
         return Search(
             bench.space, goals, bench.library, bench.evaluator, study, evaluations=evaluations, seed=0
         )
 
-    def test_rounds_in_turn_and_pairs_for_all(self, bench: Bench, model: Model, tmp_path: Path) -> None:
+    def test_rounds_in_turn_and_pairs_for_all(
+        self, bench: Bench, model: DecoderModel, tmp_path: Path
+    ) -> None:
         search = self.search(bench, tmp_path, model, 6 * ROUND_SIZE)
         steps = [step for step in search.run() if step.stage == "search"]
         goals = {goal.name: goal for goal in search._goals}
@@ -176,7 +180,9 @@ class TestSeveralBudgets:
         best = [search.ranked(goal)[0].measurement.kl for goal in search._goals]
         assert best == sorted(best)  # a smaller budget never loses less
 
-    def test_interrupted_anywhere_it_is_the_same(self, bench: Bench, model: Model, tmp_path: Path) -> None:
+    def test_interrupted_anywhere_it_is_the_same(
+        self, bench: Bench, model: DecoderModel, tmp_path: Path
+    ) -> None:
         whole = self.search(bench, tmp_path / "whole", model)
         steps = len(list(whole.run()))
         for stop in range(0, steps, 5):
@@ -189,17 +195,17 @@ class TestSeveralBudgets:
             list(again.run())
             assert pairs_of(again) == pairs_of(whole)
 
-    def test_the_study_says_what_was_done(self, bench: Bench, model: Model, tmp_path: Path) -> None:
+    def test_the_study_says_what_was_done(self, bench: Bench, model: DecoderModel, tmp_path: Path) -> None:
         search = self.search(bench, tmp_path, model)
         list(search.run())
         study = Study(tmp_path, bench.space, {"seed": 0})
-        assert [goal["name"] for goal in study.noted("goals")] == ["0.8", "0.6", "0.4"]
-        rounds = study.noted("rounds")
+        assert [goal["name"] for goal in study.get_attr("goals")] == ["0.8", "0.6", "0.4"]
+        rounds = study.get_attr("rounds")
         assert [note["number"] for note in rounds] == list(range(1, len(rounds) + 1))
         assert sum(note["proposals"] for note in rounds) == 3 * ROUND_SIZE
         assert any(pair.predicted is not None for pair in study.pairs.values())
         assert search.table is not None
-        assert study.noted("table")["layer_000.channels"]["0"] == search.table.kl[0, "ffn"][0]
+        assert study.get_attr("table")["layer_000.channels"]["0"] == search.table.kl[0, "ffn"][0]
 
 
 class TestPatience:
@@ -216,9 +222,9 @@ class TestPatience:
             patience=1,
         )
         list(search.run())
-        best = [note["best_kl"] for note in study.noted("rounds")]
-        assert len(best) >= 2 and best[-1] > best[-2] * (1 - GAIN)
-        assert all(after < before * (1 - GAIN) for before, after in pairwise(best[:-1]))
+        best = [note["best_kl"] for note in study.get_attr("rounds")]
+        assert len(best) >= 2 and best[-1] > best[-2] * (1 - MIN_IMPROVEMENT)
+        assert all(after < before * (1 - MIN_IMPROVEMENT) for before, after in pairwise(best[:-1]))
 
 
 class TestInterrupted:
@@ -231,7 +237,7 @@ class TestInterrupted:
         budget: Budget,
         windows: Tensor,
         tmp_path_factory: pytest.TempPathFactory,
-    ) -> tuple[dict[Architecture, Pair], list[Pair]]:
+    ) -> tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]]:
         """What an uninterrupted search finds."""
         with pytest.MonkeyPatch.context() as patch:
             make_small(patch)
@@ -240,7 +246,10 @@ class TestInterrupted:
         return pairs_of(search), ranked
 
     def test_at_every_point(
-        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+        self,
+        bench: Bench,
+        tmp_path: Path,
+        expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         pairs, ranked = expected
         for steps in range(len(pairs)):
@@ -254,7 +263,7 @@ class TestInterrupted:
         point: str,
         bench: Bench,
         tmp_path: Path,
-        expected: tuple[dict[Architecture, Pair], list[Pair]],
+        expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         pairs, ranked = expected
         cuts = len(single_cuts(bench.space))
@@ -271,7 +280,10 @@ class TestInterrupted:
         self.check(bench, tmp_path, pairs, ranked, lost=1)
 
     def test_again_and_again(
-        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+        self,
+        bench: Bench,
+        tmp_path: Path,
+        expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         pairs, ranked = expected
         for _ in range(len(pairs) // 4):
@@ -279,7 +291,10 @@ class TestInterrupted:
         self.check(bench, tmp_path, pairs, ranked)
 
     def test_a_finished_one_evaluates_nothing(
-        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+        self,
+        bench: Bench,
+        tmp_path: Path,
+        expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         pairs, ranked = expected
         finish(bench.search(tmp_path))
@@ -288,7 +303,10 @@ class TestInterrupted:
         assert bench.evaluator.asked == []
 
     def test_more_evaluations_go_on(
-        self, bench: Bench, tmp_path: Path, expected: tuple[dict[Architecture, Pair], list[Pair]]
+        self,
+        bench: Bench,
+        tmp_path: Path,
+        expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         """A short search that ended on a full round, made longer, is the long one."""
         pairs, ranked = expected
@@ -306,7 +324,12 @@ class TestInterrupted:
         gc.collect()  # as a killed process does, the study leaves without a word
 
     def check(
-        self, bench: Bench, folder: Path, pairs: dict[Architecture, Pair], ranked: list[Pair], lost: int = 0
+        self,
+        bench: Bench,
+        folder: Path,
+        pairs: dict[Architecture, EvaluatedArchitecture],
+        ranked: list[EvaluatedArchitecture],
+        lost: int = 0,
     ) -> None:
         before = set(Study(folder, bench.space, {"seed": 0}).pairs)
         bench.evaluator.asked.clear()
@@ -320,7 +343,7 @@ class TestInterrupted:
 
 class TestSmallSpaces:
     def test_a_single_cut_may_win(
-        self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
+        self, library: BlockLibrary, model: DecoderModel, space: Space, windows: Tensor, tmp_path: Path
     ) -> None:
         """With next to nothing to remove, the best proposals are already in the table."""
         coarse = Space(space.dense, 192)
@@ -332,7 +355,7 @@ class TestSmallSpaces:
         assert budget.admits(ranked[0].architecture)
 
     def test_nothing_to_cut(
-        self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
+        self, library: BlockLibrary, model: DecoderModel, space: Space, windows: Tensor, tmp_path: Path
     ) -> None:
         search = Bench(library, space, keep_budget(model, space, 1.0), windows).search(tmp_path)
         _, ranked = finish(search)
@@ -340,7 +363,7 @@ class TestSmallSpaces:
         assert ranked[0].measurement.kl == 0.0
 
     def test_the_smallest_feasible_budget(
-        self, library: BlockLibrary, model: Model, space: Space, windows: Tensor, tmp_path: Path
+        self, library: BlockLibrary, model: DecoderModel, space: Space, windows: Tensor, tmp_path: Path
     ) -> None:
         cost = keep_budget(model, space, 1.0).limits[0].cost
         least = cost.fixed + sum(min(row.values()) for row in cost.table.values())

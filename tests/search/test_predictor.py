@@ -19,9 +19,9 @@ from secateur.search.predictor import (
     MIN_PAIRS,
     RankQuality,
     ResidualPredictor,
-    choose,
     cross_validated,
     rank_quality,
+    select_predictor,
 )
 from secateur.search.regressors import REGRESSORS
 from secateur.search.table import AdditiveTable
@@ -160,7 +160,7 @@ class TestChoice:
     def test_every_regressor_learns_the_law_and_repeats_itself(self, name: str) -> None:
         shapes = random_architectures(150, seed=15)
         truth = [planted(shape) for shape in shapes]
-        found = [choose(FEATURES, shapes[:100], truth[:100], 0, name).predictor for _ in range(2)]
+        found = [select_predictor(FEATURES, shapes[:100], truth[:100], 0, name).predictor for _ in range(2)]
         first, second = (predictor.predict(shapes[100:]) for predictor in found)
         assert tau(first.mean, truth[100:]) > 0.6
         assert np.array_equal(first.mean, second.mean) and np.array_equal(first.std, second.std)
@@ -168,7 +168,7 @@ class TestChoice:
 
     def test_the_best_ranker_is_chosen(self) -> None:
         shapes = random_architectures(60, seed=16)
-        choice = choose(FEATURES, shapes, [planted(shape) for shape in shapes], 0)
+        choice = select_predictor(FEATURES, shapes, [planted(shape) for shape in shapes], 0)
         assert choice.quality.keys() == REGRESSORS.keys()
         assert choice.best is not None
         assert choice.best.tau == max(quality.tau for quality in choice.quality.values())

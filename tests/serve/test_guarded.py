@@ -19,7 +19,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from secateur.client import CallFailed, Client
-from secateur.serve.guard.callers import Scope, entry, new_token
+from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
 from secateur.serve.process import ServerProcess, served
 from tests.serve import hostile
 from tests.serve.guard.certificates import install, issue
@@ -28,7 +28,7 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.slow
 
 SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", "8")
-INFER, ADMIN = new_token(), new_token()
+INFER, ADMIN = generate_token(), generate_token()
 GREEDY: dict[str, Any] = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
 
 
@@ -83,7 +83,10 @@ def guarded(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     tls = install(issue("localhost", authority), folder)
     (folder / "ca.pem").write_bytes(authority.certificate_pem)
     tokens = folder / "tokens.toml"
-    tokens.write_text(entry("reader", [Scope.INFER], INFER) + entry("operator", [Scope.ADMIN], ADMIN))
+    tokens.write_text(
+        format_caller_entry("reader", [Scope.INFER], INFER)
+        + format_caller_entry("operator", [Scope.ADMIN], ADMIN)
+    )
     collector, receiver = Collector(), grpc.server(futures.ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, receiver)
     port = receiver.add_insecure_port("127.0.0.1:0")
@@ -221,10 +224,10 @@ def test_traces_reach_the_collector(guarded: Guarded) -> None:
 
 
 def test_new_callers_after_a_signal(guarded: Guarded) -> None:
-    token, file = new_token(), guarded.folder / "tokens.toml"
+    token, file = generate_token(), guarded.folder / "tokens.toml"
     with guarded.client(token) as client:
         assert refused(client.models.list)[1] == "TOKEN_UNKNOWN"
-        file.write_text(file.read_text() + entry("late", [Scope.INFER], token))
+        file.write_text(file.read_text() + format_caller_entry("late", [Scope.INFER], token))
         os.kill(guarded.server.process.pid, signal.SIGHUP)
         assert eventually(lambda: any("callers reloaded" in line["message"] for line in guarded.log))
         assert client.models.get("slim").name == "slim"

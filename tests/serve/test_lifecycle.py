@@ -17,7 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from secateur.client import CallFailed, Client, Event, Retries
+from secateur.client import CallFailed, Client, RetryPolicy, StreamEvent
 from secateur.serve.process import read_document, start
 from secateur.v1 import models_pb2
 from tests.waiting import eventually
@@ -70,7 +70,7 @@ class Stream(threading.Thread):
     def __init__(self, address: str, model: str) -> None:
         super().__init__(daemon=True)
         self.address, self.model = address, model
-        self.events: list[Event] = []
+        self.events: list[StreamEvent] = []
         self.failure: CallFailed | None = None
         self.start()
         assert eventually(lambda: bool(self.events))
@@ -94,7 +94,7 @@ def test_interrupt_drains_and_leaves_nothing_behind(folders: dict[str, Path]) ->
     with running(f"llama={folders['llama']}") as (process, address):
         children = psutil.Process(process.pid).children(recursive=True)
         assert alive(children)
-        with Client(address, retries=Retries(attempts=1)) as client:
+        with Client(address, retries=RetryPolicy(attempts=1)) as client:
             client.complete("llama", "x", max_tokens=1)  # connected: the stream below is a matter of a second
             stream = Stream(address, "llama")
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: engines get it too
@@ -139,7 +139,7 @@ def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
             streams[name].join(30)
             assert streams[name].failure is not None
             assert streams[name].failure.code is grpc.StatusCode.UNAVAILABLE
-            once = Retries(attempts=1)
+            once = RetryPolicy(attempts=1)
             with Client(address, retries=once) as client, pytest.raises(CallFailed) as refusal:
                 client.complete(name, "x")
             assert refusal.value.reason == "ENGINE_RESTARTING" and refusal.value.retry_seconds

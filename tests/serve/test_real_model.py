@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.registration import register_config
-from secateur.checkpoint.source import Source
+from secateur.checkpoint.source import ModelSource
 from secateur.client import Client
 from secateur.model.architecture import Architecture
 from secateur.model.dense import build_model
-from secateur.prune.surgery import cut
+from secateur.prune.surgery import build_slim_model
 from secateur.serve.process import ServerProcess, served
 
 pytestmark = pytest.mark.slow
@@ -36,13 +36,13 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
 
 
 @pytest.fixture(scope="module")
-def folders(smollm2: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(smollm2: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every shape, cut without repair and exported in float32."""
     model = build_model(smollm2.config, smollm2.tensors(), smollm2.reference)
     library = BlockLibrary(model, None, torch.float32)
     root = tmp_path_factory.mktemp("real")
     for name, shape in SHAPES.items():
-        export(cut(library, shape), smollm2, root / name, None, torch.float32)
+        export(build_slim_model(library, shape), smollm2, root / name, None, torch.float32)
     return {name: root / name for name in SHAPES}
 
 

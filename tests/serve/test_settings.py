@@ -9,8 +9,8 @@ import pytest
 
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.engine import environment, memory
-from secateur.serve.failures import Refused
-from secateur.serve.models.pool import Pool, State
+from secateur.serve.failures import RpcError
+from secateur.serve.models.pool import ModelPool, VersionState
 from secateur.serve.options import EngineOptions, check_address, parse_bytes
 from secateur.v1 import models_pb2
 
@@ -37,10 +37,10 @@ def test_addresses_others_can_reach_need_consent(listen: str) -> None:
 
 def test_memory_is_shared_between_engines_within_limits() -> None:
     gib = 2**30
-    assert memory.share(2 * gib, 1) == pytest.approx(0.8 * gib, rel=1e-6)
-    assert memory.share(2 * gib, 2) == pytest.approx(0.4 * gib, rel=1e-6)
-    assert memory.share(100 * gib, 1) == memory.MOST
-    assert memory.share(0, 3) == memory.LEAST
+    assert memory.kv_cache_share(2 * gib, 1) == pytest.approx(0.8 * gib, rel=1e-6)
+    assert memory.kv_cache_share(2 * gib, 2) == pytest.approx(0.4 * gib, rel=1e-6)
+    assert memory.kv_cache_share(100 * gib, 1) == memory.MAX_KV_CACHE_BYTES
+    assert memory.kv_cache_share(0, 3) == memory.MIN_KV_CACHE_BYTES
     assert 0 < memory.available_bytes() < 2**50
 
 
@@ -54,7 +54,7 @@ def test_cores_are_shared_between_engines(cores: int, engines: int, threads: int
 def test_environment_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "on_cpu", lambda: True)
     environ = {"VLLM_LOGGING_LEVEL": "DEBUG"}
-    environment.prepare(EngineOptions(threads=3), 1, environ)
+    environment.set_engine_environment(EngineOptions(threads=3), 1, environ)
     assert environ["VLLM_LOGGING_LEVEL"] == "DEBUG"  # the user's stays
     assert environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert environ["OMP_NUM_THREADS"] == "3"
@@ -64,14 +64,14 @@ def test_environment_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_environment_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "on_cpu", lambda: False)
     environ: dict[str, str] = {}
-    environment.prepare(EngineOptions(), 1, environ)
+    environment.set_engine_environment(EngineOptions(), 1, environ)
     assert environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
     assert not {"OMP_NUM_THREADS", "TORCHDYNAMO_DISABLE", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(environ)
 
 
 def test_an_allow_list_without_our_plugin_is_explained() -> None:
     with pytest.raises(BackendUnavailable, match="set VLLM_PLUGINS=other,secateur"):
-        environment.prepare(EngineOptions(), 1, {"VLLM_PLUGINS": "other"})
+        environment.set_engine_environment(EngineOptions(), 1, {"VLLM_PLUGINS": "other"})
 
 
 def test_missing_vllm_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,19 +84,19 @@ def test_missing_vllm_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_states_are_those_of_the_proto() -> None:
-    for state in State:
+    for state in VersionState:
         assert models_pb2.ModelState.Name(state.value) == f"MODEL_STATE_{state.name}"
 
 
 def test_pool_finds_the_only_model_without_a_name() -> None:
-    assert Pool(("a",)).find("").name == "a"
-    with pytest.raises(Refused, match="there are: a, b"):
-        Pool(("a", "b")).find("")
+    assert ModelPool(("a",)).find("").name == "a"
+    with pytest.raises(RpcError, match="there are: a, b"):
+        ModelPool(("a", "b")).find("")
 
 
 def test_loading_models_say_when_to_come_back() -> None:
-    with pytest.raises(Refused, match="a is still loading") as refusal:
-        Pool(("a",)).find("a").ready_engine()
+    with pytest.raises(RpcError, match="a is still loading") as refusal:
+        ModelPool(("a",)).find("a").ready_engine()
     assert [detail.TypeName() for detail in refusal.value.to_status().details] == [
         "google.rpc.ErrorInfo",
         "google.rpc.RetryInfo",
@@ -104,7 +104,7 @@ def test_loading_models_say_when_to_come_back() -> None:
 
 
 def test_requests_are_counted_however_they_end() -> None:
-    model = Pool(("a",)).find("a")
+    model = ModelPool(("a",)).find("a")
     with model.request() as request:
         request.prompted(5)
         request.generated(2)
@@ -134,7 +134,7 @@ def test_the_folder_of_sockets_is_forgotten() -> None:
 
 def test_a_folder_of_sockets_with_too_long_a_name() -> None:
     environ: dict[str, str] = {}
-    name = "/" + "d" * (environment.LONGEST_FOLDER - 3)
+    name = "/" + "d" * (environment.MAX_SOCKET_FOLDER_LENGTH - 3)
     with environment.sockets_in(Path(name) / "s", environ):
         pass
     with (

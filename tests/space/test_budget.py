@@ -22,8 +22,8 @@ from secateur.checkpoint.export import weight_bytes
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import Model, build_model
-from secateur.prune.surgery import cut
+from secateur.model.dense import DecoderModel, build_model
+from secateur.prune.surgery import build_slim_model
 from secateur.space.budget import keep_budget
 from secateur.space.costs.parameters import count_parameters, parameter_cost
 from secateur.space.knapsack import solve
@@ -31,7 +31,7 @@ from secateur.space.space import Space
 
 
 @cache
-def load(folder: Path) -> Model:
+def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
     return build_model(source.config, source.tensors(), str(folder))
 
@@ -52,7 +52,7 @@ class TestCost:
         model = load(tiny_model)
         space = Space(architecture_of(model), 40)
         candidate = data.draw(architectures(space))
-        slim = cut(BlockLibrary(model, None, torch.float32), candidate)
+        slim = build_slim_model(BlockLibrary(model, None, torch.float32), candidate)
         assert parameter_cost(model, space).of(candidate) == count_parameters(slim).non_embedding
         memory = keep_budget(model, space, 0.9, "memory").limits[0].cost
         assert memory.of(candidate) == weight_bytes(slim, model.dtype)
@@ -61,7 +61,7 @@ class TestCost:
         model = load(make_tiny("llama", attention_bias=True, mlp_bias=True))
         space = Space(architecture_of(model), 64)
         candidate = Architecture((1, 0, 2), (64, 0, 192))
-        slim = cut(BlockLibrary(model, None, torch.float32), candidate)
+        slim = build_slim_model(BlockLibrary(model, None, torch.float32), candidate)
         assert parameter_cost(model, space).of(candidate) == count_parameters(slim).non_embedding
 
     def test_dense_is_what_transformers_counts(self, tiny_model: Path) -> None:
@@ -77,23 +77,23 @@ class TestCost:
 
 class TestKeep:
     @pytest.mark.parametrize("keep", [1.7, 0, -1, math.nan, math.inf, -0.0])
-    def test_not_a_fraction(self, keep: float, model: Model, space: Space) -> None:
+    def test_not_a_fraction(self, keep: float, model: DecoderModel, space: Space) -> None:
         with pytest.raises(BadInput, match=r"--keep: got .*: allowed is a fraction over 0 and up to 1"):
             keep_budget(model, space, keep)
 
-    def test_unknown_kind(self, model: Model, space: Space) -> None:
+    def test_unknown_kind(self, model: DecoderModel, space: Space) -> None:
         with pytest.raises(
             BadInput, match="--budget: got time: allowed are params, total, memory, kv, latency"
         ):
             keep_budget(model, space, 0.5, "time")
 
-    def test_one_keeps_everything(self, model: Model, space: Space) -> None:
+    def test_one_keeps_everything(self, model: DecoderModel, space: Space) -> None:
         assert keep_budget(model, space, 1.0).admits(space.dense)
 
     @pytest.mark.parametrize("kind", ["params", "memory"])
     @pytest.mark.parametrize("quantum", [1, 32, 77, 192])
     def test_the_smallest_feasible_one_is_named_and_works(
-        self, quantum: int, kind: str, model: Model, space: Space
+        self, quantum: int, kind: str, model: DecoderModel, space: Space
     ) -> None:
         narrow = Space(space.dense, quantum)
         with pytest.raises(InfeasibleBudget, match=r"--keep: got 1e-05") as caught:

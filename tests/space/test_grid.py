@@ -35,7 +35,7 @@ def test_shares_of_the_budget(fractions: list[float], keep: float) -> None:
     limit = Budget((Limit("params", COST, int(keep * COST.of(SPACE.dense))),))
     shape = shifted(SPACE, fractions, 0.0)
     spent = at(GRID.costs(limit)[0], GRID.encode([shape])).sum()
-    assert spent == pytest.approx((COST.of(shape) - COST.fixed) / (limit.limits[0].most - COST.fixed))
+    assert spent == pytest.approx((COST.of(shape) - COST.fixed) / (limit.limits[0].max_value - COST.fixed))
     assert (spent <= 1 + 1e-9) == limit.admits(shape)
 
 

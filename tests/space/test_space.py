@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
-from secateur.space.protection import protected_layers
+from secateur.space.protection import parse_protected_layers
 from secateur.space.space import Space, shapes_of
 
 
@@ -104,10 +104,10 @@ def test_few_shapes_of_a_model_whose_layers_differ() -> None:
     ],
 )
 def test_protected_by_name(text: str | None, layers: list[int]) -> None:
-    assert sorted(protected_layers(text, 30)) == layers
+    assert sorted(parse_protected_layers(text, 30)) == layers
 
 
 @pytest.mark.parametrize("text", ["", "30", "first:31", "middle:2", "-1", "1-3", "first:", ":2", "first"])
 def test_no_layers_by_that_name(text: str) -> None:
     with pytest.raises(BadInput, match="--protect: got"):
-        protected_layers(text, 30)
+        parse_protected_layers(text, 30)

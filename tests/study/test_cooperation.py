@@ -24,10 +24,10 @@ ROUNDS = 3
 SCRIPT = """
 import sys, time
 from secateur.model.architecture import Architecture
-from secateur.study.cooperation import evaluate_together
+from secateur.study.cooperation import evaluate_shared
 from secateur.evaluation.measurement import Measurement
 from secateur.space.space import Space
-from secateur.study.study import Pair, Study
+from secateur.study.study import EvaluatedArchitecture, Study
 
 class Slow:
     def evaluate(self, candidates):
@@ -40,8 +40,8 @@ class Slow:
 study = Study(sys.argv[1], Space(Architecture((3, 3), (128, 128)), 32), {"seed": 0})
 for number in range(3):
     wanted = [Architecture((1 + number, a), (32 * b, 0)) for a in range(4) for b in range(5)]
-    pair_of = lambda item, found: Pair(item, found, number, "test", 0.5)
-    for pair in evaluate_together(study, Slow(), wanted, pair_of):
+    pair_of = lambda item, found: EvaluatedArchitecture(item, found, number, "test", 0.5)
+    for pair in evaluate_shared(study, Slow(), wanted, pair_of):
         pass
 study.close()
 """
@@ -65,7 +65,7 @@ def check(place: str) -> None:
     assert all(pair.round == shape.groups[0] - 1 for shape, pair in study.pairs.items())
     trials = study._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert len(trials) == len(study._study.get_trials()) == ROUNDS * 20
-    assert study.noted("claims") == {}
+    assert study.get_attr("claims") == {}
     assert not study.close()
 
 

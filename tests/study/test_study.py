@@ -20,7 +20,7 @@ from secateur.errors import OutputFailed, StudyMismatch
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space
-from secateur.study.study import JOURNAL, Pair, Study
+from secateur.study.study import JOURNAL, EvaluatedArchitecture, Study
 
 SPACE = Space(Architecture((3, 3), (128, 128)), 32)
 IDENTITY: dict[str, Any] = {
@@ -32,11 +32,11 @@ IDENTITY: dict[str, Any] = {
 }
 
 
-def pair(number: int) -> Pair:
+def pair(number: int) -> EvaluatedArchitecture:
     shape = Architecture((1 + number % 3, number // 3 % 4), (32 * (number % 5), 128))
     # Numbers that decimal text must bring back to the last bit.
     measured = Measurement(0.1 + number / 3, 1e-17 * number, 2.5 + number / 7, 0.01, 1234)
-    return Pair(shape, measured, number % 4, f"origin {number}")
+    return EvaluatedArchitecture(shape, measured, number % 4, f"origin {number}")
 
 
 def opened(folder: Path, **changes: Any) -> Study:
@@ -163,7 +163,7 @@ class TestSeveralAtOnce:
             "import os, sys\n"
             "from pathlib import Path\n"
             "from secateur.study import storage as place\n"
-            "lock = place.KernelLock(Path('s') / (place.JOURNAL + '.lock'))\n"
+            "lock = place.FileLock(Path('s') / (place.JOURNAL + '.lock'))\n"
             "lock.acquire(); print('held', flush=True); sys.stdin.read()\n"
         )
         monkeypatch.chdir(tmp_path)

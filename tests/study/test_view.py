@@ -18,16 +18,18 @@ from secateur.model.architecture import Architecture
 from secateur.space.budget import Budget
 from secateur.space.goal import Goal
 from secateur.space.space import Space
-from secateur.study.study import JOURNAL, Pair, Study
+from secateur.study.study import JOURNAL, EvaluatedArchitecture, Study
 from secateur.study.view import view_study
 from tests.report.studies import DENSE_NLL, made
 
 SPACE = Space(Architecture((3, 3), (128, 128)), 32)
 
 
-def pair(number: int) -> Pair:
+def pair(number: int) -> EvaluatedArchitecture:
     shape = Architecture((1 + number % 3, number // 3 % 4), (32 * (number % 5), 128))
-    return Pair(shape, Measurement(0.1 + number / 3, 1e-17, 2.5, 0.01, 1234), number % 4, f"origin {number}")
+    return EvaluatedArchitecture(
+        shape, Measurement(0.1 + number / 3, 1e-17, 2.5, 0.01, 1234), number % 4, f"origin {number}"
+    )
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

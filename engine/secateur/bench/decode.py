@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from secateur.client import Answer, Client
+from secateur.client import Client, GenerationResult
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DecodeSpeed:
         }
 
 
-def measure(
+def measure_decode_speed(
     client: Client, models: Sequence[str], prompts: Sequence[str], *, max_tokens: int
 ) -> dict[str, DecodeSpeed]:
     """Speeds by model; every prompt is sent to each model in turn, so that drift hits all alike.
@@ -43,7 +43,7 @@ def measure(
     speed: dict[str, list[float]] = {name: [] for name in models}
     for number, prompt in enumerate(prompts):
         for name in models:
-            answer = Answer.of(
+            answer = GenerationResult.of(
                 client.generate(name, prompt, max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
             )
             if number > 0 and answer.ttft_ms is not None and answer.tokens_per_second is not None:

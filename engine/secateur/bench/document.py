@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur.bench.load.journal import Log
-from secateur.bench.load.record import Record
+from secateur.bench.load.journal import BenchmarkLog
+from secateur.bench.load.record import RequestRecord
 from secateur.bench.metrics.comparison import compare
-from secateur.bench.metrics.row import arrays, curves, row
-from secateur.bench.metrics.slo import Slo
+from secateur.bench.metrics.row import arrays, curves, result_row
+from secateur.bench.metrics.slo import LatencySlo
 
 DEFINITIONS = {
     "ttft": "from when a request should have been sent to its first message with tokens",
@@ -25,7 +25,7 @@ DEFINITIONS = {
 RAMP_SLICES = 6
 
 
-def document(log: Log, *, raw: bool = False) -> dict[str, Any]:
+def benchmark_document(log: BenchmarkLog, *, raw: bool = False) -> dict[str, Any]:
     """Describe a benchmark, finished or not.
 
     Args:
@@ -33,8 +33,8 @@ def document(log: Log, *, raw: bool = False) -> dict[str, Any]:
     """
     header = log.header
     options = header["options"]
-    slo = Slo(options["slo"]) if options["slo"] else None
-    results = [_result(log, *place, slo, raw) for place in _places(log)]
+    slo = LatencySlo(options["slo"]) if options["slo"] else None
+    results = [_result(log, *place, slo, raw) for place in _result_rows(log)]
     seconds = max((record.ended for record in log.records), default=0.0)
     return {
         "benchmark": {
@@ -54,12 +54,12 @@ def document(log: Log, *, raw: bool = False) -> dict[str, Any]:
     }
 
 
-Place = tuple[Mapping[str, Any], str, str, list[Record], int]
+ResultRows = tuple[Mapping[str, Any], str, str, list[RequestRecord], int]
 
 
-def _places(log: Log) -> list[Place]:
+def _result_rows(log: BenchmarkLog) -> list[ResultRows]:
     """Load, label, model, records and number of every row; a ramp has several."""
-    found: list[Place] = []
+    found: list[ResultRows] = []
     loads = _loads(log)
     for number in sorted({record.stage for record in log.records}):
         load = loads[number]
@@ -67,29 +67,29 @@ def _places(log: Log) -> list[Place]:
             own = [r for r in log.records if r.stage == number and r.model == model]
             if not own:
                 continue
-            for label, part in _slices(load, own):
+            for label, part in _time_slices(load, own):
                 found.append((load, label, model, part, number))
     return found
 
 
-def _loads(log: Log) -> Mapping[int, Mapping[str, Any]]:
+def _loads(log: BenchmarkLog) -> Mapping[int, Mapping[str, Any]]:
     return {began.stage: began.load for began in log.stages}
 
 
 def _result(
-    log: Log,
+    log: BenchmarkLog,
     load: Mapping[str, Any],
     label: str,
     model: str,
-    records: Sequence[Record],
+    records: Sequence[RequestRecord],
     number: int,
-    slo: Slo | None,
+    slo: LatencySlo | None,
     raw: bool,
 ) -> dict[str, Any]:
     def here(entry: Any) -> bool:
         return bool(entry.stage == number and entry.model == model)
 
-    described = row(
+    described = result_row(
         load,
         label,
         model,
@@ -101,13 +101,15 @@ def _result(
     return described | ({"curves": curves(records)} | arrays(records) if raw else {})
 
 
-def _slices(load: Mapping[str, Any], records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+def _time_slices(
+    load: Mapping[str, Any], records: Sequence[RequestRecord]
+) -> list[tuple[str, list[RequestRecord]]]:
     """A ramp in slices of time; anything else whole."""
     if load["kind"] != "ramp":
         return [(load["label"], list(records))]
     begin = min(record.intended for record in records)
     span = max(record.intended for record in records) - begin or 1.0
-    slices: list[list[Record]] = [[] for _ in range(RAMP_SLICES)]
+    slices: list[list[RequestRecord]] = [[] for _ in range(RAMP_SLICES)]
     for record in records:
         slices[min(int((record.intended - begin) / span * RAMP_SLICES), RAMP_SLICES - 1)].append(record)
     step = (load["to_rate"] - load["rate"]) / RAMP_SLICES
@@ -118,7 +120,7 @@ def _slices(load: Mapping[str, Any], records: Sequence[Record]) -> list[tuple[st
     ]
 
 
-def _comparison(log: Log) -> list[dict[str, Any]]:
+def _comparison(log: BenchmarkLog) -> list[dict[str, Any]]:
     labels = log.header["labels"]
     loads = _loads(log)
     found = []

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.bench.shape import BYTES, shape_of
+from secateur.bench.shape import DTYPE_BYTES, read_shape
 from secateur.errors import BadInput
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelInfo:
     """What a server or a checkpoint says of a model; None and empty where it does not.
 
     Attributes:
@@ -40,13 +40,13 @@ class ModelFacts:
         """As in reports."""
         return asdict(self)
 
-    def completed_by(self, other: ModelFacts) -> ModelFacts:
+    def completed_by(self, other: ModelInfo) -> ModelInfo:
         """These, and from `other` what is not said here."""
         mine = {key: value for key, value in asdict(self).items() if value not in (None, "", {})}
-        return ModelFacts(**{**asdict(other), **mine})
+        return ModelInfo(**{**asdict(other), **mine})
 
 
-def facts_of_folder(name: str, folder: Path, dtype: str = "") -> ModelFacts:
+def checkpoint_info(name: str, folder: Path, dtype: str = "") -> ModelInfo:
     """What a checkpoint folder says.
 
     Args:
@@ -56,14 +56,14 @@ def facts_of_folder(name: str, folder: Path, dtype: str = "") -> ModelFacts:
         BadInput: the folder holds no checkpoint.
     """
     config = read_config(folder)
-    dtype = dtype or dtype_of(config)
-    shape = shape_of(folder, config)
-    return ModelFacts(
+    dtype = dtype or default_dtype(config)
+    shape = read_shape(folder, config)
+    return ModelInfo(
         name=name,
         architecture=(config.get("architectures") or [""])[0],
         dtype=dtype,
         parameters=shape.parameters,
-        weight_bytes=shape.parameters * BYTES[dtype],
+        weight_bytes=shape.parameters * DTYPE_BYTES[dtype],
         kv_bytes_per_token=shape.kv_bytes_per_token(dtype),
         perplexity=_perplexity(folder),
     )
@@ -85,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return document
 
 
-def dtype_of(config: Mapping[str, Any]) -> str:
+def default_dtype(config: Mapping[str, Any]) -> str:
     """In which a checkpoint is served by default: its own, but float32 as bfloat16."""
     named = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     return named if named in ("float16", "bfloat16") else "bfloat16"

@@ -7,22 +7,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Replay
-from secateur.bench.load.trace import Entry, read_trace
-from secateur.bench.metrics.slo import Slo
+from secateur.bench.load.stage import ClosedLoop, LoadPattern, OpenLoop, StopCondition, TraceReplay
+from secateur.bench.load.trace import TraceEntry, read_trace
+from secateur.bench.metrics.slo import LatencySlo
 from secateur.bench.targets.registry import check_address, endpoint_of
 from secateur.client.endpoint import Endpoint
 from secateur.errors import BadInput
 
-MOST_CONCURRENT = 4096
-MOST_PER_SECOND = 1e5
+MAX_CONCURRENCY = 4096
+MAX_REQUEST_RATE = 1e5
 COMPARISON_ROUNDS = 6
 SECONDS = 30.0
-DEFAULT_EXTENT = Extent(seconds=SECONDS)
+DEFAULT_STOP_CONDITION = StopCondition(seconds=SECONDS)
 
 
 @dataclass(frozen=True)
-class SubjectSpec:
+class BenchmarkTargetSpec:
     """A model of a server; an empty name is its only, or default, one."""
 
     name: str
@@ -49,17 +49,17 @@ class BenchOptions:
         checkpoints: folder of a model by its label, for its size and perplexity.
     """
 
-    subjects: tuple[SubjectSpec, ...]
-    loads: tuple[Load, ...] = (ClosedLoop(1),)
-    extent: Extent = DEFAULT_EXTENT
+    subjects: tuple[BenchmarkTargetSpec, ...]
+    loads: tuple[LoadPattern, ...] = (ClosedLoop(1),)
+    extent: StopCondition = DEFAULT_STOP_CONDITION
     sweep: bool = False
     input_tokens: int = 256
     output_tokens: int = 64
     ignore_eos: bool = True
     corpus: str = ""
-    trace: tuple[Entry, ...] = field(default=(), repr=False)
+    trace: tuple[TraceEntry, ...] = field(default=(), repr=False)
     rounds: int = 1
-    slo: Slo | None = None
+    slo: LatencySlo | None = None
     seed: int = 0
     access: Endpoint = field(default_factory=lambda: Endpoint("localhost:0"), repr=False)
     checkpoints: tuple[tuple[str, Path], ...] = ()
@@ -92,18 +92,18 @@ class BenchOptions:
             for name, spec in zip(names, self.subjects, strict=True)
         )
 
-    def shares(self, load: Load) -> list[Extent]:
+    def shares(self, load: LoadPattern) -> list[StopCondition]:
         """What is measured of a load in each round; together the extent.
 
         Fewer requests than rounds make fewer rounds. A trace is replayed whole in each.
         """
-        if isinstance(load, Replay):
-            return [Extent(requests=len(load.times))] * self.rounds
+        if isinstance(load, TraceReplay):
+            return [StopCondition(requests=len(load.times))] * self.rounds
         if self.extent.requests is None:
-            return [Extent(seconds=(self.extent.seconds or SECONDS) / self.rounds)] * self.rounds
+            return [StopCondition(seconds=(self.extent.seconds or SECONDS) / self.rounds)] * self.rounds
         each, more = divmod(self.extent.requests, self.rounds)
         counts = [each + (number < more) for number in range(self.rounds)]
-        return [Extent(requests=count) for count in counts if count]
+        return [StopCondition(requests=count) for count in counts if count]
 
     def to_json(self) -> dict[str, Any]:
         """As in reports; no secrets."""
@@ -139,7 +139,9 @@ class LoadArguments:
     requests: int | None = None
 
 
-def parse_loads(typed: LoadArguments) -> tuple[tuple[Load, ...], Extent, tuple[Entry, ...]]:
+def parse_loads(
+    typed: LoadArguments,
+) -> tuple[tuple[LoadPattern, ...], StopCondition, tuple[TraceEntry, ...]]:
     """Loads, how much of each, and the trace.
 
     Raises:
@@ -163,27 +165,27 @@ def parse_loads(typed: LoadArguments) -> tuple[tuple[Load, ...], Extent, tuple[E
     return _loads(typed, entries), _extent(typed, entries), entries
 
 
-def _loads(typed: LoadArguments, entries: Sequence[Entry]) -> tuple[Load, ...]:
+def _loads(typed: LoadArguments, entries: Sequence[TraceEntry]) -> tuple[LoadPattern, ...]:
     poisson, limit = typed.arrivals == "poisson", typed.max_concurrency
     if typed.rate is not None:
-        rates = _numbers("--rate", typed.rate, MOST_PER_SECOND)
+        rates = _numbers("--rate", typed.rate, MAX_REQUEST_RATE)
         return tuple(OpenLoop(rate, None, poisson, limit) for rate in rates)
     if typed.ramp is not None:
-        ends = _numbers("--ramp", typed.ramp.replace(":", ","), MOST_PER_SECOND)
+        ends = _numbers("--ramp", typed.ramp.replace(":", ","), MAX_REQUEST_RATE)
         if len(ends) != 2:
             raise BadInput("--ramp", typed.ramp, "FROM:TO, requests per second")
         return (OpenLoop(ends[0], ends[1], poisson, limit),)
     if entries and entries[0].at is not None and typed.concurrency is None:
-        return (Replay(tuple(entry.at or 0.0 for entry in entries), limit),)
+        return (TraceReplay(tuple(entry.at or 0.0 for entry in entries), limit),)
     if typed.sweep:
         return ()
-    levels = _numbers("--concurrency", typed.concurrency or "1", MOST_CONCURRENT)
+    levels = _numbers("--concurrency", typed.concurrency or "1", MAX_CONCURRENCY)
     if any(level != int(level) for level in levels):
         raise BadInput("--concurrency", typed.concurrency, "whole numbers, for example 1,4,16")
     return tuple(ClosedLoop(int(level)) for level in levels)
 
 
-def _extent(typed: LoadArguments, entries: Sequence[Entry]) -> Extent:
+def _extent(typed: LoadArguments, entries: Sequence[TraceEntry]) -> StopCondition:
     if typed.seconds is not None and typed.requests is not None:
         raise BadInput("--seconds", typed.seconds, "give either --seconds or --requests")
     if typed.requests is not None and typed.requests < 1:
@@ -191,8 +193,8 @@ def _extent(typed: LoadArguments, entries: Sequence[Entry]) -> Extent:
     if typed.seconds is not None and not 0 < typed.seconds <= 86400:
         raise BadInput("--seconds", typed.seconds, "above 0, at most 86400")
     if typed.seconds is None and typed.requests is None:
-        return Extent(requests=len(entries)) if entries else DEFAULT_EXTENT
-    return Extent(typed.seconds, typed.requests)
+        return StopCondition(requests=len(entries)) if entries else DEFAULT_STOP_CONDITION
+    return StopCondition(typed.seconds, typed.requests)
 
 
 def _numbers(option: str, text: str, most: float) -> Sequence[float]:
@@ -206,16 +208,16 @@ def _numbers(option: str, text: str, most: float) -> Sequence[float]:
     return values
 
 
-def parse_subjects(target: str, model: str, compare: Sequence[str]) -> tuple[SubjectSpec, ...]:
+def parse_targets(target: str, model: str, compare: Sequence[str]) -> tuple[BenchmarkTargetSpec, ...]:
     """Read ``--target``, ``--model`` and every ``--compare MODEL[@TARGET]``.
 
     Raises:
         BadInput: one twice, or an address that is none.
     """
-    subjects = [SubjectSpec(model, target)]
+    subjects = [BenchmarkTargetSpec(model, target)]
     for text in compare:
         name, _, address = text.partition("@")
-        subjects.append(SubjectSpec(name, address or target))
+        subjects.append(BenchmarkTargetSpec(name, address or target))
     for place, spec in enumerate(subjects):
         check_address("--compare" if place else "--target", spec.address)
         if spec in subjects[:place]:

@@ -6,12 +6,12 @@ import os
 import time
 from pathlib import Path
 
-from secateur.storage import require_new
+from secateur.storage import check_new_path
 
 RECORDS = "records.jsonl"
 
 
-def folder_for(out: Path | None) -> Path:
+def output_folder(out: Path | None) -> Path:
     """The folder; not made yet.
 
     Raises:
@@ -21,5 +21,5 @@ def folder_for(out: Path | None) -> Path:
         base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return Path(base) / "secateur" / "benchmarks" / f"{stamp}-{os.getpid()}"
-    require_new("--out", out)
+    check_new_path("--out", out)
     return out

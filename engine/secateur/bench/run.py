@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Protocol
 
 from secateur.bench.environment import environment
-from secateur.bench.load.driver import Driver, Subject
-from secateur.bench.load.journal import Began, Journal, Log
-from secateur.bench.load.record import Answer, Phase, Record
-from secateur.bench.load.source import Wanted, requests_for
-from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop, Stage
+from secateur.bench.load.driver import BenchmarkTarget, LoadGenerator
+from secateur.bench.load.journal import BenchmarkLog, Journal, LoadHeader
+from secateur.bench.load.record import Phase, RequestRecord, StreamedResponse
+from secateur.bench.load.source import RequestSpec, make_requests
+from secateur.bench.load.stage import ClosedLoop, LoadPattern, OpenLoop, Stage, StopCondition
 from secateur.bench.metrics.row import throughput
-from secateur.bench.models import ModelFacts, facts_of_folder
-from secateur.bench.options import DEFAULT_EXTENT, BenchOptions
+from secateur.bench.models import ModelInfo, checkpoint_info
+from secateur.bench.options import DEFAULT_STOP_CONDITION, BenchOptions
 from secateur.bench.targets.registry import open_target
 from secateur.bench.targets.target import RequestFailed, Target, TargetUnusable
 
-SATURATED = 1.05
+SATURATION_GAIN = 1.05
 """A sweep ends when twice the clients get less than so many times the throughput."""
 
-MOST_SWEPT = 256
+MAX_SWEEP_CONCURRENCY = 256
 SWEEP_RATES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1)
 """Open loops of a sweep, as shares of the most that closed ones got through."""
 
 
-class Reporter(Protocol):
+class BenchmarkReporter(Protocol):
     """Is told how a benchmark goes."""
 
     def stage(self, name: str, total: int) -> None:
@@ -51,16 +51,16 @@ class Reporter(Protocol):
 class _Progress:
     """Turns records into steps of a reporter: measured requests, or whole seconds."""
 
-    reporter: Reporter
-    extent: Extent = DEFAULT_EXTENT
+    reporter: BenchmarkReporter
+    extent: StopCondition = DEFAULT_STOP_CONDITION
     began: float = 0.0
     told: int = 0
 
-    def begin(self, name: str, extent: Extent) -> None:
+    def begin(self, name: str, extent: StopCondition) -> None:
         self.extent, self.began, self.told = extent, time.monotonic(), 0
         self.reporter.stage(name, extent.requests or max(1, round(extent.seconds or 1)))
 
-    def __call__(self, record: Record) -> None:
+    def __call__(self, record: RequestRecord) -> None:
         if self.extent.requests is not None:
             if record.phase is Phase.MEASURED:
                 self.reporter.step()
@@ -71,7 +71,9 @@ class _Progress:
             self.told = seconds
 
 
-async def run(options: BenchOptions, file: Path | None, reporter: Reporter, stop: asyncio.Event) -> Log:
+async def run(
+    options: BenchOptions, file: Path | None, reporter: BenchmarkReporter, stop: asyncio.Event
+) -> BenchmarkLog:
     """Run a benchmark.
 
     Args:
@@ -87,7 +89,7 @@ async def run(options: BenchOptions, file: Path | None, reporter: Reporter, stop
     """
     targets: dict[str, Target] = {}
     try:
-        subjects, facts = await _subjects(options, targets)
+        subjects, facts = await _connect_targets(options, targets)
         header = {
             "options": options.to_json(),
             "environment": environment(),
@@ -98,8 +100,8 @@ async def run(options: BenchOptions, file: Path | None, reporter: Reporter, stop
         journal = Journal(file, header)
         try:
             progress = _Progress(reporter)
-            driver = Driver(journal, time.perf_counter(), stop, progress)
-            with _undisturbed():
+            driver = LoadGenerator(journal, time.perf_counter(), stop, progress)
+            with _gc_disabled():
                 await _stages(options, driver, subjects, progress)
         finally:
             journal.close()
@@ -109,7 +111,7 @@ async def run(options: BenchOptions, file: Path | None, reporter: Reporter, stop
 
 
 async def _stages(
-    options: BenchOptions, driver: Driver, subjects: Sequence[Subject], progress: _Progress
+    options: BenchOptions, driver: LoadGenerator, subjects: Sequence[BenchmarkTarget], progress: _Progress
 ) -> None:
     if options.sweep:
         await _Sweep(options, driver, subjects, progress).run()
@@ -121,14 +123,14 @@ async def _stages(
 
 async def _load(
     options: BenchOptions,
-    driver: Driver,
-    subjects: Sequence[Subject],
+    driver: LoadGenerator,
+    subjects: Sequence[BenchmarkTarget],
     progress: _Progress,
     place: int,
-    load: Load,
+    load: LoadPattern,
 ) -> bool:
     """All rounds of a load; False when the benchmark is to end."""
-    driver.journal.add(Began(place, load.to_json()))
+    driver.journal.add(LoadHeader(place, load.to_json()))
     shares = options.shares(load)
     for number, share in enumerate(shares):
         for subject in subjects:
@@ -143,7 +145,11 @@ class _Sweep:
     """Twice the clients until that gains nothing; then requests at rates around what was the most."""
 
     def __init__(
-        self, options: BenchOptions, driver: Driver, subjects: Sequence[Subject], progress: _Progress
+        self,
+        options: BenchOptions,
+        driver: LoadGenerator,
+        subjects: Sequence[BenchmarkTarget],
+        progress: _Progress,
     ) -> None:
         self._arguments = (options, driver, subjects, progress)
         self._options, self._driver, self._subjects = options, driver, subjects
@@ -152,11 +158,11 @@ class _Sweep:
     async def run(self) -> None:
         most: dict[str, float] = {}
         clients = 1
-        while clients <= MOST_SWEPT:
+        while clients <= MAX_SWEEP_CONCURRENCY:
             if not await self._load(ClosedLoop(clients)):
                 return
             found = {subject.label: self._requests_per_second(subject.label) for subject in self._subjects}
-            saturated = all(found[label] < SATURATED * most.get(label, 0.0) for label in found)
+            saturated = all(found[label] < SATURATION_GAIN * most.get(label, 0.0) for label in found)
             most = {label: max(found[label], most.get(label, 0.0)) for label in found}
             if saturated:
                 break
@@ -167,7 +173,7 @@ class _Sweep:
             if rate <= 0 or not await self._load(OpenLoop(float(f"{share * rate:.3g}"))):
                 return
 
-    async def _load(self, load: Load) -> bool:
+    async def _load(self, load: LoadPattern) -> bool:
         self._number += 1
         return await _load(*self._arguments, self._number - 1, load)
 
@@ -180,11 +186,11 @@ class _Sweep:
         return float(throughput(last, None)["request_throughput"])
 
 
-async def _subjects(
+async def _connect_targets(
     options: BenchOptions, targets: dict[str, Target]
-) -> tuple[list[Subject], list[ModelFacts]]:
+) -> tuple[list[BenchmarkTarget], list[ModelInfo]]:
     """Connect, and prove that every model answers."""
-    wanted = Wanted(
+    wanted = RequestSpec(
         options.input_tokens,
         options.output_tokens,
         options.ignore_eos,
@@ -199,25 +205,25 @@ async def _subjects(
         target = targets[spec.address]
         try:
             known = await target.describe(spec.name)
-            request = await requests_for(target, known.name, wanted)
+            request = await make_requests(target, known.name, wanted)
             # One for all: the first answer compiles, allocates and connects.
-            await target.stream(known.name, request(2**31), Answer())
+            await target.stream(known.name, request(2**31), StreamedResponse())
         except RequestFailed as failure:
             raise TargetUnusable(f"{spec.address}: {failure.code}: {failure.message}") from failure
-        subjects.append(Subject(label, known.name, target, request))
-        facts.append(_facts(label, known, dict(options.checkpoints)))
+        subjects.append(BenchmarkTarget(label, known.name, target, request))
+        facts.append(_model_info(label, known, dict(options.checkpoints)))
     return subjects, facts
 
 
-def _facts(label: str, known: ModelFacts, checkpoints: Mapping[str, Path]) -> ModelFacts:
-    renamed = ModelFacts(**{**known.to_json(), "name": label})
+def _model_info(label: str, known: ModelInfo, checkpoints: Mapping[str, Path]) -> ModelInfo:
+    renamed = ModelInfo(**{**known.to_json(), "name": label})
     if label not in checkpoints:
         return renamed
-    return renamed.completed_by(facts_of_folder(label, checkpoints[label], known.dtype))
+    return renamed.completed_by(checkpoint_info(label, checkpoints[label], known.dtype))
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _gc_disabled() -> Iterator[None]:
     """No pauses for collecting garbage while times are taken."""
     gc.collect()
     gc.disable()

@@ -9,11 +9,11 @@ from typing import Any
 
 from secateur.errors import BadInput
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
-class Shape:
+class DecoderShape:
     """Of a decoder.
 
     Attributes:
@@ -33,7 +33,7 @@ class Shape:
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """A key and a value per head and layer."""
-        return sum(self.kv_heads) * 2 * self.head_dim * BYTES[dtype]
+        return sum(self.kv_heads) * 2 * self.head_dim * DTYPE_BYTES[dtype]
 
     def decode_bytes(self, batch: int, context: int, dtype: str) -> int:
         """Least to be read for a token of each of `batch` sequences of `context` tokens: weights and caches.
@@ -41,7 +41,7 @@ class Shape:
         Of an embedding that is not the head, one row per token is read; that is nothing.
         """
         weights = self.parameters - (0 if self.tied else self.embedding)
-        return weights * BYTES[dtype] + batch * context * self.kv_bytes_per_token(dtype)
+        return weights * DTYPE_BYTES[dtype] + batch * context * self.kv_bytes_per_token(dtype)
 
     def decode_flops(self, batch: int, context: int) -> int:
         """Least to be computed for the same: every weight once per token, and attention."""
@@ -58,7 +58,7 @@ class Shape:
         return self.parameters - self.embedding * (1 if self.tied else 2)
 
 
-def shape_of(folder: Path, config: Mapping[str, Any]) -> Shape:
+def read_shape(folder: Path, config: Mapping[str, Any]) -> DecoderShape:
     """The shape of a checkpoint.
 
     Args:
@@ -71,7 +71,7 @@ def shape_of(folder: Path, config: Mapping[str, Any]) -> Shape:
     heads, shared = int(config["num_attention_heads"]), config.get("num_key_value_heads")
     overrides = {int(layer): own for layer, own in (config.get("per_layer_config") or {}).items()}
     kept = [_heads(overrides.get(layer, {}), heads, shared) for layer in range(config["num_hidden_layers"])]
-    return Shape(
+    return DecoderShape(
         heads=tuple(queries for queries, _ in kept),
         kv_heads=tuple(keys for _, keys in kept),
         head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from secateur.bench.document import document
+from secateur.bench.document import benchmark_document
 from secateur.bench.interrupts import interruptible
-from secateur.bench.load.stage import ClosedLoop, Extent, Load, OpenLoop
+from secateur.bench.load.stage import ClosedLoop, LoadPattern, OpenLoop, StopCondition
 from secateur.bench.metrics.slo import parse_slo
-from secateur.bench.options import BenchOptions, SubjectSpec
+from secateur.bench.options import BenchmarkTargetSpec, BenchOptions
 from secateur.bench.place import RECORDS
 from secateur.bench.run import run
 from secateur.bench.written import write_report
@@ -28,7 +28,7 @@ from secateur.errors import SecateurError
 
 
 @dataclass
-class Told:
+class JsonReporter:
     """Tells the server how it goes."""
 
     answers: TextIO
@@ -44,7 +44,7 @@ class Told:
     def step(self, note: str = "", count: int = 1) -> None:
         """It went on."""
         self.done += count
-        say(self.answers, {"stage": self.name, "fraction": min(1.0, self.done / self.total)})
+        write_line(self.answers, {"stage": self.name, "fraction": min(1.0, self.done / self.total)})
 
     def say(self, line: str) -> None:
         """Nobody reads it."""
@@ -57,12 +57,14 @@ def main() -> None:
     job = json.load(sys.stdin)
     try:
         options, folder = options_of(job), Path(job["folder"])
-        log = asyncio.run(interruptible(lambda stop: run(options, folder / RECORDS, Told(answers), stop)))
+        log = asyncio.run(
+            interruptible(lambda stop: run(options, folder / RECORDS, JsonReporter(answers), stop))
+        )
         write_report(folder, log)
     except SecateurError as error:
-        say(answers, {"error": str(error), "bad_input": error.exit_status == 2})
+        write_line(answers, {"error": str(error), "bad_input": error.exit_status == 2})
         return
-    say(answers, {"result": document(log)})
+    write_line(answers, {"result": benchmark_document(log)})
 
 
 def options_of(job: Mapping[str, Any]) -> BenchOptions:
@@ -71,12 +73,12 @@ def options_of(job: Mapping[str, Any]) -> BenchOptions:
     Raises:
         BadInput: a number out of range.
     """
-    loads: list[Load] = [ClosedLoop(count) for count in job["concurrencies"]]
+    loads: list[LoadPattern] = [ClosedLoop(count) for count in job["concurrencies"]]
     loads += [OpenLoop(rate, poisson=not job["constant"]) for rate in job["rates"]]
     return BenchOptions(
-        subjects=tuple(SubjectSpec(model, job["target"]) for model in job["models"]),
+        subjects=tuple(BenchmarkTargetSpec(model, job["target"]) for model in job["models"]),
         loads=tuple(loads),
-        extent=Extent(seconds=job["seconds"]),
+        extent=StopCondition(seconds=job["seconds"]),
         rounds=job["rounds"],
         input_tokens=job["input_tokens"],
         output_tokens=job["output_tokens"],
@@ -85,7 +87,7 @@ def options_of(job: Mapping[str, Any]) -> BenchOptions:
     )
 
 
-def say(answers: TextIO, line: Mapping[str, Any]) -> None:
+def write_line(answers: TextIO, line: Mapping[str, Any]) -> None:
     """Write a line."""
     answers.write(json.dumps(line) + "\n")
     answers.flush()

@@ -13,7 +13,7 @@ from typing import Any
 from secateur.errors import BackendUnavailable
 
 
-def answers(module: str, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def run_json_worker(module: str, job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Run a module with a job on its standard input, and yield the JSON lines it prints.
 
     Raises:

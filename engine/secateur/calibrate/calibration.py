@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from secateur.calibrate.criteria import Evidence, criterion_named
+from secateur.calibrate.criteria import SubBlockStats, criterion_named
 from secateur.calibrate.fisher import fisher_metrics
-from secateur.calibrate.library import expand, last_projection, unit_span
+from secateur.calibrate.library import expand_units, last_projection, unit_span
 from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
-from secateur.calibrate.statistics import Gram, collect
+from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.calibrate.taylor import taylor_scores
-from secateur.model.dense import Kind, Model
-from secateur.model.forward import geometry
-from secateur.storage import reported, write_json
+from secateur.model.dense import DecoderModel, Kind
+from secateur.model.forward import forward_context
+from secateur.storage import os_errors_as_output_failed, write_json
 
 TAYLOR_WINDOWS = 16
 FISHER_WINDOWS = 32
@@ -32,7 +32,7 @@ Orders = dict[tuple[int, Kind], Tensor]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CalibrationConfig:
     """How units are ranked and projections repaired.
 
     Attributes:
@@ -81,7 +81,9 @@ def is_complete(folder: Path) -> bool:
     return (folder / "calibration.json").is_file()
 
 
-def calibrate(model: Model, windows_BT: Tensor, folder: Path, recipe: Recipe) -> Iterator[Gram]:
+def calibrate(
+    model: DecoderModel, windows_BT: Tensor, folder: Path, recipe: CalibrationConfig
+) -> Iterator[GramMatrix]:
     """Collect, rank and factorise into `folder`; yields each sub-block's statistics as it is done.
 
     Args:
@@ -91,25 +93,27 @@ def calibrate(model: Model, windows_BT: Tensor, folder: Path, recipe: Recipe) ->
     The folder counts only once the iterator is exhausted.
     """
     criterion = criterion_named(recipe.criterion)
-    with reported(folder):
+    with os_errors_as_output_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    geo = geometry(model, windows_BT.shape[1])
+    geo = forward_context(model, windows_BT.shape[1])
     name = recipe.criterion
     scores = taylor_scores(model, windows_BT[:TAYLOR_WINDOWS], geo) if name == "taylor" else {}
     metrics = fisher_metrics(model, windows_BT[:FISHER_WINDOWS], geo) if name == "obs-fisher" else {}
     pending: dict[str, Tensor] = {}
     done: list[tuple[int, Kind]] = []
-    for gram in collect(model, windows_BT, geo):
+    for gram in collect_grams(model, windows_BT, geo):
         block = model.layers[gram.layer].sub_block(gram.kind)
         assert block is not None  # collect() yields existing sub-blocks
         span = unit_span(model, gram.kind)
         key = (gram.layer, gram.kind)
-        evidence = Evidence(
+        evidence = SubBlockStats(
             block, last_projection(block), gram.gram_NN, span, scores.get(key), metrics.get(key)
         )
         order_U = criterion(evidence, shrinkage=recipe.shrinkage)
         pending[f"{gram.kind}.order"] = order_U.contiguous()
-        pending[f"{gram.kind}.factor"] = factorise(gram.gram_NN, expand(order_U, span), recipe.shrinkage)
+        pending[f"{gram.kind}.factor"] = factorise(
+            gram.gram_NN, expand_units(order_U, span), recipe.shrinkage
+        )
         done.append((gram.layer, gram.kind))
         pending = _flush(model, folder, gram, pending)
         yield gram
@@ -117,12 +121,14 @@ def calibrate(model: Model, windows_BT: Tensor, folder: Path, recipe: Recipe) ->
     write_json(folder / "calibration.json", meta)
 
 
-def _flush(model: Model, folder: Path, gram: Gram, pending: dict[str, Tensor]) -> dict[str, Tensor]:
+def _flush(
+    model: DecoderModel, folder: Path, gram: GramMatrix, pending: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """Write the layer's file once its last sub-block is in."""
     if gram.kind == "attention" and model.layers[gram.layer].ffn is not None:
         return pending
     temporary = folder / f".layer-{gram.layer:03d}.tmp"
-    with reported(folder):
+    with os_errors_as_output_failed(folder):
         save_file(pending, temporary)
         os.replace(temporary, _layer_file(folder, gram.layer))
     return {}

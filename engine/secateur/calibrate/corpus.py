@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secateur.errors import BadInput
 
-SELF = "self"  # text that the dense model writes itself; made by who has the model
+SELF_CORPUS = "self"  # text that the dense model writes itself; made by who has the model
 _PYDOC_PARTS = {"calibration": 0.7, "validation": 0.1, "test": 0.2}  # shares of the text
 _PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
 
@@ -52,15 +52,15 @@ def load_corpus(name: str) -> Corpus:
 
 
 def is_embedded(name: str) -> bool:
-    """Whether a corpus is named that is no file: an embedded text, or `SELF`."""
-    return name == SELF or name.split(":")[0] in _EMBEDDED
+    """Whether a corpus is named that is no file: an embedded text, or `SELF_CORPUS`."""
+    return name == SELF_CORPUS or name.split(":")[0] in _EMBEDDED
 
 
 def load_corpora(names: str, *, with_self: bool = False) -> tuple[Corpus, ...]:
     """The corpora of a comma-separated list, in its order.
 
     Args:
-        with_self: whether `SELF` may be among them; it comes without its text.
+        with_self: whether `SELF_CORPUS` may be among them; it comes without its text.
 
     Raises:
         BadInput: as `load_corpus`, or nothing named, or one named twice.
@@ -70,9 +70,11 @@ def load_corpora(names: str, *, with_self: bool = False) -> tuple[Corpus, ...]:
         raise BadInput("--corpus", repr(names), "name at least one corpus")
     if len(set(wanted)) < len(wanted):
         raise BadInput("--corpus", names, "a corpus is named twice")
-    if SELF in wanted and not with_self:
-        raise BadInput("--corpus", SELF, "a model's own text is only to calibrate on, as --corpus of prune")
-    return tuple(Corpus(SELF, "") if name == SELF else load_corpus(name) for name in wanted)
+    if SELF_CORPUS in wanted and not with_self:
+        raise BadInput(
+            "--corpus", SELF_CORPUS, "a model's own text is only to calibrate on, as --corpus of prune"
+        )
+    return tuple(Corpus(SELF_CORPUS, "") if name == SELF_CORPUS else load_corpus(name) for name in wanted)
 
 
 def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None = None) -> Tensor:

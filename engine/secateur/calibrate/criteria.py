@@ -17,14 +17,14 @@ from torch import Tensor
 from secateur.calibrate.elimination import Elimination, inverse_of, obs_cost
 from secateur.calibrate.repair import damped
 from secateur.errors import BadInput
-from secateur.model.dense import Attention, SubBlock
+from secateur.model.dense import AttentionWeights, SubBlock
 
-_GREEDY_FRACTION = 96  # greedy elimination takes 1/96 of the units per step
+_GREEDY_FRACTION_PER_STEP = 96  # greedy elimination takes 1/96 of the units per step
 _FISHER_SHRINKAGE = 1.0  # of its mean diagonal; a few thousand tokens say little of most directions
 
 
 @dataclass(frozen=True)
-class Evidence:
+class SubBlockStats:
     """What a criterion may look at.
 
     Attributes:
@@ -52,7 +52,7 @@ class Evidence:
 class Criterion(Protocol):
     """Orders units. Implementations are stateless functions of the evidence."""
 
-    def __call__(self, evidence: Evidence, *, shrinkage: float) -> Tensor:
+    def __call__(self, evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
         """Unit indices [U], most important first."""
 
 
@@ -64,11 +64,11 @@ def _per_unit(score_N: Tensor, span: int) -> Tensor:
     return score_N.view(-1, span).sum(-1)
 
 
-def magnitude(evidence: Evidence, *, shrinkage: float) -> Tensor:
+def magnitude(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """Squared norm of all coupled weights of a unit (the L2 criterion of LLM-Pruner)."""
     block = evidence.block
     rows: tuple[Tensor, ...]
-    if isinstance(block, Attention):
+    if isinstance(block, AttentionWeights):
         rows = (block.query_QH, block.key_KH, block.value_KH)
     else:
         rows = (block.gate_CH, block.up_CH)
@@ -78,26 +78,26 @@ def magnitude(evidence: Evidence, *, shrinkage: float) -> Tensor:
     return _by_score(score_U)
 
 
-def activation(evidence: Evidence, *, shrinkage: float) -> Tensor:
+def activation(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """||w_j||^2 E[x_j^2], the structured form of Wanda (arXiv 2306.11695)."""
     score_N = evidence.weight_HN.float().square().sum(0) * evidence.gram_NN.diagonal()
     return _by_score(_per_unit(score_N, evidence.span))
 
 
-def taylor(evidence: Evidence, *, shrinkage: float) -> Tensor:
+def taylor(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """First-order Taylor: the loss change when a unit's activations go to zero (see `taylor`)."""
     if evidence.taylor_N is None:
         raise BadInput("--criterion", "taylor", "needs gradients, which this calibration did not collect")
     return _by_score(_per_unit(evidence.taylor_N, evidence.span))
 
 
-def obs(evidence: Evidence, *, shrinkage: float) -> Tensor:
+def obs(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """OBS cost of removing one unit with all others re-fitted: tr(w_j ((C^-1)_jj)^-1 w_j^T)."""
     inverse = inverse_of(damped(evidence.gram_NN, shrinkage))
     return _by_score(obs_cost(evidence.weight_HN.double(), inverse, evidence.span))
 
 
-def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
+def obs_greedy(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """Units removed a few at a time by OBS cost, the rest re-fitted after each step (arXiv 2302.04089).
 
     The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
@@ -106,7 +106,7 @@ def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
     inverse = inverse_of(damped(evidence.gram_NN, shrinkage))
     left = Elimination(evidence.weight_HN.double(), inverse, evidence.span)
     removed: list[Tensor] = []
-    step = max(1, evidence.num_units // _GREEDY_FRACTION)
+    step = max(1, evidence.num_units // _GREEDY_FRACTION_PER_STEP)
     while left.num_units > step:
         removed.append(left.take(torch.argsort(left.cost(), stable=True)[:step]))
     left.compact()
@@ -114,7 +114,7 @@ def obs_greedy(evidence: Evidence, *, shrinkage: float) -> Tensor:
     return torch.cat([last, *reversed([part.flip(0) for part in removed])])
 
 
-def obs_fisher(evidence: Evidence, *, shrinkage: float) -> Tensor:
+def obs_fisher(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """As `obs-greedy`, errors measured by what the model's output feels of them (see `fisher`)."""
     if evidence.fisher_HH is None:
         raise BadInput("--criterion", "obs-fisher", "needs gradients, which this calibration did not collect")
@@ -132,7 +132,7 @@ CRITERIA: dict[str, Criterion] = {
     "obs-fisher": obs_fisher,
 }
 # Those whose evidence takes a backward pass.
-OF_GRADIENTS = ("taylor", "obs-fisher")
+GRADIENT_CRITERIA = ("taylor", "obs-fisher")
 
 
 def criterion_named(name: str) -> Criterion:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import expand
+from secateur.calibrate.library import expand_units
 
-_CROWDED = 0.75  # of the units are left: then it pays to copy what is left
+_COMPACT_BELOW = 0.75  # of the units are left: then it pays to copy what is left
 
 
 class Elimination:
@@ -48,13 +48,13 @@ class Elimination:
     def take(self, places: Tensor) -> Tensor:
         """Take the units at some places away and fit the rest again; returns which they were."""
         taken = self.names_U[places]
-        gone_R = expand(places, self.span)
+        gone_R = expand_units(places, self.span)
         rows_RN = self.inverse_NN[gone_R]
         update_RN = torch.cholesky_solve(rows_RN, torch.linalg.cholesky(rows_RN[:, gone_R]))
         self.weight_HN.addmm_(self.weight_HN[:, gone_R], update_RN, alpha=-1)
         self.inverse_NN.addmm_(rows_RN.T, update_RN, alpha=-1)
         self.alive_U[places] = False
-        if self.num_units <= _CROWDED * len(self.names_U):
+        if self.num_units <= _COMPACT_BELOW * len(self.names_U):
             self.compact()
         return taken
 

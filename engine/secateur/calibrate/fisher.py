@@ -13,22 +13,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.calibrate.gradients import walk_back
+from secateur.calibrate.gradients import backward_by_sub_block
 from secateur.calibrate.statistics import accumulate
-from secateur.model.dense import Kind, Model
-from secateur.model.forward import Geometry
+from secateur.model.dense import DecoderModel, Kind
+from secateur.model.forward import ForwardContext
 
 Metrics = dict[tuple[int, Kind], Tensor]
 
 
 def fisher_metrics(
-    model: Model, windows_BT: Tensor, geo: Geometry, *, seed: int = 0, chunk: int = 4
+    model: DecoderModel, windows_BT: Tensor, geo: ForwardContext, *, seed: int = 0, chunk: int = 4
 ) -> Metrics:
     """F [H, H] fp32 of every sub-block, from the given windows, `chunk` windows at a time."""
     labels = torch.Generator().manual_seed(seed)
     metrics: Metrics = {}
     for tokens_BT in windows_BT.split(chunk):
-        for found in walk_back(model, tokens_BT, geo, labels):
+        for found in backward_by_sub_block(model, tokens_BT, geo, labels):
             key = (found.layer, found.kind)
             metrics[key] = accumulate(metrics.get(key), found.output_gradient_BTH)
     return metrics

@@ -12,12 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.dense import KINDS, Kind, Model
-from secateur.model.forward import Geometry, apply_block, embed, final_hidden, inner, project
+from secateur.model.dense import KINDS, DecoderModel, Kind
+from secateur.model.forward import (
+    ForwardContext,
+    apply_block,
+    embed,
+    final_hidden,
+    project_output,
+    sub_block_inner,
+)
 
 
 @dataclass(frozen=True)
-class Gradients:
+class SubBlockGradients:
     """Of the summed next-token loss at one sub-block, in the model's dtype.
 
     Attributes:
@@ -33,9 +40,9 @@ class Gradients:
     output_gradient_BTH: Tensor
 
 
-def walk_back(
-    model: Model, tokens_BT: Tensor, geo: Geometry, labels: torch.Generator | None = None
-) -> Iterator[Gradients]:
+def backward_by_sub_block(
+    model: DecoderModel, tokens_BT: Tensor, geo: ForwardContext, labels: torch.Generator | None = None
+) -> Iterator[SubBlockGradients]:
     """Gradients at every sub-block that exists, the last one first.
 
     Args:
@@ -52,15 +59,15 @@ def walk_back(
         if block is None:
             continue
         state = state.detach().requires_grad_()
-        inner_BTN = inner(state, block, geo, index)
-        output = state + project(inner_BTN, block)
+        inner_BTN = sub_block_inner(state, block, geo, index)
+        output = state + project_output(inner_BTN, block)
         after_BTH = upstream_BTH
         upstream_BTH, inner_gradient = torch.autograd.grad(output, (state, inner_BTN), after_BTH)
-        yield Gradients(index, kind, inner_BTN.detach(), inner_gradient, after_BTH)
+        yield SubBlockGradients(index, kind, inner_BTN.detach(), inner_gradient, after_BTH)
 
 
 def _loss_gradient(
-    model: Model, state_BTH: Tensor, tokens_BT: Tensor, labels: torch.Generator | None
+    model: DecoderModel, state_BTH: Tensor, tokens_BT: Tensor, labels: torch.Generator | None
 ) -> Tensor:
     state = state_BTH.detach().requires_grad_()
     logits_BPV = functional.linear(final_hidden(model, state)[:, :-1], model.head_VH).float()

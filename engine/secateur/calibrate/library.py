@@ -18,7 +18,16 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.repair import repaired, residual_errors
-from secateur.model.dense import Attention, Ffn, Kind, Layer, Model, SubBlock, map_block, tensors_of
+from secateur.model.dense import (
+    AttentionWeights,
+    DecoderLayer,
+    DecoderModel,
+    FfnWeights,
+    Kind,
+    SubBlock,
+    map_block,
+    tensors_of,
+)
 
 Factors = Mapping[tuple[int, Kind], Tensor]
 DEFAULT_CACHE_BYTES = 4 << 30
@@ -26,23 +35,25 @@ DEFAULT_CACHE_BYTES = 4 << 30
 
 def last_projection(block: SubBlock) -> Tensor:
     """The weight [H, N] that reads the inner activations."""
-    return block.output_HQ if isinstance(block, Attention) else block.down_HC
+    return block.output_HQ if isinstance(block, AttentionWeights) else block.down_HC
 
 
-def unit_span(model: Model, kind: Kind) -> int:
+def unit_span(model: DecoderModel, kind: Kind) -> int:
     """Inner channels per unit: a KV group spans its query heads, a channel itself."""
     return model.queries_per_group * model.head_dim if kind == "attention" else 1
 
 
-def expand(order_U: Tensor, span: int) -> Tensor:
+def expand_units(order_U: Tensor, span: int) -> Tensor:
     """Indices of rows, [U * span], from indices of units."""
     return (order_U[:, None] * span + torch.arange(span)).flatten()
 
 
-def select_groups(block: Attention, groups_U: Tensor, head_dim: int, queries_per_group: int) -> Attention:
+def select_groups(
+    block: AttentionWeights, groups_U: Tensor, head_dim: int, queries_per_group: int
+) -> AttentionWeights:
     """The attention sub-block with only those KV groups, in that order."""
-    rows_Q = expand(groups_U, queries_per_group * head_dim)
-    rows_K = expand(groups_U, head_dim)
+    rows_Q = expand_units(groups_U, queries_per_group * head_dim)
+    rows_K = expand_units(groups_U, head_dim)
     pick = lambda tensor, rows: None if tensor is None else tensor[rows]  # noqa: E731
     return replace(
         block,
@@ -56,7 +67,7 @@ def select_groups(block: Attention, groups_U: Tensor, head_dim: int, queries_per
     )
 
 
-def select_channels(block: Ffn, channels_U: Tensor) -> Ffn:
+def select_channels(block: FfnWeights, channels_U: Tensor) -> FfnWeights:
     """The FFN sub-block with only those channels, in that order."""
     pick = lambda tensor: None if tensor is None else tensor[channels_U]  # noqa: E731
     return replace(
@@ -69,10 +80,10 @@ def select_channels(block: Ffn, channels_U: Tensor) -> Ffn:
     )
 
 
-def permute(model: Model, orders: Mapping[tuple[int, Kind], Tensor]) -> Model:
+def permute(model: DecoderModel, orders: Mapping[tuple[int, Kind], Tensor]) -> DecoderModel:
     """The model with the units of every sub-block re-ordered: the same function, sorted weights."""
 
-    def sorted_layer(index: int, layer: Layer) -> Layer:
+    def sorted_layer(index: int, layer: DecoderLayer) -> DecoderLayer:
         attention, ffn = layer.attention, layer.ffn
         if attention is not None:
             attention = select_groups(
@@ -80,14 +91,14 @@ def permute(model: Model, orders: Mapping[tuple[int, Kind], Tensor]) -> Model:
             )
         if ffn is not None:
             ffn = select_channels(ffn, orders[index, "ffn"])
-        return Layer(attention, ffn)
+        return DecoderLayer(attention, ffn)
 
     return replace(model, layers=tuple(sorted_layer(i, layer) for i, layer in enumerate(model.layers)))
 
 
-def prefix(block: SubBlock, units: int, head_dim: int, queries_per_group: int) -> SubBlock:
+def prefix_of_units(block: SubBlock, units: int, head_dim: int, queries_per_group: int) -> SubBlock:
     """The first `units` units of a sorted sub-block; every tensor is a view."""
-    if isinstance(block, Attention):
+    if isinstance(block, AttentionWeights):
         q, k = units * queries_per_group * head_dim, units * head_dim
         cut = lambda tensor, rows: None if tensor is None else tensor[:rows]  # noqa: E731
         return replace(
@@ -113,7 +124,7 @@ def prefix(block: SubBlock, units: int, head_dim: int, queries_per_group: int) -
 
 def with_projection(block: SubBlock, weight_HN: Tensor) -> SubBlock:
     """The sub-block with another last projection."""
-    if isinstance(block, Attention):
+    if isinstance(block, AttentionWeights):
         return replace(block, output_HQ=weight_HN)
     return replace(block, down_HC=weight_HN)
 
@@ -137,7 +148,7 @@ class BlockLibrary:
 
     def __init__(
         self,
-        model: Model,
+        model: DecoderModel,
         factors: Factors | None,
         dtype: torch.dtype,
         *,
@@ -157,7 +168,7 @@ class BlockLibrary:
             return None
         if units == self.model.width(layer, kind):
             return full
-        cut = prefix(full, units, self.model.head_dim, self.model.queries_per_group)
+        cut = prefix_of_units(full, units, self.model.head_dim, self.model.queries_per_group)
         return with_projection(cut, self._projection(_Key(layer, kind, units)))
 
     def master_block(self, layer: int, kind: Kind, units: int) -> SubBlock | None:
@@ -165,7 +176,7 @@ class BlockLibrary:
         full = self.master.layers[layer].sub_block(kind)
         if units == 0 or full is None:
             return None
-        cut = prefix(full, units, self.master.head_dim, self.master.queries_per_group)
+        cut = prefix_of_units(full, units, self.master.head_dim, self.master.queries_per_group)
         cut = with_projection(cut, self._repaired(full, layer, kind, units))
         return map_block(cut, lambda tensor: tensor.contiguous())
 

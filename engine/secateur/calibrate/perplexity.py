@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from secateur.model.dense import Model
-from secateur.model.forward import geometry, hidden_states
+from secateur.model.dense import DecoderModel
+from secateur.model.forward import forward_context, hidden_states
 from secateur_kernels import linear_nll
 
 BATCH_WINDOWS = 16
@@ -17,13 +17,13 @@ BATCH_WINDOWS = 16
 
 @torch.inference_mode()
 def mean_nll(
-    model: Model, windows_BT: Tensor, advance: Callable[[int], None] = lambda windows: None
+    model: DecoderModel, windows_BT: Tensor, advance: Callable[[int], None] = lambda windows: None
 ) -> float:
     """Mean negative log-likelihood over the T - 1 predicted tokens of every window, nats per token.
 
     Weights and matrix products in the model's dtype, losses in fp32. `advance` is told of windows done.
     """
-    geo = geometry(model, windows_BT.shape[1])
+    geo = forward_context(model, windows_BT.shape[1])
     total = 0.0
     for tokens_BT in windows_BT.split(BATCH_WINDOWS):
         hidden_BTH = hidden_states(model, tokens_BT, geo)

@@ -20,21 +20,28 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from secateur.calibrate.corpus import SELF, Corpus
-from secateur.checkpoint.source import Source
-from secateur.evaluation.judge import module_of
-from secateur.model.dense import Model
-from secateur.model.precision import fast_dtype
-from secateur.progress import Reporter
-from secateur.storage import reported
+from secateur.calibrate.corpus import SELF_CORPUS, Corpus
+from secateur.checkpoint.source import ModelSource
+from secateur.evaluation.judge import transformers_module
+from secateur.model.dense import DecoderModel
+from secateur.model.precision import fastest_dtype
+from secateur.progress import ProgressReporter
+from secateur.storage import os_errors_as_output_failed
 
 BATCH = 64
 TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 256
-SPARE = 1.05  # text is tokenised again, which may take fewer tokens than it was made of
+TOKEN_MARGIN = 1.05  # text is tokenised again, which may take fewer tokens than it was made of
 
 
 def self_corpus(
-    source: Source, model: Model, folder: Path, *, tokens: int, length: int, seed: int, reporter: Reporter
+    source: ModelSource,
+    model: DecoderModel,
+    folder: Path,
+    *,
+    tokens: int,
+    length: int,
+    seed: int,
+    reporter: ProgressReporter,
 ) -> Corpus:
     """At least about so many tokens of text from the model; read from `folder` where it lies there.
 
@@ -48,25 +55,25 @@ def self_corpus(
     file = folder / f"self-{_key(source, tokens, length, seed)}.txt"
     if file.is_file():
         reporter.say(f"text of the model itself is there from an earlier run ({file.name})")
-        return Corpus(SELF, file.read_bytes().decode())
+        return Corpus(SELF_CORPUS, file.read_bytes().decode())
     text = generate_text(
         model, source.tokenizer(), tokens=tokens, length=length, seed=seed, reporter=reporter
     )
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with reported(file):
+    with os_errors_as_output_failed(file):
         folder.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(text.encode())  # as it is: no line ends of another kind
         os.replace(temporary, file)
-    return Corpus(SELF, text)
+    return Corpus(SELF_CORPUS, text)
 
 
 def generate_text(
-    model: Model, tokenizer: Any, *, tokens: int, length: int, seed: int, reporter: Reporter
+    model: DecoderModel, tokenizer: Any, *, tokens: int, length: int, seed: int, reporter: ProgressReporter
 ) -> str:
     """Sequences of the model, a blank line between them; the same for a seed on the same machine."""
-    module = module_of(model.to(fast_dtype()))
+    module = transformers_module(model.to(fastest_dtype()))
     special = sorted(set(tokenizer.all_special_ids))
-    batches = max(1, -(-int(tokens * SPARE) // (BATCH * length)))
+    batches = max(1, -(-int(tokens * TOKEN_MARGIN) // (BATCH * length)))
     reporter.stage(f"writing {batches * BATCH * length:,} tokens of text to calibrate on", batches)
     started, parts = time.perf_counter(), list[str]()
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -105,7 +112,7 @@ def _sequences(module: Module, starts_B1: Tensor, special: list[int], length: in
     return torch.cat(written, 1)
 
 
-def _key(source: Source, tokens: int, length: int, seed: int) -> str:
+def _key(source: ModelSource, tokens: int, length: int, seed: int) -> str:
     """What the text depends on."""
     depends = [source.fingerprint, tokens, length, seed, TEMPERATURE, TOP_P, TOP_K, BATCH]
     return hashlib.blake2b(json.dumps(depends).encode(), digest_size=6).hexdigest()

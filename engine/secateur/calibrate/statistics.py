@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.model.dense import KINDS, Kind, Model
-from secateur.model.forward import Geometry, embed, inner, project
+from secateur.model.dense import KINDS, DecoderModel, Kind
+from secateur.model.forward import ForwardContext, embed, project_output, sub_block_inner
 
 CHUNK_WINDOWS = 16
 _SQUARE_BLOCK = 256  # channels
 
 
 @dataclass(frozen=True)
-class Gram:
+class GramMatrix:
     """Second moments of what a sub-block's last projection reads.
 
     Attributes:
@@ -38,7 +38,7 @@ class Gram:
     tokens: int
 
 
-def collect(model: Model, windows_BT: Tensor, geo: Geometry) -> Iterator[Gram]:
+def collect_grams(model: DecoderModel, windows_BT: Tensor, geo: ForwardContext) -> Iterator[GramMatrix]:
     """The Gram matrices of every sub-block that exists, in order of depth.
 
     Arguments to the products are in the model's dtype, sums in fp32. Cost per token: one forward
@@ -53,11 +53,11 @@ def collect(model: Model, windows_BT: Tensor, geo: Geometry) -> Iterator[Gram]:
                 continue
             gram_NN: Tensor | None = None
             for position, state_BTH in enumerate(states):
-                inner_BTN = inner(state_BTH, block, geo, index)
+                inner_BTN = sub_block_inner(state_BTH, block, geo, index)
                 gram_NN = accumulate(gram_NN, inner_BTN)
-                states[position] = state_BTH + project(inner_BTN, block)
+                states[position] = state_BTH + project_output(inner_BTN, block)
             assert gram_NN is not None  # windows_BT is never empty
-            yield Gram(index, kind, gram_NN, tokens)
+            yield GramMatrix(index, kind, gram_NN, tokens)
 
 
 def accumulate(total_NN: Tensor | None, x_BTN: Tensor, y_BTP: Tensor | None = None) -> Tensor:

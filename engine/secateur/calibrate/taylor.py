@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from secateur.calibrate.gradients import walk_back
-from secateur.model.dense import Kind, Model
-from secateur.model.forward import Geometry
+from secateur.calibrate.gradients import backward_by_sub_block
+from secateur.model.dense import DecoderModel, Kind
+from secateur.model.forward import ForwardContext
 
 Scores = dict[tuple[int, Kind], Tensor]
 
 
-def taylor_scores(model: Model, windows_BT: Tensor, geo: Geometry, *, chunk: int = 4) -> Scores:
+def taylor_scores(model: DecoderModel, windows_BT: Tensor, geo: ForwardContext, *, chunk: int = 4) -> Scores:
     """Scores [N] fp32 of every sub-block, from the given windows, `chunk` windows at a time."""
     scores: Scores = {}
     for tokens_BT in windows_BT.split(chunk):
-        for found in walk_back(model, tokens_BT, geo):
+        for found in backward_by_sub_block(model, tokens_BT, geo):
             score_N = (found.inner_BTN.float() * found.inner_gradient_BTN.float()).sum(1).abs().sum(0)
             key = (found.layer, found.kind)
             scores[key] = scores[key] + score_N if key in scores else score_N

@@ -22,17 +22,21 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.card import model_card
 from secateur.checkpoint.configuration_secateur import slim_config, stock_config
-from secateur.checkpoint.source import Source
+from secateur.checkpoint.source import ModelSource
 from secateur.model.architecture import architecture_of
-from secateur.model.dense import Model, named_tensors
-from secateur.storage import new_folder, require_space, write_json
+from secateur.model.dense import DecoderModel, named_tensors
+from secateur.storage import check_disk_space, new_folder, write_json
 
 TRAVELLING_FILES = (configuration_secateur.__file__, modeling_secateur.__file__)
 RECORD = "secateur.json"
 
 
 def export(
-    model: Model, source: Source, folder: Path, record: Mapping[str, Any] | None, dtype: torch.dtype
+    model: DecoderModel,
+    source: ModelSource,
+    folder: Path,
+    record: Mapping[str, Any] | None,
+    dtype: torch.dtype,
 ) -> None:
     """Write `model` to `folder`, which must not exist.
 
@@ -49,7 +53,7 @@ def export(
     config.dtype = dtype
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in named_tensors(model).items()}
     with new_folder(folder) as partial:
-        require_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
+        check_disk_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
         config.save_pretrained(partial)
         _save_tokenizer(source, partial)
         if config.model_type == configuration_secateur.SecateurConfig.model_type:
@@ -61,7 +65,7 @@ def export(
             (partial / "README.md").write_text(model_card(record), encoding="utf-8")
 
 
-def describe(model: Model) -> tuple[Any, Model]:
+def describe(model: DecoderModel) -> tuple[Any, DecoderModel]:
     """The config of the checkpoint, and the model with its layers numbered as that config has them."""
     shape = architecture_of(model)
     kept = [i for i in range(shape.num_layers) if shape.groups[i] or shape.channels[i]]
@@ -75,7 +79,7 @@ def describe(model: Model) -> tuple[Any, Model]:
     return slim_config(model.config, shape.groups, shape.channels), model
 
 
-def weight_bytes(model: Model, dtype: torch.dtype) -> int:
+def weight_bytes(model: DecoderModel, dtype: torch.dtype) -> int:
     """Bytes of all weights in `dtype`."""
     return sum(tensor.numel() for tensor in named_tensors(model).values()) * dtype.itemsize
 
@@ -97,7 +101,7 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _save_tokenizer(source: Source, folder: Path) -> None:
+def _save_tokenizer(source: ModelSource, folder: Path) -> None:
     tokenizer = source.tokenizer()
     try:
         tokenizer.save_pretrained(folder)

@@ -43,7 +43,7 @@ LAYER_NAMES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class GgufTensorInfo:
     """One tensor of the file: its shape (row-major), GGML type and place."""
 
     shape: tuple[int, ...]
@@ -66,7 +66,7 @@ class GgufFile:
     files: tuple[Path]
     metadata: dict[str, object]
     array_lengths: dict[str, int]
-    entries: dict[str, Entry]
+    entries: dict[str, GgufTensorInfo]
 
     @property
     def architecture(self) -> str:
@@ -93,7 +93,7 @@ class GgufFile:
             name: torch.from_numpy(self._weights(name, entry, data)) for name, entry in self.entries.items()
         }
 
-    def _weights(self, name: str, entry: Entry, data: np.ndarray) -> np.ndarray:
+    def _weights(self, name: str, entry: GgufTensorInfo, data: np.ndarray) -> np.ndarray:
         import gguf
         import numpy as np
 
@@ -120,12 +120,12 @@ def open_gguf(file: Path) -> GgufFile:
             raise BrokenCheckpoint("MODEL", file, "not a GGUF file (it does not begin with 'GGUF')")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             try:
-                metadata, lengths, raw_entries, data_start = _header(_Cursor(mapped, 4), file)
+                metadata, lengths, raw_entries, data_start = _header(_BinaryReader(mapped, 4), file)
             except (struct.error, LookupError, ValueError, ArithmeticError, RecursionError) as error:
                 raise BrokenCheckpoint(
                     "MODEL", file, f"truncated or damaged inside its header ({size:,} bytes)"
                 ) from error
-    _refuse_variants(file, metadata, lengths, raw_entries)
+    _check_supported(file, metadata, lengths, raw_entries)
     entries = {}
     for name, shape, ggml_type, offset in raw_entries:
         start, length = data_start + offset, _byte_length(file, shape, ggml_type)
@@ -133,11 +133,11 @@ def open_gguf(file: Path) -> GgufFile:
             raise BrokenCheckpoint(
                 "MODEL", file, f"truncated: {size:,} bytes, tensor {name} ends at {start + length:,}"
             )
-        entries[_hugging_face_name(file, name)] = Entry(shape, ggml_type, start, length)
+        entries[_hugging_face_name(file, name)] = GgufTensorInfo(shape, ggml_type, start, length)
     return GgufFile((file,), metadata, lengths, entries)
 
 
-class _Cursor:
+class _BinaryReader:
     """Reads little-endian values one after another."""
 
     def __init__(self, mapped: mmap.mmap, position: int) -> None:
@@ -161,10 +161,12 @@ class _Cursor:
         return value
 
 
-RawEntry = tuple[str, tuple[int, ...], int, int]
+RawTensorInfo = tuple[str, tuple[int, ...], int, int]
 
 
-def _header(cursor: _Cursor, file: Path) -> tuple[dict[str, object], dict[str, int], list[RawEntry], int]:
+def _header(
+    cursor: _BinaryReader, file: Path
+) -> tuple[dict[str, object], dict[str, int], list[RawTensorInfo], int]:
     version = cursor.read("I")
     if version not in SUPPORTED_VERSIONS:
         raise UnsupportedModel("MODEL", file, f"GGUF version {version}; versions 2 and 3 can be read")
@@ -182,14 +184,14 @@ def _header(cursor: _Cursor, file: Path) -> tuple[dict[str, object], dict[str, i
     return metadata, lengths, entries, -(-cursor.position // alignment) * alignment
 
 
-def _raw_entry(cursor: _Cursor) -> RawEntry:
+def _raw_entry(cursor: _BinaryReader) -> RawTensorInfo:
     name = cursor.string()
     # GGUF lists dimensions fastest first.
     shape = tuple(cursor.read("Q") for _ in range(cursor.read("I")))[::-1]
     return name, shape, cursor.read("I"), cursor.read("Q")
 
 
-def _skip_array(cursor: _Cursor) -> int:
+def _skip_array(cursor: _BinaryReader) -> int:
     kind, count = cursor.read("I"), cursor.read("Q")
     if kind == STRING:
         for _ in range(count):
@@ -202,8 +204,8 @@ def _skip_array(cursor: _Cursor) -> int:
     return count
 
 
-def _refuse_variants(
-    file: Path, metadata: dict[str, object], lengths: dict[str, int], entries: list[RawEntry]
+def _check_supported(
+    file: Path, metadata: dict[str, object], lengths: dict[str, int], entries: list[RawTensorInfo]
 ) -> None:
     if any(key.endswith(("head_count", "head_count_kv", "feed_forward_length")) for key in lengths):
         raise UnsupportedModel("MODEL", file, "a GGUF whose layers differ in width")

@@ -22,18 +22,18 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from .configuration_secateur import SecateurConfig
 
 
-class Family(NamedTuple):
+class DecoderClasses(NamedTuple):
     """The classes of a dense family that a pruned model is put together from."""
 
     model: type[PreTrainedModel]
     layer: type[nn.Module]
 
 
-FAMILIES = {
-    "llama": Family(LlamaModel, LlamaDecoderLayer),
-    "mistral": Family(MistralModel, MistralDecoderLayer),
-    "qwen2": Family(Qwen2Model, Qwen2DecoderLayer),
-    "qwen3": Family(Qwen3Model, Qwen3DecoderLayer),
+DECODER_CLASSES = {
+    "llama": DecoderClasses(LlamaModel, LlamaDecoderLayer),
+    "mistral": DecoderClasses(MistralModel, MistralDecoderLayer),
+    "qwen2": DecoderClasses(Qwen2Model, Qwen2DecoderLayer),
+    "qwen3": DecoderClasses(Qwen3Model, Qwen3DecoderLayer),
 }
 
 
@@ -67,7 +67,7 @@ class SecateurForCausalLM(LlamaForCausalLM):
 
 def _pruned_model(config: SecateurConfig) -> PreTrainedModel:
     """The family's model class with this config's decoder layers in place of the dense ones."""
-    family = FAMILIES[config.base_model_type]
+    family = DECODER_CLASSES[config.base_model_type]
     layerless = copy.copy(config)
     layerless.num_hidden_layers = 0
     model = family.model(layerless)
@@ -79,7 +79,9 @@ def _pruned_model(config: SecateurConfig) -> PreTrainedModel:
     return model
 
 
-def _pruned_layer(family: Family, config: SecateurConfig, index: int, cache_slot: int | None) -> nn.Module:
+def _pruned_layer(
+    family: DecoderClasses, config: SecateurConfig, index: int, cache_slot: int | None
+) -> nn.Module:
     layer_config = config.per_layer_config[index]
     layer: Any = family.layer(layer_config, index)
     if "attention" in layer_config.skip:

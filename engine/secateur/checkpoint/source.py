@@ -1,7 +1,7 @@
 """Where a dense or slim model comes from: a folder, a hub id, a GGUF file, or the embedded default.
 
 `open_source` finds the files and proves that they belong together before anything heavy happens;
-`Source` then hands out the tensors and the tokenizer. Heavy libraries are imported inside the
+`ModelSource` then hands out the tensors and the tokenizer. Heavy libraries are imported inside the
 functions, so that a mistyped path is answered at once.
 """
 
@@ -32,7 +32,7 @@ SLIM_MODEL_TYPE = "secateur"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 # Original formats that some repositories carry beside the transformers one: the weights a second time.
-HUB_EXCEPT = ("*/*", "consolidated*")
+HUB_EXCLUDED = ("*/*", "consolidated*")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TOKENIZER_SIDE_FILES = (
     "tokenizer_config.json",
@@ -43,7 +43,7 @@ TOKENIZER_SIDE_FILES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ModelSource:
     """A checked checkpoint.
 
     Attributes:
@@ -96,7 +96,7 @@ class Source:
             ) from error
 
 
-def open_source(reference: str | os.PathLike[str], *, revision: str | None = None) -> Source:
+def open_source(reference: str | os.PathLike[str], *, revision: str | None = None) -> ModelSource:
     """Find a model and check that its parts are there, whole, and belong together.
 
     Args:
@@ -148,7 +148,7 @@ def _from_hub(named: str, revision: str | None) -> Path:
 
     try:
         snapshot = snapshot_download(
-            named, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCEPT)
+            named, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCLUDED)
         )
     except GatedRepoError as error:
         raise BadInput("MODEL", named, "the hub wants you to accept its licence and to log in") from error
@@ -163,7 +163,7 @@ def _from_hub(named: str, revision: str | None) -> Path:
     return Path(snapshot)
 
 
-def _open_folder(named: str, folder: Path) -> Source:
+def _open_folder(named: str, folder: Path) -> ModelSource:
     description = _read_config(folder)
     _require_supported(str(description.get("model_type")), named)
     if description.get("quantization_config"):
@@ -172,7 +172,7 @@ def _open_folder(named: str, folder: Path) -> Source:
     weights = open_safetensors(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise BrokenCheckpoint("MODEL", named, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
-    return Source(named, folder, "folder", _config_of(folder, description["model_type"]), weights)
+    return ModelSource(named, folder, "folder", _config_of(folder, description["model_type"]), weights)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -206,13 +206,13 @@ def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
     return config
 
 
-def _open_gguf(named: str, file: Path) -> Source:
+def _open_gguf(named: str, file: Path) -> ModelSource:
     weights = open_gguf(file)
     _require_supported(weights.architecture, named)
     if not weights.vocabulary:
         raise BrokenCheckpoint("MODEL", named, "no tokenizer in this GGUF file")
     config = _config_of(file.parent, weights.architecture, gguf_file=file.name)
-    return Source(named, file, "gguf", config, weights)
+    return ModelSource(named, file, "gguf", config, weights)
 
 
 def _require_supported(model_type: str, named: str) -> None:
@@ -225,7 +225,7 @@ def _require_supported(model_type: str, named: str) -> None:
         )
 
 
-def _vocabulary(source: Source) -> int:
+def _vocabulary(source: ModelSource) -> int:
     """Return one more than the largest token id."""
     if isinstance(source.weights, GgufFile):
         return source.weights.vocabulary

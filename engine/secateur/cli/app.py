@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from secateur.cli.interrupts import INTERRUPTED, importing, own_process, say_interrupted
+from secateur.cli.interrupts import (
+    INTERRUPTED,
+    enable_immediate_exit,
+    exit_on_interrupt_during_import,
+    say_interrupted,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
     try:
-        own_process()
-        with importing():
+        enable_immediate_exit()
+        with exit_on_interrupt_during_import():
             from secateur.cli.commands import run
         status = run(arguments)
     except KeyboardInterrupt:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from secateur.cli.console import emit_json, say, show, stdout_to_stderr
-from secateur.cli.interrupts import INTERRUPTED, importing
+from secateur.cli.console import emit_json, print_status, print_table, stdout_to_stderr
+from secateur.cli.interrupts import INTERRUPTED, exit_on_interrupt_during_import
 from secateur.cli.offline import run_offline
 from secateur.cli.stages import StageReporter
 from secateur.cli.target import (
@@ -22,12 +22,12 @@ from secateur.cli.target import (
     TlsKey,
     Token,
     TokenFile,
-    named_as_typed,
+    option_names_in_errors,
     read_token,
 )
 
 if TYPE_CHECKING:
-    from secateur.bench.load.journal import Log
+    from secateur.bench.load.journal import BenchmarkLog
     from secateur.bench.options import BenchOptions
 
 OFFLINE = "Without a server"
@@ -134,8 +134,8 @@ def bench(
             emit_json(found)
         return
     with stdout_to_stderr():
-        with importing():
-            from secateur.bench.document import document
+        with exit_on_interrupt_during_import():
+            from secateur.bench.document import benchmark_document
             from secateur.bench.load.journal import read_journal
             from secateur.bench.metrics.slo import parse_slo
             from secateur.bench.options import (
@@ -144,23 +144,23 @@ def bench(
                 LoadArguments,
                 parse_checkpoints,
                 parse_loads,
-                parse_subjects,
+                parse_targets,
             )
-            from secateur.bench.place import folder_for
+            from secateur.bench.place import output_folder
             from secateur.bench.written import write_report
             from secateur.client.endpoint import Endpoint
             from secateur.report.bench_tables import bench_tables
 
         if again is not None:
-            log, folder = read_journal(again), folder_for(out) if out is not None else None
+            log, folder = read_journal(again), output_folder(out) if out is not None else None
         else:
-            folder = folder_for(out)
+            folder = output_folder(out)
             typed = LoadArguments(
                 concurrency, rate, ramp, trace, sweep, arrivals, max_concurrency, seconds, requests
             )
             loads, extent, entries = parse_loads(typed)
-            subjects = parse_subjects(target, model, compare or ())
-            with named_as_typed():
+            subjects = parse_targets(target, model, compare or ())
+            with option_names_in_errors():
                 access = Endpoint(
                     "localhost:0",
                     tls=tls,
@@ -188,13 +188,13 @@ def bench(
                     checkpoints=parse_checkpoints(checkpoint or ()),
                 )
             log = _measure(options, folder)
-        described = document(log)
+        described = benchmark_document(log)
         if folder is not None:
             write_report(folder, log)  # first: what is printed may go to somebody who left
         for table in bench_tables(described):
-            show(table)
+            print_table(table)
         if folder is not None:
-            say(f"records, report.json and report.html are in {folder}")
+            print_status(f"records, report.json and report.html are in {folder}")
     if as_json:
         emit_json(described)
     if described["benchmark"]["interrupted"]:
@@ -203,12 +203,12 @@ def bench(
         raise typer.Exit(1)
 
 
-def _measure(options: BenchOptions, folder: Path) -> Log:
+def _measure(options: BenchOptions, folder: Path) -> BenchmarkLog:
     import asyncio
     import os
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.bench.interrupts import interruptible
         from secateur.bench.place import RECORDS
         from secateur.bench.run import run

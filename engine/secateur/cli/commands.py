@@ -13,8 +13,8 @@ import typer
 from typer.exceptions import TyperException
 
 from secateur import __version__
-from secateur.cli.console import fail
-from secateur.cli.interrupts import INTERRUPTED, importing, say_interrupted
+from secateur.cli.console import print_error
+from secateur.cli.interrupts import INTERRUPTED, exit_on_interrupt_during_import, say_interrupted
 from secateur.errors import SecateurError
 
 # One module of this package per command. None imports torch, transformers or grpc at its top:
@@ -47,7 +47,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     An error the user can act on becomes one line on stderr. A bug keeps its traceback.
     """
     try:
-        with importing():
+        with exit_on_interrupt_during_import():
             app = build_app()
         # Not standalone: usage errors come back as exceptions, to be reported like all others.
         outcome = app(arguments, prog_name="secateur", standalone_mode=False)
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except TyperException as error:
         return _usage(error)
     except SecateurError as error:
-        fail(str(error))
+        print_error(str(error))
         return error.exit_status
     except (KeyboardInterrupt, typer.Abort):
         say_interrupted()
@@ -69,13 +69,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         # What Python makes of bytes in arguments and stdin that are no UTF-8.
         shown = error.object[max(0, error.start - 20) : error.end + 20].encode(errors="surrogateescape")
-        fail(f"not UTF-8: {shown!r}")
+        print_error(f"not UTF-8: {shown!r}")
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        fail(f"cannot write: {error.strerror}{where}")
+        print_error(f"cannot write: {error.strerror}{where}")
         return 2
     if outcome == INTERRUPTED:  # what typer makes of a KeyboardInterrupt in a command
         say_interrupted()
@@ -86,7 +86,7 @@ def _usage(error: TyperException) -> int:
     if message := error.format_message():  # empty when help was shown for want of arguments
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path} --help)" if context else ""
-        fail(message + hint)
+        print_error(message + hint)
     return error.exit_code
 
 

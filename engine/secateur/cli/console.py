@@ -39,12 +39,12 @@ console = _Diagnostics(stderr=True, highlight=False, soft_wrap=True)
 _wide = _Diagnostics(stderr=True, highlight=False, width=150)  # where no terminal says how wide it is
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Print one line for a person, without interpreting brackets in it."""
     console.print(text, markup=False)
 
 
-def show(table: RenderableType) -> None:
+def print_table(table: RenderableType) -> None:
     """Print a wide table for a person."""
     (console if console.is_terminal else _wide).print(table)
 
@@ -116,7 +116,7 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
 def _lines(description: str, total: float) -> Iterator[Advance]:
     started = last = time.monotonic()
     done = 0.0
-    say(f"{description} ...")
+    print_status(f"{description} ...")
 
     def advance(steps: float = 1, note: str = "") -> None:
         nonlocal done, last
@@ -125,10 +125,10 @@ def _lines(description: str, total: float) -> Iterator[Advance]:
         if now - last >= LINE_INTERVAL and done < total:
             last = now
             left = (now - started) / done * (total - done) if done else math.nan
-            say(f"{description}: {done:g}/{total:g}, about {duration(left)} left {note}".rstrip())
+            print_status(f"{description}: {done:g}/{total:g}, about {duration(left)} left {note}".rstrip())
 
     yield advance
-    say(f"{description}: done in {duration(time.monotonic() - started)}")
+    print_status(f"{description}: done in {duration(time.monotonic() - started)}")
 
 
 def duration(seconds: float) -> str:
@@ -144,7 +144,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def fail(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error as one line on stderr."""
     print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
 

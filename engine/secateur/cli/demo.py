@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.console import console, duration, emit_json, print_status, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
@@ -49,18 +49,20 @@ def demo(
 
 
 def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.serve.process import served
 
     options = _options(out, keep, seed)
-    say(f"1/4  prune {MODEL} to {keep:.0%} of its non-embedding parameters (4 to 6 minutes)")
+    print_status(f"1/4  prune {MODEL} to {keep:.0%} of its non-embedding parameters (4 to 6 minutes)")
     dense, slim = _checkpoints(options, out)
-    say(f"2/4  perplexity of both on {TEST_CORPUS}, text that nothing before has seen (half a minute)")
+    print_status(
+        f"2/4  perplexity of both on {TEST_CORPUS}, text that nothing before has seen (half a minute)"
+    )
     evaluation = _evaluate(out, slim, seed)
-    say("3/4  serve both with vLLM behind gRPC (about a minute to start)")
+    print_status("3/4  serve both with vLLM behind gRPC (about a minute to start)")
     folders = {"dense": dense, "slim": slim}
     with served(folders) as server:
-        say("4/4  ask both")
+        print_status("4/4  ask both")
         answers = _ask(server.address)
     document = _document(evaluation, answers, folders)
     _show(document)
@@ -68,14 +70,14 @@ def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
 
 
 def _options(out: Path, keep: float, seed: int) -> PruneOptions:
-    with importing():
+    with exit_on_interrupt_during_import():
         import torch
 
-        from secateur.model.precision import fast_dtype
+        from secateur.model.precision import fastest_dtype
         from secateur.prune.options import PruneOptions
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
-    fast = fast_dtype() == torch.bfloat16
+    fast = fastest_dtype() == torch.bfloat16
     return PruneOptions(
         model=MODEL,
         out=out / f"slim-{keep:g}-{seed}",
@@ -90,7 +92,7 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
 
 
 def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.checkpoint.dense import export_dense
         from secateur.prune.pipeline import prune
 
@@ -98,11 +100,11 @@ def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
     if not dense.exists():
         export_dense(options.model, dense)
     if options.out.exists():
-        say(f"     {options.out} is there from an earlier run")
+        print_status(f"     {options.out} is there from an earlier run")
         return dense, options.out
     with StageReporter() as reporter:
         record = prune(options, reporter)
-    say(f"     done in {duration(record['seconds']['total'])}")
+    print_status(f"     done in {duration(record['seconds']['total'])}")
     return dense, options.out
 
 
@@ -120,11 +122,11 @@ def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
 
 
 def _ask(address: str) -> dict[str, Any]:
-    from secateur.bench.decode import measure
+    from secateur.bench.decode import measure_decode_speed
     from secateur.client import Client
 
     with Client(address) as client:
-        speeds = measure(client, ("dense", "slim"), SPEED_PROMPTS, max_tokens=SPEED_TOKENS)
+        speeds = measure_decode_speed(client, ("dense", "slim"), SPEED_PROMPTS, max_tokens=SPEED_TOKENS)
         chat = [{"role": "user", "content": PROMPT}]
         return {
             name: {
@@ -155,6 +157,6 @@ def _show(document: dict[str, Any]) -> None:
     console.print(
         comparison_table(document["dense"], document["slim"], f"{MODEL}, perplexity on {TEST_CORPUS}")
     )
-    say(f"asked both: {PROMPT}")
+    print_status(f"asked both: {PROMPT}")
     for name in ("dense", "slim"):
-        say(f"  {name}: {document[name]['answer']}")
+        print_status(f"  {name}: {document[name]['answer']}")

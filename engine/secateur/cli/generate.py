@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import emit_json, say
-from secateur.cli.target import takes_client
+from secateur.cli.console import emit_json, print_status
+from secateur.cli.target import with_client
 from secateur.errors import SecateurError
 
 if TYPE_CHECKING:
-    from secateur.client import Answer, Client, Completion, Event
+    from secateur.client import Client, Completion, GenerationResult, StreamEvent
 
 
 class CutOff(SecateurError):
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(generate)
 
 
-@takes_client
+@with_client
 def generate(
     client: Client,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; - reads it from stdin.")],
@@ -52,7 +52,7 @@ def generate(
 
     Example: secateur generate --model slim --max-tokens 64 "Once upon a time"
     """
-    from secateur.client import Answer
+    from secateur.client import GenerationResult
 
     text = sys.stdin.read() if prompt == "-" else prompt
     events = client.generate(
@@ -71,17 +71,17 @@ def generate(
         logprobs=logprobs,
     )
     # Several answers grow side by side: they cannot be shown before they are whole.
-    answer = Answer.of(events if as_json or n > 1 else _shown(events))
+    answer = GenerationResult.of(events if as_json or n > 1 else _shown(events))
     if as_json:
         emit_json(document(answer))
     else:
         print("" if n == 1 else _one_by_one(answer), flush=True)
-        say(_summary(answer))
+        print_status(_summary(answer))
     if any(one.finish_reason == "abort" for one in answer.completions):
         raise CutOff("the server ended the answer before it was whole (finish reason abort)")
 
 
-def document(answer: Answer) -> dict[str, Any]:
+def document(answer: GenerationResult) -> dict[str, Any]:
     """Return what ``--json`` prints."""
     timings = answer.timings
     return {
@@ -114,14 +114,14 @@ def _completion(completion: Completion) -> dict[str, Any]:
     return written
 
 
-def _shown(events: Iterator[Event]) -> Iterator[Event]:
+def _shown(events: Iterator[StreamEvent]) -> Iterator[StreamEvent]:
     """Print the text of each event on its way."""
     for event in events:
         print(event.text, end="", flush=True)
         yield event
 
 
-def _one_by_one(answer: Answer) -> str:
+def _one_by_one(answer: GenerationResult) -> str:
     return "\n\n".join(f"--- {one.index + 1}\n{one.text}" for one in answer.completions)
 
 
@@ -130,7 +130,7 @@ def _messages(text: str, system: str | None) -> list[dict[str, str]]:
     return [*before, {"role": "user", "content": text}]
 
 
-def _summary(answer: Answer) -> str:
+def _summary(answer: GenerationResult) -> str:
     rate, first = answer.tokens_per_second, answer.ttft_ms or 0.0
     reasons = ", ".join(sorted({one.finish_reason for one in answer.completions}))
     return (

@@ -14,14 +14,14 @@ INTERRUPTED = 130
 _process_is_ours = False
 
 
-def own_process() -> None:
-    """Say that this process runs the command line and nothing else: `importing` may end it."""
+def enable_immediate_exit() -> None:
+    """Let `exit_on_interrupt_during_import` end this process: it runs the command line and nothing else."""
     global _process_is_ours
     _process_is_ours = True
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def exit_on_interrupt_during_import() -> Iterator[None]:
     """Around imports that take long: Ctrl-C ends the process there and then.
 
     A KeyboardInterrupt raised while a native module is initialised is lost, or comes out as another error

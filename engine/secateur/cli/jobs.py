@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import console, duration, emit_json, say
+from secateur.cli.console import console, duration, emit_json, print_status
 from secateur.cli.prune import fractions
-from secateur.cli.target import takes_client, typed
+from secateur.cli.target import endpoint_arguments, with_client
 from secateur.errors import BadInput, SecateurError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def register(parent: typer.Typer) -> None:
 
 
 @app.command()
-@takes_client
+@with_client
 def submit(
     client: Client,
     source: Annotated[
@@ -149,16 +149,16 @@ def submit(
         client.jobs.run(made.name, request_id=request_id)
         made = client.jobs.get(made.name)
     if watching and not validate_only:
-        say(_line(made))
+        print_status(_line(made))
         made = _watch(client, made.name, 0)
-    say(_line(made) if made.name else "the job is fine; nothing was made")
+    print_status(_line(made) if made.name else "the job is fine; nothing was made")
     if json:
         emit_json(document(made))
     _require_success(made, watching)
 
 
 @app.command()
-@takes_client
+@with_client
 def watch(
     client: Client,
     job: Name,
@@ -176,7 +176,7 @@ def watch(
 
 
 @app.command("list")
-@takes_client
+@with_client
 def list_(client: Client, json: Json = False) -> None:
     """List the jobs of the server, the newest first.
 
@@ -190,35 +190,35 @@ def list_(client: Client, json: Json = False) -> None:
 
 
 @app.command()
-@takes_client
+@with_client
 def get(client: Client, job: Name, json: Json = False) -> None:
     """Show a job.
 
     Example: secateur jobs get prune-1f2e3d4c5b6a --json
     """
     found = client.jobs.get(_name(job))
-    say(_line(found))
+    print_status(_line(found))
     if found.HasField("progress"):
-        say(_standing(found.progress))
+        print_status(_status_line(found.progress))
     if json:
         emit_json(document(found))
 
 
 @app.command()
-@takes_client
+@with_client
 def cancel(client: Client, job: Name, json: Json = False) -> None:
     """End the run of a job; what it evaluated is kept for another.
 
     Example: secateur jobs cancel prune-1f2e3d4c5b6a
     """
     found = client.jobs.cancel(_name(job))
-    say(_line(found))
+    print_status(_line(found))
     if json:
         emit_json(document(found))
 
 
 @app.command()
-@takes_client
+@with_client
 def run(client: Client, job: Name, json: Json = False) -> None:
     """Run a job again that was cancelled or has failed; it goes on with what it has evaluated.
 
@@ -226,20 +226,20 @@ def run(client: Client, job: Name, json: Json = False) -> None:
     """
     client.jobs.run(_name(job))
     found = client.jobs.get(_name(job))
-    say(_line(found))
+    print_status(_line(found))
     if json:
         emit_json(document(found))
 
 
 @app.command()
-@takes_client
+@with_client
 def delete(client: Client, job: Name, json: Json = False) -> None:
     """Remove a job from the server, its study and its checkpoints with it.
 
     Example: secateur jobs delete prune-1f2e3d4c5b6a
     """
     client.jobs.delete(_name(job))
-    say(f"{_name(job)} deleted")
+    print_status(f"{_name(job)} deleted")
     if json:
         emit_json({"deleted": _name(job)})
 
@@ -277,19 +277,19 @@ def _watch(client: Client, name: str, cursor: int) -> prune_pb2.PruneJob:
                 line = _progress(event.progress, stage)
                 stage = event.progress.stage
             else:
-                line = _news(event)
+                line = _describe_event(event)
             if line:
-                say(f"[{event.sequence}] {line}")
+                print_status(f"[{event.sequence}] {line}")
             cursor = event.sequence
     except KeyboardInterrupt:
         again = ["secateur", "jobs", "watch", name.partition("/")[2], "--cursor", str(cursor)]
-        resume = shlex.join([*again, *typed(client.endpoint)])
-        say(f"{name} goes on without you; to watch it again: {resume}")
+        resume = shlex.join([*again, *endpoint_arguments(client.endpoint)])
+        print_status(f"{name} goes on without you; to watch it again: {resume}")
         raise
     return client.jobs.get(name)
 
 
-def _news(event: prune_pb2.PruneJobEvent) -> str:
+def _describe_event(event: prune_pb2.PruneJobEvent) -> str:
     if event.HasField("state"):
         reason = f": {event.state.reason}" if event.state.reason else ""
         return _state(event.state.state) + reason
@@ -304,7 +304,7 @@ def _progress(progress: prune_pb2.PruneProgress, stage: str) -> str:
     return ", ".join(parts) if progress.stage != stage or progress.stage_done else ""
 
 
-def _standing(progress: prune_pb2.PruneProgress) -> str:
+def _status_line(progress: prune_pb2.PruneProgress) -> str:
     """How far a job is, for who has not watched it."""
     parts = [_stage(progress)] if progress.stage else []
     if progress.evaluations_total:
@@ -336,7 +336,7 @@ def _line(job: prune_pb2.PruneJob) -> str:
         activation = job.result.activation
         version = f" version {activation.model_version}" if activation.model_version else ""
         reason = f" ({activation.reason})" if activation.reason else ""
-        parts.append(f"{activation.model}{version} {_word(activation.outcome)}{reason}")
+        parts.append(f"{activation.model}{version} {_outcome_word(activation.outcome)}{reason}")
     return "; ".join(parts)
 
 
@@ -369,7 +369,7 @@ def _state(state: int) -> str:
     return prune_pb2.PruneJobState.Name(state).removeprefix("PRUNE_JOB_STATE_").lower()
 
 
-def _word(outcome: int) -> str:
+def _outcome_word(outcome: int) -> str:
     from secateur.v1 import prune_pb2
 
     name = prune_pb2.PruneActivationOutcome.Name(outcome)

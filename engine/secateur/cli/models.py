@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import console, emit_json, say
-from secateur.cli.target import takes_client
+from secateur.cli.console import console, emit_json, print_status
+from secateur.cli.target import with_client
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ def register(parent: typer.Typer) -> None:
 
 
 @app.command("list")
-@takes_client
+@with_client
 def list_(client: Client, json: Json = False) -> None:
     """List the models and their versions.
 
@@ -56,7 +56,7 @@ def list_(client: Client, json: Json = False) -> None:
 
 
 @app.command()
-@takes_client
+@with_client
 def get(client: Client, name: Name, json: Json = False) -> None:
     """Show a model: its versions, what they were cut from and what they do.
 
@@ -66,7 +66,7 @@ def get(client: Client, name: Name, json: Json = False) -> None:
 
 
 @app.command()
-@takes_client
+@with_client
 def load(
     client: Client,
     name: Name,
@@ -87,7 +87,9 @@ def load(
         return
     version = _load(client, name, folder)
     if not json:
-        say(f"{version.model} version {version.version} loaded in {version.load_seconds:.1f} s, checked")
+        print_status(
+            f"{version.model} version {version.version} loaded in {version.load_seconds:.1f} s, checked"
+        )
     if activate:
         model = client.models.activate(name, version.version)
         _show(model, json)
@@ -96,7 +98,7 @@ def load(
 
 
 @app.command()
-@takes_client
+@with_client
 def activate(
     client: Client,
     name: Name,
@@ -117,7 +119,7 @@ def activate(
 
 
 @app.command()
-@takes_client
+@with_client
 def rollback(client: Client, name: Name, etag: Etag = "", json: Json = False) -> None:
     """Let the version answer again that did before.
 
@@ -127,7 +129,7 @@ def rollback(client: Client, name: Name, etag: Etag = "", json: Json = False) ->
 
 
 @app.command()
-@takes_client
+@with_client
 def unload(
     client: Client,
     name: Name,
@@ -144,7 +146,7 @@ def unload(
 
 
 @app.command()
-@takes_client
+@with_client
 def delete(
     client: Client,
     name: Name,
@@ -161,11 +163,11 @@ def delete(
     if json:
         emit_json({"model": name, "version": version, "deleted": True})
     else:
-        say(f"{name} version {version} deleted; its folder stays")
+        print_status(f"{name} version {version} deleted; its folder stays")
 
 
 @app.command()
-@takes_client
+@with_client
 def alias(
     client: Client,
     alias: Annotated[str, typer.Argument(metavar="ALIAS", help='Another name, such as "default".')],
@@ -183,7 +185,7 @@ def alias(
     if json:
         emit_json({"alias": alias, "deleted": True})
     else:
-        say(f"alias {alias} forgotten")
+        print_status(f"alias {alias} forgotten")
 
 
 def _load(client: Client, name: str, source: str) -> models_pb2.ModelVersion:
@@ -208,7 +210,7 @@ def _show(model: models_pb2.Model, as_json: bool) -> None:
     console.print(_table([model]))
     for version in model.versions:
         for line in _facts(version):
-            say(line)
+            print_status(line)
 
 
 def _show_plan(answer: Any, what: str, as_json: bool) -> None:
@@ -217,14 +219,16 @@ def _show_plan(answer: Any, what: str, as_json: bool) -> None:
         emit_json(_document(answer))
         return
     if not plan.needed_bytes:
-        say(f"{what} is loaded already")
+        print_status(f"{what} is loaded already")
         return
     parts = (plan.needed_bytes, plan.weight_bytes, plan.kv_cache_bytes, plan.available_bytes)
     needed, weights, kv_cache, available = (f"{part / 2**20:,.0f} MiB" for part in parts)
     verdict = "fits" if plan.fits else "does not fit"
-    say(f"{what} {verdict}: needs {needed} ({weights} weights, {kv_cache} keys and values) of {available}")
+    print_status(
+        f"{what} {verdict}: needs {needed} ({weights} weights, {kv_cache} keys and values) of {available}"
+    )
     for name in plan.unloads:
-        say(f"{name}, kept for a rollback, would be unloaded")
+        print_status(f"{name}, kept for a rollback, would be unloaded")
 
 
 def _table(models: list[models_pb2.Model]) -> Table:

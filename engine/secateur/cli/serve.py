@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.console import duration, emit_json, say, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.console import duration, emit_json, print_status, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from secateur.serve.options import ServeOptions
-    from secateur.serve.server import Ready
+    from secateur.serve.server import ServerReady
 
 ENGINES, ACCESS, LIMITS, LIFE, OBSERVE = "Engines", "Access", "Limits", "Life", "Observation"
 FROM_FILE = "DEFAULT_MAP"
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def _take_over(context: typer.Context, file: Path | None) -> Path | None:
     """Make what the file says the defaults of all other options."""
     if file is not None and not context.resilient_parsing:
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.serve.config import read_config
         context.default_map = read_config(file)
     return file
@@ -234,7 +234,7 @@ def _options(given: Mapping[str, Any]) -> ServeOptions:
     Raises:
         BadInput: naming the option at fault.
     """
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.serve import options
     engine = options.EngineOptions(
         dtype=given["dtype"],
@@ -291,7 +291,7 @@ def _options(given: Mapping[str, Any]) -> ServeOptions:
 
 def _naming_its_key(error: BadInput, context: typer.Context) -> BadInput:
     """Return the error as one of the file's key, if the value came from there."""
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.serve.config import key_of
     for name in context.params:
         option = "NAME=DIR" if name == "models" else f"--{key_of(name)}"
@@ -321,19 +321,19 @@ def _run(options: ServeOptions, as_json: bool) -> None:
 
     # gRPC's C core would add its own lines about what we report in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.serve.observe.logs import logging_to
         from secateur.serve.server import serve as serve_until_interrupted
 
     as_objects = options.observe.log_json
-    tell = logging.getLogger("secateur.serve").info if as_objects else say
+    tell = logging.getLogger("secateur.serve").info if as_objects else print_status
     logs = logging_to(sys.stderr, as_json=as_objects, with_calls=options.observe.log_calls)
 
     # Engines inherit file descriptor 1 when they start; stdout is for the one JSON document.
     with logs, ExitStack() as redirection:
         redirection.enter_context(stdout_to_stderr())
 
-        def ready(server: Ready) -> None:
+        def ready(server: ServerReady) -> None:
             redirection.close()
             if as_json:
                 emit_json(document(server))
@@ -343,7 +343,7 @@ def _run(options: ServeOptions, as_json: bool) -> None:
         asyncio.run(serve_until_interrupted(options, ready, tell))
 
 
-def document(server: Ready) -> dict[str, Any]:
+def document(server: ServerReady) -> dict[str, Any]:
     """Return what ``--json`` prints: ``address``, ``models``, ``seconds``."""
     return {
         "address": server.address,

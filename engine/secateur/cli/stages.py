@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from secateur.cli.console import Advance, progress, say
+from secateur.cli.console import Advance, print_status, progress
 
 
 class StageReporter:
@@ -37,7 +37,7 @@ class StageReporter:
     def say(self, line: str) -> None:
         """Print a line; the current stage is over."""
         self._close(None, None, None)
-        say(line)
+        print_status(line)
 
     def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.console import console, emit_json, say, stdout_to_stderr
-from secateur.cli.interrupts import importing
+from secateur.cli.console import console, emit_json, print_status, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.prune import measured_latency, summarise
 from secateur.cli.stages import StageReporter
 
 DEFAULT_PAGE = Path("report.html")
-Place = Annotated[
+StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="Folder of a study (prune makes OUT.study), or a database URL.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -40,7 +40,7 @@ def register(parent: typer.Typer) -> None:
 
 @app.command()
 def front(
-    study: Place,
+    study: StudyArgument,
     cost: Annotated[
         str, typer.Option(help="What is traded against KL: params, total, memory, kv, or what the study has.")
     ] = "params",
@@ -51,7 +51,7 @@ def front(
     Example: secateur study front slim.study --cost params
     """
     with stdout_to_stderr():
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.report.study_front import study_front
             from secateur.report.study_tables import front_table
             from secateur.study.view import view_study
@@ -65,7 +65,7 @@ def front(
 
 @app.command()
 def report(
-    study: Place,
+    study: StudyArgument,
     out: Annotated[
         Path | None,
         typer.Option(help=f"The HTML file to write; {DEFAULT_PAGE} if neither this nor --json is given."),
@@ -78,7 +78,7 @@ def report(
     """
     page = out if out is not None or json else DEFAULT_PAGE
     with stdout_to_stderr():
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.report.study_page import require_replaceable, study_page, write_page
             from secateur.report.study_report import study_report
             from secateur.report.study_tables import report_tables
@@ -93,14 +93,14 @@ def report(
             for part in report_tables(document):
                 console.print(part)
         if page is not None:
-            say(f"{page} written")
+            print_status(f"{page} written")
     if json:
         emit_json(document)
 
 
 @app.command()
 def cut(
-    study: Place,
+    study: StudyArgument,
     out: Annotated[Path, typer.Option(help="The checkpoint folder to make; must not exist.")],
     keep: Annotated[
         float | None,
@@ -118,7 +118,7 @@ def cut(
     Example: secateur study cut slim.study --keep 0.7 --out slim-0.7
     """
     with stdout_to_stderr():
-        with importing():
+        with exit_on_interrupt_during_import():
             from secateur.prune.pipeline import cut_from_study
             from secateur.prune.reopening import options_of
 

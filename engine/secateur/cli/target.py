@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from secateur.cli.interrupts import importing
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.errors import BadInput
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ Timeout = Annotated[
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 600.0
 # The client's names of options, and the user's.
-OPTIONS = {
+CONNECTION_OPTIONS = {
     "ca": "--tls-ca",
     "cert": "--tls-cert",
     "key": "--tls-key",
@@ -95,10 +95,10 @@ def connect(
         BadInput: they do not fit together, or a file cannot be read.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    with importing():
+    with exit_on_interrupt_during_import():
         from secateur.client import Client
 
-    with named_as_typed():
+    with option_names_in_errors():
         return Client(
             target,
             timeout,
@@ -112,7 +112,7 @@ def connect(
         )
 
 
-def takes_client(command: Callable[..., T]) -> Callable[..., T]:
+def with_client(command: Callable[..., T]) -> Callable[..., T]:
     """Make a command of a function whose first argument is a client: it gets the options of `connect`."""
     shared = {
         "target": (Target, DEFAULT_TARGET),
@@ -148,7 +148,7 @@ def takes_client(command: Callable[..., T]) -> Callable[..., T]:
     return connected
 
 
-def typed(endpoint: Endpoint) -> list[str]:
+def endpoint_arguments(endpoint: Endpoint) -> list[str]:
     """Return the options that lead to an endpoint again, without its token."""
     files = {"--tls-ca": endpoint.ca, "--tls-cert": endpoint.cert, "--tls-key": endpoint.key}
     words = ["--target", endpoint.target] if endpoint.target != DEFAULT_TARGET else []
@@ -162,7 +162,7 @@ def typed(endpoint: Endpoint) -> list[str]:
 
 
 @contextmanager
-def named_as_typed() -> Iterator[None]:
+def option_names_in_errors() -> Iterator[None]:
     """Let errors about the connection name the user's options."""
     from secateur.client.endpoint import Unencrypted
 
@@ -172,7 +172,9 @@ def named_as_typed() -> Iterator[None]:
         allowed = "would travel unencrypted to another machine: give --tls-ca, --tls or --insecure"
         raise BadInput("--token", error.given, allowed) from error
     except BadInput as error:
-        raise BadInput(OPTIONS.get(error.field, error.field), error.given, error.allowed) from error
+        raise BadInput(
+            CONNECTION_OPTIONS.get(error.field, error.field), error.given, error.allowed
+        ) from error
 
 
 def read_token(token: str | None, file: Path | None) -> str | None:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli.console import emit_json, say
-from secateur.cli.interrupts import importing
+from secateur.cli.console import emit_json, print_status
+from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.errors import BadInput
 
 
@@ -30,10 +30,10 @@ def token(
 
     Example: secateur token dashboard --scopes infer --days 90 --file tokens.toml
     """
-    with importing():
+    with exit_on_interrupt_during_import():
         from datetime import UTC, datetime, timedelta
 
-        from secateur.serve.guard.callers import Scope, entry, new_token, read_callers
+        from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token, read_callers
         from secateur.serve.options import parse_list
 
     known = [scope.value for scope in Scope]
@@ -43,8 +43,8 @@ def token(
     if days is not None and not 0 < days < 36500:
         raise BadInput("--days", days, "more than 0, at most 36500")
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
-    made = new_token()
-    text = entry(name, map(Scope, wanted), made, expires)
+    made = generate_token()
+    text = format_caller_entry(name, map(Scope, wanted), made, expires)
     if file.exists():
         read_callers(file)
         text = "\n" + text
@@ -52,7 +52,7 @@ def token(
         file.touch(mode=0o600)
     with file.open("a") as lines:
         lines.write(text)
-    say(
+    print_status(
         f"{name} may call with 'authorization: Bearer TOKEN'; a running server wants a SIGHUP (kill -HUP PID)"
     )
     if as_json:

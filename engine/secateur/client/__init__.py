@@ -3,17 +3,17 @@
 from secateur.client.async_client import AsyncClient
 from secateur.client.client import Client
 from secateur.client.failures import CallFailed
-from secateur.client.inference import Answer, Completion, Event, Prompt, Score
-from secateur.client.retries import Retries
+from secateur.client.inference import Completion, GenerationResult, PromptInput, ScoreResult, StreamEvent
+from secateur.client.retries import RetryPolicy
 
 __all__ = [
-    "Answer",
+    "GenerationResult",
     "AsyncClient",
     "CallFailed",
     "Client",
     "Completion",
-    "Event",
-    "Prompt",
-    "Retries",
-    "Score",
+    "StreamEvent",
+    "PromptInput",
+    "RetryPolicy",
+    "ScoreResult",
 ]

@@ -15,22 +15,22 @@ from typing import Any, Unpack
 
 from secateur.client import inference
 from secateur.client.async_connection import AsyncConnection
-from secateur.client.call import AsyncSurface, later
+from secateur.client.call import AsyncStub, async_unary
 from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
-from secateur.client.inference import Answer, Event, Prompt, Sampling
-from secateur.client.jobs import AsyncJobs
-from secateur.client.models import AsyncModels
+from secateur.client.inference import GenerationResult, PromptInput, SamplingOptions, StreamEvent
+from secateur.client.jobs import AsyncJobsClient
+from secateur.client.models import AsyncModelsClient
 
 
-class AsyncClient(AsyncSurface):
+class AsyncClient(AsyncStub):
     """A connection to a server, made in the event loop that uses it; arguments and errors of `Client`."""
 
     _connection: AsyncConnection
 
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS, **options: Any) -> None:
         super().__init__(AsyncConnection(Endpoint(target, timeout=timeout, **options)))
-        self.models = AsyncModels(self._connection)
-        self.jobs = AsyncJobs(self._connection)
+        self.models = AsyncModelsClient(self._connection)
+        self.jobs = AsyncJobsClient(self._connection)
 
     @property
     def target(self) -> str:
@@ -52,42 +52,42 @@ class AsyncClient(AsyncSurface):
     async def generate(
         self,
         model: str,
-        prompt: Prompt,
+        prompt: PromptInput,
         *,
         version: str = "",
         priority: int = 0,
         timeout: float | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> AsyncGenerator[Event, None]:
+        **sampling: Unpack[SamplingOptions],
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Yield the answer as it is generated; closing the iterator cancels the request.
 
         Who leaves the loop early should hold the iterator in ``contextlib.aclosing``, or the request
         lives on until the iterator is collected. Arguments as of `Client.generate`.
         """
-        call = inference.streamed(model, prompt, version, priority, timeout, sampling)
+        call = inference.stream_generate_call(model, prompt, version, priority, timeout, sampling)
         started = time.perf_counter()
         async with aclosing(self._connection.stream(call)) as responses:
             async for response in responses:
                 seconds = time.perf_counter() - started
-                yield Event(response.text_delta, tuple(response.token_ids), seconds, response)
+                yield StreamEvent(response.text_delta, tuple(response.token_ids), seconds, response)
 
     async def complete(
         self,
         model: str,
-        prompt: Prompt,
+        prompt: PromptInput,
         *,
         version: str = "",
         priority: int = 0,
         timeout: float | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> Answer:
+        **sampling: Unpack[SamplingOptions],
+    ) -> GenerationResult:
         """Return the whole answer, sent as one message; arguments as of `Client.generate`."""
-        call = inference.whole(model, prompt, version, priority, timeout, sampling)
+        call = inference.generate_call(model, prompt, version, priority, timeout, sampling)
         started = time.perf_counter()
         response = await self._connection.run(call)
-        return Answer.read(response, time.perf_counter() - started)
+        return GenerationResult.read(response, time.perf_counter() - started)
 
-    score = later(inference.score)
-    score_all = later(inference.score_all)
-    tokenize = later(inference.tokenize)
-    detokenize = later(inference.detokenize)
+    score = async_unary(inference.score)
+    score_all = async_unary(inference.score_all)
+    tokenize = async_unary(inference.tokenize)
+    detokenize = async_unary(inference.detokenize)

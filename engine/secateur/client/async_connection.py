@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import grpc
 
-from secateur.client.call import Call
-from secateur.client.connection import Link, next_page
+from secateur.client.call import RpcCall
+from secateur.client.connection import BaseConnection, next_page_request
 from secateur.client.endpoint import Endpoint
 
 T = TypeVar("T")
 
 
-class AsyncConnection(Link):
+class AsyncConnection(BaseConnection):
     """A channel; every method raises `CallFailed` when its call does."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -26,21 +26,21 @@ class AsyncConnection(Link):
         """Hang up; calls in flight are cancelled."""
         await self.channel.close()
 
-    async def run(self, call: Call[T]) -> T:
+    async def run(self, call: RpcCall[T]) -> T:
         """Return the answer of a unary method."""
         return call.read(await self._unary(call, call.request))
 
-    async def run_pages(self, call: Call[list[T]]) -> list[T]:
+    async def run_pages(self, call: RpcCall[list[T]]) -> list[T]:
         """Return the answers of a List method, of all pages from the request's on."""
         found: list[T] = []
         request: Any = call.request
         while request is not None:
             page = await self._unary(call, request)
             found.extend(call.read(page))
-            request = next_page(request, page)
+            request = next_page_request(request, page)
         return found
 
-    async def stream(self, call: Call[T]) -> AsyncGenerator[T, None]:
+    async def stream(self, call: RpcCall[T]) -> AsyncGenerator[T, None]:
         """Yield the answers of a streaming method; closing the iterator cancels the call."""
         attempts, delivered = self._attempts(call), False
         while True:
@@ -56,7 +56,7 @@ class AsyncConnection(Link):
                 answers.cancel()
             await asyncio.sleep(wait)
 
-    async def _unary(self, call: Call[Any], request: Any) -> Any:
+    async def _unary(self, call: RpcCall[Any], request: Any) -> Any:
         attempts = self._attempts(call)
         while True:
             try:

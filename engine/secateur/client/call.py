@@ -26,13 +26,13 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-def as_it_is(answer: Any) -> Any:
+def identity(answer: Any) -> Any:
     """Return the message itself."""
     return answer
 
 
 @dataclass(frozen=True)
-class Call(Generic[T]):
+class RpcCall(Generic[T]):
     """One request of one method.
 
     Attributes:
@@ -44,105 +44,105 @@ class Call(Generic[T]):
 
     method: str
     request: Any
-    read: Callable[[Any], T] = as_it_is
+    read: Callable[[Any], T] = identity
     timeout: float | None = None
 
 
-class Sends(Protocol):
+class SyncTransport(Protocol):
     """What a synchronous surface needs of a connection; every method raises `CallFailed`."""
 
-    def run(self, call: Call[T]) -> T:
+    def run(self, call: RpcCall[T]) -> T:
         """Return the answer of a unary method."""
 
-    def run_pages(self, call: Call[list[T]]) -> list[T]:
+    def run_pages(self, call: RpcCall[list[T]]) -> list[T]:
         """Return the answers of a List method, of all pages from the request's on."""
 
-    def stream(self, call: Call[T]) -> Iterator[T]:
+    def stream(self, call: RpcCall[T]) -> Iterator[T]:
         """Yield the answers of a streaming method; closing the iterator cancels the call."""
 
 
-class SendsLater(Protocol):
+class AsyncTransport(Protocol):
     """The same for an asynchronous surface."""
 
-    async def run(self, call: Call[T]) -> T:
+    async def run(self, call: RpcCall[T]) -> T:
         """Return the answer of a unary method."""
 
-    async def run_pages(self, call: Call[list[T]]) -> list[T]:
+    async def run_pages(self, call: RpcCall[list[T]]) -> list[T]:
         """Return the answers of a List method, of all pages from the request's on."""
 
-    def stream(self, call: Call[T]) -> AsyncGenerator[T, None]:
+    def stream(self, call: RpcCall[T]) -> AsyncGenerator[T, None]:
         """Yield the answers of a streaming method; closing the iterator cancels the call."""
 
 
-class Surface:
+class SyncStub:
     """Synchronous methods over a connection."""
 
-    def __init__(self, connection: Sends) -> None:
+    def __init__(self, connection: SyncTransport) -> None:
         self._connection = connection
 
 
-class AsyncSurface:
+class AsyncStub:
     """Asynchronous methods over a connection."""
 
-    def __init__(self, connection: SendsLater) -> None:
+    def __init__(self, connection: AsyncTransport) -> None:
         self._connection = connection
 
 
-def now(build: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
+def sync_unary(build: Callable[P, RpcCall[T]]) -> Callable[Concatenate[Any, P], T]:
     """Make a synchronous method of a function that returns a unary call."""
 
     @functools.wraps(build)
-    def method(self: Surface, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: SyncStub, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._connection.run(build(*args, **kwargs))
 
     return method
 
 
-def now_pages(build: Callable[P, Call[list[T]]]) -> Callable[Concatenate[Any, P], list[T]]:
+def sync_paged(build: Callable[P, RpcCall[list[T]]]) -> Callable[Concatenate[Any, P], list[T]]:
     """Make a synchronous method of a function that returns the call of a List method."""
 
     @functools.wraps(build)
-    def method(self: Surface, *args: P.args, **kwargs: P.kwargs) -> list[T]:
+    def method(self: SyncStub, *args: P.args, **kwargs: P.kwargs) -> list[T]:
         return self._connection.run_pages(build(*args, **kwargs))
 
     return method
 
 
-def now_stream(build: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
+def sync_stream(build: Callable[P, RpcCall[T]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
     """Make a synchronous method of a function that returns the call of a streaming method."""
 
     @functools.wraps(build)
-    def method(self: Surface, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+    def method(self: SyncStub, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self._connection.stream(build(*args, **kwargs))
 
     return method
 
 
-def later(build: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Awaitable[T]]:
+def async_unary(build: Callable[P, RpcCall[T]]) -> Callable[Concatenate[Any, P], Awaitable[T]]:
     """Make an asynchronous method of a function that returns a unary call."""
 
     @functools.wraps(build)
-    async def method(self: AsyncSurface, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: AsyncStub, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._connection.run(build(*args, **kwargs))
 
     return method
 
 
-def later_pages(build: Callable[P, Call[list[T]]]) -> Callable[Concatenate[Any, P], Awaitable[list[T]]]:
+def async_paged(build: Callable[P, RpcCall[list[T]]]) -> Callable[Concatenate[Any, P], Awaitable[list[T]]]:
     """Make an asynchronous method of a function that returns the call of a List method."""
 
     @functools.wraps(build)
-    async def method(self: AsyncSurface, *args: P.args, **kwargs: P.kwargs) -> list[T]:
+    async def method(self: AsyncStub, *args: P.args, **kwargs: P.kwargs) -> list[T]:
         return await self._connection.run_pages(build(*args, **kwargs))
 
     return method
 
 
-def later_stream(build: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], AsyncGenerator[T, None]]:
+def async_stream(build: Callable[P, RpcCall[T]]) -> Callable[Concatenate[Any, P], AsyncGenerator[T, None]]:
     """Make an asynchronous method of a function that returns the call of a streaming method."""
 
     @functools.wraps(build)
-    def method(self: AsyncSurface, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, None]:
+    def method(self: AsyncStub, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T, None]:
         return self._connection.stream(build(*args, **kwargs))
 
     return method

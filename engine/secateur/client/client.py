@@ -13,15 +13,15 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from secateur.client import inference
-from secateur.client.call import Surface, now
+from secateur.client.call import SyncStub, sync_unary
 from secateur.client.connection import Connection
 from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
-from secateur.client.inference import Answer, Event, Prompt, Sampling
-from secateur.client.jobs import Jobs
-from secateur.client.models import Models
+from secateur.client.inference import GenerationResult, PromptInput, SamplingOptions, StreamEvent
+from secateur.client.jobs import JobsClient
+from secateur.client.models import ModelsClient
 
 
-class Client(Surface):
+class Client(SyncStub):
     """A connection to a server; every method raises `CallFailed` when its call does.
 
     Args:
@@ -38,8 +38,8 @@ class Client(Surface):
 
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS, **options: Any) -> None:
         super().__init__(Connection(Endpoint(target, timeout=timeout, **options)))
-        self.models = Models(self._connection)
-        self.jobs = Jobs(self._connection)
+        self.models = ModelsClient(self._connection)
+        self.jobs = JobsClient(self._connection)
 
     @property
     def target(self) -> str:
@@ -66,46 +66,46 @@ class Client(Surface):
     def generate(
         self,
         model: str,
-        prompt: Prompt,
+        prompt: PromptInput,
         *,
         version: str = "",
         priority: int = 0,
         timeout: float | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> Iterator[Event]:
+        **sampling: Unpack[SamplingOptions],
+    ) -> Iterator[StreamEvent]:
         """Yield the answer as it is generated; leaving the loop early cancels the request.
 
         Args:
             model: name of the model; "" for the server's default.
-            prompt: see `Prompt`.
+            prompt: see `PromptInput`.
             version: of the model; "" for the active one.
             priority: higher goes first where requests have to wait.
             timeout: deadline in seconds; None = the client's.
             sampling: fields of ``SamplingParameters`` (inference.proto).
         """
-        call = inference.streamed(model, prompt, version, priority, timeout, sampling)
+        call = inference.stream_generate_call(model, prompt, version, priority, timeout, sampling)
         started = time.perf_counter()
         for response in self._connection.stream(call):
             seconds = time.perf_counter() - started
-            yield Event(response.text_delta, tuple(response.token_ids), seconds, response)
+            yield StreamEvent(response.text_delta, tuple(response.token_ids), seconds, response)
 
     def complete(
         self,
         model: str,
-        prompt: Prompt,
+        prompt: PromptInput,
         *,
         version: str = "",
         priority: int = 0,
         timeout: float | None = None,
-        **sampling: Unpack[Sampling],
-    ) -> Answer:
+        **sampling: Unpack[SamplingOptions],
+    ) -> GenerationResult:
         """Return the whole answer, sent as one message; arguments as of `generate`."""
-        call = inference.whole(model, prompt, version, priority, timeout, sampling)
+        call = inference.generate_call(model, prompt, version, priority, timeout, sampling)
         started = time.perf_counter()
         response = self._connection.run(call)
-        return Answer.read(response, time.perf_counter() - started)
+        return GenerationResult.read(response, time.perf_counter() - started)
 
-    score = now(inference.score)
-    score_all = now(inference.score_all)
-    tokenize = now(inference.tokenize)
-    detokenize = now(inference.detokenize)
+    score = sync_unary(inference.score)
+    score_all = sync_unary(inference.score_all)
+    tokenize = sync_unary(inference.tokenize)
+    detokenize = sync_unary(inference.detokenize)

@@ -10,17 +10,17 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
 
-from secateur.client.call import Call
+from secateur.client.call import RpcCall
 from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
 from secateur.client.failures import CallFailed
-from secateur.client.retries import Attempts
+from secateur.client.retries import RetryState
 
 __all__ = ["TIMEOUT_SECONDS", "CallFailed", "Connection"]
 
 T = TypeVar("T")
 
 
-class Link:
+class BaseConnection:
     """What both kinds of connection share: an endpoint, a channel to it, and its methods."""
 
     channel: Any
@@ -41,7 +41,7 @@ class Link:
             return grpc_.secure_channel(self.target, self.endpoint.credentials(), options)
         return grpc_.insecure_channel(self.target, options)
 
-    def _send(self, call: Call[Any], request: Any, seconds: float) -> Any:
+    def _send(self, call: RpcCall[Any], request: Any, seconds: float) -> Any:
         if call.method not in self._methods:
             self._methods[call.method] = _method_of(self.channel, call.method)
         return self._methods[call.method](request, timeout=seconds, **self._options())
@@ -49,11 +49,11 @@ class Link:
     def _options(self) -> dict[str, Any]:
         return {"metadata": self.endpoint.metadata, "wait_for_ready": self.endpoint.wait_for_ready or None}
 
-    def _attempts(self, call: Call[Any]) -> Attempts:
+    def _attempts(self, call: RpcCall[Any]) -> RetryState:
         timeout = self.endpoint.timeout if call.timeout is None else call.timeout
-        return Attempts(self.endpoint.retries, call.method, timeout)
+        return RetryState(self.endpoint.retries, call.method, timeout)
 
-    def _wait_after(self, error: grpc.RpcError, attempts: Attempts, delivered: bool = False) -> float:
+    def _wait_after(self, error: grpc.RpcError, attempts: RetryState, delivered: bool = False) -> float:
         """Return how long to wait before the next attempt; raise `CallFailed` if there is to be none."""
         failure = CallFailed(self.target, error)
         wait = None if delivered else attempts.wait_after(failure)
@@ -62,7 +62,7 @@ class Link:
         return wait
 
 
-class Connection(Link):
+class Connection(BaseConnection):
     """A channel; every method raises `CallFailed` when its call does."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -73,21 +73,21 @@ class Connection(Link):
         """Hang up; calls in flight are cancelled."""
         self.channel.close()
 
-    def run(self, call: Call[T]) -> T:
+    def run(self, call: RpcCall[T]) -> T:
         """Return the answer of a unary method."""
         return call.read(self._unary(call, call.request))
 
-    def run_pages(self, call: Call[list[T]]) -> list[T]:
+    def run_pages(self, call: RpcCall[list[T]]) -> list[T]:
         """Return the answers of a List method, of all pages from the request's on."""
         found: list[T] = []
         request: Any = call.request
         while request is not None:
             page = self._unary(call, request)
             found.extend(call.read(page))
-            request = next_page(request, page)
+            request = next_page_request(request, page)
         return found
 
-    def stream(self, call: Call[T]) -> Iterator[T]:
+    def stream(self, call: RpcCall[T]) -> Iterator[T]:
         """Yield the answers of a streaming method; closing the iterator cancels the call."""
         attempts, delivered = self._attempts(call), False
         while True:
@@ -110,7 +110,7 @@ class Connection(Link):
         except grpc.RpcError as error:
             raise CallFailed(self.target, error) from error
 
-    def _unary(self, call: Call[Any], request: Any) -> Any:
+    def _unary(self, call: RpcCall[Any], request: Any) -> Any:
         attempts = self._attempts(call)
         while True:
             try:
@@ -120,7 +120,7 @@ class Connection(Link):
             time.sleep(wait)
 
 
-def next_page(request: Any, page: Any) -> Any:
+def next_page_request(request: Any, page: Any) -> Any:
     """Return the request of the page after this one, or None if it was the last."""
     if not page.next_page_token:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from secateur.client.retries import Retries
+from secateur.client.retries import RetryPolicy
 from secateur.errors import BadInput
 
 MAX_MESSAGE_BYTES = 64 * 2**20
@@ -51,7 +51,7 @@ class Endpoint:
     insecure: bool = False
     timeout: float = TIMEOUT_SECONDS
     wait_for_ready: bool = False
-    retries: Retries = field(default_factory=Retries)
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypedDict
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from secateur.client.call import Call
+from secateur.client.call import RpcCall
 from secateur.errors import BadInput
 from secateur.v1 import inference_pb2
 
@@ -19,7 +19,7 @@ FINISH_REASONS = {
     inference_pb2.FINISH_REASON_LENGTH: "length",
     inference_pb2.FINISH_REASON_ABORT: "abort",
 }
-_LARGEST_ID = 2**32 - 1  # of the field; the model's is smaller, and the server knows it
+_MAX_TOKEN_ID = 2**32 - 1  # of the field; the model's is smaller, and the server knows it
 _KINDS = {
     FieldDescriptor.CPPTYPE_INT32: "a whole number of 32 bits",
     FieldDescriptor.CPPTYPE_UINT32: "whole numbers from 0 up, of 32 bits",
@@ -28,11 +28,11 @@ _KINDS = {
     FieldDescriptor.CPPTYPE_BOOL: "True or False",
     FieldDescriptor.CPPTYPE_STRING: "texts",
 }
-Prompt = str | Sequence[int] | Sequence[Mapping[str, str]]
+PromptInput = str | Sequence[int] | Sequence[Mapping[str, str]]
 """Text, token ids, or a conversation of ``{"role": ..., "content": ...}``."""
 
 
-class Sampling(TypedDict, total=False):
+class SamplingOptions(TypedDict, total=False):
     """Fields of ``SamplingParameters`` (inference.proto says what they mean); None = not given."""
 
     temperature: float | None
@@ -63,7 +63,7 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenUsage:
     """Tokens of a request: of its prompt, of all completions, and of the prompt those still in the cache."""
 
     prompt_tokens: int = 0
@@ -72,7 +72,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Timings:
+class RequestTimings:
     """Where the time went, as seen by the engine."""
 
     queue_ms: float
@@ -81,7 +81,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Event:
+class StreamEvent:
     """What one message of a stream brought.
 
     Attributes:
@@ -132,7 +132,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Answer:
+class GenerationResult:
     """All completions of a prompt; `text`, `token_ids` and `finish_reason` are those of the first.
 
     Attributes:
@@ -146,8 +146,8 @@ class Answer:
     model: str
     model_version: str
     completions: tuple[Completion, ...]
-    usage: Usage
-    timings: Timings | None
+    usage: TokenUsage
+    timings: RequestTimings | None
     seconds: float
     ttft_ms: float | None = None
     tokens_per_second: float | None = None
@@ -168,7 +168,7 @@ class Answer:
         return self.completions[0].finish_reason
 
     @classmethod
-    def of(cls, events: Iterable[Event]) -> Answer:
+    def of(cls, events: Iterable[StreamEvent]) -> GenerationResult:
         """Put together what a stream brought; at least one event."""
         received = list(events)
         last = received[-1].response
@@ -179,7 +179,7 @@ class Answer:
             model=last.model,
             model_version=last.model_version,
             completions=tuple(
-                _put_together(index, [event for event in received if event.index == index])
+                _merge_events(index, [event for event in received if event.index == index])
                 for index in sorted({event.index for event in received})
             ),
             usage=_usage(last.usage),
@@ -190,7 +190,7 @@ class Answer:
         )
 
     @classmethod
-    def read(cls, response: inference_pb2.GenerateResponse, seconds: float) -> Answer:
+    def read(cls, response: inference_pb2.GenerateResponse, seconds: float) -> GenerationResult:
         """Read the answer that came as one message, after so many seconds."""
         return cls(
             model=response.model,
@@ -213,7 +213,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreResult:
     """How likely a model finds a text.
 
     Attributes:
@@ -227,44 +227,56 @@ class Score:
     perplexity: float
 
 
-def streamed(
-    model: str, prompt: Prompt, version: str, priority: int, timeout: float | None, sampling: Sampling
-) -> Call[inference_pb2.StreamGenerateResponse]:
+def stream_generate_call(
+    model: str,
+    prompt: PromptInput,
+    version: str,
+    priority: int,
+    timeout: float | None,
+    sampling: SamplingOptions,
+) -> RpcCall[inference_pb2.StreamGenerateResponse]:
     """Return the call that generates, message by message."""
-    return Call(
+    return RpcCall(
         f"{SERVICE}.StreamGenerate", _generation(model, prompt, version, priority, sampling), timeout=timeout
     )
 
 
-def whole(
-    model: str, prompt: Prompt, version: str, priority: int, timeout: float | None, sampling: Sampling
-) -> Call[inference_pb2.GenerateResponse]:
+def generate_call(
+    model: str,
+    prompt: PromptInput,
+    version: str,
+    priority: int,
+    timeout: float | None,
+    sampling: SamplingOptions,
+) -> RpcCall[inference_pb2.GenerateResponse]:
     """Return the call that generates, in one message."""
-    return Call(
+    return RpcCall(
         f"{SERVICE}.Generate", _generation(model, prompt, version, priority, sampling), timeout=timeout
     )
 
 
-def score(model: str, text: str | Sequence[int], *, version: str = "") -> Call[Score]:
+def score(model: str, text: str | Sequence[int], *, version: str = "") -> RpcCall[ScoreResult]:
     """Return the log-probability of each token of a text, or of token ids."""
     several = _score_each(model, {"text": text}, version)
-    return Call(several.method, several.request, lambda answer: several.read(answer)[0])
+    return RpcCall(several.method, several.request, lambda answer: several.read(answer)[0])
 
 
-def score_all(model: str, texts: Sequence[str | Sequence[int]], *, version: str = "") -> Call[list[Score]]:
+def score_all(
+    model: str, texts: Sequence[str | Sequence[int]], *, version: str = ""
+) -> RpcCall[list[ScoreResult]]:
     """Return the scores of several texts, in their order; the server computes them side by side."""
     return _score_each(model, {f"texts[{index}]": text for index, text in enumerate(texts)}, version)
 
 
-def tokenize(model: str, prompt: Prompt, *, version: str = "") -> Call[list[int]]:
+def tokenize(model: str, prompt: PromptInput, *, version: str = "") -> RpcCall[list[int]]:
     """Return the token ids that `generate` would see for a text or a conversation."""
     request = inference_pb2.TokenizeRequest(model=model, model_version=version, **_prompt(prompt))
-    return Call(f"{SERVICE}.Tokenize", request, lambda answer: list(answer.token_ids))
+    return RpcCall(f"{SERVICE}.Tokenize", request, lambda answer: list(answer.token_ids))
 
 
 def detokenize(
     model: str, token_ids: Sequence[int], *, version: str = "", skip_special_tokens: bool = False
-) -> Call[str]:
+) -> RpcCall[str]:
     """Return the text of token ids."""
     request = inference_pb2.DetokenizeRequest(
         model=model,
@@ -272,7 +284,7 @@ def detokenize(
         token_ids=_token_ids(token_ids, "token_ids").ids,
         skip_special_tokens=skip_special_tokens,
     )
-    return Call(f"{SERVICE}.Detokenize", request, lambda answer: answer.text)
+    return RpcCall(f"{SERVICE}.Detokenize", request, lambda answer: answer.text)
 
 
 def read_logprobs(logprobs: Iterable[inference_pb2.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
@@ -284,9 +296,9 @@ def read_logprobs(logprobs: Iterable[inference_pb2.TokenLogprobs]) -> tuple[Toke
 
 
 def _generation(
-    model: str, prompt: Prompt, version: str, priority: int, sampling: Sampling
+    model: str, prompt: PromptInput, version: str, priority: int, sampling: SamplingOptions
 ) -> inference_pb2.GenerateRequest:
-    unknown = set(sampling) - set(Sampling.__annotations__)
+    unknown = set(sampling) - set(SamplingOptions.__annotations__)
     if unknown:
         raise TypeError(f"no such sampling parameter: {', '.join(sorted(unknown))}")
     return inference_pb2.GenerateRequest(
@@ -298,7 +310,7 @@ def _generation(
     )
 
 
-def _sampling(sampling: Sampling) -> inference_pb2.SamplingParameters:
+def _sampling(sampling: SamplingOptions) -> inference_pb2.SamplingParameters:
     message = inference_pb2.SamplingParameters()
     for name, value in sampling.items():
         if value is None:
@@ -313,7 +325,7 @@ def _sampling(sampling: Sampling) -> inference_pb2.SamplingParameters:
     return message
 
 
-def _put_together(index: int, events: Sequence[Event]) -> Completion:
+def _merge_events(index: int, events: Sequence[StreamEvent]) -> Completion:
     last = events[-1]
     return Completion(
         index=index,
@@ -325,30 +337,32 @@ def _put_together(index: int, events: Sequence[Event]) -> Completion:
     )
 
 
-def _score_each(model: str, texts: Mapping[str, str | Sequence[int]], version: str) -> Call[list[Score]]:
+def _score_each(
+    model: str, texts: Mapping[str, str | Sequence[int]], version: str
+) -> RpcCall[list[ScoreResult]]:
     """Return the call that scores texts, by the names that the caller knows them by."""
     inputs = [inference_pb2.ScoreInput(**_prompt(text, name)) for name, text in texts.items()]
     request = inference_pb2.ScoreRequest(model=model, model_version=version, inputs=inputs)
-    return Call(f"{SERVICE}.Score", request, _scores)
+    return RpcCall(f"{SERVICE}.Score", request, _scores)
 
 
-def _scores(answer: inference_pb2.ScoreResponse) -> list[Score]:
-    return [Score(tuple(one.token_ids), tuple(one.logprobs), one.perplexity) for one in answer.scores]
+def _scores(answer: inference_pb2.ScoreResponse) -> list[ScoreResult]:
+    return [ScoreResult(tuple(one.token_ids), tuple(one.logprobs), one.perplexity) for one in answer.scores]
 
 
-def _usage(usage: inference_pb2.Usage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
+def _usage(usage: inference_pb2.Usage) -> TokenUsage:
+    return TokenUsage(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
 
 
 def _timings(
     response: inference_pb2.GenerateResponse | inference_pb2.StreamGenerateResponse,
-) -> Timings | None:
+) -> RequestTimings | None:
     if not response.HasField("timings"):
         return None
-    return Timings(response.timings.queue_ms, response.timings.prefill_ms, response.timings.decode_ms)
+    return RequestTimings(response.timings.queue_ms, response.timings.prefill_ms, response.timings.decode_ms)
 
 
-def _prompt(prompt: Prompt, field: str = "prompt") -> dict[str, Any]:
+def _prompt(prompt: PromptInput, field: str = "prompt") -> dict[str, Any]:
     """Return the field of a request for a prompt; ``field`` is the caller's name of it."""
     if isinstance(prompt, str):
         return {"text": prompt}
@@ -374,9 +388,9 @@ def _token_ids(ids: Iterable[Any], field: str) -> inference_pb2.TokenIds:
         return inference_pb2.TokenIds(ids=given)
     except (TypeError, ValueError) as error:
         wrong = next((index for index, one in enumerate(given) if not _is_token_id(one)), 0)
-        allowed = f"a token id is a number from 0 to {_LARGEST_ID}"
+        allowed = f"a token id is a number from 0 to {_MAX_TOKEN_ID}"
         raise BadInput(f"{field}[{wrong}]", reprlib.repr(given[wrong]), allowed) from error
 
 
 def _is_token_id(value: object) -> bool:
-    return isinstance(value, SupportsIndex) and 0 <= value.__index__() <= _LARGEST_ID
+    return isinstance(value, SupportsIndex) and 0 <= value.__index__() <= _MAX_TOKEN_ID

@@ -11,20 +11,28 @@ from contextlib import aclosing
 import grpc
 from google.longrunning import operations_pb2
 
-from secateur.client.call import AsyncSurface, Call, Surface, later, later_pages, now, now_pages
+from secateur.client.call import (
+    AsyncStub,
+    RpcCall,
+    SyncStub,
+    async_paged,
+    async_unary,
+    sync_paged,
+    sync_unary,
+)
 from secateur.client.failures import CallFailed
 from secateur.v1 import prune_pb2
 
 SERVICE = "secateur.v1.PruneService"
 PATIENCE_SECONDS = 120.0  # for a server that is away
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
+_INITIAL_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.25, 5.0
 # A server that restarts, and a watch that has lasted as long as a call may.
-_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_TRANSIENT_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def create_job(
     job: prune_pb2.PruneJob, *, job_id: str = "", request_id: str | None = None, validate_only: bool = False
-) -> Call[prune_pb2.PruneJob]:
+) -> RpcCall[prune_pb2.PruneJob]:
     """Have a job checked and kept; it does not run yet.
 
     Args:
@@ -36,55 +44,55 @@ def create_job(
     request = prune_pb2.CreatePruneJobRequest(
         prune_job=job,
         prune_job_id=job_id,
-        request_id=_once(request_id),
+        request_id=_with_request_id(request_id),
         validate_only=validate_only,
     )
-    return Call(f"{SERVICE}.CreatePruneJob", request)
+    return RpcCall(f"{SERVICE}.CreatePruneJob", request)
 
 
-def run_job(name: str, *, etag: str = "", request_id: str | None = None) -> Call[operations_pb2.Operation]:
+def run_job(name: str, *, etag: str = "", request_id: str | None = None) -> RpcCall[operations_pb2.Operation]:
     """Queue a job; return the operation of its run."""
-    request = prune_pb2.RunPruneJobRequest(name=name, etag=etag, request_id=_once(request_id))
-    return Call(f"{SERVICE}.RunPruneJob", request)
+    request = prune_pb2.RunPruneJobRequest(name=name, etag=etag, request_id=_with_request_id(request_id))
+    return RpcCall(f"{SERVICE}.RunPruneJob", request)
 
 
-def get_job(name: str) -> Call[prune_pb2.PruneJob]:
+def get_job(name: str) -> RpcCall[prune_pb2.PruneJob]:
     """Return one job."""
-    return Call(f"{SERVICE}.GetPruneJob", prune_pb2.GetPruneJobRequest(name=name))
+    return RpcCall(f"{SERVICE}.GetPruneJob", prune_pb2.GetPruneJobRequest(name=name))
 
 
-def list_jobs() -> Call[list[prune_pb2.PruneJob]]:
+def list_jobs() -> RpcCall[list[prune_pb2.PruneJob]]:
     """Return all jobs, the newest first."""
-    return Call(f"{SERVICE}.ListPruneJobs", prune_pb2.ListPruneJobsRequest(), lambda page: page.prune_jobs)
+    return RpcCall(f"{SERVICE}.ListPruneJobs", prune_pb2.ListPruneJobsRequest(), lambda page: page.prune_jobs)
 
 
-def cancel_job(name: str) -> Call[prune_pb2.PruneJob]:
+def cancel_job(name: str) -> RpcCall[prune_pb2.PruneJob]:
     """End the run of a job; what it evaluated is kept."""
-    return Call(f"{SERVICE}.CancelPruneJob", prune_pb2.CancelPruneJobRequest(name=name))
+    return RpcCall(f"{SERVICE}.CancelPruneJob", prune_pb2.CancelPruneJobRequest(name=name))
 
 
-def delete_job(name: str, *, etag: str = "") -> Call[None]:
+def delete_job(name: str, *, etag: str = "") -> RpcCall[None]:
     """Remove a job, its study and its checkpoints."""
     request = prune_pb2.DeletePruneJobRequest(name=name, etag=etag)
-    return Call(f"{SERVICE}.DeletePruneJob", request, lambda answer: None)
+    return RpcCall(f"{SERVICE}.DeletePruneJob", request, lambda answer: None)
 
 
-def get_operation(name: str) -> Call[operations_pb2.Operation]:
+def get_operation(name: str) -> RpcCall[operations_pb2.Operation]:
     """Return the operation of a run."""
     request = operations_pb2.GetOperationRequest(name=name)
-    return Call("google.longrunning.Operations.GetOperation", request)
+    return RpcCall("google.longrunning.Operations.GetOperation", request)
 
 
-class Jobs(Surface):
+class JobsClient(SyncStub):
     """Calls of ``secateur.v1.PruneService`` and ``google.longrunning.Operations``."""
 
-    create = now(create_job)
-    run = now(run_job)
-    get = now(get_job)
-    list = now_pages(list_jobs)
-    cancel = now(cancel_job)
-    delete = now(delete_job)
-    operation = now(get_operation)
+    create = sync_unary(create_job)
+    run = sync_unary(run_job)
+    get = sync_unary(get_job)
+    list = sync_paged(list_jobs)
+    cancel = sync_unary(cancel_job)
+    delete = sync_unary(delete_job)
+    operation = sync_unary(get_operation)
 
     def watch(
         self, name: str, cursor: int = 0, patience: float = PATIENCE_SECONDS
@@ -116,21 +124,21 @@ class Jobs(Surface):
         return ended
 
 
-class AsyncJobs(AsyncSurface):
+class AsyncJobsClient(AsyncStub):
     """The same, to be awaited."""
 
-    create = later(create_job)
-    run = later(run_job)
-    get = later(get_job)
-    list = later_pages(list_jobs)
-    cancel = later(cancel_job)
-    delete = later(delete_job)
-    operation = later(get_operation)
+    create = async_unary(create_job)
+    run = async_unary(run_job)
+    get = async_unary(get_job)
+    list = async_paged(list_jobs)
+    cancel = async_unary(cancel_job)
+    delete = async_unary(delete_job)
+    operation = async_unary(get_operation)
 
     async def watch(
         self, name: str, cursor: int = 0, patience: float = PATIENCE_SECONDS
     ) -> AsyncGenerator[prune_pb2.PruneJobEvent, None]:
-        """Yield the events of a job; arguments as of `Jobs.watch`."""
+        """Yield the events of a job; arguments as of `JobsClient.watch`."""
         watch = _Watch(name, cursor, patience)
         while True:
             try:
@@ -158,17 +166,17 @@ class _Watch:
     def __init__(self, name: str, cursor: int, patience: float) -> None:
         self._name, self._cursor, self._patience = name, cursor, patience
         self._away_since: float | None = None
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._pause = _INITIAL_PAUSE_SECONDS
 
     @property
-    def call(self) -> Call[prune_pb2.PruneJobEvent]:
+    def call(self) -> RpcCall[prune_pb2.PruneJobEvent]:
         """What brings the events that were not seen yet."""
         request = prune_pb2.WatchPruneJobRequest(name=self._name, resume_cursor=self._cursor)
-        return Call(f"{SERVICE}.WatchPruneJob", request, lambda answer: answer.event)
+        return RpcCall(f"{SERVICE}.WatchPruneJob", request, lambda answer: answer.event)
 
     def is_news(self, event: prune_pb2.PruneJobEvent) -> bool:
         """Note that the server is there; whether it has more to say than that."""
-        self._away_since, self._pause = None, _FIRST_PAUSE_SECONDS
+        self._away_since, self._pause = None, _INITIAL_PAUSE_SECONDS
         self._cursor = event.sequence
         return not event.HasField("heartbeat")
 
@@ -176,11 +184,11 @@ class _Watch:
         """How long to wait before the next connection; raises the failure if there is to be none."""
         now = time.monotonic()
         self._away_since = now if self._away_since is None else self._away_since
-        if failure.code not in _PASSING or now - self._away_since > self._patience:
+        if failure.code not in _TRANSIENT_CODES or now - self._away_since > self._patience:
             raise failure
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        pause, self._pause = self._pause, min(2 * self._pause, _MAX_PAUSE_SECONDS)
         return pause
 
 
-def _once(request_id: str | None) -> str:
+def _with_request_id(request_id: str | None) -> str:
     return str(uuid.uuid4()) if request_id is None else request_id

@@ -9,7 +9,7 @@ Two mechanisms, each where it is the better one:
 - So what a server asks for with a RetryInfo (its queue is full, a model still loads) is repeated here,
   as long as nothing of the answer was delivered and the call's deadline leaves time to wait.
 
-Only methods that may run twice are repeated: those in `REPEATABLE`.
+Only methods that may run twice are repeated: those in `IDEMPOTENT_METHODS`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import grpc
 
 from secateur.client.failures import CallFailed
 
-REPEATABLE: dict[str, tuple[str, ...]] = {
+IDEMPOTENT_METHODS: dict[str, tuple[str, ...]] = {
     "secateur.v1.InferenceService": (),  # all of them
     "secateur.v1.ModelService": (
         "ListModels",
@@ -54,22 +54,22 @@ JITTER = 0.25
 
 
 @dataclass(frozen=True)
-class Retries:
+class RetryPolicy:
     """How often and how fast a failed call is sent again.
 
     Attributes:
         attempts: in all, the first included; 1 = never again. gRPC itself makes at most 5.
-        first_seconds: before the second attempt, give or take the jitter.
-        most_seconds: before any attempt, unless the server's RetryInfo says more.
+        initial_seconds: before the second attempt, give or take the jitter.
+        max_seconds: before any attempt, unless the server's RetryInfo says more.
     """
 
     attempts: int = 4
-    first_seconds: float = 0.1
-    most_seconds: float = 5.0
+    initial_seconds: float = 0.1
+    max_seconds: float = 5.0
 
     def backoff(self, failures: int) -> float:
         """Return how long to wait after so many failed attempts (from 1), without jitter."""
-        return float(min(self.most_seconds, self.first_seconds * 2 ** (failures - 1)))
+        return float(min(self.max_seconds, self.initial_seconds * 2 ** (failures - 1)))
 
     def channel_options(self) -> list[tuple[str, Any]]:
         """Return what tells gRPC to do its part."""
@@ -77,24 +77,24 @@ class Retries:
             return [("grpc.enable_retries", 0)]
         policy = {
             "maxAttempts": min(5, self.attempts),
-            "initialBackoff": f"{self.first_seconds:.3f}s",
-            "maxBackoff": f"{self.most_seconds:.3f}s",
+            "initialBackoff": f"{self.initial_seconds:.3f}s",
+            "maxBackoff": f"{self.max_seconds:.3f}s",
             "backoffMultiplier": 2,
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
         names = [
             {"service": service} | ({"method": method} if method else {})
-            for service, methods in REPEATABLE.items()
+            for service, methods in IDEMPOTENT_METHODS.items()
             for method in (methods or ("",))
         ]
         config = {"methodConfig": [{"name": names, "retryPolicy": policy}]}
         return [("grpc.enable_retries", 1), ("grpc.service_config", json.dumps(config))]
 
 
-class Attempts:
+class RetryState:
     """One call's attempts: what is left of its time, and whether it is worth another."""
 
-    def __init__(self, retries: Retries, method: str, timeout: float) -> None:
+    def __init__(self, retries: RetryPolicy, method: str, timeout: float) -> None:
         """Start the clock.
 
         Args:
@@ -103,7 +103,7 @@ class Attempts:
             timeout: for all attempts and the waits between them, in seconds.
         """
         self._retries = retries
-        self._repeatable = is_repeatable(method)
+        self._repeatable = is_idempotent(method)
         self._deadline = time.monotonic() + timeout
         self._failures = 0
 
@@ -126,8 +126,8 @@ class Attempts:
         return wait if wait < self.seconds_left() else None
 
 
-def is_repeatable(method: str) -> bool:
+def is_idempotent(method: str) -> bool:
     """True if a method, given as ``PACKAGE.SERVICE.METHOD``, may be sent twice."""
     service, _, name = method.rpartition(".")
-    methods = REPEATABLE.get(service)
+    methods = IDEMPOTENT_METHODS.get(service)
     return methods is not None and (not methods or name in methods)

@@ -19,7 +19,7 @@ from secateur.calibrate.library import BlockLibrary, last_projection
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Losses
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Attention, Ffn, Kind, SubBlock
+from secateur.model.dense import AttentionWeights, FfnWeights, Kind, SubBlock
 from secateur.model.forward import embed, final_hidden, rms_norm
 from secateur_kernels import Backend, ProjectionTable, masked_attention, masked_mlp
 
@@ -53,22 +53,22 @@ class BatchEvaluator(PrefixEvaluator):
         self._backend = backend
 
     @torch.inference_mode()
-    def _group_losses(self, group: Sequence[Architecture], block: int) -> list[Losses]:
-        teacher = self._teacher(block)
-        hidden_MNH = self._together([item.path for item in group], block)
-        return [self._compare(hidden_NH, teacher, block) for hidden_NH in hidden_MNH]
+    def _group_losses(self, group: Sequence[Architecture], chunk: int) -> list[Losses]:
+        teacher = self._teacher(chunk)
+        hidden_MNH = self._together([item.path for item in group], chunk)
+        return [self._compare(hidden_NH, teacher, chunk) for hidden_NH in hidden_MNH]
 
-    def _hidden(self, path: tuple[int, ...], block: int) -> Tensor:
+    def _hidden(self, path: tuple[int, ...], chunk: int) -> Tensor:
         """The dense model goes the way of the candidates, or it would round differently."""
-        return self._together([path], block)[0]
+        return self._together([path], chunk)[0]
 
-    def _together(self, paths: Sequence[tuple[int, ...]], block: int) -> Tensor:
-        """Final hidden states [M, N, H] of several paths on a block of windows."""
-        windows, length = self._blocks[block].shape
+    def _together(self, paths: Sequence[tuple[int, ...]], chunk: int) -> Tensor:
+        """Final hidden states [M, N, H] of several paths on a chunk of windows."""
+        windows, length = self._chunks[chunk].shape
         shared = _shared(paths) if len(paths) > 1 else 0
-        depth, state = self._prefixes.longest(block, paths[0][:shared])
+        depth, state = self._prefixes.longest(chunk, paths[0][:shared])
         if state is None:
-            state = embed(self._model, self._blocks[block]).flatten(0, 1)
+            state = embed(self._model, self._chunks[chunk]).flatten(0, 1)
         state_MNH = state[None]
         for index in range(depth, len(self._slots)):
             if index == shared:
@@ -77,7 +77,7 @@ class BatchEvaluator(PrefixEvaluator):
             widths = [path[index] for path in paths[: len(state_MNH)]]
             state_MNH = self._advance(state_MNH, layer, kind, widths, windows)
             if index < shared:
-                self._prefixes.put(block, paths[0][: index + 1], state_MNH[0])
+                self._prefixes.put(chunk, paths[0][: index + 1], state_MNH[0])
         states_MBTH = state_MNH.unflatten(1, (windows, length))
         return final_hidden(self._model, states_MBTH)[:, :, :-1].flatten(1, 2)
 
@@ -88,10 +88,10 @@ class BatchEvaluator(PrefixEvaluator):
         full = self._model.layers[layer].sub_block(kind)
         if full is None or not any(widths):
             return state_MNH
-        self.blocks_run += sum(width > 0 for width in widths)
+        self.sub_blocks_run += sum(width > 0 for width in widths)
         table = ProjectionTable(tuple(self._projection(full, layer, kind, width) for width in widths))
         normed_MNH = rms_norm(state_MNH, full.norm_H, self._geo.norm_eps).contiguous()
-        if isinstance(full, Attention):
+        if isinstance(full, AttentionWeights):
             out_MNH = self._attention(normed_MNH, full, table, layer, widths, windows)
         else:
             out_MNH = self._mlp(normed_MNH, full, table, widths)
@@ -103,7 +103,7 @@ class BatchEvaluator(PrefixEvaluator):
         sub_block = self._library.block(layer, kind, width)
         return last_projection(full)[:, :0] if sub_block is None else last_projection(sub_block)
 
-    def _mlp(self, x_MNH: Tensor, full: Ffn, down: ProjectionTable, widths: Sequence[int]) -> Tensor:
+    def _mlp(self, x_MNH: Tensor, full: FfnWeights, down: ProjectionTable, widths: Sequence[int]) -> Tensor:
         return masked_mlp(
             x_MNH,
             full.gate_CH,
@@ -119,7 +119,7 @@ class BatchEvaluator(PrefixEvaluator):
     def _attention(
         self,
         x_MNH: Tensor,
-        full: Attention,
+        full: AttentionWeights,
         output: ProjectionTable,
         layer: int,
         widths: Sequence[int],

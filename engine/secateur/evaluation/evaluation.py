@@ -13,15 +13,15 @@ from torch import Tensor
 from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
 from secateur.calibrate.perplexity import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.checkpoint.export import RECORD
-from secateur.checkpoint.source import Source, open_source
+from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
 from secateur.model.architecture import architecture_of
-from secateur.model.dense import Model, build_model
-from secateur.model.memory import keep_freed_pages
-from secateur.model.precision import dtype_named, fast_dtype
-from secateur.progress import Clock, Reporter
-from secateur.prune.windows import require_context
+from secateur.model.dense import DecoderModel, build_model
+from secateur.model.memory import set_malloc_trim_threshold
+from secateur.model.precision import fastest_dtype, parse_dtype
+from secateur.progress import ProgressReporter, StageTimer
+from secateur.prune.windows import check_context_length
 from secateur.space.costs.parameters import ParameterCount, count_parameters
 
 
@@ -60,20 +60,20 @@ class EvaluationOptions:
             raise BadInput("--corpus", "nothing", "give --corpus, --tasks or both")
 
 
-def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
+def evaluate(options: EvaluationOptions, reporter: ProgressReporter) -> dict[str, Any]:
     """The evaluation as a JSON document.
 
     Raises:
         BadInput, BrokenCheckpoint, UnsupportedModel: as the corpora and models say.
     """
-    keep_freed_pages()
-    dtype = dtype_named(options.dtype, auto=fast_dtype())
+    set_malloc_trim_threshold()
+    dtype = parse_dtype(options.dtype, auto=fastest_dtype())
     corpora = load_corpora(options.corpus) if options.corpus else ()
     tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
     source = open_source(options.model)
-    require_context(source, options.window)
+    check_context_length(source, options.window)
     dense_source = _dense_source(options, source, reporter)
-    clock = Clock()
+    clock = StageTimer()
     document: dict[str, Any] = {"model": options.model, "window": options.window}
     with clock.stage("evaluate"):
         model = build_model(source.config, source.tensors(), source.reference).to(dtype)
@@ -104,14 +104,18 @@ def evaluate(options: EvaluationOptions, reporter: Reporter) -> dict[str, Any]:
     return document
 
 
-def _windows(corpora: tuple[Corpus, ...], source: Source, options: EvaluationOptions) -> dict[str, Tensor]:
+def _windows(
+    corpora: tuple[Corpus, ...], source: ModelSource, options: EvaluationOptions
+) -> dict[str, Tensor]:
     tokenizer = source.tokenizer()
     return {
         corpus.name: cut_windows(corpus, tokenizer, options.window, options.windows) for corpus in corpora
     }
 
 
-def _measure(title: str, model: Model, windows: Mapping[str, Tensor], reporter: Reporter) -> dict[str, Any]:
+def _measure(
+    title: str, model: DecoderModel, windows: Mapping[str, Tensor], reporter: ProgressReporter
+) -> dict[str, Any]:
     batches = sum(-(-len(part) // BATCH_WINDOWS) for part in windows.values())
     if batches:
         reporter.stage(title, batches)
@@ -122,7 +126,9 @@ def _measure(title: str, model: Model, windows: Mapping[str, Tensor], reporter: 
     }
 
 
-def _dense_source(options: EvaluationOptions, source: Source, reporter: Reporter) -> Source | None:
+def _dense_source(
+    options: EvaluationOptions, source: ModelSource, reporter: ProgressReporter
+) -> ModelSource | None:
     """The dense model of a slim checkpoint: the one named, or the recorded one if it is still there."""
     if options.dense == "":
         return None

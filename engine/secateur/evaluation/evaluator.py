@@ -3,7 +3,7 @@
 The residual stream before sub-block d depends only on the widths of the sub-blocks before d. The
 evaluator walks candidates in lexicographic order of their paths (a depth-first walk of their trie)
 and keeps the states it passes (`PrefixCache`), so what two candidates share is computed once, within
-a generation and, as far as memory goes, across generations. Windows go through in blocks of fixed
+a generation and, as far as memory goes, across generations. Windows go through in chunks of fixed
 size: the same products run in the same shapes whatever is evaluated together, so a candidate's
 losses are its own to the bit.
 
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.evaluation.measurement import Losses, Measurement, wanted_blocks
+from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
 from secateur.evaluation.prefixes import PrefixCache
 from secateur.model.architecture import Architecture
-from secateur.model.forward import apply_block, embed, final_hidden, geometry
+from secateur.model.forward import apply_block, embed, final_hidden, forward_context
 from secateur.space.space import Slot
 from secateur_kernels import Teacher, linear_kl, prepare_teacher
 
@@ -30,7 +30,7 @@ DEFAULT_STATE_BYTES = 2 << 30
 DEFAULT_TEACHER_BYTES = 2 << 30
 # As fast per token as 16 windows (SmolLM2, 2 cores: 1.5 s for 4096 tokens either way), and a race can
 # stop after one.
-BLOCK_WINDOWS = 4
+CHUNK_WINDOWS = 4
 
 
 class PrefixEvaluator:
@@ -44,7 +44,7 @@ class PrefixEvaluator:
             are gone through in spans, each for all candidates.
 
     Attributes:
-        blocks_run: sub-blocks computed so far, over all blocks of windows.
+        sub_blocks_run: sub-blocks computed so far, over all chunks of windows.
 
     Raises:
         ValueError: no windows, or windows of one token: there is nothing to predict.
@@ -64,27 +64,27 @@ class PrefixEvaluator:
             raise ValueError(f"windows_BT: shape {list(windows_BT.shape)} given; at least [1, 2] is needed")
         self._library = library
         self._model = library.model
-        self._blocks = windows_BT.split(BLOCK_WINDOWS)
-        self._geo = geometry(self._model, windows_BT.shape[1])
+        self._chunks = windows_BT.split(CHUNK_WINDOWS)
+        self._geo = forward_context(self._model, windows_BT.shape[1])
         self._slots: list[Slot] = [
             (layer, kind) for layer in range(self._model.num_layers) for kind in ("attention", "ffn")
         ]
         self._prefixes = PrefixCache(state_bytes)
         self._teachers: OrderedDict[int, Teacher] = OrderedDict()
-        teacher_block = self._blocks[0].numel() * self._model.head_VH.shape[0]
-        self._span = max(1, teacher_bytes // (teacher_block * self._model.head_VH.element_size()))
-        self.blocks_run = 0
+        teacher_chunk = self._chunks[0].numel() * self._model.head_VH.shape[0]
+        self._span = max(1, teacher_bytes // (teacher_chunk * self._model.head_VH.element_size()))
+        self.sub_blocks_run = 0
 
     @property
-    def num_blocks(self) -> int:
+    def num_chunks(self) -> int:
         """Blocks of windows there are."""
-        return len(self._blocks)
+        return len(self._chunks)
 
     @property
     def dense_nll(self) -> float:
         """NLL of the dense model on the same windows, nats per token."""
         with torch.inference_mode():
-            nll_N = torch.cat([self._teacher(block).nll_N for block in range(self.num_blocks)])
+            nll_N = torch.cat([self._teacher(chunk).nll_N for chunk in range(self.num_chunks)])
         return float(nll_N.mean())
 
     def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
@@ -93,56 +93,56 @@ class PrefixEvaluator:
             yield candidate, losses.measurement()
 
     def losses(
-        self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
+        self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
-        """Each distinct candidate with its losses on those blocks, in order of their paths."""
-        wanted = wanted_blocks(blocks, self.num_blocks)
+        """Each distinct candidate with its losses on those chunks, in order of their paths."""
+        wanted = resolve_chunks(chunks, self.num_chunks)
         ordered = sorted(set(candidates), key=lambda item: item.path)
         spans = [wanted[start : start + self._span] for start in range(0, len(wanted), self._span)]
         found: dict[Architecture, Losses] = {}
         for span in spans:
             for start in range(0, len(ordered), self._group):
                 group = ordered[start : start + self._group]
-                for block in span:
-                    for candidate, losses in zip(group, self._group_losses(group, block), strict=True):
+                for chunk in span:
+                    for candidate, losses in zip(group, self._group_losses(group, chunk), strict=True):
                         found[candidate] = found[candidate] + losses if candidate in found else losses
                 if span is spans[-1]:
                     yield from ((candidate, found[candidate]) for candidate in group)
 
     @torch.inference_mode()
-    def _group_losses(self, group: Sequence[Architecture], block: int) -> list[Losses]:
-        teacher = self._teacher(block)
-        return [self._compare(self._hidden(item.path, block), teacher, block) for item in group]
+    def _group_losses(self, group: Sequence[Architecture], chunk: int) -> list[Losses]:
+        teacher = self._teacher(chunk)
+        return [self._compare(self._hidden(item.path, chunk), teacher, chunk) for item in group]
 
-    def _compare(self, hidden_NH: Tensor, teacher: Teacher, block: int) -> Losses:
-        target_N = self._blocks[block][:, 1:].flatten()
+    def _compare(self, hidden_NH: Tensor, teacher: Teacher, chunk: int) -> Losses:
+        target_N = self._chunks[chunk][:, 1:].flatten()
         kl_N, nll_N = linear_kl(hidden_NH, teacher, self._model.head_VH, target_N)
-        windows = len(self._blocks[block])
+        windows = len(self._chunks[chunk])
         kl_B, nll_B = (loss_N.double().view(windows, -1).mean(1) for loss_N in (kl_N, nll_N))
         return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), len(kl_N) // windows)
 
-    def _teacher(self, block: int) -> Teacher:
-        """The dense model's distributions on a block, computed once as long as they fit."""
-        if block not in self._teachers:
+    def _teacher(self, chunk: int) -> Teacher:
+        """The dense model's distributions on a chunk, computed once as long as they fit."""
+        if chunk not in self._teachers:
             while len(self._teachers) >= self._span:
                 self._teachers.popitem(last=False)
             full = tuple(self._model.width(layer, kind) for layer, kind in self._slots)
-            target_N = self._blocks[block][:, 1:].flatten()
-            self._teachers[block] = prepare_teacher(self._hidden(full, block), self._model.head_VH, target_N)
-        return self._teachers[block]
+            target_N = self._chunks[chunk][:, 1:].flatten()
+            self._teachers[chunk] = prepare_teacher(self._hidden(full, chunk), self._model.head_VH, target_N)
+        return self._teachers[chunk]
 
-    def _hidden(self, path: tuple[int, ...], block: int) -> Tensor:
-        """Final hidden states [N, H] of a path on a block of windows, from the deepest state kept."""
-        depth, state_BTH = self._prefixes.longest(block, path)
+    def _hidden(self, path: tuple[int, ...], chunk: int) -> Tensor:
+        """Final hidden states [N, H] of a path on a chunk of windows, from the deepest state kept."""
+        depth, state_BTH = self._prefixes.longest(chunk, path)
         if state_BTH is None:
-            state_BTH = embed(self._model, self._blocks[block])
+            state_BTH = embed(self._model, self._chunks[chunk])
         for index in range(depth, len(path)):
             layer, kind = self._slots[index]
             sub_block = self._library.block(layer, kind, path[index])
             if sub_block is not None:
                 state_BTH = apply_block(state_BTH, sub_block, self._geo, layer)
-                self.blocks_run += 1
+                self.sub_blocks_run += 1
             if index + 1 < len(path):
-                self._prefixes.put(block, path[: index + 1], state_BTH)
-        self._prefixes.touch(block, path[:-1])
+                self._prefixes.put(chunk, path[: index + 1], state_BTH)
+        self._prefixes.touch(chunk, path[:-1])
         return final_hidden(self._model, state_BTH)[:, :-1].flatten(0, 1)

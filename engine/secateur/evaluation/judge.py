@@ -18,10 +18,10 @@ from torch.nn import Module
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
-from secateur.evaluation.evaluator import BLOCK_WINDOWS
-from secateur.evaluation.measurement import Losses, Measurement, wanted_blocks
+from secateur.evaluation.evaluator import CHUNK_WINDOWS
+from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import Layer, Model, named_tensors
+from secateur.model.dense import DecoderLayer, DecoderModel, named_tensors
 
 
 class TransformersEvaluator:
@@ -30,20 +30,20 @@ class TransformersEvaluator:
     Args:
         library: sub-blocks at every width.
         windows_BT: the windows all candidates are measured on.
-        block_windows: windows that go through the model together.
+        chunk_windows: windows that go through the model together.
     """
 
     def __init__(
-        self, library: BlockLibrary, windows_BT: Tensor, *, block_windows: int = BLOCK_WINDOWS
+        self, library: BlockLibrary, windows_BT: Tensor, *, chunk_windows: int = CHUNK_WINDOWS
     ) -> None:
         self._library = library
-        self._blocks = windows_BT.split(block_windows)
-        self._dense = module_of(library.model)
+        self._chunks = windows_BT.split(chunk_windows)
+        self._dense = transformers_module(library.model)
 
     @property
-    def num_blocks(self) -> int:
+    def num_chunks(self) -> int:
         """Blocks of windows there are."""
-        return len(self._blocks)
+        return len(self._chunks)
 
     def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
         """Each distinct candidate measured on all windows."""
@@ -51,29 +51,29 @@ class TransformersEvaluator:
             yield candidate, losses.measurement()
 
     def losses(
-        self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
+        self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
-        """Each distinct candidate with its losses on those blocks, in the order given."""
-        wanted = wanted_blocks(blocks, self.num_blocks)
+        """Each distinct candidate with its losses on those chunks, in the order given."""
+        wanted = resolve_chunks(chunks, self.num_chunks)
         for candidate in dict.fromkeys(candidates):
             module = self._module(candidate)
-            found = [self._block_losses(module, self._blocks[block]) for block in wanted]
+            found = [self._chunk_losses(module, self._chunks[chunk]) for chunk in wanted]
             yield candidate, sum(found[1:], found[0])
 
     def _module(self, candidate: Architecture) -> Module:
         if candidate == architecture_of(self._library.master):
             return self._dense
         layers = tuple(
-            Layer(
+            DecoderLayer(
                 self._library.block(index, "attention", candidate.groups[index]),  # type: ignore[arg-type]
                 self._library.block(index, "ffn", candidate.channels[index]),  # type: ignore[arg-type]
             )
             for index in range(candidate.num_layers)
         )
-        return module_of(replace(self._library.model, layers=layers))
+        return transformers_module(replace(self._library.model, layers=layers))
 
     @torch.inference_mode()
-    def _block_losses(self, module: Module, tokens_BT: Tensor) -> Losses:
+    def _chunk_losses(self, module: Module, tokens_BT: Tensor) -> Losses:
         log_p_BTV = torch.log_softmax(self._dense(tokens_BT).logits[:, :-1].float(), -1)
         log_q_BTV = torch.log_softmax(module(tokens_BT).logits[:, :-1].float(), -1)
         kl_B = (log_p_BTV.exp() * (log_p_BTV - log_q_BTV)).sum(-1).double().mean(1)
@@ -81,7 +81,7 @@ class TransformersEvaluator:
         return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), tokens_BT.shape[1] - 1)
 
 
-def module_of(model: Model) -> Module:
+def transformers_module(model: DecoderModel) -> Module:
     """Transformers' module of a model of any widths, with copies of its weights, ready to run."""
     from transformers.initialization import no_init_weights
 

@@ -48,37 +48,37 @@ class Losses:
 
 
 class Evaluator(Protocol):
-    """Measures candidates on windows that come in blocks, the unit in which they are compared.
+    """Measures candidates on windows that come in chunks, the unit in which they are compared.
 
-    A candidate's losses on a block are its own: they depend neither on the order nor on the grouping
-    of candidates or blocks (`tests/evaluation/conformance.py` holds every evaluator to that).
+    A candidate's losses on a chunk are its own: they depend neither on the order nor on the grouping
+    of candidates or chunks (`tests/evaluation/conformance.py` holds every evaluator to that).
     """
 
     @property
-    def num_blocks(self) -> int:
+    def num_chunks(self) -> int:
         """Blocks of windows there are."""
 
     def losses(
-        self, candidates: Sequence[Architecture], blocks: Iterable[int] | None = None
+        self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
-        """Each distinct candidate with its losses on those blocks (all of them), as they are done."""
+        """Each distinct candidate with its losses on those chunks (all of them), as they are done."""
 
     def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
-        """Each distinct candidate measured on all blocks, in whatever order is cheapest, as they are done."""
+        """Each distinct candidate measured on all chunks, in whatever order is cheapest, as they are done."""
 
 
-def wanted_blocks(blocks: Iterable[int] | None, num_blocks: int) -> list[int]:
-    """The blocks asked for: all of them for None.
+def resolve_chunks(chunks: Iterable[int] | None, num_chunks: int) -> list[int]:
+    """The chunks asked for: all of them for None.
 
     Raises:
         ValueError: none at all, or one that there is not.
     """
-    wanted = list(range(num_blocks) if blocks is None else blocks)
+    wanted = list(range(num_chunks) if chunks is None else chunks)
     if not wanted:
-        raise ValueError("blocks: none given; at least one is needed")
-    strange = [block for block in wanted if not 0 <= block < num_blocks]
+        raise ValueError("chunks: none given; at least one is needed")
+    strange = [chunk for chunk in wanted if not 0 <= chunk < num_chunks]
     if strange:
-        raise ValueError(f"blocks: {strange[0]} given; allowed are 0 to {num_blocks - 1}")
+        raise ValueError(f"chunks: {strange[0]} given; allowed are 0 to {num_chunks - 1}")
     return wanted
 
 

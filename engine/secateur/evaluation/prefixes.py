@@ -11,7 +11,7 @@ Prefix = tuple[int, tuple[int, ...]]
 
 
 class PrefixCache:
-    """The residual stream before sub-block d, by block of windows and the widths of sub-blocks 0 to d - 1.
+    """The residual stream before sub-block d, by chunk of windows and the widths of sub-blocks 0 to d - 1.
 
     As a key-value cache keyed by a chain of hashes shares what prompts have in common, this shares
     what candidates have in common; the key is the chain itself, so nothing can collide. What is
@@ -30,17 +30,17 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._states)
 
-    def longest(self, block: int, path: Sequence[int]) -> tuple[int, Tensor | None]:
+    def longest(self, chunk: int, path: Sequence[int]) -> tuple[int, Tensor | None]:
         """The deepest state kept along a path, with its depth; depth 0 and None where there is none."""
         for depth in range(len(path), 0, -1):
-            state = self._states.get((block, tuple(path[:depth])))
+            state = self._states.get((chunk, tuple(path[:depth])))
             if state is not None:
                 return depth, state
         return 0, None
 
-    def put(self, block: int, prefix: Sequence[int], state: Tensor) -> None:
+    def put(self, chunk: int, prefix: Sequence[int], state: Tensor) -> None:
         """Keep a state."""
-        key = (block, tuple(prefix))
+        key = (chunk, tuple(prefix))
         if state.nbytes > self._limit or key in self._states:
             return
         self._states[key] = state
@@ -49,9 +49,9 @@ class PrefixCache:
             _, dropped = self._states.popitem(last=False)
             self.held_bytes -= dropped.nbytes
 
-    def touch(self, block: int, path: Sequence[int]) -> None:
+    def touch(self, chunk: int, path: Sequence[int]) -> None:
         """Mark a path as just used, its stem as what to keep longest."""
         for depth in range(len(path), 0, -1):
-            key = (block, tuple(path[:depth]))
+            key = (chunk, tuple(path[:depth]))
             if key in self._states:
                 self._states.move_to_end(key)

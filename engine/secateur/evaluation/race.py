@@ -1,8 +1,8 @@
-"""Racing: candidates run over the same windows block by block, and who is surely beaten stops.
+"""Racing: candidates run over the same windows chunk by chunk, and who is surely beaten stops.
 
 Two candidates see the same text, so their per-window differences are far less noisy than either mean:
 a paired one-sided t-test on common windows decides (the idea of irace and of Optuna's Wilcoxon
-pruner; with four windows in a first block a signed-rank test cannot reach 1 %, a t-test can).
+pruner; with four windows in a first chunk a signed-rank test cannot reach 1 %, a t-test can).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ DEFAULT_CONFIDENCE = 0.99
 
 @dataclass(frozen=True)
 class Rung:
-    """The standing after some blocks.
+    """The standing after some chunks.
 
     Attributes:
-        blocks: blocks run so far by those still running.
-        losses: of every candidate on the blocks it has run, best first: those running by their mean KL,
+        chunks: chunks run so far by those still running.
+        losses: of every candidate on the chunks it has run, best first: those running by their mean KL,
             then those dropped, the last dropped first.
         running: how many of them are still in the race.
     """
 
-    blocks: int
+    chunks: int
     losses: dict[Architecture, Losses]
     running: int
 
@@ -46,9 +46,9 @@ def race(
     survivors: int = 1,
     confidence: float = DEFAULT_CONFIDENCE,
 ) -> Iterator[Rung]:
-    """Run candidates over 1, 2, 4, ... blocks, dropping after each rung who is beaten; yields each rung.
+    """Run candidates over 1, 2, 4, ... chunks, dropping after each rung who is beaten; yields each rung.
 
-    The result does not depend on the order of `candidates`. It ends when all blocks are run or only
+    The result does not depend on the order of `candidates`. It ends when all chunks are run or only
     `survivors` are left.
 
     Args:
@@ -71,20 +71,22 @@ def race(
     losses: dict[Architecture, Losses] = {}
     dropped: list[Architecture] = []
     done = 0
-    while done < evaluator.num_blocks and (not done or len(running) > survivors):
-        upto = min(max(1, 2 * done), evaluator.num_blocks)
+    while done < evaluator.num_chunks and (not done or len(running) > survivors):
+        upto = min(max(1, 2 * done), evaluator.num_chunks)
         for candidate, found in evaluator.losses(running, range(done, upto)):
             losses[candidate] = losses[candidate] + found if candidate in losses else found
         done = upto
         running.sort(key=lambda item: (fmean(losses[item].kl), item))
         bar = losses[running[min(survivors, len(running)) - 1]].kl
-        beaten = [item for item in running[survivors:] if surely_worse(losses[item].kl, bar, confidence)]
+        beaten = [
+            item for item in running[survivors:] if is_significantly_worse(losses[item].kl, bar, confidence)
+        ]
         running = [item for item in running if item not in beaten]
         dropped = beaten + dropped
         yield Rung(done, {item: losses[item] for item in (*running, *dropped)}, len(running))
 
 
-def surely_worse(kl: Sequence[float], bar: Sequence[float], confidence: float) -> bool:
+def is_significantly_worse(kl: Sequence[float], bar: Sequence[float], confidence: float) -> bool:
     """Whether per-window losses lie above others on the same windows, by a paired one-sided t-test."""
     from scipy.stats import t
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from secateur.model.dense import Kind, Model
+from secateur.model.dense import DecoderModel, Kind
 
 
 @dataclass(frozen=True, order=True)
@@ -66,7 +66,7 @@ class Architecture:
         return cls(tuple(document["groups"]), tuple(document["channels"]))
 
 
-def architecture_of(model: Model) -> Architecture:
+def architecture_of(model: DecoderModel) -> Architecture:
     """The architecture that a model has."""
     layers = range(model.num_layers)
     return Architecture(

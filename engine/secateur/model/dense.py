@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from secateur.errors import BrokenCheckpoint, UnsupportedModel
-from secateur.model.families import Family, family_of
+from secateur.model.families import ModelFamily, family_of
 
 Kind = Literal["attention", "ffn"]
 KINDS: tuple[Kind, Kind] = ("attention", "ffn")
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionWeights:
     """Attention half of a layer. Heads are stored group by group, as the families store them."""
 
     norm_H: Tensor
@@ -42,7 +42,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Ffn:
+class FfnWeights:
     """FFN half of a layer (SwiGLU)."""
 
     norm_H: Tensor
@@ -54,16 +54,16 @@ class Ffn:
     down_bias_H: Tensor | None = None
 
 
-SubBlock = Attention | Ffn
-Block = TypeVar("Block", bound=Attention | Ffn)
+SubBlock = AttentionWeights | FfnWeights
+Block = TypeVar("Block", bound=AttentionWeights | FfnWeights)
 
 
 @dataclass(frozen=True)
-class Layer:
+class DecoderLayer:
     """One decoder layer; a removed sub-block is None."""
 
-    attention: Attention | None
-    ffn: Ffn | None
+    attention: AttentionWeights | None
+    ffn: FfnWeights | None
 
     def sub_block(self, kind: Kind) -> SubBlock | None:
         """The half of the layer that `kind` names."""
@@ -71,7 +71,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Model:
+class DecoderModel:
     """A decoder language model.
 
     Attributes:
@@ -83,11 +83,11 @@ class Model:
     """
 
     config: Any
-    family: Family
+    family: ModelFamily
     head_dim: int
     queries_per_group: int
     embedding_VH: Tensor
-    layers: tuple[Layer, ...]
+    layers: tuple[DecoderLayer, ...]
     final_norm_H: Tensor
     head_VH: Tensor
     tied: bool
@@ -112,11 +112,11 @@ class Model:
         block = self.layers[layer].sub_block(kind)
         if block is None:
             return 0
-        if isinstance(block, Attention):
+        if isinstance(block, AttentionWeights):
             return block.key_KH.shape[0] // self.head_dim
         return block.gate_CH.shape[0]
 
-    def to(self, dtype: torch.dtype) -> Model:
+    def to(self, dtype: torch.dtype) -> DecoderModel:
         """The same model with every tensor in `dtype`."""
         convert = lambda tensor: tensor.to(dtype)  # noqa: E731
         embedding = convert(self.embedding_VH)
@@ -141,9 +141,9 @@ def map_block(block: Block, change: Callable[[Tensor], Tensor]) -> Block:
     return replace(block, **changed)
 
 
-def map_layer(layer: Layer, change: Callable[[Tensor], Tensor]) -> Layer:
+def map_layer(layer: DecoderLayer, change: Callable[[Tensor], Tensor]) -> DecoderLayer:
     """A layer with `change` applied to every tensor."""
-    return Layer(
+    return DecoderLayer(
         attention=map_block(layer.attention, change) if layer.attention else None,
         ffn=map_block(layer.ffn, change) if layer.ffn else None,
     )
@@ -179,7 +179,7 @@ def base_model_type(config: Any) -> str:
     return getattr(config, "base_model_type", None) or config.model_type
 
 
-def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> Model:
+def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> DecoderModel:
     """The model made of a config and its named tensors.
 
     Args:
@@ -207,7 +207,7 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> M
     layers = tuple(
         _take_layer(family, index, remaining, reference) for index in range(config.num_hidden_layers)
     )
-    model = Model(
+    model = DecoderModel(
         config=config,
         family=family,
         head_dim=_head_dim(config),
@@ -226,7 +226,7 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> M
     return model
 
 
-def named_tensors(model: Model) -> dict[str, Tensor]:
+def named_tensors(model: DecoderModel) -> dict[str, Tensor]:
     """The inverse of `build_model`: every tensor by its Hugging Face name."""
     family = model.family
     named = {f"{family.embedding}.weight": model.embedding_VH}
@@ -243,12 +243,16 @@ def named_tensors(model: Model) -> dict[str, Tensor]:
     return named
 
 
-def _take_layer(family: Family, index: int, remaining: dict[str, Tensor], reference: str) -> Layer:
+def _take_layer(
+    family: ModelFamily, index: int, remaining: dict[str, Tensor], reference: str
+) -> DecoderLayer:
     attention = _take_fields(family, index, ATTENTION_FIELDS, remaining)
     ffn = _take_fields(family, index, FFN_FIELDS, remaining)
-    return Layer(
-        attention=_whole(Attention, attention, f"layer {index} attention", reference) if attention else None,
-        ffn=_whole(Ffn, ffn, f"layer {index} ffn", reference) if ffn else None,
+    return DecoderLayer(
+        attention=_whole(AttentionWeights, attention, f"layer {index} attention", reference)
+        if attention
+        else None,
+        ffn=_whole(FfnWeights, ffn, f"layer {index} ffn", reference) if ffn else None,
     )
 
 
@@ -261,7 +265,7 @@ def _whole(kind: type[Block], found: dict[str, Tensor], where: str, reference: s
 
 
 def _take_fields(
-    family: Family, index: int, table: Mapping[str, tuple[str, str]], remaining: dict[str, Tensor]
+    family: ModelFamily, index: int, table: Mapping[str, tuple[str, str]], remaining: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     found = {}
     for field, (role, kind) in table.items():

@@ -13,7 +13,7 @@ from secateur.errors import UnsupportedModel
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """Tensor names of one family, relative to a layer (``model.layers.N.``) unless said.
 
     Attributes:
@@ -52,18 +52,18 @@ _QKV = frozenset({"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"})
 _ATTENTION = _QKV | {"self_attn.o_proj"}
 _FFN = frozenset({"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
 
-FAMILIES: dict[str, Family] = {
+FAMILIES: dict[str, ModelFamily] = {
     family.model_type: family
     for family in (
-        Family("llama", biased=_ATTENTION | _FFN),
-        Family("mistral"),
-        Family("qwen2", biased=_QKV),
-        Family("qwen3", biased=_ATTENTION, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
+        ModelFamily("llama", biased=_ATTENTION | _FFN),
+        ModelFamily("mistral"),
+        ModelFamily("qwen2", biased=_QKV),
+        ModelFamily("qwen3", biased=_ATTENTION, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm"),
     )
 }
 
 
-def family_of(model_type: str) -> Family:
+def family_of(model_type: str) -> ModelFamily:
     """The row of a model type.
 
     Raises:

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.dense import Attention, Ffn, Model, SubBlock
+from secateur.model.dense import AttentionWeights, DecoderModel, FfnWeights, SubBlock
 from secateur_kernels import Heads, Packing, gated_inner
 from secateur_kernels import attention_inner as attend
 
 
 @dataclass(frozen=True)
-class Geometry:
+class ForwardContext:
     """What the forward pass needs besides weights, for windows of one length.
 
     Attributes:
@@ -52,7 +52,7 @@ class Geometry:
             self._packings[windows] = Packing.of(lengths, self.cos_TD, self.sin_TD)
         return self._packings[windows]
 
-    def heads(self, block: Attention, layer: int) -> Heads:
+    def heads(self, block: AttentionWeights, layer: int) -> Heads:
         """An attention sub-block as the kernels read it."""
         return Heads(
             block.query_QH,
@@ -69,7 +69,7 @@ class Geometry:
         )
 
 
-def geometry(model: Model, window: int) -> Geometry:
+def forward_context(model: DecoderModel, window: int) -> ForwardContext:
     """Rotary tables and masks of `model` for windows of `window` tokens."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -84,7 +84,7 @@ def geometry(model: Model, window: int) -> Geometry:
         else None
         for layer in range(model.num_layers)
     )
-    return Geometry(
+    return ForwardContext(
         cos_TD=cos[0].to(model.dtype),
         sin_TD=sin[0].to(model.dtype),
         head_dim=model.head_dim,
@@ -101,14 +101,14 @@ def rms_norm(x_BTH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     return (x32 * scale).to(x_BTH.dtype) * weight_H
 
 
-def attention_inner(x_BTH: Tensor, block: Attention, geo: Geometry, layer: int) -> Tensor:
+def attention_inner(x_BTH: Tensor, block: AttentionWeights, geo: ForwardContext, layer: int) -> Tensor:
     """What the output projection reads, [B, T, Q]: the attended values of every query head."""
     normed_NH = rms_norm(x_BTH, block.norm_H, geo.norm_eps).flatten(0, 1)
     inner_NQ = attend(normed_NH, geo.heads(block, layer), geo.packing(len(x_BTH)))
     return inner_NQ.unflatten(0, x_BTH.shape[:2])
 
 
-def ffn_inner(x_BTH: Tensor, block: Ffn, geo: Geometry) -> Tensor:
+def ffn_inner(x_BTH: Tensor, block: FfnWeights, geo: ForwardContext) -> Tensor:
     """What the down projection reads, [B, T, C]: silu(gate) * up."""
     inner_NC = gated_inner(
         rms_norm(x_BTH, block.norm_H, geo.norm_eps).flatten(0, 1),
@@ -120,45 +120,45 @@ def ffn_inner(x_BTH: Tensor, block: Ffn, geo: Geometry) -> Tensor:
     return inner_NC.unflatten(0, x_BTH.shape[:2])
 
 
-def inner(x_BTH: Tensor, block: SubBlock, geo: Geometry, layer: int) -> Tensor:
+def sub_block_inner(x_BTH: Tensor, block: SubBlock, geo: ForwardContext, layer: int) -> Tensor:
     """The inner activations of a sub-block of either kind."""
-    if isinstance(block, Attention):
+    if isinstance(block, AttentionWeights):
         return attention_inner(x_BTH, block, geo, layer)
     return ffn_inner(x_BTH, block, geo)
 
 
-def project(inner_BTN: Tensor, block: SubBlock) -> Tensor:
+def project_output(inner_BTN: Tensor, block: SubBlock) -> Tensor:
     """The sub-block's contribution to the residual stream, [B, T, H]."""
-    if isinstance(block, Attention):
+    if isinstance(block, AttentionWeights):
         return functional.linear(inner_BTN, block.output_HQ, block.output_bias_H)
     return functional.linear(inner_BTN, block.down_HC, block.down_bias_H)
 
 
-def apply_block(x_BTH: Tensor, block: SubBlock | None, geo: Geometry, layer: int) -> Tensor:
+def apply_block(x_BTH: Tensor, block: SubBlock | None, geo: ForwardContext, layer: int) -> Tensor:
     """The residual stream after a sub-block; unchanged where it is removed."""
     if block is None:
         return x_BTH
-    return x_BTH + project(inner(x_BTH, block, geo, layer), block)
+    return x_BTH + project_output(sub_block_inner(x_BTH, block, geo, layer), block)
 
 
-def embed(model: Model, tokens_BT: Tensor) -> Tensor:
+def embed(model: DecoderModel, tokens_BT: Tensor) -> Tensor:
     """The residual stream before the first layer, [B, T, H]."""
     return functional.embedding(tokens_BT, model.embedding_VH)
 
 
-def final_hidden(model: Model, x_BTH: Tensor) -> Tensor:
+def final_hidden(model: DecoderModel, x_BTH: Tensor) -> Tensor:
     """What the output head reads, [B, T, H]."""
     return rms_norm(x_BTH, model.final_norm_H, model.config.rms_norm_eps)
 
 
-def run_blocks(x_BTH: Tensor, blocks: Iterable[tuple[int, SubBlock | None]], geo: Geometry) -> Tensor:
+def run_blocks(x_BTH: Tensor, blocks: Iterable[tuple[int, SubBlock | None]], geo: ForwardContext) -> Tensor:
     """The residual stream after several sub-blocks, given as (layer, sub-block)."""
     for layer, block in blocks:
         x_BTH = apply_block(x_BTH, block, geo, layer)
     return x_BTH
 
 
-def hidden_states(model: Model, tokens_BT: Tensor, geo: Geometry) -> Tensor:
+def hidden_states(model: DecoderModel, tokens_BT: Tensor, geo: ForwardContext) -> Tensor:
     """What the output head reads for whole windows, [B, T, H]."""
     blocks = (
         (index, half) for index, layer in enumerate(model.layers) for half in (layer.attention, layer.ffn)

@@ -11,14 +11,14 @@ import ctypes
 import platform
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_THRESHOLD = 32 << 20  # glibc's own limit on 64-bit machines
+_MAX_THRESHOLD = 32 << 20  # glibc's own limit on 64-bit machines
 
 
-def keep_freed_pages() -> bool:
+def set_malloc_trim_threshold() -> bool:
     """Keep freed blocks up to 32 MiB in the process; False where the C library has no such setting."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
     return bool(
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAX_THRESHOLD) and libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     )

@@ -9,12 +9,12 @@ from secateur.errors import BadInput
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-def fast_dtype() -> torch.dtype:
+def fastest_dtype() -> torch.dtype:
     """bf16 where the processor multiplies it in hardware (here 5 times as fast as fp32), else fp32."""
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
-def dtype_named(name: str, *, auto: torch.dtype) -> torch.dtype:
+def parse_dtype(name: str, *, auto: torch.dtype) -> torch.dtype:
     """The dtype that an option names; `auto` for ``auto``.
 
     Raises:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from secateur.errors import BadInput
-from secateur.model.dense import Model
-from secateur.progress import Reporter
+from secateur.model.dense import DecoderModel
+from secateur.progress import ProgressReporter
 from secateur.prune.options import PruneOptions
 from secateur.space.budget import budget_of
 from secateur.space.costs.latency import LatencyTable, model_shape, read_table
 from secateur.space.goal import Goal
-from secateur.space.protection import protected_layers
+from secateur.space.protection import parse_protected_layers
 from secateur.space.space import Space, space_of
 
 
@@ -20,12 +20,12 @@ class LatencyMeter(Protocol):
     """Finds a latency table for a model: measured before, or now. `bench.latency` has one for vLLM."""
 
     def __call__(
-        self, model: Model, dtype: str, batch: int, context: int, reporter: Reporter
+        self, model: DecoderModel, dtype: str, batch: int, context: int, reporter: ProgressReporter
     ) -> LatencyTable:
         """The table of a decode step of `batch` sequences of `context` tokens, weights in `dtype`."""
 
 
-def space_for(model: Model, options: PruneOptions) -> Space:
+def space_for(model: DecoderModel, options: PruneOptions) -> Space:
     """The space under the constraints that were asked for.
 
     Raises:
@@ -35,13 +35,17 @@ def space_for(model: Model, options: PruneOptions) -> Space:
         model,
         options.quantum,
         tp=options.tp,
-        protected=protected_layers(options.protect, model.num_layers),
+        protected=parse_protected_layers(options.protect, model.num_layers),
         max_shapes=options.max_shapes,
     )
 
 
 def latency_table_for(
-    model: Model, options: PruneOptions, dtype: str, meter: LatencyMeter | None, reporter: Reporter
+    model: DecoderModel,
+    options: PruneOptions,
+    dtype: str,
+    meter: LatencyMeter | None,
+    reporter: ProgressReporter,
 ) -> LatencyTable | None:
     """The table that a limit on latency needs; None without such a limit.
 
@@ -62,7 +66,7 @@ def latency_table_for(
 
 
 def goals_for(
-    model: Model, space: Space, options: PruneOptions, table: LatencyTable | None
+    model: DecoderModel, space: Space, options: PruneOptions, table: LatencyTable | None
 ) -> tuple[Goal, ...]:
     """One goal for each budget that was asked for.
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-THOROUGH_FROM = 100  # evaluations
+FULL_BUDGET_FROM = 100  # evaluations
 
 
 @dataclass(frozen=True)
-class Effort:
+class EvaluationBudget:
     """What one search spends.
 
     Attributes:
@@ -28,11 +28,13 @@ class Effort:
     validation_windows: int
 
 
-def effort_for(evaluations: int, calibration_tokens: int | None, search_windows: int | None) -> Effort:
+def evaluation_budget(
+    evaluations: int, calibration_tokens: int | None, search_windows: int | None
+) -> EvaluationBudget:
     """The effort for so many evaluations; None is what nobody asked for."""
-    quick = evaluations < THOROUGH_FROM
+    quick = evaluations < FULL_BUDGET_FROM
     tokens = calibration_tokens or (32_768 if quick else 131_072)
-    return Effort(
+    return EvaluationBudget(
         tokens,
         tokens * 3 // 4 if quick else tokens // 2,
         search_windows or (4 if quick else 16),

@@ -12,20 +12,20 @@ from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.race import race
 from secateur.model.architecture import Architecture
-from secateur.progress import Clock, Reporter
+from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.options import PruneOptions
-from secateur.prune.preparation import Prepared, stored_dtype
+from secateur.prune.preparation import PreparedRun, stored_dtype
 from secateur.prune.record import build_record
-from secateur.prune.repair import Repaired, repair
-from secateur.search.predictor import Choice
+from secateur.prune.repair import RepairResult, repair
+from secateur.search.predictor import SelectedPredictor
 from secateur.space.goal import Goal
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 FINALISTS = 4
 
 
 @dataclass(frozen=True)
-class Order:
+class CheckpointRequest:
     """A checkpoint to make.
 
     Attributes:
@@ -36,14 +36,14 @@ class Order:
 
     options: PruneOptions
     goal: Goal
-    candidates: list[Pair]
+    candidates: list[EvaluatedArchitecture]
 
 
 @dataclass(frozen=True)
 class Winner:
     """The candidate of an order that unseen text prefers, and what its plain cut loses there."""
 
-    pair: Pair
+    pair: EvaluatedArchitecture
     unseen: Measurement
 
     @property
@@ -53,7 +53,11 @@ class Winner:
 
 
 def make_checkpoints(
-    prepared: Prepared, orders: Sequence[Order], choice: Choice | None, reporter: Reporter, clock: Clock
+    prepared: PreparedRun,
+    orders: Sequence[CheckpointRequest],
+    choice: SelectedPredictor | None,
+    reporter: ProgressReporter,
+    clock: StageTimer,
 ) -> list[dict[str, Any]]:
     """Choose among candidates on unseen text, cut, repair, export; return what each ``secateur.json`` says.
 
@@ -68,7 +72,7 @@ def make_checkpoints(
     """
     with clock.stage("choose"):
         judge = PrefixEvaluator(prepared.library, prepared.split.validation)
-        winners = [choose(order, judge, reporter) for order in orders]
+        winners = [select_finalist(order, judge, reporter) for order in orders]
         dense_nll = judge.dense_nll
         del judge  # its distributions and states take gigabytes
     with clock.stage("repair"):
@@ -83,23 +87,23 @@ def make_checkpoints(
             repaired[winner.pair.architecture],
             dense_nll,
             choice,
-            Clock(dict(clock.seconds)),
+            StageTimer(dict(clock.seconds)),
         )
         for order, winner in zip(orders, winners, strict=True)
     ]
 
 
 def _written(
-    prepared: Prepared,
-    order: Order,
+    prepared: PreparedRun,
+    order: CheckpointRequest,
     winner: Winner,
-    slim: Repaired,
+    slim: RepairResult,
     dense_nll: float,
-    choice: Choice | None,
-    clock: Clock,
+    choice: SelectedPredictor | None,
+    clock: StageTimer,
 ) -> dict[str, Any]:
     """Report on a repaired model and export it; returns its record."""
-    options, source, clock = order.options, prepared.source, Clock(dict(clock.seconds))
+    options, source, clock = order.options, prepared.source, StageTimer(dict(clock.seconds))
     stored = stored_dtype(options, source, prepared.model)
     record = build_record(prepared, options, order.goal, slim.model, winner.pair, choice, stored)
     record["repair"], record["repair_share"] = slim.how, slim.share
@@ -112,22 +116,22 @@ def _written(
     return record
 
 
-def choose(order: Order, judge: PrefixEvaluator, reporter: Reporter) -> Winner:
+def select_finalist(order: CheckpointRequest, judge: PrefixEvaluator, reporter: ProgressReporter) -> Winner:
     """The candidate with the least KL on unseen windows; who is surely beaten stops early."""
     by_architecture = {pair.architecture: pair for pair in order.candidates}
     title = f"judging {len(by_architecture)} finalists for {order.goal.name} on unseen text"
-    reporter.stage(title, judge.num_blocks)
+    reporter.stage(title, judge.num_chunks)
     best, done = order.candidates[0].architecture, 0
     for rung in race(judge, list(by_architecture)):
-        reporter.step(f"{rung.running} left", rung.blocks - done)
-        best, done = rung.best, rung.blocks
+        reporter.step(f"{rung.running} left", rung.chunks - done)
+        best, done = rung.best, rung.chunks
     ((_, unseen),) = judge.evaluate([best])  # what the race left out; the rest is remembered but for the head
-    if done < judge.num_blocks:
-        reporter.step("the others are beaten", judge.num_blocks - done)
+    if done < judge.num_chunks:
+        reporter.step("the others are beaten", judge.num_chunks - done)
     return Winner(by_architecture[best], unseen)
 
 
-def finalists(ranked: list[Pair]) -> list[Pair]:
+def finalists(ranked: list[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
     """The best pairs, and the best of the first round: less fitted to the search windows."""
     seeds = [pair for pair in ranked if pair.round == 1]
     return list(dict.fromkeys([*ranked[:FINALISTS], *seeds[:1]]))

@@ -11,14 +11,14 @@ import torch
 
 from secateur.calibrate.criteria import criterion_named
 from secateur.errors import BadInput
-from secateur.model.precision import dtype_named
-from secateur.prune.effort import Effort, effort_for
+from secateur.model.precision import parse_dtype
+from secateur.prune.effort import EvaluationBudget, evaluation_budget
 from secateur.prune.recipes import REPAIRS
 from secateur.search.predictor import require_regressor
 from secateur.search.samplers.paper import MIN_EVALUATIONS
 from secateur.search.samplers.registry import GUIDED, PAPER, require_sampler
-from secateur.space.budget import LATENCY, parse_limits, require_limit
-from secateur.study.storage import is_url, require_place
+from secateur.space.budget import LATENCY, check_limit, parse_limits
+from secateur.study.storage import check_storage, is_database_url
 
 MIN_WINDOWS = 8
 
@@ -118,7 +118,7 @@ class PruneOptions:
         enough = tokens is None or tokens >= least
         _require("--calibration-tokens", tokens, enough, f"at least {least} ({MIN_WINDOWS} windows)")
         if self.study is not None:
-            require_place(self.study)
+            check_storage(self.study)
         _require("--workers", self.workers, self.workers is None or self.workers >= 1, "at least 1")
         apart = self.study_folder.absolute() != self.out.absolute()
         _require(
@@ -128,7 +128,7 @@ class PruneOptions:
         require_sampler(self.sampler)
         require_regressor(self.predictor)
         _require("--repair", self.repair, self.repair in REPAIRS, f"allowed are {', '.join(REPAIRS)}")
-        dtype_named(self.dtype, auto=torch.float32)
+        parse_dtype(self.dtype, auto=torch.float32)
 
     @property
     def keeps(self) -> tuple[float | None, ...]:
@@ -150,10 +150,10 @@ class PruneOptions:
             raise BadInput("--keep", keep, "--budget says already how much of each")
         if keep is not None:
             kind = self.budget or "params"
-            require_limit("--keep", keep, kind, keep)
+            check_limit("--keep", keep, kind, keep)
             several = {kind: keep}
         elif not several and self.budget is not None:
-            require_limit("--budget", self.budget, self.budget, 1.0)
+            check_limit("--budget", self.budget, self.budget, 1.0)
             if self.budget != LATENCY or self.speedup is None:
                 raise BadInput("--budget", self.budget, f"how much of it? give --keep, or {self.budget}=0.8")
         if self.speedup is not None:
@@ -165,9 +165,9 @@ class PruneOptions:
         return several
 
     @property
-    def effort(self) -> Effort:
+    def effort(self) -> EvaluationBudget:
         """What the search spends on each candidate, and before the first."""
-        return effort_for(self.evaluations, self.calibration_tokens, self.search_windows)
+        return evaluation_budget(self.evaluations, self.calibration_tokens, self.search_windows)
 
     @property
     def limits_latency(self) -> bool:
@@ -197,14 +197,14 @@ class PruneOptions:
     @property
     def study_folder(self) -> Path:
         """Where the study lies, and statistics; the latter too where the study is in a database."""
-        if self.study is None or is_url(self.study):
+        if self.study is None or is_database_url(self.study):
             return self.out.with_name(self.out.name + ".study")
         return Path(self.study)
 
     @property
     def study_place(self) -> Path | str:
         """Where the study lies: a folder, or the URL of a database."""
-        return self.study if self.study is not None and is_url(self.study) else self.study_folder
+        return self.study if self.study is not None and is_database_url(self.study) else self.study_folder
 
 
 def _require(option: str, given: object, holds: bool, allowed: str) -> None:

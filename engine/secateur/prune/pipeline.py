@@ -7,28 +7,30 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from secateur.errors import BadInput
-from secateur.progress import Clock, Reporter
+from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter
-from secateur.prune.finish import Order, finalists, make_checkpoints
+from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
 from secateur.prune.options import PruneOptions
-from secateur.prune.preparation import Prepared, prepare
-from secateur.search.loop import Progress, Search
+from secateur.prune.preparation import PreparedRun, prepare
+from secateur.search.loop import Search, SearchProgress
 from secateur.search.samplers.sampler import best_first
-from secateur.storage import require_new
-from secateur.study.study import Pair
+from secateur.storage import check_new_path
+from secateur.study.study import EvaluatedArchitecture
 
 
-class Observer(Protocol):
-    """Told what the search finds, beside what a `Reporter` is told in words."""
+class SearchObserver(Protocol):
+    """Told what the search finds, beside what a `ProgressReporter` is told in words."""
 
-    def begin(self, prepared: Prepared) -> None:
+    def begin(self, prepared: PreparedRun) -> None:
         """The search begins; the study has what earlier runs evaluated."""
 
-    def evaluated(self, progress: Progress) -> None:
+    def evaluated(self, progress: SearchProgress) -> None:
         """Something was evaluated, and is in the study."""
 
 
-def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None = None) -> dict[str, Any]:
+def prune(
+    options: PruneOptions, reporter: ProgressReporter, meter: LatencyMeter | None = None
+) -> dict[str, Any]:
     """Run the job for one budget; return the record that also lies in the checkpoint as ``secateur.json``.
 
     Args:
@@ -45,14 +47,14 @@ def prune(options: PruneOptions, reporter: Reporter, meter: LatencyMeter | None 
 
 def prune_all(
     options: PruneOptions,
-    reporter: Reporter,
+    reporter: ProgressReporter,
     meter: LatencyMeter | None = None,
-    observer: Observer | None = None,
+    observer: SearchObserver | None = None,
 ) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
     for out in options.outs:
-        require_new("--out", out)
-    clock = Clock()
+        check_new_path("--out", out)
+    clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     with prepared.evaluator() as evaluator, clock.stage("search"):
         search = Search(
@@ -70,9 +72,9 @@ def prune_all(
         if observer is not None:
             observer.begin(prepared)
         _run(search, reporter, observer)
-    _note_seconds(prepared, clock)
+    _store_stage_seconds(prepared, clock)
     orders = [
-        Order(
+        CheckpointRequest(
             replace(options, keep=keep, out=out, study=options.study_place),
             goal,
             finalists(search.ranked(goal)),
@@ -88,7 +90,7 @@ def prune_all(
 
 def cut_from_study(
     options: PruneOptions,
-    reporter: Reporter,
+    reporter: ProgressReporter,
     digest: str | None = None,
     meter: LatencyMeter | None = None,
 ) -> dict[str, Any]:
@@ -102,16 +104,16 @@ def cut_from_study(
         BadInput: as `prune`; or the study has no such architecture, or none within the budget.
         OutputFailed: the result could not be written.
     """
-    require_new("--out", options.out)
-    clock = Clock()
+    check_new_path("--out", options.out)
+    clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
-    order = Order(options, goal, _candidates(prepared, digest))
+    order = CheckpointRequest(options, goal, _candidates(prepared, digest))
     (record,) = make_checkpoints(prepared, [order], None, reporter, clock)
     return record
 
 
-def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
+def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArchitecture]:
     (goal,) = prepared.goals
     pairs = prepared.study.pairs
     if digest is not None:
@@ -125,19 +127,19 @@ def _candidates(prepared: Prepared, digest: str | None) -> list[Pair]:
         if prepared.space.contains(pair.architecture) and goal.budget.admits(pair.architecture)
     )
     if not ranked:
-        limit = " and ".join(f"{limit.most:,} {limit.cost.unit}" for limit in goal.budget.limits)
+        limit = " and ".join(f"{limit.max_value:,} {limit.cost.unit}" for limit in goal.budget.limits)
         raise BadInput("--keep", goal.name, f"no pair of the study is within {limit}; search for it")
     return finalists(ranked)
 
 
-def _note_seconds(prepared: Prepared, clock: Clock) -> None:
+def _store_stage_seconds(prepared: PreparedRun, clock: StageTimer) -> None:
     """What the stages took; a run that resumes does not make less of it."""
-    earlier = prepared.study.noted("seconds") or {}
+    earlier = prepared.study.get_attr("seconds") or {}
     longest = {name: max(spent, earlier.get(name, 0.0)) for name, spent in clock.seconds.items()}
-    prepared.study.note("seconds", earlier | longest)
+    prepared.study.set_attr("seconds", earlier | longest)
 
 
-def _run(search: Search, reporter: Reporter, observer: Observer | None) -> None:
+def _run(search: Search, reporter: ProgressReporter, observer: SearchObserver | None) -> None:
     stage = ""
     for progress in search.run():
         if progress.stage != stage:
@@ -146,10 +148,10 @@ def _run(search: Search, reporter: Reporter, observer: Observer | None) -> None:
             reporter.stage(table if stage == "table" else "searching", progress.total - progress.done + 1)
         if observer is not None:
             observer.evaluated(progress)
-        reporter.step(_note(progress))
+        reporter.step(_describe_progress(progress))
 
 
-def _note(progress: Progress) -> str:
+def _describe_progress(progress: SearchProgress) -> str:
     if progress.best is None:
         return ""
     line = f"round {progress.pair.round}, {progress.goal}: best KL {progress.best.measurement.kl:.4f}"

@@ -11,37 +11,37 @@ from typing import Any
 
 import torch
 
-from secateur.calibrate.calibration import Calibration, Recipe, calibrate, is_complete
-from secateur.calibrate.corpus import SELF, Corpus, load_corpora
-from secateur.calibrate.criteria import OF_GRADIENTS
+from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
+from secateur.calibrate.corpus import SELF_CORPUS, Corpus, load_corpora
+from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.self_text import self_corpus
-from secateur.checkpoint.source import Source, open_source
+from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import UnsupportedModel
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.workers.choice import open_pool
 from secateur.evaluation.workers.spec import WorkerSpec
-from secateur.model.dense import Model, base_model_type, build_model
-from secateur.model.memory import keep_freed_pages
-from secateur.model.precision import dtype_named, fast_dtype
-from secateur.progress import Clock, Reporter
+from secateur.model.dense import DecoderModel, base_model_type, build_model
+from secateur.model.memory import set_malloc_trim_threshold
+from secateur.model.precision import fastest_dtype, parse_dtype
+from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.host import machine, versions
 from secateur.prune.options import PruneOptions
-from secateur.prune.windows import Split, require_apart, require_context, split_windows
+from secateur.prune.windows import WindowSplit, check_context_length, check_disjoint, split_windows
 from secateur.space.budget import COSTS
 from secateur.space.costs.parameters import count_parameters
 from secateur.space.goal import Goal
 from secateur.space.space import Space
-from secateur.storage import reported
-from secateur.study.storage import KernelLock
+from secateur.storage import os_errors_as_output_failed
+from secateur.study.storage import FileLock
 from secateur.study.study import Study
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """All that a search, and cutting afterwards, is made from.
 
     Attributes:
@@ -51,11 +51,11 @@ class Prepared:
     """
 
     options: PruneOptions
-    source: Source
+    source: ModelSource
     corpora: tuple[Corpus, ...]
     reserved: tuple[Corpus, ...]
-    model: Model
-    split: Split
+    model: DecoderModel
+    split: WindowSplit
     space: Space
     goals: tuple[Goal, ...]
     study: Study
@@ -76,15 +76,15 @@ class Prepared:
             self.source.fingerprint,
             self.options.study_folder / "calibration",
             self.split.search,
-            fast_dtype(),
+            fastest_dtype(),
         )
         with open_pool(spec, self.options.workers, self.options.ray) as pool:
             yield pool
 
 
 def prepare(
-    options: PruneOptions, reporter: Reporter, clock: Clock, meter: LatencyMeter | None = None
-) -> Prepared:
+    options: PruneOptions, reporter: ProgressReporter, clock: StageTimer, meter: LatencyMeter | None = None
+) -> PreparedRun:
     """Load, check, calibrate; what an earlier run of the same study left is used again.
 
     Args:
@@ -93,19 +93,19 @@ def prepare(
     Raises:
         BadInput, BrokenCheckpoint, UnsupportedModel, InfeasibleBudget, StudyMismatch: before any work.
     """
-    keep_freed_pages()
+    set_malloc_trim_threshold()
     with clock.stage("load"):
         corpora = load_corpora(options.corpus, with_self=True)
         reserved = load_corpora(options.validation) if options.validation else ()
-        require_apart(tuple(corpus for corpus in corpora if corpus.name != SELF), reserved)
+        check_disjoint(tuple(corpus for corpus in corpora if corpus.name != SELF_CORPUS), reserved)
         source = open_source(options.model)
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel(
                 "MODEL", options.model, "already cut per layer; prune the model it came from"
             )
-        require_context(source, options.window)
+        check_context_length(source, options.window)
         model = load_model(source)
-    if any(corpus.name == SELF for corpus in corpora):
+    if any(corpus.name == SELF_CORPUS for corpus in corpora):
         with clock.stage("generate"):
             corpora = _with_self_text(corpora, options, source, model, reporter)
     with clock.stage("load"):
@@ -118,22 +118,26 @@ def prepare(
     study = Study(options.study_place, space, _identity(options, source, corpora, reserved, space))
     with clock.stage("calibrate"):
         library = _library(model, split, options, reporter)
-    _note(study, options, library, split, space, goals)
-    return Prepared(options, source, corpora, reserved, model, split, space, goals, study, library)
+    _store_study_attrs(study, options, library, split, space, goals)
+    return PreparedRun(options, source, corpora, reserved, model, split, space, goals, study, library)
 
 
-def stored_dtype(options: PruneOptions, source: Source, model: Model) -> torch.dtype:
+def stored_dtype(options: PruneOptions, source: ModelSource, model: DecoderModel) -> torch.dtype:
     """The dtype of weights on disk."""
-    return dtype_named(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
+    return parse_dtype(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
 
 
-def load_model(source: Source) -> Model:
+def load_model(source: ModelSource) -> DecoderModel:
     """The model of a source, in its stored dtype."""
     return build_model(source.config, source.tensors(), source.reference)
 
 
 def _with_self_text(
-    corpora: tuple[Corpus, ...], options: PruneOptions, source: Source, model: Model, reporter: Reporter
+    corpora: tuple[Corpus, ...],
+    options: PruneOptions,
+    source: ModelSource,
+    model: DecoderModel,
+    reporter: ProgressReporter,
 ) -> tuple[Corpus, ...]:
     """The corpora, the model's own text among them: its share of all windows."""
     effort = options.effort
@@ -149,23 +153,25 @@ def _with_self_text(
             seed=options.seed,
             reporter=reporter,
         )
-    return tuple(written if corpus.name == SELF else corpus for corpus in corpora)
+    return tuple(written if corpus.name == SELF_CORPUS else corpus for corpus in corpora)
 
 
-def _library(model: Model, split: Split, options: PruneOptions, reporter: Reporter) -> BlockLibrary:
+def _library(
+    model: DecoderModel, split: WindowSplit, options: PruneOptions, reporter: ProgressReporter
+) -> BlockLibrary:
     folder = options.study_folder / "calibration"
     with _lock(options).held():  # of several processes on one study the first calibrates
-        return _calibrated(folder, model, split, options, reporter)
+        return _load_or_calibrate(folder, model, split, options, reporter)
 
 
-def _lock(options: PruneOptions) -> KernelLock:
-    with reported(options.study_folder):
+def _lock(options: PruneOptions) -> FileLock:
+    with os_errors_as_output_failed(options.study_folder):
         options.study_folder.mkdir(parents=True, exist_ok=True)
-        return KernelLock(options.study_folder / "calibration.lock")
+        return FileLock(options.study_folder / "calibration.lock")
 
 
-def _calibrated(
-    folder: Path, model: Model, split: Split, options: PruneOptions, reporter: Reporter
+def _load_or_calibrate(
+    folder: Path, model: DecoderModel, split: WindowSplit, options: PruneOptions, reporter: ProgressReporter
 ) -> BlockLibrary:
     if is_complete(folder):
         reporter.say("statistics are there from an earlier run")
@@ -173,18 +179,18 @@ def _calibrated(
         shutil.rmtree(folder, ignore_errors=True)
         tokens = split.statistics.numel()
         reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
-        recipe = Recipe(options.criterion)
-        with torch.inference_mode(options.criterion not in OF_GRADIENTS):
-            for _ in calibrate(model.to(fast_dtype()), split.statistics, folder, recipe):
+        recipe = CalibrationConfig(options.criterion)
+        with torch.inference_mode(options.criterion not in GRADIENT_CRITERIA):
+            for _ in calibrate(model.to(fastest_dtype()), split.statistics, folder, recipe):
                 reporter.step()
     calibration = Calibration(folder)
     factors = None if options.repair == "none" else calibration.factors
-    return BlockLibrary(permute(model, calibration.orders), factors, fast_dtype())
+    return BlockLibrary(permute(model, calibration.orders), factors, fastest_dtype())
 
 
 def _identity(
     options: PruneOptions,
-    source: Source,
+    source: ModelSource,
     corpora: tuple[Corpus, ...],
     reserved: tuple[Corpus, ...],
     space: Space,
@@ -202,31 +208,31 @@ def _identity(
         "validation_windows": options.effort.validation_windows,  # held back from the others
         "criterion": options.criterion,
         "repair": options.repair,
-        "compute_dtype": str(fast_dtype()),
+        "compute_dtype": str(fastest_dtype()),
         "space": space.to_json(),
     }
 
 
-def _note(
+def _store_study_attrs(
     study: Study,
     options: PruneOptions,
     library: BlockLibrary,
-    split: Split,
+    split: WindowSplit,
     space: Space,
     goals: tuple[Goal, ...],
 ) -> None:
     """What reports of the study, and cutting from it later, need to know."""
     model = library.master
-    study.note("options", options.of_study())
-    study.note("model", options.model)
-    study.note("corpora", options.corpus.split(","))
-    study.note("machine", machine())
-    study.note("versions", versions())
+    study.set_attr("options", options.of_study())
+    study.set_attr("model", options.model)
+    study.set_attr("corpora", options.corpus.split(","))
+    study.set_attr("machine", machine())
+    study.set_attr("versions", versions())
     costs = {kind: cost(model, space) for kind, cost in COSTS.items()}
     costs |= {limit.kind: limit.cost for goal in goals for limit in goal.budget.limits}
-    study.note("costs", {kind: cost.to_json() for kind, cost in costs.items()})
-    if study.noted("dense") is None:
+    study.set_attr("costs", {kind: cost.to_json() for kind, cost in costs.items()})
+    if study.get_attr("dense") is None:
         predicted = len(split.search) * (split.search.shape[1] - 1)
         nll = mean_nll(library.model, split.search)
         parameters = count_parameters(model).to_json()
-        study.note("dense", {"parameters": parameters, "nll": nll, "search_tokens": predicted})
+        study.set_attr("dense", {"parameters": parameters, "nll": nll, "search_tokens": predicted})

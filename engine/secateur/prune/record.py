@@ -9,24 +9,24 @@ import torch
 
 from secateur.checkpoint.configuration_secateur import SecateurConfig
 from secateur.checkpoint.export import describe, weight_bytes
-from secateur.model.dense import Model
+from secateur.model.dense import DecoderModel
 from secateur.prune.host import versions
 from secateur.prune.options import PruneOptions
-from secateur.prune.preparation import Prepared
-from secateur.search.predictor import Choice
+from secateur.prune.preparation import PreparedRun
+from secateur.search.predictor import SelectedPredictor
 from secateur.space.budget import Budget
 from secateur.space.costs.parameters import ParameterCount, count_parameters
 from secateur.space.goal import Goal
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 
 def build_record(
-    prepared: Prepared,
+    prepared: PreparedRun,
     options: PruneOptions,
     goal: Goal,
-    slim: Model,
-    winner: Pair,
-    choice: Choice | None,
+    slim: DecoderModel,
+    winner: EvaluatedArchitecture,
+    choice: SelectedPredictor | None,
     stored: torch.dtype,
 ) -> dict[str, Any]:
     """Everything worth knowing about a pruning run but its perplexities and seconds."""
@@ -82,22 +82,22 @@ def build_record(
 def _budget(budget: Budget, keep: Mapping[str, float]) -> dict[str, Any]:
     """The first limit; and every one by its kind under ``limits``."""
     limits = {
-        limit.kind: {"keep": keep[limit.kind], "limit": limit.most, "unit": limit.cost.unit}
+        limit.kind: {"keep": keep[limit.kind], "limit": limit.max_value, "unit": limit.cost.unit}
         for limit in budget.limits
     }
     kind = budget.limits[0].kind
     return {"kind": kind, **limits[kind], "limits": limits}
 
 
-def _quality(choice: Choice | None) -> dict[str, dict[str, float]]:
+def _quality(choice: SelectedPredictor | None) -> dict[str, dict[str, float]]:
     """Cross-validated rank quality of every regressor tried, best first; empty with too few pairs."""
     quality = choice.quality if choice else {}
     return {name: {"tau": found.tau, "top_10_recall": found.recall} for name, found in quality.items()}
 
 
-def _reported(prepared: Prepared, goal: Goal) -> dict[str, Any]:
+def _reported(prepared: PreparedRun, goal: Goal) -> dict[str, Any]:
     """What the paper's sampler had to say for this budget, if it was the one."""
-    rounds = prepared.study.noted("rounds") or ()
+    rounds = prepared.study.get_attr("rounds") or ()
     reports = [note["report"] for note in rounds if note["goal"] == goal.name and note.get("report")]
     return {"paper": reports[-1]} if reports else {}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from secateur.errors import BadInput
 from secateur.prune.options import PruneOptions
 from secateur.space.budget import LATENCY
-from secateur.study.storage import is_url
+from secateur.study.storage import is_database_url
 from secateur.study.view import view_study
 
 
@@ -37,5 +37,5 @@ def options_of(
     if kept.get("latency_table") is not None:
         wanted = speedup is not None or LATENCY in (budget or "")
         kept["latency_table"] = Path(kept["latency_table"]) if wanted else None
-    place = study if is_url(study) else Path(study)
+    place = study if is_database_url(study) else Path(study)
     return PruneOptions(**kept, out=out, keep=keep, budget=budget, speedup=speedup, study=place)

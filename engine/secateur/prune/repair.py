@@ -15,17 +15,17 @@ import torch
 from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.perplexity import mean_nll
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import Model
-from secateur.model.precision import fast_dtype
-from secateur.progress import Reporter
-from secateur.prune.surgery import blend, cut, repair_in_sequence
-from secateur.prune.windows import Split
+from secateur.model.dense import DecoderModel
+from secateur.model.precision import fastest_dtype
+from secateur.progress import ProgressReporter
+from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
+from secateur.prune.windows import WindowSplit
 
 STEP = 0.05  # shares are rounded to this
 
 
 @dataclass(frozen=True)
-class Repaired:
+class RepairResult:
     """A slim model, and how it came to its weights.
 
     Attributes:
@@ -34,7 +34,7 @@ class Repaired:
         nll: on unseen text, nats per token.
     """
 
-    model: Model
+    model: DecoderModel
     how: str
     share: float
     nll: float
@@ -43,11 +43,11 @@ class Repaired:
 def repair(
     library: BlockLibrary,
     plain: Mapping[Architecture, float],
-    split: Split,
-    reporter: Reporter,
+    split: WindowSplit,
+    reporter: ProgressReporter,
     *,
     in_sequence: bool,
-) -> dict[Architecture, Repaired]:
+) -> dict[Architecture, RepairResult]:
     """The slim model of each architecture, at its best on unseen text.
 
     Args:
@@ -55,10 +55,10 @@ def repair(
         in_sequence: whether to fit in sequence; otherwise the models are as the library cuts them.
     """
     dense = architecture_of(library.master)
-    found: dict[Architecture, Repaired] = {}
+    found: dict[Architecture, RepairResult] = {}
     for architecture, nll in plain.items():
         how = "one-shot" if in_sequence and architecture != dense else "none"
-        found[architecture] = Repaired(cut(library, architecture), how, 0.0, nll)
+        found[architecture] = RepairResult(build_slim_model(library, architecture), how, 0.0, nll)
     wanted = [each for each, slim in found.items() if slim.how == "one-shot"]
     if wanted:
         reporter.stage("repairing in sequence", 2 * library.master.num_layers)
@@ -66,31 +66,33 @@ def repair(
             cuts = [found[each].model for each in wanted]
             fitted = repair_in_sequence(library, cuts, split.repair, advance=reporter.step)
             for each, model in zip(wanted, fitted, strict=True):
-                found[each] = _between(found[each], model, split, reporter)
+                found[each] = _line_search(found[each], model, split, reporter)
     return found
 
 
-def _between(one_shot: Repaired, fitted: Model, split: Split, reporter: Reporter) -> Repaired:
+def _line_search(
+    one_shot: RepairResult, fitted: DecoderModel, split: WindowSplit, reporter: ProgressReporter
+) -> RepairResult:
     """The best model found on the line from one-shot weights to those fitted in sequence."""
     nll = {0.0: one_shot.nll}
 
     def measure(share: float) -> None:
         if share not in nll:
-            model = blend(one_shot.model, fitted, share)
-            nll[share] = mean_nll(model.to(fast_dtype()), split.validation)
+            model = interpolate(one_shot.model, fitted, share)
+            nll[share] = mean_nll(model.to(fastest_dtype()), split.validation)
 
     measure(1.0)
     measure(0.5)
-    measure(round(round(lowest(nll[0.0], nll[0.5], nll[1.0]) / STEP) * STEP, 2))
+    measure(round(round(parabola_minimum(nll[0.0], nll[0.5], nll[1.0]) / STEP) * STEP, 2))
     share = min(nll, key=lambda each: nll[each])
     points = ", ".join(f"{nll[each]:.4f} at {each:.2f}" for each in sorted(nll))
     reporter.say(f"validation NLL from one-shot (0) to in-sequence (1): {points}")
     if share == 0.0:
         return one_shot
-    return Repaired(blend(one_shot.model, fitted, share), "in-sequence", share, nll[share])
+    return RepairResult(interpolate(one_shot.model, fitted, share), "in-sequence", share, nll[share])
 
 
-def lowest(at_0: float, at_half: float, at_1: float) -> float:
+def parabola_minimum(at_0: float, at_half: float, at_1: float) -> float:
     """Where in [0, 1] the parabola through three values is lowest."""
     bend = 2 * (at_0 - 2 * at_half + at_1)
     if bend <= 0:

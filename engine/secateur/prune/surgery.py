@@ -17,14 +17,32 @@ from secateur.calibrate.library import BlockLibrary, last_projection, with_proje
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
 from secateur.model.architecture import Architecture
-from secateur.model.dense import KINDS, Attention, Block, Ffn, Layer, Model, SubBlock, map_block, tensors_of
-from secateur.model.forward import Geometry, apply_block, embed, geometry, inner, project, rms_norm
+from secateur.model.dense import (
+    KINDS,
+    AttentionWeights,
+    Block,
+    DecoderLayer,
+    DecoderModel,
+    FfnWeights,
+    SubBlock,
+    map_block,
+    tensors_of,
+)
+from secateur.model.forward import (
+    ForwardContext,
+    apply_block,
+    embed,
+    forward_context,
+    project_output,
+    rms_norm,
+    sub_block_inner,
+)
 
-INPUT_PROJECTIONS = {Attention: ("query_QH", "key_KH", "value_KH"), Ffn: ("gate_CH", "up_CH")}
+INPUT_PROJECTIONS = {AttentionWeights: ("query_QH", "key_KH", "value_KH"), FfnWeights: ("gate_CH", "up_CH")}
 
 
 @dataclass(frozen=True)
-class Shrinkage:
+class Damping:
     """Damping of the fits in sequence, as fractions of the mean diagonal of X^T X.
 
     Attributes:
@@ -36,13 +54,13 @@ class Shrinkage:
     last: float
 
 
-SEQUENCE_SHRINKAGE = Shrinkage(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
+SEQUENCE_DAMPING = Damping(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
 
 
-def cut(library: BlockLibrary, architecture: Architecture) -> Model:
+def build_slim_model(library: BlockLibrary, architecture: Architecture) -> DecoderModel:
     """The slim model, in the dtype of the stored model, each sub-block repaired on its own."""
     layers = tuple(
-        Layer(
+        DecoderLayer(
             library.master_block(index, "attention", architecture.groups[index]),  # type: ignore[arg-type]
             library.master_block(index, "ffn", architecture.channels[index]),  # type: ignore[arg-type]
         )
@@ -53,12 +71,12 @@ def cut(library: BlockLibrary, architecture: Architecture) -> Model:
 
 def repair_in_sequence(
     library: BlockLibrary,
-    slims: Sequence[Model],
+    slims: Sequence[DecoderModel],
     windows_BT: Tensor,
     *,
-    shrinkage: Shrinkage = SEQUENCE_SHRINKAGE,
+    shrinkage: Damping = SEQUENCE_DAMPING,
     advance: Callable[[], None] = lambda: None,
-) -> list[Model]:
+) -> list[DecoderModel]:
     """Slim models with the projections of every sub-block fitted again, in order of depth, to undo drift.
 
     What a sub-block reads is brought back to what the dense one reads as far as a linear map can, and the
@@ -68,12 +86,12 @@ def repair_in_sequence(
     many slim ones there are.
 
     Args:
-        slims: what `cut` returned for the same library.
+        slims: what `build_slim_model` returned for the same library.
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
         advance: called after each sub-block of the dense model.
     """
     dense = library.model
-    geo = geometry(dense, windows_BT.shape[1])
+    geo = forward_context(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
     states_of = [list(dense_states) for _ in slims]
     layers_of = [list(slim.layers) for slim in slims]
@@ -92,7 +110,7 @@ def repair_in_sequence(
     return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
 
 
-def blend(one: Model, other: Model, share: float) -> Model:
+def interpolate(one: DecoderModel, other: DecoderModel, alpha: float) -> DecoderModel:
     """A model between two of one architecture: weights `share` of the way from one to the other."""
 
     def between(block: Block | None, goal: Block | None) -> Block | None:
@@ -100,13 +118,13 @@ def blend(one: Model, other: Model, share: float) -> Model:
             return None
         goals = tensors_of(goal)
         changed: dict[str, Any] = {
-            name: torch.lerp(tensor.float(), goals[name].float(), share).to(tensor.dtype)
+            name: torch.lerp(tensor.float(), goals[name].float(), alpha).to(tensor.dtype)
             for name, tensor in tensors_of(block).items()
         }
         return replace(block, **changed)
 
     layers = tuple(
-        Layer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
+        DecoderLayer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
         for layer, goal in zip(one.layers, other.layers, strict=True)
     )
     return replace(one, layers=layers)
@@ -121,7 +139,7 @@ class _Drift:
     dense_after: list[Tensor]
 
 
-def _refit_inputs(block: Block, drift: _Drift, geo: Geometry, shrinkage: float) -> Block:
+def _refit_inputs(block: Block, drift: _Drift, geo: ForwardContext, shrinkage: float) -> Block:
     """The sub-block with input projections W + W A, x + A x being the best guess at the dense normed stream.
 
     A^T = (X^T X + damping I)^-1 X^T (D - X) of the normed streams, slim X and dense D: one map for all input
@@ -146,7 +164,7 @@ def _refit_inputs(block: Block, drift: _Drift, geo: Geometry, shrinkage: float) 
 
 
 def _refit_last(
-    block: SubBlock, drift: _Drift, geo: Geometry, layer: int, shrinkage: float
+    block: SubBlock, drift: _Drift, geo: ForwardContext, layer: int, shrinkage: float
 ) -> tuple[SubBlock, list[Tensor]]:
     """The sub-block with its last projection fitted again, and the slim residual streams after it.
 
@@ -158,8 +176,8 @@ def _refit_last(
     cross_KH: Tensor | None = None
     inners = []  # kept: computing them twice would cost more than the fit
     for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_after, strict=True):
-        inner_BTK = inner(slim_BTH, fast, geo, layer)
-        left_BTH = (dense_BTH.float() - slim_BTH).sub_(project(inner_BTK, fast))
+        inner_BTK = sub_block_inner(slim_BTH, fast, geo, layer)
+        left_BTH = (dense_BTH.float() - slim_BTH).sub_(project_output(inner_BTK, fast))
         gram_KK = accumulate(gram_KK, inner_BTK)
         cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
         inners.append(inner_BTK)
@@ -167,7 +185,9 @@ def _refit_last(
     weight_HK = last_projection(block)
     fitted_HK = (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous()
     fast = with_projection(fast, fitted_HK.to(dtype))
-    after = [state + project(part, fast) for state, part in zip(drift.slim_before, inners, strict=True)]
+    after = [
+        state + project_output(part, fast) for state, part in zip(drift.slim_before, inners, strict=True)
+    ]
     return with_projection(block, fitted_HK), after
 
 

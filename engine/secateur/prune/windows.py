@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus, cut_windows, interleave
-from secateur.checkpoint.source import Source
+from secateur.checkpoint.source import ModelSource
 from secateur.errors import BadInput
 from secateur.prune.options import MIN_WINDOWS, PruneOptions
 
 
 @dataclass(frozen=True)
-class Split:
+class WindowSplit:
     """Windows of the corpora, [windows, window] each; disjoint, but for `repair` where text is short.
 
     Attributes:
@@ -33,7 +33,7 @@ class Split:
     validation: Tensor
 
 
-def require_context(source: Source, window: int) -> None:
+def check_context_length(source: ModelSource, window: int) -> None:
     """Check that the model was made for windows that long.
 
     Raises:
@@ -44,7 +44,7 @@ def require_context(source: Source, window: int) -> None:
         raise BadInput("--window", window, f"the model's context is {longest} tokens")
 
 
-def require_apart(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
+def check_disjoint(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
     """Check that validation text is not text that the search sees, by passages of each in the other.
 
     Raises:
@@ -63,9 +63,9 @@ def _shared_passages(text: str, other: str) -> int:
 
 
 def split_windows(
-    source: Source, corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...], options: PruneOptions
-) -> Split:
-    """The windows for each purpose (`Split`).
+    source: ModelSource, corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...], options: PruneOptions
+) -> WindowSplit:
+    """The windows for each purpose (`WindowSplit`).
 
     Validation windows are the end of the text, or come from corpora of their own; all others are spread
     over the rest.
@@ -90,7 +90,7 @@ def split_windows(
     fitted = effort.repair_tokens // options.window
     repair, _ = _spread(fresh, fitted)
     known, _ = _spread(statistics, fitted - len(repair))
-    return Split(statistics, torch.cat([repair, known]), search, validation)
+    return WindowSplit(statistics, torch.cat([repair, known]), search, validation)
 
 
 def _spread(windows_BT: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ def removal(
     return rows
 
 
-def sentence(ranked: Sequence[dict[str, Any]]) -> str:
+def sensitivity_sentence(ranked: Sequence[dict[str, Any]]) -> str:
     """The most and the least sensitive sub-blocks, in words."""
     if not ranked:
         return "The study has no table of single cuts, so it cannot say which sub-blocks are sensitive."

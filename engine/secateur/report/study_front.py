@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur.space.costs.cost import Cost
 from secateur.study.front import front
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 from secateur.study.view import StudyView
 
 DEFAULT_COST = "params"
@@ -30,20 +30,20 @@ def study_front(view: StudyView, kind: str = DEFAULT_COST) -> dict[str, Any]:
             pair_document(view, pair)
             | {
                 "cost": cost.of(pair.architecture),
-                "kept": kept(view, cost, pair),
+                "kept": kept_fraction(view, cost, pair),
                 "architecture": pair.architecture.to_json(),
             }
-            for pair in front_pairs(view.pairs, cost)
+            for pair in pareto_pairs(view.pairs, cost)
         ],
     }
 
 
-def front_pairs(pairs: Sequence[Pair], cost: Cost) -> list[Pair]:
+def pareto_pairs(pairs: Sequence[EvaluatedArchitecture], cost: Cost) -> list[EvaluatedArchitecture]:
     """Pairs that no other beats in both cost and KL, cheapest first."""
     return [pairs[i] for i in front([(cost.of(pair.architecture), pair.measurement.kl) for pair in pairs])]
 
 
-def pair_document(view: StudyView, pair: Pair) -> dict[str, Any]:
+def pair_document(view: StudyView, pair: EvaluatedArchitecture) -> dict[str, Any]:
     """One pair: its id, what was measured (nats per token), and who proposed it."""
     return {
         "id": pair.architecture.digest,
@@ -55,12 +55,12 @@ def pair_document(view: StudyView, pair: Pair) -> dict[str, Any]:
     }
 
 
-def perplexity_ratio(view: StudyView, pair: Pair) -> float | None:
+def perplexity_ratio(view: StudyView, pair: EvaluatedArchitecture) -> float | None:
     """Perplexity on the search windows over that of the dense model; None where that is unknown."""
     dense = view.dense_nll
     return None if dense is None else math.exp(min(pair.measurement.nll - dense, _STEEPEST))
 
 
-def kept(view: StudyView, cost: Cost, pair: Pair) -> float:
+def kept_fraction(view: StudyView, cost: Cost, pair: EvaluatedArchitecture) -> float:
     """The fraction of the dense model's cost."""
     return round(cost.of(pair.architecture) / cost.of(view.dense), 6)

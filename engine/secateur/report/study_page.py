@@ -20,7 +20,7 @@ from secateur.report.figures.widths import draw_widths
 from secateur.report.page import render
 from secateur.report.protocol import protocol_rows
 from secateur.report.removal import NAMES
-from secateur.storage import reported
+from secateur.storage import os_errors_as_output_failed
 
 MARK = "<!-- secateur study report -->"  # in the first line of every page: what may be overwritten
 
@@ -47,7 +47,7 @@ def write_page(path: Path, page: str) -> None:
     require_replaceable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with reported(path):
+        with os_errors_as_output_failed(path):
             temporary.write_text(page, encoding="utf-8")
             os.replace(temporary, path)
     finally:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from secateur.report.removal import removal, sensitivity, sentence, summary
-from secateur.report.study_front import DEFAULT_COST, front_pairs, kept, pair_document
+from secateur.report.removal import removal, sensitivity, sensitivity_sentence, summary
+from secateur.report.study_front import DEFAULT_COST, kept_fraction, pair_document, pareto_pairs
 from secateur.search.predictor import rank_quality
 from secateur.space.budget import Limit
 from secateur.space.goal import Goal
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 from secateur.study.view import StudyView
 
 
@@ -79,7 +79,7 @@ def _counts(view: StudyView) -> dict[str, int]:
     }
 
 
-def _goal(view: StudyView, goal: Goal, best: Pair | None) -> dict[str, Any]:
+def _goal(view: StudyView, goal: Goal, best: EvaluatedArchitecture | None) -> dict[str, Any]:
     return {
         "name": goal.name,
         "limits": [
@@ -90,10 +90,10 @@ def _goal(view: StudyView, goal: Goal, best: Pair | None) -> dict[str, Any]:
     }
 
 
-def _best(view: StudyView, pair: Pair) -> dict[str, Any]:
+def _best(view: StudyView, pair: EvaluatedArchitecture) -> dict[str, Any]:
     return pair_document(view, pair) | {
         "costs": {kind: cost.of(pair.architecture) for kind, cost in view.costs.items()},
-        "kept": {kind: kept(view, cost, pair) for kind, cost in view.costs.items()},
+        "kept": {kind: kept_fraction(view, cost, pair) for kind, cost in view.costs.items()},
         "architecture": pair.architecture.to_json(),
     }
 
@@ -106,7 +106,7 @@ def _front(view: StudyView) -> dict[str, Any]:
         pair_document(view, pair)
         | {
             "cost": {kind: view.costs[kind].of(pair.architecture) for kind in kinds},
-            "kept": {kind: kept(view, view.costs[kind], pair) for kind in kinds},
+            "kept": {kind: kept_fraction(view, view.costs[kind], pair) for kind in kinds},
         }
         for pair in view.pairs
     ]
@@ -115,7 +115,7 @@ def _front(view: StudyView) -> dict[str, Any]:
             kind: {
                 "unit": view.costs[kind].unit,
                 "dense": view.costs[kind].of(view.dense),
-                "front": [pair.architecture.digest for pair in front_pairs(view.pairs, view.costs[kind])],
+                "front": [pair.architecture.digest for pair in pareto_pairs(view.pairs, view.costs[kind])],
                 "limits": [
                     {"goal": goal.name, "kept": _share(view, limit)}
                     for goal in view.goals
@@ -131,10 +131,10 @@ def _front(view: StudyView) -> dict[str, Any]:
 
 def _share(view: StudyView, limit: Limit) -> float:
     """A limit as a fraction of what the dense model costs."""
-    return round(limit.most / limit.cost.of(view.dense), 6)
+    return round(limit.max_value / limit.cost.of(view.dense), 6)
 
 
-def _widths(view: StudyView, best: Mapping[str, Pair | None]) -> dict[str, Any]:
+def _widths(view: StudyView, best: Mapping[str, EvaluatedArchitecture | None]) -> dict[str, Any]:
     return {
         "dense": view.dense.to_json(),
         "goals": [
@@ -224,7 +224,7 @@ def family(origin: str) -> str:
 
 
 def _removal(
-    view: StudyView, best: Mapping[str, Pair | None], ranked: Sequence[dict[str, Any]]
+    view: StudyView, best: Mapping[str, EvaluatedArchitecture | None], ranked: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     goals = []
     for name, pair in best.items():
@@ -233,7 +233,7 @@ def _removal(
             goals.append(
                 {"goal": name, "id": pair.architecture.digest, "summary": summary(rows), "rows": rows}
             )
-    return {"sensitivity": list(ranked), "sentence": sentence(ranked), "goals": goals}
+    return {"sensitivity": list(ranked), "sentence": sensitivity_sentence(ranked), "goals": goals}
 
 
 def _missing(view: StudyView) -> list[str]:

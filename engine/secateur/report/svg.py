@@ -23,12 +23,12 @@ def text(x: float, y: float, content: str, **attributes: object) -> str:
     return tag("text", escape(content), x=x, y=y, **attributes)
 
 
-def tip(content: str) -> str:
+def tooltip(content: str) -> str:
     """What is shown over an element."""
     return tag("title", escape(content))
 
 
-def picture(width: float, height: float, title: str, *parts: str) -> str:
+def svg_document(width: float, height: float, title: str, *parts: str) -> str:
     """A whole drawing that scales with its place."""
     return tag(
         "svg",
@@ -82,7 +82,7 @@ class Scale:
         return inside
 
 
-def around(values: Sequence[float], log: bool = False, margin: float = 0.06) -> tuple[float, float]:
+def padded_range(values: Sequence[float], log: bool = False, margin: float = 0.06) -> tuple[float, float]:
     """Ends of a scale that holds all values with some room."""
     low, high = min(values), max(values)
     if log:

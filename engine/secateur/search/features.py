@@ -14,7 +14,7 @@ from secateur.search.table import AdditiveTable
 from secateur.space.grid import Grid, at
 from secateur.space.space import Space
 
-_LEAST = 1e-9  # nats; the dense model loses nothing, which has no logarithm
+_MIN_KL = 1e-9  # nats; the dense model loses nothing, which has no logarithm
 
 
 class Features:
@@ -50,4 +50,4 @@ class Features:
 
 
 def _log_sum(lost_NS: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(lost_NS.sum(1), _LEAST))
+    return np.log(np.maximum(lost_NS.sum(1), _MIN_KL))

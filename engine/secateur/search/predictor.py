@@ -21,7 +21,7 @@ from secateur.search.regressors import REGRESSORS, Regressor
 
 MIN_PAIRS = 8
 DEFAULT_REGRESSOR = "xgboost"
-AUTO = "auto"
+AUTO_SELECT = "auto"
 TOP = 10
 _FOLDS = 5
 
@@ -93,7 +93,7 @@ class ResidualPredictor:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedPredictor:
     """A fitted predictor, and how each regressor that was tried ranked held-out pairs.
 
     Attributes:
@@ -115,34 +115,34 @@ def require_regressor(name: str) -> str:
     Raises:
         BadInput: there is none.
     """
-    if name not in (AUTO, *REGRESSORS):
-        raise BadInput("--predictor", name, f"allowed are {', '.join((AUTO, *REGRESSORS))}")
+    if name not in (AUTO_SELECT, *REGRESSORS):
+        raise BadInput("--predictor", name, f"allowed are {', '.join((AUTO_SELECT, *REGRESSORS))}")
     return name
 
 
-def choose(
+def select_predictor(
     features: Features,
     candidates: Sequence[Architecture],
     kl: Sequence[float],
     seed: int,
-    name: str = AUTO,
+    name: str = AUTO_SELECT,
     own: Sequence[bool] | None = None,
-) -> Choice:
+) -> SelectedPredictor:
     """The predictor fitted on all pairs, of the regressor that ranks held-out pairs best.
 
     Args:
-        name: a regressor, or `AUTO` for the one with the highest cross-validated tau.
+        name: a regressor, or `AUTO_SELECT` for the one with the highest cross-validated tau.
         own: which pairs are of the budget that is searched; only they are ranked, for pairs of far
             apart budgets are no art to rank.
     """
-    names = tuple(REGRESSORS) if name == AUTO else (name,)
+    names = tuple(REGRESSORS) if name == AUTO_SELECT else (name,)
     found = {each: cross_validated(features, candidates, kl, seed, each, own) for each in names}
     known = {each: quality for each, quality in found.items() if quality is not None}
     ranked = dict(sorted(known.items(), key=lambda item: -item[1].tau))
-    chosen = next(iter(ranked), DEFAULT_REGRESSOR if name == AUTO else name)
+    chosen = next(iter(ranked), DEFAULT_REGRESSOR if name == AUTO_SELECT else name)
     predictor = ResidualPredictor(features, seed, chosen)
     predictor.fit(candidates, kl)
-    return Choice(predictor, ranked)
+    return SelectedPredictor(predictor, ranked)
 
 
 def cross_validated(

@@ -2,7 +2,7 @@
 
 All are non-neural, learn from a few dozen to a few hundred rows in well under a second, say how unsure
 they are, and give the same numbers for the same seed. Source: arXiv 2309.09507, section 2 (gradient-boosted
-trees); the others are rivals that cross-validation may prefer (`predictor.choose`).
+trees); the others are rivals that cross-validation may prefer (`predictor.select_predictor`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 ENSEMBLE = 5
 _FOREST = 100
-_LARGEST_SEED = 2**32 - 1  # of numpy's and scikit-learn's generators
+_MAX_SEED = 2**32 - 1  # of numpy's and scikit-learn's generators
 
 
 class Regressor(Protocol):
@@ -48,7 +48,7 @@ class HistogramTrees:
     """scikit-learn's histogram gradient boosting, an ensemble over bootstrap samples."""
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed % _LARGEST_SEED
+        self._seed = seed % _MAX_SEED
         self._members: list[Any] = []
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
@@ -78,7 +78,7 @@ class RandomForest:
         from sklearn.ensemble import RandomForestRegressor
 
         self._forest = RandomForestRegressor(
-            _FOREST, min_samples_leaf=2, max_features=0.5, random_state=seed % _LARGEST_SEED
+            _FOREST, min_samples_leaf=2, max_features=0.5, random_state=seed % _MAX_SEED
         )
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
@@ -131,7 +131,7 @@ def _gaussian_process(seed: int) -> Regressor:
 
     kernel = ConstantKernel(0.1, (1e-4, 1e2)) * Matern(10.0, (1.0, 1e3), nu=2.5)
     kernel += WhiteKernel(0.01, (1e-6, 1.0))
-    return _Standardised(GaussianProcessRegressor(kernel, random_state=seed % _LARGEST_SEED))
+    return _Standardised(GaussianProcessRegressor(kernel, random_state=seed % _MAX_SEED))
 
 
 def _xgboost(seed: int) -> Any:

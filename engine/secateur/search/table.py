@@ -19,7 +19,7 @@ from secateur.space.space import Slot, Space
 # What is measured: deep enough to stand out from noise, and near what budgets lead to.
 MEASURED_SHARE = {"attention": 0.7, "ffn": 0.5}
 _FLOOR = 1e-7
-_LEAST_ERROR = 1e-12
+_MIN_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ def proportional(widths: Sequence[int], errors: Sequence[float], width: int, kl:
         widths: ascending; the last one loses nothing.
         errors: of all but the last.
     """
-    known = max(errors[widths.index(width)], _LEAST_ERROR)
+    known = max(errors[widths.index(width)], _MIN_ERROR)
     row: dict[int, float] = {}
     best = math.inf
     for each, error in zip(widths, errors, strict=False):
-        best = min(best, max(kl, _FLOOR) * (max(error, _LEAST_ERROR) / known))
+        best = min(best, max(kl, _FLOOR) * (max(error, _MIN_ERROR) / known))
         row[each] = best
     return row | {widths[-1]: 0.0}
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.serve.failures import unavailable
-from secateur.serve.models.deployments import Deployments
-from secateur.serve.models.pool import Pool
+from secateur.serve.models.deployments import DeploymentManager
+from secateur.serve.models.pool import ModelPool
 
 
-class PoolActivator:
+class ModelActivator:
     """The `jobs.activation.Activator` of a server."""
 
-    def __init__(self, pool: Pool, deployments: Deployments) -> None:
+    def __init__(self, pool: ModelPool, deployments: DeploymentManager) -> None:
         self._pool = pool
         self._deployments = deployments
 

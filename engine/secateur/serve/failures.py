@@ -15,12 +15,12 @@ from secateur.errors import BadInput, SecateurError
 
 DOMAIN = "secateur"
 # A status travels in trailers, for which clients have 8 KiB. Names that a client made up may be in it.
-MOST_VIOLATIONS = 5
-MESSAGE_BYTES, DESCRIPTION_BYTES, NAME_BYTES = 800, 400, 120
+MAX_VIOLATIONS = 5
+MAX_MESSAGE_BYTES, MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES = 800, 400, 120
 
 
 @dataclass(frozen=True)
-class Violation:
+class FieldViolation:
     """One field of a request that cannot be accepted, and what would be."""
 
     field: str
@@ -28,7 +28,7 @@ class Violation:
 
 
 @dataclass(eq=False)
-class Refused(Exception):
+class RpcError(Exception):
     """A call is not, or no longer, served.
 
     Attributes:
@@ -43,7 +43,7 @@ class Refused(Exception):
     code: int
     reason: str
     message: str
-    violations: Sequence[Violation] = ()
+    violations: Sequence[FieldViolation] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     retry_seconds: float | None = None
 
@@ -56,7 +56,9 @@ class Refused(Exception):
             error_details_pb2.ErrorInfo(
                 reason=self.reason,
                 domain=DOMAIN,
-                metadata={name: _short(value, DESCRIPTION_BYTES) for name, value in self.metadata.items()},
+                metadata={
+                    name: _short(value, MAX_DESCRIPTION_BYTES) for name, value in self.metadata.items()
+                },
             )
         ]
         if self.violations:
@@ -64,10 +66,10 @@ class Refused(Exception):
                 error_details_pb2.BadRequest(
                     field_violations=[
                         error_details_pb2.BadRequest.FieldViolation(
-                            field=_short(v.field, NAME_BYTES),
-                            description=_short(v.description, DESCRIPTION_BYTES),
+                            field=_short(v.field, MAX_NAME_BYTES),
+                            description=_short(v.description, MAX_DESCRIPTION_BYTES),
                         )
-                        for v in self.violations[:MOST_VIOLATIONS]
+                        for v in self.violations[:MAX_VIOLATIONS]
                     ]
                 )
             )
@@ -80,33 +82,35 @@ class Refused(Exception):
             wrapped = any_pb2.Any()
             wrapped.Pack(detail)
             packed.append(wrapped)
-        return status_pb2.Status(code=self.code, message=_short(self.message, MESSAGE_BYTES), details=packed)
+        return status_pb2.Status(
+            code=self.code, message=_short(self.message, MAX_MESSAGE_BYTES), details=packed
+        )
 
 
-def invalid(*violations: Violation) -> Refused:
+def invalid_argument(*violations: FieldViolation) -> RpcError:
     """Return the refusal of a request with these fields at fault."""
     message = "; ".join(f"{v.field}: {v.description}" for v in violations)
-    return Refused(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", message, violations)
+    return RpcError(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", message, violations)
 
 
-def unavailable(reason: str, message: str, retry_seconds: float | None = None) -> Refused:
+def unavailable(reason: str, message: str, retry_seconds: float | None = None) -> RpcError:
     """Return the refusal of a request that may succeed later or elsewhere."""
-    return Refused(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
+    return RpcError(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
 
 
-def as_refusal(error: BaseException) -> Refused:
+def to_rpc_error(error: BaseException) -> RpcError:
     """Return what a client is told about an error; of a bug, only that it happened."""
-    if isinstance(error, Refused):
+    if isinstance(error, RpcError):
         return error
     if isinstance(error, DecodeError):
-        return Refused(code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not such a message")
+        return RpcError(code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not such a message")
     if isinstance(error, BadInput):
         field = error.field.lstrip("-").replace("-", "_")
-        return invalid(Violation(field, f"got {error.given}: {error.allowed}"))
+        return invalid_argument(FieldViolation(field, f"got {error.given}: {error.allowed}"))
     if isinstance(error, SecateurError):
-        return Refused(code_pb2.FAILED_PRECONDITION, _reason(error), str(error))
+        return RpcError(code_pb2.FAILED_PRECONDITION, _reason(error), str(error))
     message = "an internal error; the server's log has it under this request's id"
-    return Refused(code_pb2.INTERNAL, "INTERNAL", message)
+    return RpcError(code_pb2.INTERNAL, "INTERNAL", message)
 
 
 def _short(text: str, longest: int) -> str:

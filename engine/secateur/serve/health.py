@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from grpc_health.v1 import health, health_pb2
 
-from secateur.serve.models.pool import Pool
-from secateur.serve.models.version import State
+from secateur.serve.models.pool import ModelPool
+from secateur.serve.models.version import VersionState
 
 UP = health_pb2.HealthCheckResponse.SERVING
 DOWN = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -22,7 +22,7 @@ class HealthReporter:
     should.
     """
 
-    def __init__(self, status: health.aio.HealthServicer, pool: Pool, services: Sequence[str]) -> None:
+    def __init__(self, status: health.aio.HealthServicer, pool: ModelPool, services: Sequence[str]) -> None:
         self._status = status
         self._pool = pool
         self._services = ("", *services)
@@ -45,7 +45,7 @@ class HealthReporter:
         self._reported = set(models)
         for name, model in models.items():
             answering = model.answering
-            up = answering is not None and answering.state is State.SERVING
+            up = answering is not None and answering.state is VersionState.SERVING
             await self._status.set(f"model/{name}", UP if up else DOWN)
         for service in self._services:
             await self._status.set(service, UP if self._pool.up else DOWN)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from secateur.errors import BadInput, UnsupportedModel
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 # What the operator may open to callers without a token; guard/scopes.py has the services.
-OPENABLE = ("health", "reflection")
-MOST_MESSAGE_BYTES = 2**31 - 1  # gRPC's limit is a signed 32-bit number
+PUBLIC_SERVICES = ("health", "reflection")
+MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limit is a signed 32-bit number
 LAME_DUCK_SECONDS = 3.0
 UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -127,8 +127,8 @@ class LimitOptions:
         ):
             if value is not None and value < least:
                 raise BadInput(option, value, f"at least {least}")
-        if self.message_bytes > MOST_MESSAGE_BYTES:
-            raise BadInput("--max-message", self.message_bytes, f"at most {MOST_MESSAGE_BYTES}")
+        if self.message_bytes > MAX_MESSAGE_BYTES:
+            raise BadInput("--max-message", self.message_bytes, f"at most {MAX_MESSAGE_BYTES}")
         if self.burst is not None and self.rate is None:
             raise BadInput("--rate-burst", self.burst, "means nothing without --rate-limit")
 
@@ -262,8 +262,8 @@ class ServeOptions:
                 "--tokens", self.tokens, "would be readable on the way: add --tls-cert and --tls-key"
             )
         for name in self.open_to_all:
-            if name not in OPENABLE:
-                raise BadInput("--open", name, f"a list of {', '.join(OPENABLE)}, or nothing")
+            if name not in PUBLIC_SERVICES:
+                raise BadInput("--open", name, f"a list of {', '.join(PUBLIC_SERVICES)}, or nothing")
         if not self.state:
             object.__setattr__(self, "state", f"sqlite:///{self.state_dir.expanduser().absolute()}/server.db")
         for root in self.roots:
@@ -304,7 +304,7 @@ def parse_models(arguments: Sequence[str]) -> tuple[ModelSpec, ...]:
         name, separator, folder = argument.partition("=")
         if not separator or not folder:
             raise BadInput("NAME=DIR", argument, "give each model as NAME=DIR, for example slim=out/slim")
-        if not NAME.fullmatch(name):
+        if not NAME_PATTERN.fullmatch(name):
             raise BadInput("NAME=DIR", argument, "a name is letters, digits, '.', '_' and '-', at most 64")
         if name in specs:
             raise BadInput("NAME=DIR", argument, f"the name {name} was given before")

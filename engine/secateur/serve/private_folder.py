@@ -17,13 +17,13 @@ LOCK = "lock"
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A new folder that goes with the context; those that killed servers left are removed first."""
-    _sweep(Path(tempfile.gettempdir()))
+    _remove_stale(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, (Path(name) / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield Path(name)
 
 
-def _sweep(parent: Path) -> None:
+def _remove_stale(parent: Path) -> None:
     # A lock, not a process id: those mean nothing to another container with the same folder.
     for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError), (folder / LOCK).open() as lock:

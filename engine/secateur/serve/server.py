@@ -18,29 +18,29 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy.orm import Session, sessionmaker
 
-from secateur.serve.activator import PoolActivator
+from secateur.serve.activator import ModelActivator
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
 from secateur.serve.engine.environment import sockets_in
-from secateur.serve.engine.load import Load
-from secateur.serve.guard.access import Access
-from secateur.serve.guard.channel import bind, channel_options
-from secateur.serve.guard.interceptor import Guard, Stage
-from secateur.serve.guard.limits import Limits
+from secateur.serve.engine.load import EngineStats
+from secateur.serve.guard.access import AccessControl
+from secateur.serve.guard.channel import bind_server, channel_options
+from secateur.serve.guard.interceptor import CallStage, GuardInterceptor
+from secateur.serve.guard.limits import RateLimiter
 from secateur.serve.handlers import add_to_server
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
-from secateur.serve.jobs.jobs import Jobs
-from secateur.serve.models.deployments import Deployments, Retention
-from secateur.serve.models.home import move_in, move_out
-from secateur.serve.models.keeper import Keeper
-from secateur.serve.models.loader import Loader
-from secateur.serve.models.pool import Pool
+from secateur.serve.jobs.jobs import JobManager
+from secateur.serve.models.deployments import DeploymentManager, Retention
+from secateur.serve.models.home import acquire_state_lock, release_state_lock
+from secateur.serve.models.keeper import EngineWatchdog
+from secateur.serve.models.loader import EngineLoader
+from secateur.serve.models.pool import ModelPool
 from secateur.serve.models.service import ModelService
 from secateur.serve.models.startup import start_up
-from secateur.serve.models.tables import Store
-from secateur.serve.models.version import ServedModel
+from secateur.serve.models.tables import ModelStore
+from secateur.serve.models.version import ModelVersion
 from secateur.serve.observe.observation import observing
 from secateur.serve.options import ServeOptions
 from secateur.serve.private_folder import private_folder
@@ -68,19 +68,19 @@ SERVICES = (
 )
 ABORT_SECONDS = 5.0
 
-Say = Callable[[str], None]
+StatusCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Ready:
+class ServerReady:
     """A server that answers: where, with what, and how long it took to get there."""
 
     address: str
-    models: Sequence[ServedModel]
+    models: Sequence[ModelVersion]
     seconds: float
 
 
-class Interrupts:
+class InterruptHandler:
     """Counts Ctrl-C and SIGTERM: the first asks for a clean end, the second for an immediate one."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Interrupts:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say) -> None:
+async def serve(options: ServeOptions, ready: Callable[[ServerReady], None], say: StatusCallback) -> None:
     """Serve until interrupted.
 
     Args:
@@ -108,8 +108,8 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
         SecateurError: a model cannot be loaded.
         KeyboardInterrupt: interrupted before all models were loaded.
     """
-    interrupts = Interrupts()
-    pool = Pool()
+    interrupts = InterruptHandler()
+    pool = ModelPool()
     pool.opening = True
     async with observing(options, lambda: _loads(pool)) as observers:
         with private_folder() as private, sockets_in(private):
@@ -119,23 +119,23 @@ async def serve(options: ServeOptions, ready: Callable[[Ready], None], say: Say)
 
 async def _serve(
     options: ServeOptions,
-    pool: Pool,
+    pool: ModelPool,
     server: grpc.aio.Server,
     private: Path,
-    interrupts: Interrupts,
-    ready: Callable[[Ready], None],
-    say: Say,
+    interrupts: InterruptHandler,
+    ready: Callable[[ServerReady], None],
+    say: StatusCallback,
 ) -> None:
     started = time.monotonic()
     sessions = open_state(options.state)
-    home = move_in(options.state_dir)
-    store = Store(sessions, home.name)
-    loader = Loader(say)
+    home = acquire_state_lock(options.state_dir)
+    store = ModelStore(sessions, home.name)
+    loader = EngineLoader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
-    deployments = Deployments(pool, store, loader, options.engine, retention, say)
+    deployments = DeploymentManager(pool, store, loader, options.engine, retention, say)
     folder = options.state_dir.expanduser() / "jobs"
-    activator = PoolActivator(pool, deployments)
-    jobs = Jobs(sessions, options.state, folder, activator, options.roots, options.jobs)
+    activator = ModelActivator(pool, deployments)
+    jobs = JobManager(sessions, options.state, folder, activator, options.roots, options.jobs)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
     benchmarks = _add_benchmarks(server, pool, sessions, options, private)
@@ -143,7 +143,7 @@ async def _serve(
     for spec in options.models:
         await status.set(f"model/{spec.name}", DOWN)
     await reporter.report()
-    address = bind(server, options.listen, options.tls)
+    address = bind_server(server, options.listen, options.tls)
     await server.start()
     await benchmarks.open()
     if home.shared:
@@ -151,18 +151,18 @@ async def _serve(
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
     try:
-        await _unless(interrupts, start_up(options, pool, store, loader, say))
+        await _until_interrupted(interrupts, start_up(options, pool, store, loader, say))
         await reporter.report()
         # What is loaded by now stays: looking through it for garbage would halt the loop for 0.1 s each time.
         gc.collect()
         gc.freeze()
         deployments.open()
-        ready(Ready(address, [one for one in pool if one.engine], time.monotonic() - started))
+        ready(ServerReady(address, [one for one in pool if one.engine], time.monotonic() - started))
         await jobs.start()
-        tasks.append(asyncio.create_task(Keeper(pool, deployments, loader, say).watch()))
+        tasks.append(asyncio.create_task(EngineWatchdog(pool, deployments, loader, say).watch()))
         await interrupts.first.wait()
         await status.enter_graceful_shutdown()
-        await _lame_duck(options.lame_duck, interrupts.second, say)
+        await _wait_lame_duck(options.lame_duck, interrupts.second, say)
         await benchmarks.close()
         pool.drain()
         await _finish_requests(pool, options.drain_seconds, interrupts.second, say)
@@ -180,26 +180,26 @@ async def _serve(
         _kill_children()
         if home.shared:
             await asyncio.to_thread(store.forget_all)
-        move_out(home)
+        release_state_lock(home)
 
 
-def _guarded_server(options: ServeOptions, observers: Sequence[Stage]) -> grpc.aio.Server:
+def _guarded_server(options: ServeOptions, observers: Sequence[CallStage]) -> grpc.aio.Server:
     """Return a server without services yet, behind everything that guards it."""
-    access = Access(options.tokens, options.open_to_all)
+    access = AccessControl(options.tokens, options.open_to_all)
     if options.tokens is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
-    guard = Guard(observers, [access, Limits(options.limits)])
+    guard = GuardInterceptor(observers, [access, RateLimiter(options.limits)])
     return grpc.aio.server(interceptors=[guard], options=channel_options(options.limits, options.connections))
 
 
-def _loads(pool: Pool) -> Iterator[tuple[str, str, Load]]:
+def _loads(pool: ModelPool) -> Iterator[tuple[str, str, EngineStats]]:
     """Yield model, version and load of every engine."""
     for model in pool:
         if model.engine is not None:
             yield model.name, model.version, model.engine.load
 
 
-async def _lame_duck(seconds: float, at_once: asyncio.Event, say: Say) -> None:
+async def _wait_lame_duck(seconds: float, at_once: asyncio.Event, say: StatusCallback) -> None:
     """Go on answering while load balancers find out that they should look elsewhere."""
     if seconds:
         say(f"health says NOT_SERVING; new calls are answered for {seconds:g} s more")
@@ -208,7 +208,7 @@ async def _lame_duck(seconds: float, at_once: asyncio.Event, say: Say) -> None:
 
 
 def _add_services(
-    server: grpc.aio.Server, pool: Pool, deployments: Deployments, options: ServeOptions
+    server: grpc.aio.Server, pool: ModelPool, deployments: DeploymentManager, options: ServeOptions
 ) -> health.aio.HealthServicer:
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
     models = ModelService(pool, deployments, options.roots)
@@ -219,12 +219,16 @@ def _add_services(
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if options.reflection:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server, open_inference.Reflected())
+        reflection.enable_server_reflection(names, server, open_inference.MergedDescriptorPool())
     return status
 
 
 def _add_benchmarks(
-    server: grpc.aio.Server, pool: Pool, sessions: sessionmaker[Session], options: ServeOptions, private: Path
+    server: grpc.aio.Server,
+    pool: ModelPool,
+    sessions: sessionmaker[Session],
+    options: ServeOptions,
+    private: Path,
 ) -> BenchmarkService:
     """Add the service, and a socket for its load generator in a folder of ours alone, without TLS."""
     socket = f"unix:{private}/benchmarks"
@@ -235,7 +239,7 @@ def _add_benchmarks(
     return service
 
 
-async def _unless(interrupts: Interrupts, work: Any) -> None:
+async def _until_interrupted(interrupts: InterruptHandler, work: Any) -> None:
     """Await ``work``; if interrupted or failed, leave no half-started engine behind."""
     task = asyncio.ensure_future(work)
     interrupted = asyncio.create_task(interrupts.first.wait())
@@ -257,7 +261,9 @@ def _kill_children() -> None:
         child.kill()
 
 
-async def _finish_requests(pool: Pool, seconds: float, at_once: asyncio.Event, say: Say) -> None:
+async def _finish_requests(
+    pool: ModelPool, seconds: float, at_once: asyncio.Event, say: StatusCallback
+) -> None:
     """Let running requests end by themselves for a while, then end them."""
     if pool.in_flight:
         say(f"finishing {pool.in_flight} request(s), at most {seconds:g} s; Ctrl-C again ends them now")
@@ -268,7 +274,7 @@ async def _finish_requests(pool: Pool, seconds: float, at_once: asyncio.Event, s
         await _until_idle(pool, ABORT_SECONDS, asyncio.Event())
 
 
-async def _until_idle(pool: Pool, seconds: float, at_once: asyncio.Event) -> None:
+async def _until_idle(pool: ModelPool, seconds: float, at_once: asyncio.Event) -> None:
     deadline = time.monotonic() + seconds
     while pool.in_flight and time.monotonic() < deadline and not at_once.is_set():
         await asyncio.sleep(0.02)

@@ -13,7 +13,7 @@ from typing import Any
 
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model
+from secateur.model.dense import DecoderModel
 from secateur.space.costs.cost import Cost
 from secateur.space.costs.kv_cache import kv_cache_cost
 from secateur.space.costs.latency import LatencyTable
@@ -21,7 +21,7 @@ from secateur.space.costs.parameters import memory_cost, parameter_cost, total_c
 from secateur.space.space import Slot, Space
 
 LATENCY = "latency"
-COSTS: dict[str, Callable[[Model, Space], Cost]] = {
+COSTS: dict[str, Callable[[DecoderModel, Space], Cost]] = {
     "params": parameter_cost,
     "total": total_cost,
     "memory": memory_cost,
@@ -36,20 +36,20 @@ class Limit:
 
     Attributes:
         kind: one of `BUDGET_KINDS`.
-        most: in units of the cost.
+        max_value: in units of the cost.
     """
 
     kind: str
     cost: Cost
-    most: int
+    max_value: int
 
     def admits(self, candidate: Architecture) -> bool:
         """Whether the candidate fits."""
-        return self.cost.of(candidate) <= self.most
+        return self.cost.of(candidate) <= self.max_value
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {"kind": self.kind, "limit": self.most, "unit": self.cost.unit}
+        return {"kind": self.kind, "limit": self.max_value, "unit": self.cost.unit}
 
     def counts(self, slot: Slot) -> bool:
         """Whether the sub-block costs anything."""
@@ -68,7 +68,7 @@ class Budget:
 
     def slack(self, candidate: Architecture) -> tuple[int, ...]:
         """What each limit leaves; negative where the candidate is over it."""
-        return tuple(limit.most - limit.cost.of(candidate) for limit in self.limits)
+        return tuple(limit.max_value - limit.cost.of(candidate) for limit in self.limits)
 
     def extra(self, slot: Slot, width: int, other: int) -> tuple[int, ...]:
         """What another width of a sub-block costs more, by each limit."""
@@ -101,11 +101,11 @@ def parse_limits(text: str) -> dict[str, float]:
         if kind in limits:
             raise BadInput("--budget", text, f"{kind} is given twice")
         limits[kind] = keep
-        require_limit("--budget", part.strip(), kind, keep)
+        check_limit("--budget", part.strip(), kind, keep)
     return limits
 
 
-def require_limit(option: str, given: object, kind: str, keep: float) -> None:
+def check_limit(option: str, given: object, kind: str, keep: float) -> None:
     """Check a kind and a fraction.
 
     Raises:
@@ -118,7 +118,7 @@ def require_limit(option: str, given: object, kind: str, keep: float) -> None:
 
 
 def budget_of(
-    model: Model,
+    model: DecoderModel,
     space: Space,
     keep: Mapping[str, float],
     latency_table: LatencyTable | None = None,
@@ -139,7 +139,7 @@ def budget_of(
         raise BadInput("--budget", "nothing", f"at least one of {', '.join(BUDGET_KINDS)}")
     limits = []
     for kind, fraction in keep.items():
-        require_limit("--budget", f"{kind}={fraction:g}", kind, fraction)
+        check_limit("--budget", f"{kind}={fraction:g}", kind, fraction)
         cost = _cost(model, space, kind, latency_table)
         limits.append(Limit(kind, cost, int(fraction * cost.of(space.dense))))
     budget = Budget(tuple(limits))
@@ -148,13 +148,13 @@ def budget_of(
     return budget
 
 
-def keep_budget(model: Model, space: Space, keep: float, kind: str = "params") -> Budget:
+def keep_budget(model: DecoderModel, space: Space, keep: float, kind: str = "params") -> Budget:
     """The budget of one limit, in the words of ``--keep``.
 
     Raises:
         BadInput, InfeasibleBudget: as `budget_of`.
     """
-    require_limit("--keep", keep, kind, keep)
+    check_limit("--keep", keep, kind, keep)
     return budget_of(model, space, {kind: keep}, option="--keep")
 
 
@@ -169,13 +169,13 @@ def _infeasible(option: str, space: Space, budget: Budget, keep: Mapping[str, fl
         faster = f", a speed-up of {dense / smallest:.2f}" if limit.kind == LATENCY else ""
         kind = f"{limit.kind}=" if named else ""
         parts.append(f"{kind}{least} ({smallest} {limit.cost.unit}{faster})")
-        alone = alone and smallest <= limit.most
+        alone = alone and smallest <= limit.max_value
     asked = ",".join(f"{kind}={part:g}" if named else f"{part:g}" for kind, part in keep.items())
     together = ", but not together" if alone else ""
     return InfeasibleBudget(option, asked, f"the smallest feasible is {', '.join(parts)}{together}")
 
 
-def _cost(model: Model, space: Space, kind: str, latency_table: LatencyTable | None) -> Cost:
+def _cost(model: DecoderModel, space: Space, kind: str, latency_table: LatencyTable | None) -> Cost:
     if kind != LATENCY:
         return COSTS[kind](model, space)
     if latency_table is None:

@@ -53,7 +53,8 @@ class Grid:
     def costs(self, budget: Budget) -> np.ndarray:
         """What every slot and width takes of each limit, as a share of what sub-blocks may take [L, S, W]."""
         rows = [
-            self.values(limit.cost.table) / max(limit.most - limit.cost.fixed, 1) for limit in budget.limits
+            self.values(limit.cost.table) / max(limit.max_value - limit.cost.fixed, 1)
+            for limit in budget.limits
         ]
         return np.stack(rows)
 

@@ -37,7 +37,7 @@ def _relaxed_optima(space: Space, budget: Budget, values: Values) -> Iterator[Ar
         if budget.admits(pick):
             yield pick
             return
-    room = [max(limit.most - limit.cost.fixed, 1) for limit in budget.limits]
+    room = [max(limit.max_value - limit.cost.fixed, 1) for limit in budget.limits]
     shares = [1.0 / len(room)] * len(room)
     for number in range(_ROUNDS):
         pick = _bisect(

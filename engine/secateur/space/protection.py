@@ -5,7 +5,7 @@ from __future__ import annotations
 from secateur.errors import BadInput
 
 
-def protected_layers(text: str | None, num_layers: int) -> frozenset[int]:
+def parse_protected_layers(text: str | None, num_layers: int) -> frozenset[int]:
     """Indices of the layers that a text names; none for None.
 
     Args:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, Kind, Model
+from secateur.model.dense import KINDS, DecoderModel, Kind
 
 Slot = tuple[int, Kind]
 
@@ -135,7 +135,7 @@ class Space:
 
 
 def space_of(
-    model: Model,
+    model: DecoderModel,
     quantum: int,
     *,
     tp: int = 1,

@@ -24,13 +24,13 @@ from typing import Any, Protocol
 from secateur.model.architecture import Architecture
 
 ATTRIBUTE = "claims"
-BEAT_SECONDS = 15.0
+HEARTBEAT_SECONDS = 15.0
 GRACE_SECONDS = 90.0
-LARGEST_SHARE = 16  # candidates taken at once, for each that a process evaluates at a time
+MAX_CLAIM_FACTOR = 16  # candidates taken at once, for each that a process evaluates at a time
 
 
 @dataclass(frozen=True)
-class Party:
+class Participant:
     """A process at work on a study.
 
     Attributes:
@@ -48,13 +48,13 @@ class Party:
     claims: tuple[str, ...] = ()
 
 
-class Board(Protocol):
+class AttrStore(Protocol):
     """Where claims are written."""
 
-    def noted(self, key: str) -> Any:
+    def get_attr(self, key: str) -> Any:
         """What is written there."""
 
-    def note(self, key: str, value: Any) -> None:
+    def set_attr(self, key: str, value: Any) -> None:
         """Write."""
 
 
@@ -64,11 +64,11 @@ class Claims:
     `take`, `drop`, `leave` and `beat` are called while the place's lock is held.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, store: AttrStore) -> None:
+        self._store = store
         self._name = uuid.uuid4().hex
-        _here[self._name] = self
-        self._self = Party(_host(), os.getpid(), _started(os.getpid()))
+        _local_claims[self._name] = self
+        self._self = Participant(_host(), os.getpid(), _started(os.getpid()))
         self._beats_seen: dict[str, tuple[int, float]] = {}
         self._last_beat = time.monotonic()
         self._joined = False
@@ -89,7 +89,7 @@ class Claims:
             All that is free while nobody else is there, otherwise a share, so that all end together.
         """
         others = self._living()
-        held = {digest for party in others.values() for digest in party.claims}
+        held = {digest for participant in others.values() for digest in participant.claims}
         free = [item for item in wanted if item.digest not in held]
         mine = free[: _share(len(free), len(others), at_once)]
         self._write(others, tuple(item.digest for item in mine))
@@ -103,7 +103,10 @@ class Claims:
         """Be no party any more; returns how many others there are."""
         others = self._living()
         if self._joined:
-            self._board.note(ATTRIBUTE, {name: _json(party) for name, party in sorted(others.items())})
+            self._store.set_attr(
+                ATTRIBUTE,
+                {name: _participant_to_json(participant) for name, participant in sorted(others.items())},
+            )
             self._joined = False
         return len(others)
 
@@ -112,37 +115,48 @@ class Claims:
         self._self = replace(self._self, beat=self._self.beat + 1)
         self._write(self._living(), self._self.claims)
 
-    def _living(self) -> dict[str, Party]:
+    def _living(self) -> dict[str, Participant]:
         """The other parties that live."""
-        written = self._board.noted(ATTRIBUTE) or {}
-        parties = {name: _party(entry) for name, entry in written.items() if name != self._name}
-        return {name: party for name, party in parties.items() if self._lives(name, party)}
+        written = self._store.get_attr(ATTRIBUTE) or {}
+        participants = {
+            name: _participant_from_json(entry) for name, entry in written.items() if name != self._name
+        }
+        return {
+            name: participant for name, participant in participants.items() if self._lives(name, participant)
+        }
 
-    def _lives(self, name: str, party: Party) -> bool:
-        if (party.host, party.pid, party.started) == (self._self.host, self._self.pid, self._self.started):
-            return name in _here
-        if party.host == self._self.host:
-            return _started(party.pid) == party.started
+    def _lives(self, name: str, participant: Participant) -> bool:
+        if (participant.host, participant.pid, participant.started) == (
+            self._self.host,
+            self._self.pid,
+            self._self.started,
+        ):
+            return name in _local_claims
+        if participant.host == self._self.host:
+            return _started(participant.pid) == participant.started
         beat, seen = self._beats_seen.get(name, (-1, 0.0))
-        if party.beat != beat:
-            self._beats_seen[name] = (party.beat, time.monotonic())
+        if participant.beat != beat:
+            self._beats_seen[name] = (participant.beat, time.monotonic())
             return True
         return time.monotonic() - seen <= GRACE_SECONDS
 
-    def _write(self, others: dict[str, Party], claims: tuple[str, ...]) -> None:
+    def _write(self, others: dict[str, Participant], claims: tuple[str, ...]) -> None:
         self._self = replace(self._self, claims=claims)
         self._last_beat = time.monotonic()
         self._joined = True
-        parties = {**others, self._name: self._self}
-        self._board.note(ATTRIBUTE, {name: _json(party) for name, party in sorted(parties.items())})
+        participants = {**others, self._name: self._self}
+        self._store.set_attr(
+            ATTRIBUTE,
+            {name: _participant_to_json(participant) for name, participant in sorted(participants.items())},
+        )
 
 
 # Parties of this process: one that was given up without `leave` is gone though its process lives.
-_here: weakref.WeakValueDictionary[str, Claims] = weakref.WeakValueDictionary()
+_local_claims: weakref.WeakValueDictionary[str, Claims] = weakref.WeakValueDictionary()
 
 
-class Pulse(threading.Thread):
-    """Calls `beat` of its owner every `BEAT_SECONDS`, as long as there is an owner."""
+class Heartbeat(threading.Thread):
+    """Calls `beat` of its owner every `HEARTBEAT_SECONDS`, as long as there is an owner."""
 
     def __init__(self, beat: weakref.WeakMethod[Any]) -> None:
         super().__init__(name="secateur-pulse", daemon=True)
@@ -151,7 +165,7 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         """Beat until `end`."""
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(HEARTBEAT_SECONDS):
             beat = self._beat()
             if beat is None:
                 return
@@ -166,15 +180,15 @@ class Pulse(threading.Thread):
 
 def _share(free: int, others: int, at_once: int) -> int:
     share = math.ceil(free / (2 * (others + 1))) if others else free
-    return min(max(share, at_once), LARGEST_SHARE * at_once)
+    return min(max(share, at_once), MAX_CLAIM_FACTOR * at_once)
 
 
-def _json(party: Party) -> dict[str, Any]:
-    return asdict(party) | {"claims": list(party.claims)}
+def _participant_to_json(participant: Participant) -> dict[str, Any]:
+    return asdict(participant) | {"claims": list(participant.claims)}
 
 
-def _party(entry: dict[str, Any]) -> Party:
-    return Party(**entry | {"claims": tuple(entry["claims"])})
+def _participant_from_json(entry: dict[str, Any]) -> Participant:
+    return Participant(**entry | {"claims": tuple(entry["claims"])})
 
 
 def _host() -> str:

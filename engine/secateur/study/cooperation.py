@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture
-from secateur.study.study import Pair, Study
+from secateur.study.study import EvaluatedArchitecture, Study
 
 POLL_SECONDS = 0.5
 
 
-def evaluate_together(
+def evaluate_shared(
     study: Study,
     evaluator: Evaluator,
     wanted: Iterable[Architecture],
-    pair_of: Callable[[Architecture, Measurement], Pair],
-) -> Iterator[Pair]:
+    pair_of: Callable[[Architecture, Measurement], EvaluatedArchitecture],
+) -> Iterator[EvaluatedArchitecture]:
     """Have candidates evaluated, each by one process; what is ours is recorded, then yielded.
 
     Ends when all are: also when the last ones are evaluated by others. What a process that died had

@@ -1,7 +1,7 @@
 """Where a study lies: a folder (an Optuna journal) or a database (Optuna's tables).
 
 Several processes may have one open. What they must do one at a time they do while they hold
-`Place.exclusive`; it goes when its process does, however that ends.
+`StudyStorage.exclusive`; it goes when its process does, however that ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
 
 from secateur.errors import BackendUnavailable, BadInput
-from secateur.storage import reported
+from secateur.storage import os_errors_as_output_failed
 
 JOURNAL = "study.journal"
 DEFAULT_NAME = "secateur"
@@ -39,7 +39,7 @@ _BUSY_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyStorage:
     """An open place.
 
     Attributes:
@@ -55,23 +55,23 @@ class Place:
     exclusive: Callable[[], AbstractContextManager[None]]
 
 
-def is_url(place: str | os.PathLike[str]) -> bool:
+def is_database_url(place: str | os.PathLike[str]) -> bool:
     """Whether a study's place is a database rather than a folder."""
     return isinstance(place, str) and "://" in place
 
 
-def require_place(place: str | os.PathLike[str]) -> None:
+def check_storage(place: str | os.PathLike[str]) -> None:
     """Check a place without opening it.
 
     Raises:
         BadInput: a URL of a database that is not supported, or not a URL at all.
         BackendUnavailable: the driver of the database is not installed.
     """
-    if is_url(place):
-        _parsed(os.fspath(place))
+    if is_database_url(place):
+        _parse_database_url(os.fspath(place))
 
 
-def open_place(place: str | os.PathLike[str]) -> Place:
+def open_storage(place: str | os.PathLike[str]) -> StudyStorage:
     """Open a folder, made when missing, or a database.
 
     Args:
@@ -84,10 +84,10 @@ def open_place(place: str | os.PathLike[str]) -> Place:
         OutputFailed: there can be no such folder.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return _open_database(os.fspath(place)) if is_url(place) else _open_folder(Path(place))
+    return _open_database(os.fspath(place)) if is_database_url(place) else _open_folder(Path(place))
 
 
-def existing_place(place: str | os.PathLike[str]) -> Place:
+def open_existing_storage(place: str | os.PathLike[str]) -> StudyStorage:
     """Open a place to look at what is there; nothing is made, nothing is written, nobody is held up.
 
     Raises:
@@ -95,7 +95,7 @@ def existing_place(place: str | os.PathLike[str]) -> Place:
         BackendUnavailable: the driver of the database is not installed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if is_url(place):
+    if is_database_url(place):
         return _open_existing_database(os.fspath(place))
     folder = Path(place)
     if not folder.exists():
@@ -104,11 +104,11 @@ def existing_place(place: str | os.PathLike[str]) -> Place:
     if not journal.is_file():
         raise BadInput("--study", place, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
     storage = JournalStorage(JournalFileBackend(str(journal)))  # reading takes no lock
-    return Place(str(folder), DEFAULT_NAME, storage, nullcontext)
+    return StudyStorage(str(folder), DEFAULT_NAME, storage, nullcontext)
 
 
-def _open_existing_database(place: str) -> Place:
-    url = _parsed(place)
+def _open_existing_database(place: str) -> StudyStorage:
+    url = _parse_database_url(place)
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise BadInput("--study", name, "there is no such database")  # opening would make an empty one
@@ -120,28 +120,28 @@ def _open_existing_database(place: str) -> Place:
         )
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
-    return Place(name, _name_in(place), storage, nullcontext)
+    return StudyStorage(name, _study_name_in_url(place), storage, nullcontext)
 
 
-def _open_folder(folder: Path) -> Place:
+def _open_folder(folder: Path) -> StudyStorage:
     journal = folder / JOURNAL
-    with reported(folder):
+    with os_errors_as_output_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = KernelLock(folder / f"{JOURNAL}.lock", journal)
-        claims = KernelLock(folder / "claims.lock")
+        lock = FileLock(folder / f"{JOURNAL}.lock", journal)
+        claims = FileLock(folder / "claims.lock")
     lock.acquire()  # drops a torn line
     lock.release()
     storage = JournalStorage(JournalFileBackend(str(journal), lock))
-    return Place(str(folder), DEFAULT_NAME, storage, claims.held)
+    return StudyStorage(str(folder), DEFAULT_NAME, storage, claims.held)
 
 
-def _open_database(place: str) -> Place:
-    url = _parsed(place)
+def _open_database(place: str) -> StudyStorage:
+    url = _parse_database_url(place)
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite":
         file = Path(f"{url.database}.lock")
-        with reported(file):
-            exclusive = KernelLock(file).held
+        with os_errors_as_output_failed(file):
+            exclusive = FileLock(file).held
     else:
         exclusive = _AdvisoryLock(sqlalchemy.create_engine(url, **_engine_options(url))).held
     try:
@@ -149,10 +149,10 @@ def _open_database(place: str) -> Place:
             storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
-    return Place(name, _name_in(place), _CachedStorage(storage), exclusive)
+    return StudyStorage(name, _study_name_in_url(place), _CachedStorage(storage), exclusive)
 
 
-def _parsed(place: str) -> sqlalchemy.URL:
+def _parse_database_url(place: str) -> sqlalchemy.URL:
     try:
         url = sqlalchemy.make_url(place.partition("#")[0])
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
@@ -168,7 +168,7 @@ def _parsed(place: str) -> sqlalchemy.URL:
     return url
 
 
-def _name_in(place: str) -> str:
+def _study_name_in_url(place: str) -> str:
     """What follows a ``#``; urllib's urldefrag would lose a slash of ``sqlite:////absolute/path``."""
     return place.partition("#")[2] or DEFAULT_NAME
 
@@ -213,7 +213,7 @@ class _Rows(RDBStorage):
         )
 
 
-class KernelLock:
+class FileLock:
     """A lock that goes when its process does. Optuna's own outlives a kill and stalls the next start.
 
     Args:

@@ -24,14 +24,14 @@ from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.model.dense import KINDS
 from secateur.space.space import Space, slot_name
-from secateur.study.claims import Claims, Pulse
-from secateur.study.storage import JOURNAL, open_place
+from secateur.study.claims import Claims, Heartbeat
+from secateur.study.storage import JOURNAL, open_storage
 
-__all__ = ["JOURNAL", "Pair", "Study"]
+__all__ = ["JOURNAL", "EvaluatedArchitecture", "Study"]
 
 
 @dataclass(frozen=True)
-class Pair:
+class EvaluatedArchitecture:
     """An evaluated architecture.
 
     Attributes:
@@ -63,7 +63,7 @@ class Study:
     """
 
     def __init__(self, place: str | os.PathLike[str], space: Space, identity: Mapping[str, Any]) -> None:
-        opened = open_place(place)
+        opened = open_storage(place)
         self._exclusive = opened.exclusive
         self._storage = opened.storage
         self._distributions = {
@@ -79,12 +79,12 @@ class Study:
             )
             self._check(opened.name, json.loads(json.dumps(dict(identity))))
         self._claims = Claims(self)
-        self._pulse: Pulse | None = None
+        self._heartbeat: Heartbeat | None = None
         self._trials_read = 0
-        self.pairs: dict[Architecture, Pair] = {}
+        self.pairs: dict[Architecture, EvaluatedArchitecture] = {}
         self.refresh()
 
-    def add(self, pair: Pair) -> None:
+    def add(self, pair: EvaluatedArchitecture) -> None:
         """Record a pair, on disk before this returns; nothing happens if it is there already."""
         if self._claims.silent:  # somebody may have taken over what was ours, and be done with it
             self.refresh()
@@ -114,9 +114,9 @@ class Study:
         with self._exclusive():
             self.refresh()
             mine = self._claims.take([item for item in wanted if item not in self.pairs], at_once)
-        if self._pulse is None:
-            self._pulse = Pulse(weakref.WeakMethod(self._beat))
-            self._pulse.start()
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(weakref.WeakMethod(self._beat))
+            self._heartbeat.start()
         return mine
 
     def release(self) -> None:
@@ -126,18 +126,18 @@ class Study:
 
     def close(self) -> bool:
         """Leave the study to others; returns whether there are any at work on it."""
-        if self._pulse is not None:
-            self._pulse.end()
-            self._pulse = None
+        if self._heartbeat is not None:
+            self._heartbeat.end()
+            self._heartbeat = None
         with self._exclusive():
             return self._claims.leave() > 0
 
-    def note(self, key: str, value: Any) -> None:
+    def set_attr(self, key: str, value: Any) -> None:
         """Keep a JSON value with the study, such as what a report needs; nothing is written that is there."""
-        if self.noted(key) != value:
+        if self.get_attr(key) != value:
             self._study.set_user_attr(key, value)
 
-    def noted(self, key: str) -> Any:
+    def get_attr(self, key: str) -> Any:
         """What was noted, by whatever process, not to be changed; None where nothing was."""
         return self._storage.get_study_user_attrs(self._study._study_id).get(key)
 
@@ -145,7 +145,7 @@ class Study:
         with self._exclusive():
             self._claims.beat()
 
-    def _trial_of(self, pair: Pair) -> FrozenTrial:
+    def _trial_of(self, pair: EvaluatedArchitecture) -> FrozenTrial:
         candidate = pair.architecture
         params = {
             slot_name(layer, kind): candidate.width(layer, kind)
@@ -166,9 +166,9 @@ class Study:
         )
 
     def _check(self, place: str, identity: dict[str, Any]) -> None:
-        known = self.noted("identity")
+        known = self.get_attr("identity")
         if known is None:
-            self.note("identity", identity)
+            self.set_attr("identity", identity)
             return
         for field in sorted(known.keys() | identity.keys()):
             if known.get(field) != identity.get(field):
@@ -182,7 +182,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _pair_of(trial: FrozenTrial) -> Pair:
+def _pair_of(trial: FrozenTrial) -> EvaluatedArchitecture:
     layers = len(trial.params) // 2
     candidate = Architecture(
         tuple(trial.params[slot_name(layer, "attention")] for layer in range(layers)),
@@ -190,4 +190,4 @@ def _pair_of(trial: FrozenTrial) -> Pair:
     )
     attrs = trial.user_attrs
     measured = Measurement(**attrs["measurement"])
-    return Pair(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))
+    return EvaluatedArchitecture(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))

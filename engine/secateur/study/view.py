@@ -22,8 +22,8 @@ from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.goal import Goal
 from secateur.space.space import Slot
-from secateur.study.storage import Place, existing_place
-from secateur.study.study import Pair
+from secateur.study.storage import StudyStorage, open_existing_storage
+from secateur.study.study import EvaluatedArchitecture
 
 _PARAMETER = re.compile(r"layer_(\d+)\.(groups|channels)")
 
@@ -46,7 +46,7 @@ class StudyView:
 
     place: str
     dense: Architecture
-    pairs: tuple[Pair, ...]
+    pairs: tuple[EvaluatedArchitecture, ...]
     identity: Mapping[str, Any]
     goals: tuple[Goal, ...]
     rounds: tuple[Mapping[str, Any], ...]
@@ -56,7 +56,7 @@ class StudyView:
     about: Mapping[str, Any]
 
     @property
-    def searched(self) -> tuple[Pair, ...]:
+    def searched(self) -> tuple[EvaluatedArchitecture, ...]:
         """Pairs of the rounds, without the single cuts of the table."""
         return tuple(pair for pair in self.pairs if pair.round > 0)
 
@@ -67,7 +67,7 @@ class StudyView:
         measured = (pair.measurement.nll for pair in self.pairs if pair.architecture == self.dense)
         return known if known is not None else next(measured, None)
 
-    def best(self, goal: Goal) -> Pair | None:
+    def best(self, goal: Goal) -> EvaluatedArchitecture | None:
         """The pair of least KL that fits a goal; where its limits are unknown, of the rounds' pairs."""
         candidates = self.pairs if goal.budget.limits else self.searched
         fitting = best_first(pair for pair in candidates if goal.budget.admits(pair.architecture))
@@ -97,7 +97,7 @@ def view_study(place: str) -> StudyView:
         BadInput: there is no study, or nothing in it yet.
     """
     try:
-        opened = existing_place(place)
+        opened = open_existing_storage(place)
         trials, attrs = _read(opened)
         return _view(opened.name, attrs, trials)
     except BadInput as error:
@@ -108,7 +108,7 @@ def view_study(place: str) -> StudyView:
         raise BadInput("STUDY", place.split("@")[-1], f"cannot be read as a study: {_line(error)}") from error
 
 
-def _read(place: Place) -> tuple[list[FrozenTrial], dict[str, Any]]:
+def _read(place: StudyStorage) -> tuple[list[FrozenTrial], dict[str, Any]]:
     names = optuna.get_all_study_names(place.storage)
     if not names:
         raise BadInput("STUDY", place.name, "nothing is in it yet")
@@ -168,11 +168,11 @@ def _rows(document: Mapping[str, Mapping[str, Any]]) -> dict[Slot, dict[int, Any
     return {slot: rows[slot] for slot in sorted(rows)}  # "attention" comes before "ffn": order of computation
 
 
-def _pair(trial: FrozenTrial) -> Pair:
+def _pair(trial: FrozenTrial) -> EvaluatedArchitecture:
     attrs = trial.user_attrs
     measured = Measurement(**attrs["measurement"])
     candidate = _architecture(trial.params)
-    return Pair(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))
+    return EvaluatedArchitecture(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))
 
 
 def _architecture(params: Mapping[str, int]) -> Architecture:

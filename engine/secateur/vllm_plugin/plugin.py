@@ -34,10 +34,10 @@ def register() -> None:
     register_config()
     ModelRegistry.register_model("SecateurForCausalLM", "secateur.vllm_plugin.model:SecateurForCausalLM")
     register_norms()
-    _follow_server()
+    _watch_server()
 
 
-def _follow_server() -> None:
+def _watch_server() -> None:
     """In an engine started by `secateur serve`: end when the server is gone.
 
     vLLM's engine does not notice a parent that was killed; it would keep its memory for ever. (The
@@ -45,18 +45,18 @@ def _follow_server() -> None:
     """
     server = os.environ.get(SERVER_PID)
     if server and os.getppid() == int(server):
-        atexit.register(_leave)
-        threading.Thread(target=_end_with, args=(int(server),), daemon=True).start()
+        atexit.register(_exit_now)
+        threading.Thread(target=_exit_with_parent, args=(int(server),), daemon=True).start()
 
 
-def _leave() -> None:
+def _exit_now() -> None:
     """End now. Python would first take its modules apart, which takes an engine up to ten seconds."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     os._exit(1)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from secateur_kernels.linear_loss import Parts, Teacher
+from secateur_kernels.linear_loss import LossParts, Teacher
 
 # 2 MB in fp32: as fast as any other on 2 cores with 1 MB of cache each (1024 x 512 is 2 % slower).
 TILE_TOKENS, TILE_IDS = 256, 2048
@@ -46,7 +46,7 @@ def losses(
     teacher_NH: Tensor | None = None,
     teacher_lse_N: Tensor | None = None,
     ids_NK: Tensor | None = None,
-) -> Parts:
+) -> LossParts:
     """See `secateur_kernels.linear_loss`; a target out of the vocabulary is nobody's."""
     out = hidden_NH.new_empty(3, len(hidden_NH), dtype=torch.float32)
     wanted_NK = target_N[:, None] if ids_NK is None else torch.cat([target_N[:, None], ids_NK], 1)
@@ -65,7 +65,7 @@ def losses(
             out[1, rows] = mean_n
         if log_q_NK is not None:
             log_q_NK[rows] = (logit_NK[rows, 1:] - sums.peak[:, None]) - sums.total.log()[:, None]
-    return Parts(
+    return LossParts(
         out[0],
         logit_NK[:, 0],
         out[1] if entropy else None,
@@ -145,7 +145,7 @@ def _merged(parts: list[_LogSum], means: list[Tensor]) -> tuple[_LogSum, Tensor 
     return _LogSum(peak_n, total_n), mean_n
 
 
-def likeliest(hidden_NH: Tensor, head_VH: Tensor, k: int) -> Tensor:
+def top_k_ids(hidden_NH: Tensor, head_VH: Tensor, k: int) -> Tensor:
     """Ids of the k largest logits of each token, ascending, int32 [N, k]."""
     ids_NK = torch.empty(len(hidden_NH), k, dtype=torch.int32, device=hidden_NH.device)
     for rows in _tokens(hidden_NH):

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from secateur_kernels.arguments import BadArgument, Widths
+from secateur_kernels.arguments import KernelArgumentError, Widths
 from secateur_kernels.attention import Heads, Packing
 from secateur_kernels.triton_backend.metadata import Arguments, metadata, read
 from secateur_kernels.triton_backend.product import dot, narrow, rows_dot_two_right
@@ -189,7 +189,7 @@ def attention_inner(
     """See `secateur_kernels.attention_inner`; one width per entry of the input."""
     D, R, groups = heads.head_dim, heads.queries_per_group, heads.num_groups
     if D & (D - 1) or not 32 <= D <= 256:
-        raise BadArgument("head_dim", D, "a power of two from 32 to 256 is allowed for triton")
+        raise KernelArgumentError("head_dim", D, "a power of two from 32 to 256 is allowed for triton")
     project_tile = project_tile or tile_for("project_heads", x.dtype, x.device)
     attend_tile = attend_tile or tile_for("attend", x.dtype, x.device)
     keep = kept.device(x.device)

@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from secateur_kernels.linear_loss import Parts
+from secateur_kernels.linear_loss import LossParts
 from secateur_kernels.triton_backend.metadata import Arguments, metadata
 from secateur_kernels.triton_backend.product import rows_dot, rows_dot_two_left
 from secateur_kernels.triton_backend.tile import Tile, tile_for
@@ -30,7 +30,7 @@ from secateur_kernels.work import Work, linear_loss_work
 TILES_PER_SPLIT = 16
 # Ids looked up at a time; a power of two. As ids ascend, few such groups have any in one tile, and the
 # others are skipped: taking numbers out of a tile is shuffles in proportion to its columns (not yet timed).
-MOST_PICKS = 16
+MAX_PICKS = 16
 # Sums that a split leaves per token: maximum and sum of its logits, the target's logit, sum q*l (left
 # unwritten without entropy); against a teacher also maximum and sum of log p, and sum p*delta.
 _PLAIN, _AGAINST = 4, 7
@@ -209,7 +209,7 @@ def losses(
     ids_NK: Tensor | None = None,
     tile: Tile | None = None,
     tiles_per_split: int = TILES_PER_SPLIT,
-) -> Parts:
+) -> LossParts:
     """See `secateur_kernels.linear_loss`; a target or id out of the vocabulary has a logit of 0."""
     against = teacher_NH is not None
     tile = tile or tile_for("linear_kl" if against else "linear_loss", head_VH.dtype, head_VH.device)
@@ -248,7 +248,7 @@ def losses(
             hidden,
             ids,
             ENTROPY=entropy,
-            PICKS=min(MOST_PICKS, triton.next_power_of_2(ids)),
+            PICKS=min(MAX_PICKS, triton.next_power_of_2(ids)),
             TILES=tiles_per_split,
             ROWS=tile.rows,
             COLUMNS=tile.columns,
@@ -263,9 +263,9 @@ def losses(
     # Two steps, as log_softmax: large logits of either sign cancel before anything is rounded.
     log_q_NK = None if at_ids_NK is None else at_ids_NK - top_N[:, None] - log_total_N[:, None]
     if teacher_lse_N is None:
-        return Parts(lse_N, logit_N, mean_N if entropy else None, None, log_q_NK)
+        return LossParts(lse_N, logit_N, mean_N if entropy else None, None, log_q_NK)
     # Against a teacher all logits are less its log-sum-exp.
-    return Parts(
+    return LossParts(
         lse_N + teacher_lse_N,
         logit_N + teacher_lse_N,
         mean_N + teacher_lse_N if entropy else None,

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.bench.latency.probes import fit, predict, probes, spread, steady
+from secateur.bench.latency.probes import (
+    build_probes,
+    fit_table,
+    predict_nanoseconds,
+    relative_iqr,
+    remove_drift,
+)
 from secateur.model.architecture import Architecture
 from secateur.space.costs.latency import ModelShape
 from secateur.space.space import Space
@@ -26,7 +32,7 @@ def engine(candidate: Architecture) -> float:
 
 
 def test_probes_can_be_built_and_differ() -> None:
-    wanted = probes(SHAPE)
+    wanted = build_probes(SHAPE)
     space = Space(wanted.uniform[0], 64)
     assert wanted.uniform[0] == Architecture((3,) * 30, (1536,) * 30)
     assert all(space.contains(item) for item in wanted.all)
@@ -37,28 +43,28 @@ def test_probes_can_be_built_and_differ() -> None:
 @pytest.mark.parametrize("channels", [5, 96, 14336])
 def test_probes_of_other_models(groups: int, channels: int) -> None:
     shape = ModelShape("qwen2", 4, 64, 32, 2, groups, channels, 300)
-    wanted = probes(shape)
+    wanted = build_probes(shape)
     assert all(Space(wanted.uniform[0], 1).contains(item) for item in wanted.all)
-    _, rows = fit(wanted.all, [engine(item) for item in wanted.all])
+    _, rows = fit_table(wanted.all, [engine(item) for item in wanted.all])
     assert max(rows["attention"]) == groups and max(rows["ffn"]) == channels
 
 
 def test_an_additive_engine_is_found_again() -> None:
-    wanted = probes(SHAPE)
-    fixed, rows = fit(wanted.uniform, [engine(item) for item in wanted.uniform])
+    wanted = build_probes(SHAPE)
+    fixed, rows = fit_table(wanted.uniform, [engine(item) for item in wanted.uniform])
     for item in wanted.uniform:
-        assert predict(fixed, rows, item) == pytest.approx(engine(item), rel=1e-4)
+        assert predict_nanoseconds(fixed, rows, item) == pytest.approx(engine(item), rel=1e-4)
     narrow = Architecture((2,) * 30, (1152,) * 30)
-    assert predict(fixed, rows, narrow) == pytest.approx(engine(narrow), rel=1e-3)
+    assert predict_nanoseconds(fixed, rows, narrow) == pytest.approx(engine(narrow), rel=1e-3)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**16), noise=st.floats(0.0, 0.5))
 def test_rows_never_fall(seed: int, noise: float) -> None:
-    wanted = probes(SHAPE)
+    wanted = build_probes(SHAPE)
     rng = np.random.default_rng(seed)
     times = [engine(item) * float(np.exp(rng.normal(0, noise))) for item in wanted.all]
-    fixed, rows = fit(wanted.all, times)
+    fixed, rows = fit_table(wanted.all, times)
     assert fixed >= 0
     for row in rows.values():
         heights = [row[width] for width in sorted(row)]
@@ -74,10 +80,10 @@ def test_a_machine_that_slows_down() -> None:
         if rng.random() < 0.2:
             own = int(rng.integers(3))
             times[own][turn] = [3 * ns for ns in times[own][turn]]
-    found = np.array(steady(times))
+    found = np.array(remove_drift(times))
     assert found / found[0] == pytest.approx(truth / truth[0], rel=0.02)
 
 
 def test_spread() -> None:
-    assert spread([[10], [10], [10]]) == 0.0
-    assert spread([[8], [10], [12]]) == pytest.approx(0.2)
+    assert relative_iqr([[10], [10], [10]]) == 0.0
+    assert relative_iqr([[8], [10], [12]]) == pytest.approx(0.2)

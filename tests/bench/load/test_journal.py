@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from secateur.bench.load.journal import Began, Generator, Journal, Note, read_journal
-from secateur.bench.load.record import EngineTimings, Phase, Record
+from secateur.bench.load.journal import GeneratorStats, Journal, LoadHeader, StageNote, read_journal
+from secateur.bench.load.record import EngineTimings, Phase, RequestRecord
 from secateur.errors import BadInput
 
-RECORD = Record(
+RECORD = RequestRecord(
     stage=0,
     round=1,
     model="slim",
@@ -26,15 +26,15 @@ RECORD = Record(
     cached_tokens=0,
     engine=EngineTimings(0.5, 200.0, 500.0),
 )
-FAILED = Record(
+FAILED = RequestRecord(
     0, 0, "slim", 5, Phase.WARMUP, 0.0, 0.0, (), (), 1.0, 9, 0, error="UNAVAILABLE", message="gone"
 )
 ENTRIES = (
-    Began(0, {"kind": "closed", "label": "concurrency 1"}),
+    LoadHeader(0, {"kind": "closed", "label": "concurrency 1"}),
     RECORD,
     FAILED,
-    Note(0, 0, "slim", "GAVE_UP", "given up"),
-    Generator(0, 0, "slim", 1.5, 0.25, 100, 0.1, 0.5),
+    StageNote(0, 0, "slim", "GAVE_UP", "given up"),
+    GeneratorStats(0, 0, "slim", 1.5, 0.25, 100, 0.1, 0.5),
 )
 
 

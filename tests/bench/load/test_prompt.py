@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.bench.load.prompt import RandomTokens, RandomWords, TextPassages, TokenPassages, passage
+from secateur.bench.load.prompt import RandomTokens, RandomWords, TextPassages, TokenPassages, passage_start
 from secateur.errors import BadInput
 
 TEXT = tuple(range(5000))
@@ -39,7 +39,7 @@ def test_another_seed_gives_other_prompts() -> None:
 def test_every_passage_is_used_once_before_one_is_used_again(length: int, size: int, seed: int) -> None:
     if size > length:
         with pytest.raises(BadInput, match="--corpus"):
-            passage(length, size, 0, seed, "tokens")
+            passage_start(length, size, 0, seed, "tokens")
         return
     places = length - size + 1
-    assert {passage(length, size, n, seed, "tokens") for n in range(places)} == set(range(places))
+    assert {passage_start(length, size, n, seed, "tokens") for n in range(places)} == set(range(places))

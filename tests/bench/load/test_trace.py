@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.bench.load.trace import Entry, read_trace
+from secateur.bench.load.trace import TraceEntry, read_trace
 from secateur.errors import BadInput
 
 
@@ -23,12 +23,12 @@ def test_mooncake(tmp_path: Path) -> None:
         "",
         '{"timestamp": 3000, "input_length": 7, "output_length": 5}',
     )
-    assert read_trace(file) == (Entry(0.0, 7, None, 5), Entry(0.052, 2690, None, 26))
+    assert read_trace(file) == (TraceEntry(0.0, 7, None, 5), TraceEntry(0.052, 2690, None, 26))
 
 
 def test_texts_without_times(tmp_path: Path) -> None:
     file = trace(tmp_path, '{"prompt": "Once", "output_tokens": 3}', '{"text_input": "upon"}')
-    assert read_trace(file) == (Entry(None, None, "Once", 3), Entry(None, None, "upon", None))
+    assert read_trace(file) == (TraceEntry(None, None, "Once", 3), TraceEntry(None, None, "upon", None))
 
 
 @pytest.mark.parametrize(

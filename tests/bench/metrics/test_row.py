@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from secateur.bench.load.journal import Generator, Note
-from secateur.bench.load.record import EngineTimings, Phase, Record
+from secateur.bench.load.journal import GeneratorStats, StageNote
+from secateur.bench.load.record import EngineTimings, Phase, RequestRecord
 from secateur.bench.metrics.comparison import compare
-from secateur.bench.metrics.row import arrays, curves, row
-from secateur.bench.metrics.slo import Slo
+from secateur.bench.metrics.row import arrays, curves, result_row
+from secateur.bench.metrics.slo import LatencySlo
 
 CLOSED = {"kind": "closed", "label": "concurrency 1", "concurrency": 1}
 
@@ -21,16 +21,18 @@ def answered(
     phase: Phase = Phase.MEASURED,
     round_: int = 0,
     model: str = "m",
-) -> Record:
+) -> RequestRecord:
     """Four tokens, `step` seconds apart, the first after one step."""
     times = tuple(sent + step * (place + 1) for place in range(4))
     engine = EngineTimings(0.0, 0.9e3 * step, 2.7e3 * step)
-    return Record(0, round_, model, index, phase, sent, sent, times, (1,) * 4, times[-1], 10, 4, 0, engine)
+    return RequestRecord(
+        0, round_, model, index, phase, sent, sent, times, (1,) * 4, times[-1], 10, 4, 0, engine
+    )
 
 
 def test_a_steady_closed_loop() -> None:
     records = [answered(0, 0.0, phase=Phase.WARMUP), answered(1, 0.4), answered(2, 0.8)]
-    found = row(CLOSED, "concurrency 1", "m", records, Slo({"ttft": 150}))
+    found = result_row(CLOSED, "concurrency 1", "m", records, LatencySlo({"ttft": 150}))
     assert (found["completed"], found["failed"], found["warmup_requests"]) == (2, 0, 1)
     assert found["duration"] == pytest.approx(0.8)
     assert found["output_throughput"] == pytest.approx(10)
@@ -44,8 +46,10 @@ def test_a_steady_closed_loop() -> None:
 def test_throughput_counts_what_came_meanwhile() -> None:
     """A warm-up request that ends in the window counts by its share, one that is cut off likewise."""
     warm = answered(0, 0.0, phase=Phase.WARMUP)
-    cut = Record(0, 0, "m", 2, Phase.COOLDOWN, 0.5, 0.5, (0.55, 0.58), (1, 1), 0.6, 10, 2, error="CANCELLED")
-    found = row(CLOSED, "", "m", [warm, answered(1, 0.2), cut], None)
+    cut = RequestRecord(
+        0, 0, "m", 2, Phase.COOLDOWN, 0.5, 0.5, (0.55, 0.58), (1, 1), 0.6, 10, 2, error="CANCELLED"
+    )
+    found = result_row(CLOSED, "", "m", [warm, answered(1, 0.2), cut], None)
     # After 0.2, up to 0.6.
     assert found["total_output_tokens"] == 2 + 4 + 2
     assert found["request_throughput"] == pytest.approx((2 / 4 + 1 + 2 / 4) / 0.4)
@@ -53,22 +57,24 @@ def test_throughput_counts_what_came_meanwhile() -> None:
 
 def test_goodput_is_of_those_within_the_limits() -> None:
     records = [answered(0, 0.0), answered(1, 0.4, step=0.2)]
-    found = row(CLOSED, "", "m", records, Slo({"tpot": 150}))
+    found = result_row(CLOSED, "", "m", records, LatencySlo({"tpot": 150}))
     assert found["request_goodput"] == pytest.approx(found["request_throughput"] / 2)
-    assert row(CLOSED, "", "m", records, None)["request_goodput"] is None
+    assert result_row(CLOSED, "", "m", records, None)["request_goodput"] is None
 
 
 def test_a_busy_generator_is_said() -> None:
-    found = row(CLOSED, "", "m", [answered(0, 0.0)], None, [Generator(0, 0, "m", 1.0, 0.9, 4, 0.1, 8.0)])
+    found = result_row(
+        CLOSED, "", "m", [answered(0, 0.0)], None, [GeneratorStats(0, 0, "m", 1.0, 0.9, 4, 0.1, 8.0)]
+    )
     assert found["generator"]["cpu_share"] == 0.9
     assert any("load generator used 90%" in note for note in found["notes"])
 
 
-def arrived(count: int, *, growth: float, round_: int = 0, delay: float = 0.1) -> list[Record]:
+def arrived(count: int, *, growth: float, round_: int = 0, delay: float = 0.1) -> list[RequestRecord]:
     """A request every 100 ms, each answered `growth` seconds later than the one before was."""
     waits = [delay + growth * place for place in range(count)]
     return [
-        Record(
+        RequestRecord(
             *(0, round_, "m", place, Phase.MEASURED, 0.1 * place, 0.1 * place),
             *((0.1 * place + wait,), (1,), 0.1 * place + wait, 10, 1),
         )
@@ -91,18 +97,20 @@ def arrived(count: int, *, growth: float, round_: int = 0, delay: float = 0.1) -
     ],
 )
 def test_overload_is_said_where_it_shows(
-    records: list[Record], kinds: tuple[str, ...], expected: bool
+    records: list[RequestRecord], kinds: tuple[str, ...], expected: bool
 ) -> None:
     load = {"kind": "open", "label": "rate 20/s", "rate": 20.0}
-    notes = [Note(0, 0, "m", kind, "") for kind in kinds]
-    said = [note for note in row(load, "", "m", records, None, (), notes)["notes"] if "overloaded" in note]
+    notes = [StageNote(0, 0, "m", kind, "") for kind in kinds]
+    said = [
+        note for note in result_row(load, "", "m", records, None, (), notes)["notes"] if "overloaded" in note
+    ]
     assert [note.partition(" were")[0].partition(",")[0] for note in said] == (
         ["overloaded: 10.00 requests/s came"] if expected else []
     )
 
 
 def test_arrays_and_curves() -> None:
-    failed = Record(
+    failed = RequestRecord(
         0, 0, "m", 1, Phase.MEASURED, 0.5, 0.6, (), (), 0.7, 10, 0, error="UNAVAILABLE", message="x"
     )
     found = arrays([answered(0, 0.0), failed, answered(2, 1.0, phase=Phase.WARMUP)])
@@ -114,10 +122,10 @@ def test_arrays_and_curves() -> None:
 
 
 def test_nothing_was_answered() -> None:
-    failed = Record(
+    failed = RequestRecord(
         0, 0, "m", 1, Phase.MEASURED, 0.5, 0.5, (), (), 0.7, 10, 0, error="UNAVAILABLE", message="x"
     )
-    found = row(CLOSED, "", "m", [failed], None)
+    found = result_row(CLOSED, "", "m", [failed], None)
     assert (found["completed"], found["failed"], found["output_throughput"]) == (0, 1, 0.0)
     assert "median_ttft_ms" not in found
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from secateur.bench.models import read_config
-from secateur.bench.offline.ceilings import bandwidth, product_rate
-from secateur.bench.offline.meter import Times, document, measure
+from secateur.bench.offline.ceilings import matmul_rate, memory_bandwidth
+from secateur.bench.offline.meter import OfflineTimings, document, measure
 from secateur.bench.offline.plan import OfflinePlan, parse_batches, parse_folders
-from secateur.bench.shape import shape_of
+from secateur.bench.shape import read_shape
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.report.offline_tables import offline_tables
 from tests.bench.conftest import Silent
@@ -24,8 +24,8 @@ def plan(tiny_llama: Path, tiny_qwen3: Path) -> OfflinePlan:
 
 
 def test_speeds_floors_and_ratios(plan: OfflinePlan) -> None:
-    shapes = {name: shape_of(folder, read_config(folder)) for name, folder in plan.folders}
-    times = Times(bandwidth=[5e9, 1e10], product_rate=[1e11, 9e10])
+    shapes = {name: read_shape(folder, read_config(folder)) for name, folder in plan.folders}
+    times = OfflineTimings(bandwidth=[5e9, 1e10], product_rate=[1e11, 9e10])
     for model, step in (("dense", 0.010), ("slim", 0.005)):
         for batch in plan.batches:
             times.decode[model, batch] = [[step * drift] * 4 for drift in (1.0, 1.3, 0.9)]
@@ -45,8 +45,8 @@ def test_speeds_floors_and_ratios(plan: OfflinePlan) -> None:
 
 
 def test_ceilings_are_plausible() -> None:
-    assert 1e9 < bandwidth() < 1e13
-    assert 1e9 < product_rate("float32") < 1e16
+    assert 1e9 < memory_bandwidth() < 1e13
+    assert 1e9 < matmul_rate("float32") < 1e16
 
 
 def test_read() -> None:

@@ -6,9 +6,9 @@ from statistics import median
 
 import pytest
 
-from secateur.bench.load.prompt import Prompt, Request
-from secateur.bench.load.record import Answer
-from secateur.bench.load.source import Wanted, requests_for
+from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
+from secateur.bench.load.record import StreamedResponse
+from secateur.bench.load.source import RequestSpec, make_requests
 from secateur.bench.targets.openai import OpenAITarget
 from secateur.bench.targets.registry import endpoint_of, open_target
 from secateur.bench.targets.target import RequestFailed
@@ -16,8 +16,8 @@ from secateur.client.endpoint import Endpoint
 from secateur.errors import BadInput
 from tests.bench.null_http import HttpBehaviour, null_http
 
-REQUEST = Request(Prompt(3, token_ids=(1, 2, 3)), 6)
-WANTED = Wanted(input_tokens=40, output_tokens=4, ignore_eos=True, corpus="", trace=(), seed=0)
+REQUEST = BenchmarkRequest(BenchmarkPrompt(3, token_ids=(1, 2, 3)), 6)
+WANTED = RequestSpec(input_tokens=40, output_tokens=4, ignore_eos=True, corpus="", trace=(), seed=0)
 
 
 def connect(address: str, timeout: float = 30.0) -> OpenAITarget:
@@ -29,7 +29,7 @@ def connect(address: str, timeout: float = 30.0) -> OpenAITarget:
 async def test_known_times_are_measured() -> None:
     async with null_http(HttpBehaviour(ttft=0.05, itl=0.02)) as address:
         target = connect(address)
-        answers = [Answer() for _ in range(5)]
+        answers = [StreamedResponse() for _ in range(5)]
         sent = []
         for answer in answers:
             import time
@@ -48,8 +48,8 @@ async def test_known_times_are_measured() -> None:
 async def test_prompts_have_the_length_asked_for(tokenizes: bool) -> None:
     async with null_http(HttpBehaviour(tokenizes=tokenizes)) as address:
         target = connect(address)
-        make = await requests_for(target, "null", WANTED)
-        answer = Answer()
+        make = await make_requests(target, "null", WANTED)
+        answer = StreamedResponse()
         await target.stream("null", make(1), answer)
         await target.close()
     assert answer.prompt_tokens == (40 if tokenizes else pytest.approx(40, abs=6))
@@ -68,7 +68,7 @@ async def test_prompts_have_the_length_asked_for(tokenizes: bool) -> None:
 async def test_failures_have_their_codes(behaviour: HttpBehaviour, code: str) -> None:
     async with null_http(behaviour) as address:
         target = connect(address, timeout=0.5)
-        answer = Answer()
+        answer = StreamedResponse()
         with pytest.raises(RequestFailed) as caught:
             await target.stream("null", REQUEST, answer)
         await target.close()

@@ -18,13 +18,13 @@ from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.cli.commands import run
 from secateur.errors import BadInput
-from secateur.evaluation.judge import module_of
+from secateur.evaluation.judge import transformers_module
 from secateur.evaluation.tasks.harness import _first_needed, load_tasks, run_tasks
-from secateur.evaluation.tasks.passages import cloze, endings
+from secateur.evaluation.tasks.passages import cloze_examples, ending_examples
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model
+from secateur.model.dense import DecoderModel
 from secateur.prune.preparation import load_model
-from secateur.prune.surgery import cut
+from secateur.prune.surgery import build_slim_model
 
 pytest.importorskip("lm_eval", reason="the extra [tasks] is not installed")
 LIMIT = 12
@@ -53,20 +53,22 @@ def text(tmp_path_factory: pytest.TempPathFactory, english: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slim(tiny_llama: Path) -> Model:
+def slim(tiny_llama: Path) -> DecoderModel:
     dense = load_model(open_source(tiny_llama))
-    return cut(BlockLibrary(dense, None, torch.float32), Architecture((2, 0, 1), (64, 192, 0)))
+    return build_slim_model(BlockLibrary(dense, None, torch.float32), Architecture((2, 0, 1), (64, 192, 0)))
 
 
 @pytest.fixture(scope="module")
-def checkpoint(slim: Model, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(slim: DecoderModel, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slim") / "checkpoint"
     export(slim, open_source(tiny_llama), folder, None, torch.float32)
     return folder
 
 
 @pytest.fixture(scope="module", params=["dense", "slim", "slim, loaded"])
-def model(request: pytest.FixtureRequest, tiny_llama: Path, slim: Model, checkpoint: Path) -> Model:
+def model(
+    request: pytest.FixtureRequest, tiny_llama: Path, slim: DecoderModel, checkpoint: Path
+) -> DecoderModel:
     folders = {"dense": tiny_llama, "slim, loaded": checkpoint}
     return slim if request.param == "slim" else load_model(open_source(folders[request.param]))
 
@@ -76,28 +78,30 @@ def tokenizer(tiny_llama: Path) -> Any:
     return open_source(tiny_llama).tokenizer()
 
 
-def log_likelihood(model: Model, tokenizer: Any, context: str, continuation: str) -> tuple[float, bool]:
+def log_likelihood(
+    model: DecoderModel, tokenizer: Any, context: str, continuation: str
+) -> tuple[float, bool]:
     """Sum of log-probabilities of the continuation, and whether greedy decoding would say it."""
     before, whole = tokenizer(context)["input_ids"], tokenizer(context + continuation)["input_ids"]
     ids = torch.tensor([whole])
     with torch.inference_mode():
-        logits = torch.log_softmax(module_of(model)(ids).logits[0, :-1], -1)
+        logits = torch.log_softmax(transformers_module(model)(ids).logits[0, :-1], -1)
     wanted = ids[0, len(before) :]
     tail = logits[len(before) - 1 :]
     return float(tail.gather(1, wanted[:, None]).sum()), bool((tail.argmax(-1) == wanted).all())
 
 
-def accuracy(model: Model, tokenizer: Any, name: str) -> dict[str, Any]:
+def accuracy(model: DecoderModel, tokenizer: Any, name: str) -> dict[str, Any]:
     counts = Counts()
     result = run_tasks(model, tokenizer, load_tasks(name, None), LIMIT, "answering", counts)[name]
     assert counts.done == counts.total > 0
     return result
 
 
-def test_endings_are_judged_by_likelihood(model: Model, tokenizer: Any, text: Path) -> None:
+def test_endings_are_judged_by_likelihood(model: DecoderModel, tokenizer: Any, text: Path) -> None:
     name = f"ending:{text}"
     right, right_by_length = 0, 0
-    for example in endings(load_corpus(str(text)))[:LIMIT]:
+    for example in ending_examples(load_corpus(str(text)))[:LIMIT]:
         scores = [log_likelihood(model, tokenizer, example.context, f" {end}")[0] for end in example.endings]
         by_length = [score / len(end) for score, end in zip(scores, example.endings, strict=True)]
         right += scores.index(max(scores)) == example.answer
@@ -108,8 +112,8 @@ def test_endings_are_judged_by_likelihood(model: Model, tokenizer: Any, text: Pa
     assert result["chance"] == 0.25 and result["examples"] == LIMIT and result["stderr"] > 0
 
 
-def test_cloze_is_judged_by_greedy_decoding(model: Model, tokenizer: Any, text: Path) -> None:
-    examples = cloze(load_corpus(str(text)))[:LIMIT]
+def test_cloze_is_judged_by_greedy_decoding(model: DecoderModel, tokenizer: Any, text: Path) -> None:
+    examples = cloze_examples(load_corpus(str(text)))[:LIMIT]
     right = [log_likelihood(model, tokenizer, example.context, f" {example.word}")[1] for example in examples]
     result = accuracy(model, tokenizer, f"cloze:{text}")
     assert result["accuracy"] == pytest.approx(sum(right) / LIMIT)

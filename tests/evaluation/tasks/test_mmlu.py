@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import BadInput
-from secateur.evaluation.tasks.mmlu import Question, load_mmlu, subject_config
+from secateur.evaluation.tasks.mmlu import MmluQuestion, load_mmlu, subject_config
 
 RELEASED = '"What is 1, plus 1?",1,2,3,4,B\nLetter?,a,b,c,d,A\n'
 WITH_HEADER = "question,choice0,choice1,choice2,choice3,answer\n" + RELEASED.replace(",B", ",1").replace(
@@ -27,7 +27,7 @@ def test_both_layouts(tmp_path: Path, text: str) -> None:
     (subject,) = load_mmlu(folder(tmp_path, text))
     assert subject.name == "high_school_math"
     assert subject.test == subject.dev
-    assert subject.test[0] == Question("What is 1, plus 1?", ("1", "2", "3", "4"), 1)
+    assert subject.test[0] == MmluQuestion("What is 1, plus 1?", ("1", "2", "3", "4"), 1)
     assert subject.test[1].answer == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from secateur.calibrate.corpus import Corpus
 from secateur.errors import BadInput
 from secateur.evaluation.tasks import passages
-from secateur.evaluation.tasks.passages import cloze, endings, require_examples
+from secateur.evaluation.tasks.passages import cloze_examples, ending_examples, require_examples
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +20,8 @@ def flat(text: str) -> str:
 
 
 def test_the_word_follows_its_context_and_has_occurred_in_it(corpus: Corpus) -> None:
-    examples, text = cloze(corpus), flat(corpus.text)
-    assert 100 < len(examples) <= passages.EXAMPLES
+    examples, text = cloze_examples(corpus), flat(corpus.text)
+    assert 100 < len(examples) <= passages.MAX_EXAMPLES
     for example in examples:
         assert f"{flat(example.context)} {example.word}" in text
         assert example.word.lower() in example.context.lower().split()
@@ -30,8 +30,8 @@ def test_the_word_follows_its_context_and_has_occurred_in_it(corpus: Corpus) -> 
 
 
 def test_the_real_end_follows_its_context_and_the_others_do_not(corpus: Corpus) -> None:
-    examples, text = endings(corpus), flat(corpus.text)
-    assert 100 < len(examples) <= passages.EXAMPLES
+    examples, text = ending_examples(corpus), flat(corpus.text)
+    assert 100 < len(examples) <= passages.MAX_EXAMPLES
     for example in examples:
         going_on = [f"{flat(example.context)} {end}" in text for end in example.endings]
         assert going_on[example.answer]
@@ -42,21 +42,23 @@ def test_the_real_end_follows_its_context_and_the_others_do_not(corpus: Corpus) 
 
 
 def test_answers_are_spread_over_the_places(corpus: Corpus) -> None:
-    places = [example.answer for example in endings(corpus)]
+    places = [example.answer for example in ending_examples(corpus)]
     assert all(places.count(place) > len(places) / 8 for place in range(4))
 
 
 def test_the_same_text_gives_the_same_tasks(corpus: Corpus) -> None:
     again = Corpus("other name", corpus.text)
-    assert cloze(again) == cloze(corpus) and endings(again) == endings(corpus)
+    assert cloze_examples(again) == cloze_examples(corpus) and ending_examples(again) == ending_examples(
+        corpus
+    )
 
 
 def test_many_passages_are_thinned_over_the_whole_text(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = endings(corpus)
-    monkeypatch.setattr(passages, "EXAMPLES", 10)
-    few = endings(corpus)
+    every = ending_examples(corpus)
+    monkeypatch.setattr(passages, "MAX_EXAMPLES", 10)
+    few = ending_examples(corpus)
     assert len(few) == 10 and few[0] == every[0]
     assert corpus.text.index(few[-1].context) > 0.8 * len(corpus.text)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibrate.calibration import Calibration, Recipe, calibrate
+from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.workers.spec import WorkerSpec
@@ -22,7 +22,7 @@ def spec(tiny_llama: Path, windows: Tensor, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("workers") / "calibration"
     text = torch.randint(2, 300, (24, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        list(calibrate(model, text, folder, Recipe()))
+        list(calibrate(model, text, folder, CalibrationConfig()))
     return WorkerSpec(str(tiny_llama), source.fingerprint, folder, windows, torch.float32)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.evaluation.workers.deal import Deal
+from secateur.evaluation.workers.deal import WorkQueue
 from secateur.model.architecture import Architecture
 
 
@@ -14,18 +14,18 @@ def shapes(count: int) -> list[Architecture]:
 
 
 def test_pieces_are_contiguous() -> None:
-    deal = Deal(shapes(12)[::-1], 3)
+    deal = WorkQueue(shapes(12)[::-1], 3)
     assert [deal.next(worker) for worker in (0, 1, 2, 0, 1, 2)] == [shapes(12)[n] for n in (0, 4, 8, 1, 5, 9)]
 
 
 def test_the_idle_take_half_from_the_end_in_order() -> None:
-    deal = Deal(shapes(8), 2)
+    deal = WorkQueue(shapes(8), 2)
     assert [deal.next(0) for _ in range(6)] == [shapes(8)[n] for n in (0, 1, 2, 3, 6, 7)]
     assert [deal.next(worker) for worker in (1, 1, 1)] == [shapes(8)[4], shapes(8)[5], None]
 
 
 def test_put_back_comes_next() -> None:
-    deal = Deal(shapes(4), 2)
+    deal = WorkQueue(shapes(4), 2)
     first = deal.next(1)
     assert first is not None
     deal.put_back(1, first)
@@ -34,7 +34,7 @@ def test_put_back_comes_next() -> None:
 
 @given(st.integers(0, 30), st.integers(1, 5), st.lists(st.integers(0, 4), max_size=60))
 def test_everything_once(count: int, workers: int, turns: list[int]) -> None:
-    deal = Deal(shapes(count), workers)
+    deal = WorkQueue(shapes(count), workers)
     dealt = [deal.next(turn % workers) for turn in [*turns, *([0] * count)]]
     found = [item for item in dealt if item is not None]
     assert sorted(found) == shapes(count)

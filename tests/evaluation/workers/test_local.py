@@ -28,8 +28,8 @@ from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.judge import TransformersEvaluator
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.workers.choice import open_pool
-from secateur.evaluation.workers.crew import portable
-from secateur.evaluation.workers.local import LocalCrew
+from secateur.evaluation.workers.crew import picklable_error
+from secateur.evaluation.workers.local import ProcessBackend
 from secateur.evaluation.workers.pool import WorkerPool
 from secateur.evaluation.workers.spec import WorkerSpec
 from secateur.space.space import Space
@@ -37,15 +37,15 @@ from tests.evaluation.conformance import EvaluatorConformance, random_architectu
 
 
 @pytest.fixture(scope="module")
-def crew(spec: WorkerSpec) -> Iterator[LocalCrew]:
-    crew = LocalCrew(spec, 2, threads=1)
+def crew(spec: WorkerSpec) -> Iterator[ProcessBackend]:
+    crew = ProcessBackend(spec, 2, threads=1)
     yield crew
-    crew.dismiss()
+    crew.stop()
 
 
 @pytest.fixture(scope="module")
-def pool(crew: LocalCrew, spec: WorkerSpec) -> WorkerPool:
-    return WorkerPool(crew, spec.num_blocks)
+def pool(crew: ProcessBackend, spec: WorkerSpec) -> WorkerPool:
+    return WorkerPool(crew, spec.num_chunks)
 
 
 class TestConformance(EvaluatorConformance):
@@ -74,7 +74,7 @@ def test_values_are_those_of_one_process(
 
 
 def test_a_killed_worker_is_replaced(
-    pool: WorkerPool, crew: LocalCrew, space: Space, expected: dict[object, object]
+    pool: WorkerPool, crew: ProcessBackend, space: Space, expected: dict[object, object]
 ) -> None:
     before = pool.deaths
     found = []
@@ -91,7 +91,7 @@ def test_one_broken_off_leaves_nothing_behind(
     pool: WorkerPool, space: Space, expected: dict[object, object]
 ) -> None:
     shapes = random_architectures(space, 24, seed=5)
-    for block in range(pool.num_blocks):
+    for block in range(pool.num_chunks):
         going = pool.losses(shapes, [block])
         next(going)
         going.close()
@@ -101,13 +101,13 @@ def test_one_broken_off_leaves_nothing_behind(
 def test_one_that_always_dies_is_one_line(spec: WorkerSpec, space: Space) -> None:
     """As when there is no memory for a model."""
 
-    class Short(LocalCrew):
-        def hire(self, worker: int) -> None:
-            super().hire(worker)
+    class Short(ProcessBackend):
+        def start(self, worker: int) -> None:
+            super().start(worker)
             os.kill(self.pids[-1], signal.SIGKILL)
 
     with (
-        WorkerPool(Short(spec, 1), spec.num_blocks) as pool,
+        WorkerPool(Short(spec, 1), spec.num_chunks) as pool,
         pytest.raises(SecateurError, match=r"a worker died 3 times.*signal 9") as caught,
     ):
         list(pool.losses([space.dense]))
@@ -130,7 +130,7 @@ def test_an_error_that_cannot_be_sent_comes_out_as_text() -> None:
         def __init__(self, one: int, two: int) -> None:
             super().__init__(f"{one} and {two}")
 
-    sent = pickle.loads(pickle.dumps(portable(Awkward(1, 2), "worker 7")))
+    sent = pickle.loads(pickle.dumps(picklable_error(Awkward(1, 2), "worker 7")))
     assert "Awkward: 1 and 2" in str(sent) and "worker 7" in sent.__notes__[0]
 
 

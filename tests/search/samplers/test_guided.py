@@ -16,8 +16,8 @@ from secateur.model.architecture import Architecture
 from secateur.search.features import Features
 from secateur.search.predictor import Prediction, ResidualPredictor
 from secateur.search.samplers import guided as guided_module
-from secateur.search.samplers.guided import APART, GuidedSampler
-from secateur.search.samplers.random_widths import draw
+from secateur.search.samplers.guided import MIN_DISTANCE, GuidedSampler
+from secateur.search.samplers.random_widths import random_architecture
 from secateur.search.samplers.sampler import Problem, Proposal
 from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget, Limit
@@ -70,7 +70,7 @@ class Prior:
 def fitting(limit: Budget, count: int, seed: int) -> list[Architecture]:
     """Random architectures within the budget, as the pairs so far."""
     rng = np.random.default_rng(seed)
-    return list({draw(SPACE, limit, rng): None for _ in range(count)})
+    return list({random_architecture(SPACE, limit, rng): None for _ in range(count)})
 
 
 def check(proposals: Sequence[Proposal], limit: Budget, known: Sequence[Architecture]) -> None:
@@ -92,7 +92,7 @@ class TestSeeds:
     def test_spend_the_budget(self) -> None:
         limit = budget(0.7)
         for proposal in made(limit).seeds():
-            assert COST.of(proposal.architecture) > 0.95 * limit.limits[0].most, proposal.origin
+            assert COST.of(proposal.architecture) > 0.95 * limit.limits[0].max_value, proposal.origin
 
     def test_of_several_kinds(self) -> None:
         proposals = made(budget(0.7)).seeds()
@@ -143,7 +143,7 @@ class TestRounds:
         proposals = made(limit).children(fitting(limit, 10, 0), Prior(), np.random.default_rng(0), 6)
         paths = [np.array(proposal.architecture.path) for proposal in proposals]
         for index, path in enumerate(paths):
-            assert all(np.count_nonzero(path != other) >= APART for other in paths[:index])
+            assert all(np.count_nonzero(path != other) >= MIN_DISTANCE for other in paths[:index])
 
     def test_parents_of_other_budgets_are_fitted(self) -> None:
         """Too wide ones are trimmed, too narrow ones widened."""
@@ -151,7 +151,9 @@ class TestRounds:
         others = [*fitting(budget(0.9), 5, 0), *fitting(budget(0.3), 5, 1)]
         parents = made(limit)._parents(others)
         assert len(parents) > 1
-        assert all(0.85 * limit.limits[0].most < COST.of(item) <= limit.limits[0].most for item in parents)
+        assert all(
+            0.85 * limit.limits[0].max_value < COST.of(item) <= limit.limits[0].max_value for item in parents
+        )
 
     def test_same_seed_same_proposals(self) -> None:
         limit = budget(0.6)

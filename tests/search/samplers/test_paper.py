@@ -17,7 +17,7 @@ from secateur.search.samplers.sampler import Problem, Proposal, best_first
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 SPACE = Space(Architecture((4,) * 20, (640,) * 20), 64)
 COST = Cost(
@@ -50,16 +50,16 @@ def loss(candidate: Architecture) -> float:
     return 0.01 + 3.0 * cut(candidate, PRECIOUS) + 0.05 * others
 
 
-def measured(proposals: Sequence[Proposal], number: int = 1) -> list[Pair]:
+def measured(proposals: Sequence[Proposal], number: int = 1) -> list[EvaluatedArchitecture]:
     return [
-        Pair(
+        EvaluatedArchitecture(
             p.architecture, Measurement(loss(p.architecture), 0, loss(p.architecture), 0, 1), number, p.origin
         )
         for p in proposals
     ]
 
 
-def played(seed: int = 0) -> tuple[list[Pair], Sequence[Proposal], PaperReport]:
+def played(seed: int = 0) -> tuple[list[EvaluatedArchitecture], Sequence[Proposal], PaperReport]:
     made = sampler(seed=seed)
     pairs = measured(made.propose([], 1, made.round_size).proposals)
     last = made.propose(pairs, 2, EVALUATIONS - len(pairs))
@@ -109,7 +109,7 @@ def test_held_out_pairs_are_not_learned() -> None:
     proposals = made.propose([], 1, made.round_size).proposals
     noise = [int(p.architecture.digest, 16) % 1000 + 1 for p in proposals]
     pairs = [
-        Pair(p.architecture, Measurement(n, 0, n, 0, 1), 1, p.origin)
+        EvaluatedArchitecture(p.architecture, Measurement(n, 0, n, 0, 1), 1, p.origin)
         for p, n in zip(proposals, noise, strict=True)
     ]
     report = made.propose(pairs, 2, 19).report
@@ -126,7 +126,9 @@ def test_nothing_after_the_finalists() -> None:
 def test_losses_that_do_not_differ_are_reported_as_such() -> None:
     made = sampler(evaluations=24)
     proposals = made.propose([], 1, made.round_size).proposals
-    pairs = [Pair(p.architecture, Measurement(1.0, 0, 1.0, 0, 1), 1, p.origin) for p in proposals]
+    pairs = [
+        EvaluatedArchitecture(p.architecture, Measurement(1.0, 0, 1.0, 0, 1), 1, p.origin) for p in proposals
+    ]
     last = made.propose(pairs, 2, 6)
     assert isinstance(last.report, PaperReport)
     assert last.report.tau is None and last.proposals

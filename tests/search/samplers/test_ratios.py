@@ -82,7 +82,7 @@ def test_fitted_meets_the_budget_at_its_edge(keep: float, seed: int) -> None:
         candidate = WHOLE.architecture(tenths_S)
         assert SPACE.contains(candidate)
         assert (
-            limit.limits[0].most - 2100 < COST.of(candidate) <= limit.limits[0].most
+            limit.limits[0].max_value - 2100 < COST.of(candidate) <= limit.limits[0].max_value
             or candidate == SPACE.dense
         )
 

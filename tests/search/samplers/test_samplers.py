@@ -24,7 +24,7 @@ from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
 COST = Cost(
@@ -62,10 +62,10 @@ def truth(candidate: Architecture) -> float:
 
 def play(
     name: str, given_problem: Problem, loss: Callable[[Architecture], float] = truth
-) -> Iterator[tuple[Round, list[Pair]]]:
+) -> Iterator[tuple[Round, list[EvaluatedArchitecture]]]:
     """Rounds with all pairs so far, until the evaluations are spent or nothing is proposed."""
     sampler = SAMPLERS[name](given_problem)
-    done: list[Pair] = []
+    done: list[EvaluatedArchitecture] = []
     for number in range(1, given_problem.evaluations + 1):
         wanted = min(sampler.round_size, given_problem.evaluations - len(done))
         if not wanted:
@@ -76,7 +76,11 @@ def play(
             return
         for item in found.proposals:
             kl = loss(item.architecture)
-            done.append(Pair(item.architecture, Measurement(kl, 0.0, kl, 0.0, 1), number, item.origin))
+            done.append(
+                EvaluatedArchitecture(
+                    item.architecture, Measurement(kl, 0.0, kl, 0.0, 1), number, item.origin
+                )
+            )
         yield found, list(done)
 
 

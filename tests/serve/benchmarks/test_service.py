@@ -16,8 +16,8 @@ from google.protobuf import json_format
 
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
-from secateur.serve.failures import Refused
-from secateur.serve.guard.interceptor import Guard
+from secateur.serve.failures import RpcError
+from secateur.serve.guard.interceptor import GuardInterceptor
 from secateur.serve.state import open_state
 from secateur.v1 import benchmarks_pb2 as wire
 from secateur.v1 import benchmarks_pb2_grpc
@@ -37,13 +37,13 @@ class Pool:
 
     def find(self, name: str, version: str = "") -> Served:
         if name not in ("", "dense", "slim"):
-            raise Refused(grpc.StatusCode.NOT_FOUND.value[0], "MODEL_NOT_FOUND", f"no model {name!r}")
+            raise RpcError(grpc.StatusCode.NOT_FOUND.value[0], "MODEL_NOT_FOUND", f"no model {name!r}")
         return Served(name or "dense")
 
 
 @asynccontextmanager
 async def running(folder: Path, **behaviours: Behaviour) -> AsyncIterator[Any]:
-    server = grpc.aio.server(interceptors=[Guard()])
+    server = grpc.aio.server(interceptors=[GuardInterceptor()])
     known = {"dense": Behaviour(ttft=0.01, itl=0.002), "slim": Behaviour(ttft=0.005, itl=0.002)}
     add_null_services(server, known | behaviours)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from secateur.serve.engine.check import NOTHING, agree, check, compare_weights
-from secateur.serve.failures import Refused
+from secateur.serve.engine.check import EMPTY_DIGEST, answers_agree, check_engine, compare_weights
+from secateur.serve.failures import RpcError
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -35,7 +35,7 @@ def held(tiny_llama: Path) -> dict[str, torch.Tensor]:
 
 def test_equal_weights(tiny_llama: Path, held: dict[str, torch.Tensor]) -> None:
     digests = {name: digest(tensor) for name, tensor in held.items()}
-    repacked = {"model.layers.1.mlp.down_proj.weight": NOTHING, "some.scale": "1234"}
+    repacked = {"model.layers.1.mlp.down_proj.weight": EMPTY_DIGEST, "some.scale": "1234"}
     assert compare_weights(digests | repacked, tiny_llama, "bfloat16") == ([], len(held), 2)
 
 
@@ -84,14 +84,14 @@ GOOD = [(7, -1.0), (8, -2.0)]
 async def test_answers(tmp_path: Path, second: Any, scores: list[float], complaint: str | None) -> None:
     engine: Any = Answers([GOOD, second], scores)
     if complaint is None:
-        assert (await check(engine, tmp_path)).golden_tokens == 2
+        assert (await check_engine(engine, tmp_path)).golden_tokens == 2
     else:
-        with pytest.raises(Refused, match=complaint) as refusal:
-            await check(engine, tmp_path)
+        with pytest.raises(RpcError, match=complaint) as refusal:
+            await check_engine(engine, tmp_path)
         assert refusal.value.reason == "ENGINE_UNFIT"
 
 
 def test_answers_agree_up_to_a_tie() -> None:
-    assert agree(GOOD, GOOD)
-    assert agree(GOOD, [(5, -1.1), (6, -9.0)])
-    assert not agree(GOOD, [(7, -1.0), (8, -3.0)])
+    assert answers_agree(GOOD, GOOD)
+    assert answers_agree(GOOD, [(5, -1.1), (6, -9.0)])
+    assert not answers_agree(GOOD, [(7, -1.0), (8, -3.0)])

@@ -10,10 +10,10 @@ import torch
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
-from secateur.checkpoint.source import Source
+from secateur.checkpoint.source import ModelSource
 from secateur.model.architecture import Architecture
 from secateur.model.dense import build_model
-from secateur.prune.surgery import cut
+from secateur.prune.surgery import build_slim_model
 from secateur.serve.process import served
 from tests.serve.foreign.installed import node_clients, python_clients
 from tests.serve.foreign.running import HERE, PROMPT, ROOT, continuation, run
@@ -27,11 +27,11 @@ OPTIONS = ("--dtype", "float32", "--max-model-len", "640", "--kv-cache-memory", 
 
 
 @pytest.fixture(scope="module")
-def folder(smollm2: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(smollm2: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model(smollm2.config, smollm2.tensors(), smollm2.reference)
     library = BlockLibrary(model, None, torch.float32)
     target = tmp_path_factory.mktemp("real") / "slim"
-    export(cut(library, SHAPE), smollm2, target, None, torch.float32)
+    export(build_slim_model(library, SHAPE), smollm2, target, None, torch.float32)
     return target
 
 

@@ -15,10 +15,10 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 
 from secateur.errors import BadInput
-from secateur.serve.failures import Refused, Violation, invalid
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.guard.call import current_call
-from secateur.serve.guard.channel import bind, channel_options
-from secateur.serve.guard.interceptor import Guard, Stage
+from secateur.serve.guard.channel import bind_server, channel_options
+from secateur.serve.guard.interceptor import CallStage, GuardInterceptor
 from secateur.serve.options import ConnectionOptions, LimitOptions, TlsOptions
 
 SERVICE = "secateur.v1.InferenceService"
@@ -41,9 +41,11 @@ class Handlers:
 
     async def _answer(self, word: str, context: grpc.aio.ServicerContext) -> str:
         if word == "refuse":
-            raise invalid(Violation("value", "got refuse, anything else"))
+            raise invalid_argument(FieldViolation("value", "got refuse, anything else"))
         if word.startswith("long"):
-            raise invalid(*(Violation(f"{word}[{number}]", f"got {word}") for number in range(50)))
+            raise invalid_argument(
+                *(FieldViolation(f"{word}[{number}]", f"got {word}") for number in range(50))
+            )
         if word == "bug":
             raise KeyError("secret")
         if word == "group":
@@ -68,7 +70,7 @@ class Handlers:
         try:
             for number in range(request.value):
                 if number == 3:
-                    raise Refused(code_pb2.UNAVAILABLE, "TIRED", "three are enough", retry_seconds=2)
+                    raise RpcError(code_pb2.UNAVAILABLE, "TIRED", "three are enough", retry_seconds=2)
                 yield Int32Value(value=number)
                 self.started.set()
                 await asyncio.sleep(0)
@@ -89,7 +91,7 @@ class Handlers:
     async def double(self, requests: Any, context: grpc.aio.ServicerContext) -> Any:
         async for request in requests:
             if request.value < 0:
-                raise invalid(Violation("value", f"got {request.value}, at least 0"))
+                raise invalid_argument(FieldViolation("value", f"got {request.value}, at least 0"))
             yield Int32Value(value=2 * request.value)
 
     def generic(self, service: str) -> grpc.GenericRpcHandler:
@@ -152,19 +154,19 @@ def running() -> Running:
     @asynccontextmanager
     async def run(
         *,
-        checks: Sequence[Stage] = (),
-        observers: Sequence[Stage] = (),
+        checks: Sequence[CallStage] = (),
+        observers: Sequence[CallStage] = (),
         limits: LimitOptions = LimitOptions(),  # noqa: B008
         connections: ConnectionOptions = ConnectionOptions(),  # noqa: B008
         tls: TlsOptions | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> AsyncIterator[Calls]:
         options = channel_options(limits, connections)
-        server = grpc.aio.server(interceptors=[Guard(observers, checks)], options=options)
+        server = grpc.aio.server(interceptors=[GuardInterceptor(observers, checks)], options=options)
         handlers = Handlers()
         server.add_generic_rpc_handlers((handlers.generic(SERVICE), handlers.generic(ADMIN_SERVICE)))
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-        address = bind(server, "localhost:0", tls)
+        address = bind_server(server, "localhost:0", tls)
         await server.start()
         if credentials is None:
             channel = grpc.aio.insecure_channel(address)

@@ -11,12 +11,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from secateur.errors import BadInput
-from secateur.serve.guard.access import Access
-from secateur.serve.guard.callers import Scope, entry, new_token, read_callers
+from secateur.serve.guard.access import AccessControl
+from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token, read_callers
 from secateur.serve.guard.scopes import scope_of
 from tests.serve.guard.conftest import ADMIN_SERVICE, Running, failure
 
-INFER, ADMIN, OLD = new_token(), new_token(), new_token()
+INFER, ADMIN, OLD = generate_token(), generate_token(), generate_token()
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "callers.toml"
     yesterday = datetime.now(UTC) - timedelta(days=1)
     path.write_text(
-        entry("dashboard", [Scope.INFER], INFER)
-        + entry("operator", [Scope.ADMIN], ADMIN, datetime.now(UTC) + timedelta(days=1))
-        + entry("intern", [Scope.INFER], OLD, yesterday)
+        format_caller_entry("dashboard", [Scope.INFER], INFER)
+        + format_caller_entry("operator", [Scope.ADMIN], ADMIN, datetime.now(UTC) + timedelta(days=1))
+        + format_caller_entry("intern", [Scope.INFER], OLD, yesterday)
     )
     return path
 
@@ -49,7 +49,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 async def test_who_has_no_token_is_refused(
     running: Running, file: Path, metadata: tuple, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(checks=[Access(file)]) as calls:
+    async with running(checks=[AccessControl(file)]) as calls:
         refused = await failure(calls.say(metadata=metadata))
         assert (refused.code, refused.reason) == (grpc.StatusCode.UNAUTHENTICATED, reason)
         assert calls.handlers.seen == []
@@ -57,7 +57,7 @@ async def test_who_has_no_token_is_refused(
 
 
 async def test_scopes(running: Running, file: Path) -> None:
-    async with running(checks=[Access(file)]) as calls:
+    async with running(checks=[AccessControl(file)]) as calls:
         assert (await calls.say(metadata=bearer(INFER))).value == "hello"
         assert calls.handlers.seen[-1].caller.name == "dashboard"
         refused = await failure(calls.say(service=ADMIN_SERVICE, metadata=bearer(INFER)))
@@ -75,14 +75,14 @@ async def test_scopes(running: Running, file: Path) -> None:
 
 
 async def test_a_message_is_not_read_before_its_sender_is_known(running: Running, file: Path) -> None:
-    async with running(checks=[Access(file)]) as calls:
+    async with running(checks=[AccessControl(file)]) as calls:
         refused = await failure(calls.raw(b"\x0a\xc8\x01"))
         assert refused.reason == "TOKEN_MISSING"
 
 
 @pytest.mark.parametrize("opened", [True, False])
 async def test_health_is_open_unless_closed(running: Running, file: Path, opened: bool) -> None:
-    async with running(checks=[Access(file, ("health",) if opened else ())]) as calls:
+    async with running(checks=[AccessControl(file, ("health",) if opened else ())]) as calls:
         stub = health_pb2_grpc.HealthStub(calls.channel)
         call = stub.Check(health_pb2.HealthCheckRequest(), timeout=10)
         if opened:
@@ -97,10 +97,10 @@ async def test_health_is_open_unless_closed(running: Running, file: Path, opened
 
 async def test_reload(running: Running, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    access, token = Access(file), new_token()
+    access, token = AccessControl(file), generate_token()
     async with running(checks=[access]) as calls:
         assert (await failure(calls.say(metadata=bearer(token)))).reason == "TOKEN_UNKNOWN"
-        file.write_text(entry("new", [Scope.INFER], token))
+        file.write_text(format_caller_entry("new", [Scope.INFER], token))
         access.reload()
         assert (await calls.say(metadata=bearer(token))).value == "hello"
         assert (await failure(calls.say(metadata=bearer(INFER)))).reason == "TOKEN_UNKNOWN"
@@ -115,7 +115,7 @@ async def test_reload(running: Running, file: Path, caplog: pytest.LogCaptureFix
 
 
 async def test_without_a_file_everyone_may(running: Running) -> None:
-    async with running(checks=[Access()]) as calls:
+    async with running(checks=[AccessControl()]) as calls:
         assert (await calls.say(service=ADMIN_SERVICE)).value == "hello"
         assert calls.handlers.seen[-1].caller.name == "anyone"
 

@@ -10,12 +10,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from secateur.errors import BadInput
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 from secateur.serve.guard import limits
-from secateur.serve.guard.access import Access
-from secateur.serve.guard.call import Call
-from secateur.serve.guard.callers import Scope, entry, new_token
-from secateur.serve.guard.limits import Limits
+from secateur.serve.guard.access import AccessControl
+from secateur.serve.guard.call import CallContext
+from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
+from secateur.serve.guard.limits import RateLimiter
 from secateur.serve.options import LimitOptions
 from tests.serve.guard.conftest import Running, failure
 
@@ -27,21 +27,23 @@ class Clock:
         return self.now
 
 
-def passes(stage: Limits, call: Call) -> float | None:
+def passes(stage: RateLimiter, call: CallContext) -> float | None:
     """Return None if the call passes, else the seconds after which to come back."""
     try:
         with stage(call):
             return None
-    except Refused as refused:
+    except RpcError as refused:
         return refused.retry_seconds
 
 
 async def test_rate_per_caller(running: Running, tmp_path: Path) -> None:
     file = tmp_path / "callers.toml"
-    tokens = {name: new_token() for name in ("one", "two")}
-    file.write_text("".join(entry(name, [Scope.INFER], token) for name, token in tokens.items()))
+    tokens = {name: generate_token() for name in ("one", "two")}
+    file.write_text(
+        "".join(format_caller_entry(name, [Scope.INFER], token) for name, token in tokens.items())
+    )
     options = LimitOptions(rate=0.5, burst=2)
-    async with running(checks=[Access(file), Limits(options)]) as calls:
+    async with running(checks=[AccessControl(file), RateLimiter(options)]) as calls:
         one, two = ({"metadata": (("authorization", f"Bearer {tokens[name]}"),)} for name in ("one", "two"))
         await calls.say(**one)
         await calls.say(**one)
@@ -56,8 +58,8 @@ async def test_rate_per_caller(running: Running, tmp_path: Path) -> None:
 
 def test_a_bucket_fills_again() -> None:
     clock = Clock()
-    stage = Limits(LimitOptions(rate=2, burst=3), clock)
-    call = Call("/s/m", "id", peer="ipv4:10.0.0.1:5")
+    stage = RateLimiter(LimitOptions(rate=2, burst=3), clock)
+    call = CallContext("/s/m", "id", peer="ipv4:10.0.0.1:5")
     assert [passes(stage, call) for _ in range(4)] == [None, None, None, pytest.approx(0.5)]
     clock.now = 0.25
     assert passes(stage, call) == pytest.approx(0.25)
@@ -68,14 +70,14 @@ def test_a_bucket_fills_again() -> None:
 
 
 def test_nameless_callers_are_told_apart_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Limits(LimitOptions(rate=1, burst=1), Clock())
-    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.1:5")) is None
-    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.1:6")) is not None
-    assert passes(stage, Call("/s/m", "id", peer="ipv6:[::1]:6")) is None
+    stage = RateLimiter(LimitOptions(rate=1, burst=1), Clock())
+    assert passes(stage, CallContext("/s/m", "id", peer="ipv4:10.0.0.1:5")) is None
+    assert passes(stage, CallContext("/s/m", "id", peer="ipv4:10.0.0.1:6")) is not None
+    assert passes(stage, CallContext("/s/m", "id", peer="ipv6:[::1]:6")) is None
     # Memory has an end: the one not seen for longest is forgotten.
-    monkeypatch.setattr(limits, "REMEMBERED", 2)
-    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.3:6")) is None
-    assert passes(stage, Call("/s/m", "id", peer="ipv4:10.0.0.1:6")) is None
+    monkeypatch.setattr(limits, "MAX_TRACKED_CALLERS", 2)
+    assert passes(stage, CallContext("/s/m", "id", peer="ipv4:10.0.0.3:6")) is None
+    assert passes(stage, CallContext("/s/m", "id", peer="ipv4:10.0.0.1:6")) is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_nameless_callers_are_told_apart_by_address(monkeypatch: pytest.MonkeyPa
     ],
 )
 async def test_calls_at_once(running: Running, options: LimitOptions, reason: str) -> None:
-    async with running(checks=[Limits(options)]) as calls:
+    async with running(checks=[RateLimiter(options)]) as calls:
         waiting = [calls.say("wait"), calls.count(0)]
         await asyncio.sleep(0.1)
         refused = await failure(calls.say())

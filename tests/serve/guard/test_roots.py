@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused
-from secateur.serve.guard.roots import confined
+from secateur.serve.failures import RpcError
+from secateur.serve.guard.roots import resolve_within_roots
 
 
 @pytest.fixture
@@ -23,20 +23,20 @@ def root(tmp_path: Path) -> Path:
     return folder.resolve()
 
 
-def refusal_of(text: str, *roots: Path) -> Refused:
-    with pytest.raises(Refused) as refusal:
-        confined("folder", text, roots)
+def refusal_of(text: str, *roots: Path) -> RpcError:
+    with pytest.raises(RpcError) as refusal:
+        resolve_within_roots("folder", text, roots)
     assert [one.field for one in refusal.value.violations] == ["folder"]
     return refusal.value
 
 
 def test_below_a_root(root: Path) -> None:
     for text in (f"{root}/model", f"{root}/model/../model/.", "model", "./model"):
-        assert confined("folder", text, [root]) == root / "model"
+        assert resolve_within_roots("folder", text, [root]) == root / "model"
     os.symlink(root / "model", root / "link")
-    assert confined("folder", "link", [root]) == root / "model"
-    assert confined("file", "model/config.json", [root]) == root / "model" / "config.json"
-    assert confined("folder", "model", [root.parent / "root-too", root]) == root / "model"
+    assert resolve_within_roots("folder", "link", [root]) == root / "model"
+    assert resolve_within_roots("file", "model/config.json", [root]) == root / "model" / "config.json"
+    assert resolve_within_roots("folder", "model", [root.parent / "root-too", root]) == root / "model"
 
 
 def test_what_lies_elsewhere_is_not_told(root: Path) -> None:
@@ -60,7 +60,7 @@ def test_files_that_lead_elsewhere(root: Path) -> None:
     os.remove(root / "model" / "model.safetensors")
     shutil.move(root.parent / "secret" / "model.safetensors", root / "blob")
     os.symlink(root / "blob", root / "model" / "model.safetensors")
-    assert confined("folder", "model", [root]) == root / "model"
+    assert resolve_within_roots("folder", "model", [root]) == root / "model"
 
 
 @pytest.mark.parametrize("text", ["", "/root\0/model", "n" * 5000, "loop", "nothing", "~/model"])

@@ -10,8 +10,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from secateur.errors import BadInput
-from secateur.serve.guard.access import Access
-from secateur.serve.guard.callers import Scope, entry, new_token
+from secateur.serve.guard.access import AccessControl
+from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
 from secateur.serve.guard.tls import server_credentials
 from secateur.serve.options import ServeOptions, TlsOptions, parse_models, parse_tls
 from tests.serve.guard.certificates import Identity, install, issue
@@ -57,7 +57,7 @@ async def test_clients_show_certificates(running: Running, authority: Identity, 
     clients = issue("clients")
     tls = install(issue("localhost", authority), tmp_path, clients)
     mine = trusting(authority, issue("ops.example.org", clients))
-    async with running(tls=tls, credentials=mine, checks=[Access()]) as calls:
+    async with running(tls=tls, credentials=mine, checks=[AccessControl()]) as calls:
         assert (await calls.say(service=ADMIN_SERVICE)).value == "hello"
         assert calls.handlers.seen[-1].caller.name == "ops.example.org"
         assert await once(calls.address, trusting(authority)) == "UNAVAILABLE"
@@ -67,13 +67,13 @@ async def test_clients_show_certificates(running: Running, authority: Identity, 
 
 async def test_certificates_have_scopes(running: Running, authority: Identity, tmp_path: Path) -> None:
     tls = install(issue("localhost", authority), tmp_path, authority)
-    file, token = tmp_path / "callers.toml", new_token()
+    file, token = tmp_path / "callers.toml", generate_token()
     file.write_text(
         '[[caller]]\nname = "reader"\nscopes = ["infer"]\ncertificate = "reader.example.org"\n'
-        + entry("operator", [Scope.ADMIN], token)
+        + format_caller_entry("operator", [Scope.ADMIN], token)
     )
     reader = trusting(authority, issue("reader.example.org", authority))
-    async with running(tls=tls, credentials=reader, checks=[Access(file)]) as calls:
+    async with running(tls=tls, credentials=reader, checks=[AccessControl(file)]) as calls:
         assert (await calls.say()).value == "hello"
         assert calls.handlers.seen[-1].caller.name == "reader"
         assert (await failure(calls.say(service=ADMIN_SERVICE))).reason == "SCOPE_MISSING"

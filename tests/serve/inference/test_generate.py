@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from transformers import AutoTokenizer
 
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
-from secateur.client import Answer, AsyncClient, CallFailed, Client
+from secateur.client import AsyncClient, CallFailed, Client, GenerationResult
 from secateur.serve.process import ServerProcess
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2
 
@@ -62,7 +62,7 @@ def test_greedy_generation_is_that_of_transformers(client: Client, folders: dict
 
 
 def test_text_and_usage_add_up(client: Client, folders: dict[str, Path]) -> None:
-    completion = Answer.of(client.generate("qwen3", PROMPT, max_tokens=40, **GREEDY))
+    completion = GenerationResult.of(client.generate("qwen3", PROMPT, max_tokens=40, **GREEDY))
     tokenizer = AutoTokenizer.from_pretrained(folders["qwen3"])
     expected = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
     # An incomplete character at the end is held back by the server, and shown as � by the tokenizer.
@@ -83,7 +83,7 @@ def test_last_message_has_the_engines_timings(client: Client) -> None:
 
 def test_both_forms_say_the_same(client: Client) -> None:
     whole = client.complete("llama", PROMPT, max_tokens=12, logprobs=2, **GREEDY)
-    streamed = Answer.of(client.generate("llama", PROMPT, max_tokens=12, logprobs=2, **GREEDY))
+    streamed = GenerationResult.of(client.generate("llama", PROMPT, max_tokens=12, logprobs=2, **GREEDY))
     assert streamed.completions == whole.completions
     assert (whole.model, whole.model_version) == (streamed.model, streamed.model_version) == ("llama", "1")
     assert whole.usage == streamed.usage
@@ -105,7 +105,7 @@ def test_several_completions_are_one_request(client: Client, form: str) -> None:
         assert last.response.HasField("usage") and last.response.HasField("timings")
         assert not any(event.response.HasField("usage") for event in others)
         assert [event.index for event in events if event.finish_reason] != []
-        answer = Answer.of(events)
+        answer = GenerationResult.of(events)
     assert [one.index for one in answer.completions] == [0, 1, 2]
     assert {one.finish_reason for one in answer.completions} == {"length"}
     assert len({one.token_ids for one in answer.completions}) == 3
@@ -125,7 +125,7 @@ def test_a_completion_that_stops_leaves_the_others_alone(client: Client) -> None
     sampling: dict[str, Any] = {"n": 4, "max_tokens": 30, "seed": 3, "ignore_eos": True}
     whole = client.complete("llama", PROMPT, **sampling)
     stop = whole.completions[1].token_ids[4]
-    answer = Answer.of(client.generate("llama", PROMPT, stop_token_ids=[stop], **sampling))
+    answer = GenerationResult.of(client.generate("llama", PROMPT, stop_token_ids=[stop], **sampling))
     assert {one.index: one.finish_reason for one in answer.completions} == {
         one.index: "stop" if stop in one.token_ids else "length" for one in whole.completions
     }

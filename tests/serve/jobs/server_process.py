@@ -17,9 +17,9 @@ import grpc
 from google.rpc import code_pb2
 from grpc_reflection.v1alpha import reflection
 
-from secateur.serve.failures import Refused
-from secateur.serve.guard.interceptor import Guard
-from secateur.serve.jobs.jobs import SERVICES, Jobs
+from secateur.serve.failures import RpcError
+from secateur.serve.guard.interceptor import GuardInterceptor
+from secateur.serve.jobs.jobs import SERVICES, JobManager
 from secateur.serve.options import JobOptions
 from secateur.serve.state import open_state
 
@@ -32,14 +32,14 @@ class Models:
 
     def folder(self, model: str) -> Path:
         if model not in ("dense", "broken"):
-            raise Refused(
+            raise RpcError(
                 code_pb2.NOT_FOUND, "MODEL_NOT_FOUND", f"no model {model!r}; there are: broken, dense"
             )
         return self._folder
 
     async def load(self, model: str, folder: Path) -> str:
         if model == "broken":
-            raise Refused(code_pb2.RESOURCE_EXHAUSTED, "NO_MEMORY", "no room for another engine")
+            raise RpcError(code_pb2.RESOURCE_EXHAUSTED, "NO_MEMORY", "no room for another engine")
         self._note(f"load {model} {folder}")
         return "2"
 
@@ -55,8 +55,8 @@ async def serve(state_dir: Path, root: Path, model: Path) -> None:
     url = os.environ.get("TEST_STATE_URL") or f"sqlite:///{state_dir}/server.db"
     models = Models(model, state_dir / "activations.txt")
     options = JobOptions(back_off_seconds=0.2, nice=0)
-    jobs = Jobs(open_state(url), url, state_dir / "jobs", models, (root,), options)
-    server = grpc.aio.server(interceptors=[Guard()])
+    jobs = JobManager(open_state(url), url, state_dir / "jobs", models, (root,), options)
+    server = grpc.aio.server(interceptors=[GuardInterceptor()])
     jobs.add_to(server)
     reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), server)
     port = server.add_insecure_port("127.0.0.1:0")

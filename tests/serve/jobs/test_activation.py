@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused
-from secateur.serve.jobs.activation import activated, unmet
+from secateur.serve.failures import RpcError
+from secateur.serve.jobs.activation import activate_if_good, unmet_condition
 from secateur.v1 import prune_pb2
 
 CHECKPOINT = prune_pb2.PruneCheckpoint(folder="/jobs/a/slim", dense_perplexity=30.0, slim_perplexity=36.0)
@@ -53,19 +53,19 @@ def wanted(**conditions: float) -> prune_pb2.PruneActivation:
     ],
 )
 def test_conditions(conditions: dict[str, float], reason: str) -> None:
-    found = unmet(wanted(**conditions), CHECKPOINT)
+    found = unmet_condition(wanted(**conditions), CHECKPOINT)
     assert found.startswith(reason) and bool(found) == bool(reason)
 
 
 def test_a_perplexity_that_is_no_number_meets_nothing() -> None:
     broken = prune_pb2.PruneCheckpoint(dense_perplexity=30.0, slim_perplexity=float("nan"))
-    assert unmet(wanted(max_perplexity=1e9), broken)
-    assert unmet(wanted(max_perplexity_ratio=1e9), broken)
+    assert unmet_condition(wanted(max_perplexity=1e9), broken)
+    assert unmet_condition(wanted(max_perplexity_ratio=1e9), broken)
 
 
 async def test_activated() -> None:
     models = Models()
-    result = await activated(wanted(), CHECKPOINT, models)
+    result = await activate_if_good(wanted(), CHECKPOINT, models)
     assert models.asked == [("load", "slim", "/jobs/a/slim"), ("activate", "slim", "7")]
     assert result.outcome == prune_pb2.PRUNE_ACTIVATION_OUTCOME_ACTIVATED
     assert (result.model, result.model_version, result.reason) == ("slim", "7", "")
@@ -73,7 +73,7 @@ async def test_activated() -> None:
 
 async def test_nothing_is_loaded_that_is_not_good_enough() -> None:
     models = Models()
-    result = await activated(wanted(max_perplexity=31.0), CHECKPOINT, models)
+    result = await activate_if_good(wanted(max_perplexity=31.0), CHECKPOINT, models)
     assert not models.asked
     assert result.outcome == prune_pb2.PRUNE_ACTIVATION_OUTCOME_CONDITION_NOT_MET
     assert result.reason == "perplexity 36 is over 31"
@@ -81,11 +81,11 @@ async def test_nothing_is_loaded_that_is_not_good_enough() -> None:
 
 @pytest.mark.parametrize("step", ["load", "activate"])
 @pytest.mark.parametrize(
-    "error", [Refused(code_pb2.RESOURCE_EXHAUSTED, "NO_MEMORY", "no room"), RuntimeError("no room")]
+    "error", [RpcError(code_pb2.RESOURCE_EXHAUSTED, "NO_MEMORY", "no room"), RuntimeError("no room")]
 )
 async def test_a_step_that_fails_is_told(step: str, error: Exception) -> None:
     """The checkpoint is there all the same: the job has succeeded."""
-    result = await activated(wanted(), CHECKPOINT, Models(step, error))
+    result = await activate_if_good(wanted(), CHECKPOINT, Models(step, error))
     assert result.outcome == prune_pb2.PRUNE_ACTIVATION_OUTCOME_FAILED
     assert result.reason == "no room"
     assert result.model_version == ("7" if step == "activate" else "")

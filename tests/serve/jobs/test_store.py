@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from secateur.serve.failures import Refused
-from secateur.serve.jobs.ending import cancelled
+from secateur.serve.failures import RpcError
+from secateur.serve.jobs.ending import cancelled_error
 from secateur.serve.jobs.states import CANCELLED, RETRYING, RUNNING
-from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.tables import JobRow
 from secateur.serve.state import open_state
 from secateur.v1 import prune_pb2
@@ -28,8 +28,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    yield Store(open_state(url), f"home-{time.time_ns()}")
+def store(url: str) -> Iterator[JobStore]:
+    yield JobStore(open_state(url), f"home-{time.time_ns()}")
 
 
 def new_job(job: str, request_id: str | None = None) -> JobRow:
@@ -51,12 +51,12 @@ def new_job(job: str, request_id: str | None = None) -> JobRow:
     )
 
 
-def test_writers_at_once(store: Store, url: str) -> None:
+def test_writers_at_once(store: JobStore, url: str) -> None:
     """Each with connections of its own, as server and job process have."""
     number = store.create(new_job("job")).number
     store.enqueue("job", "", "")
     store.move(number, RUNNING, attempt=1)
-    others = [Store(open_state(url), store._home) for _ in range(4)]
+    others = [JobStore(open_state(url), store._home) for _ in range(4)]
 
     def write(writer: int) -> None:
         for step in range(50):
@@ -76,50 +76,50 @@ def test_writers_at_once(store: Store, url: str) -> None:
     assert states[-1] == row.state and len(states) == 3 + 50
 
 
-def test_one_run_of_many_asked_for_at_once(store: Store) -> None:
+def test_one_run_of_many_asked_for_at_once(store: JobStore) -> None:
     store.create(new_job("job"))
 
     def ask(_: int) -> str:
         try:
             return str(store.enqueue("job", "", "")[1].run)
-        except Refused as refusal:
+        except RpcError as refusal:
             return refusal.reason
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(ask, range(8))) == ["1", *["JOB_UNDER_WAY"] * 7]
 
 
-def test_the_same_request_for_a_run(store: Store) -> None:
+def test_the_same_request_for_a_run(store: JobStore) -> None:
     store.create(new_job("job"))
     assert [store.enqueue("job", "", "r")[1].run for _ in range(2)] == [1, 1]
 
 
-def test_one_that_is_cancelled_stays_that(store: Store) -> None:
+def test_one_that_is_cancelled_stays_that(store: JobStore) -> None:
     number = store.create(new_job("job")).number
     store.enqueue("job", "", "")
     store.cancel("job")
     assert store.move(number, RUNNING).state == prune_pb2.PRUNE_JOB_STATE_CANCELLING
-    assert store.finish(number, CANCELLED, cancelled()).state == CANCELLED
+    assert store.finish(number, CANCELLED, cancelled_error()).state == CANCELLED
     before = store.read(number).sequence
-    store.finish(number, CANCELLED, cancelled())
+    store.finish(number, CANCELLED, cancelled_error())
     store.said(number, 1, "a process that does not know yet")
     store.progressed(number, 1, prune_pb2.PruneProgress(stage="search"), [])
     assert store.read(number).sequence == before, "after the end nothing happens any more"
 
 
-def test_homes_do_not_see_each_other(store: Store, url: str) -> None:
-    other = Store(open_state(url), "elsewhere")
+def test_homes_do_not_see_each_other(store: JobStore, url: str) -> None:
+    other = JobStore(open_state(url), "elsewhere")
     store.create(new_job("job", "request"))
     assert not other.page(10, None)
-    with pytest.raises(Refused, match="no job"):
+    with pytest.raises(RpcError, match="no job"):
         other.find("job")
     assert other.create(new_job("job", "request")).number != store.find("job").number
 
 
-def test_ended_is_the_operation_to_the_byte(store: Store) -> None:
+def test_ended_is_the_operation_to_the_byte(store: JobStore) -> None:
     number = store.create(new_job("job")).number
     store.enqueue("job", "", "")
-    store.finish(number, CANCELLED, cancelled())
+    store.finish(number, CANCELLED, cancelled_error())
     row, run = store.operation("job", 1)
     _, events = store.events(number, 0, 10)
     assert row.ended == run.ended == events[-1].ended.SerializeToString()

@@ -18,24 +18,24 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from secateur.client import AsyncClient, CallFailed, Retries
+from secateur.client import AsyncClient, CallFailed, RetryPolicy
 from secateur.errors import SecateurError
 from secateur.serve.engine.backoff import Backoff
-from secateur.serve.engine.check import Check
-from secateur.serve.failures import Refused
-from secateur.serve.guard.interceptor import Guard
+from secateur.serve.engine.check import EngineCheckResult
+from secateur.serve.failures import RpcError
+from secateur.serve.guard.interceptor import GuardInterceptor
 from secateur.serve.health import HealthReporter
-from secateur.serve.models.checkpoint import Checkpoint, read_checkpoint, refuse, why_not
-from secateur.serve.models.deployments import Deployments, Retention
-from secateur.serve.models.keeper import Keeper
-from secateur.serve.models.loader import Loader
-from secateur.serve.models.plan import Room
-from secateur.serve.models.pool import Pool
-from secateur.serve.models.restore import restore
+from secateur.serve.models.checkpoint import Checkpoint, checkpoint_error, error_reason, read_checkpoint
+from secateur.serve.models.deployments import DeploymentManager, Retention
+from secateur.serve.models.keeper import EngineWatchdog
+from secateur.serve.models.loader import EngineLoader
+from secateur.serve.models.plan import AvailableMemory
+from secateur.serve.models.pool import ModelPool
+from secateur.serve.models.restore import restore_pool
 from secateur.serve.models.service import ModelService
-from secateur.serve.models.startup import remembered
-from secateur.serve.models.tables import Store
-from secateur.serve.models.version import ServedModel
+from secateur.serve.models.startup import snapshot_rows
+from secateur.serve.models.tables import ModelStore
+from secateur.serve.models.version import ModelVersion
 from secateur.serve.options import EngineOptions, ModelSpec
 from secateur.serve.state import open_state
 from secateur.v1 import models_pb2_grpc
@@ -70,7 +70,7 @@ class Factory:
     started: list[StandIn] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
     failure: Exception | None = None
-    unfit: Refused | None = None
+    unfit: RpcError | None = None
 
     def __post_init__(self) -> None:
         self.open.set()
@@ -83,10 +83,10 @@ class Factory:
             raise self.failure
         return engine
 
-    async def prove(self, engine: Any, folder: Path) -> Check:
+    async def prove(self, engine: Any, folder: Path) -> EngineCheckResult:
         if self.unfit is not None:
             raise self.unfit
-        return Check(16, 0.01, 3, 4, 0.1)
+        return EngineCheckResult(16, 0.01, 3, 4, 0.1)
 
 
 @dataclass
@@ -94,16 +94,16 @@ class House:
     """A running server; `say` collects what it says."""
 
     address: str
-    pool: Pool
-    deployments: Deployments
-    store: Store
+    pool: ModelPool
+    deployments: DeploymentManager
+    store: ModelStore
     factory: Factory
     said: list[str]
-    room: Room
+    room: AvailableMemory
     channel: Any
 
     def client(self, timeout: float = 20) -> AsyncClient:
-        return AsyncClient(self.address, timeout, retries=Retries(attempts=1))
+        return AsyncClient(self.address, timeout, retries=RetryPolicy(attempts=1))
 
     async def health(self, service: str) -> str:
         stub = health_pb2_grpc.HealthStub(self.channel)
@@ -119,7 +119,7 @@ async def read(folder: Path) -> Checkpoint:
     try:
         return await asyncio.to_thread(read_checkpoint, folder)
     except (SecateurError, OSError) as error:
-        raise refuse(folder, why_not(error)) from error
+        raise checkpoint_error(folder, error_reason(error)) from error
 
 
 @pytest.fixture
@@ -134,31 +134,31 @@ def open_house(tmp_path: Path, tiny_llama: Path) -> Open:
         backoff: Callable[[], Backoff] = Backoff,
         available: int = 100 * GIB,
     ) -> AsyncIterator[House]:
-        store = Store(open_state(f"sqlite:///{tmp_path}/state/server.db"), "home")
-        pool, factory, said = Pool(), Factory(), []
-        loader = Loader(said.append, factory.start, factory.prove)
-        house = House("", pool, None, store, factory, said, Room(available, GIB // 2, 0), None)  # type: ignore[arg-type]
-        house.deployments = Deployments(
+        store = ModelStore(open_state(f"sqlite:///{tmp_path}/state/server.db"), "home")
+        pool, factory, said = ModelPool(), Factory(), []
+        loader = EngineLoader(said.append, factory.start, factory.prove)
+        house = House("", pool, None, store, factory, said, AvailableMemory(available, GIB // 2, 0), None)  # type: ignore[arg-type]
+        house.deployments = DeploymentManager(
             pool,
             store,
             loader,
             EngineOptions(kv_cache_bytes=GIB // 2),
             retention or Retention(),
             said.append,
-            lambda engines: Room(
+            lambda engines: AvailableMemory(
                 house.room.available - GIB * sum(not e.stopped for e in factory.started), GIB // 2, engines
             ),
             read,
         )
         specs = {"m": tiny_llama} if given is None else given
-        wanted = restore(
+        wanted = restore_pool(
             pool, store.read(), {name: read_checkpoint(folder.resolve()) for name, folder in specs.items()}
         )
         await asyncio.gather(*(loader.start(one, EngineOptions(), 1) for one in wanted))
-        store.write(remembered(pool, wanted))
+        store.write(snapshot_rows(pool, wanted))
         house.deployments.open()
 
-        server = grpc.aio.server(interceptors=[Guard()])
+        server = grpc.aio.server(interceptors=[GuardInterceptor()])
         service = ModelService(pool, house.deployments, roots or (tiny_llama.parent,))
         models_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
         status = health.aio.HealthServicer()
@@ -167,7 +167,7 @@ def open_house(tmp_path: Path, tiny_llama: Path) -> Open:
         await server.start()
         reporter = HealthReporter(status, pool, ())
         await reporter.report()
-        keeper = Keeper(pool, house.deployments, loader, said.append, backoff)
+        keeper = EngineWatchdog(pool, house.deployments, loader, said.append, backoff)
         tasks = [asyncio.create_task(reporter.follow()), asyncio.create_task(keeper.watch())]
         house.channel = grpc.aio.insecure_channel(house.address)
         try:
@@ -217,7 +217,7 @@ async def refused(call: Awaitable[Any], code: str, reason: str) -> CallFailed:
     return failure.value
 
 
-def engine_of(version: ServedModel) -> StandIn:
+def engine_of(version: ModelVersion) -> StandIn:
     engine: Any = version.engine
     assert isinstance(engine, StandIn)
     return engine

@@ -54,12 +54,12 @@ class Probe:
 async def measure(first: Path, second: Path, state: Path, streams: int) -> dict[str, Any]:
     """Serve, let the other process load, and return the lags of both phases."""
     from secateur.serve.options import EngineOptions, ModelSpec, ServeOptions
-    from secateur.serve.server import Ready, serve
+    from secateur.serve.server import ServerReady, serve
 
     probe = Probe()
     clients: list[subprocess.Popen[str]] = []
 
-    def ready(server: Ready) -> None:
+    def ready(server: ServerReady) -> None:
         arguments = [server.address, str(second), str(streams)]
         command = [sys.executable, "-m", "tests.serve.models.loop_lag", "--client", *arguments]
         clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 
-from secateur.client import Client, Retries
+from secateur.client import Client, RetryPolicy
 
 TOKENS = 40
 STREAMS = 4
@@ -33,7 +33,7 @@ class Streams:
             thread.join(60)
 
     def _ask(self) -> None:
-        with Client(self.address, 60, retries=Retries(attempts=1)) as client:
+        with Client(self.address, 60, retries=RetryPolicy(attempts=1)) as client:
             while not self.stopped.is_set():
                 try:
                     events = list(

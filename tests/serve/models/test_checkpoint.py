@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from secateur.checkpoint.source import open_source
-from secateur.serve.failures import Refused
-from secateur.serve.models.checkpoint import fingerprint, read_aside, read_checkpoint
+from secateur.serve.failures import RpcError
+from secateur.serve.models.checkpoint import fingerprint, read_checkpoint, read_checkpoint_in_subprocess
 from secateur.serve.models.description import describe_checkpoint
 
 RECORD = {
@@ -29,12 +29,12 @@ RECORD = {
 
 
 async def test_reading_aside_is_reading(tiny_llama: Path, tmp_path: Path) -> None:
-    found = await read_aside(tiny_llama)
+    found = await read_checkpoint_in_subprocess(tiny_llama)
     assert found == read_checkpoint(tiny_llama)
     assert found.fingerprint == fingerprint(tiny_llama) == open_source(tiny_llama).fingerprint
     assert found.model_type == "llama" and found.memory_bytes("float32") == 2 * found.memory_bytes("auto") > 0
-    with pytest.raises(Refused, match=f"folder: got {tmp_path}: ") as refusal:
-        await read_aside(tmp_path)
+    with pytest.raises(RpcError, match=f"folder: got {tmp_path}: ") as refusal:
+        await read_checkpoint_in_subprocess(tmp_path)
     assert refusal.value.reason == "CHECKPOINT_REFUSED"
 
 

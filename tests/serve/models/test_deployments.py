@@ -12,8 +12,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from secateur.errors import BrokenCheckpoint
-from secateur.serve.engine.check import unfit
-from secateur.serve.failures import Refused
+from secateur.serve.engine.check import engine_unfit_error
+from secateur.serve.failures import RpcError
 from secateur.serve.models.deployments import Retention
 from secateur.v1 import models_pb2
 from tests.serve.models.conftest import GIB, House, engine_of, eventually, refused
@@ -71,11 +71,11 @@ async def test_a_client_may_leave(house: House, second: Path) -> None:
     ("failure", "flaw", "reason"),
     [
         (BrokenCheckpoint("NAME=DIR", "m", "no good"), None, "ENGINE_NOT_STARTED"),
-        (None, unfit("two answers differ"), "ENGINE_UNFIT"),
+        (None, engine_unfit_error("two answers differ"), "ENGINE_UNFIT"),
     ],
 )
 async def test_a_failed_load_leaves_everything_as_it_was(
-    house: House, second: Path, failure: Exception | None, flaw: Refused | None, reason: str
+    house: House, second: Path, failure: Exception | None, flaw: RpcError | None, reason: str
 ) -> None:
     client = house.client()
     before = MessageToDict(await client.models.get("m"))["versions"]
@@ -93,7 +93,7 @@ async def test_a_new_model_is_active_at_once(house: House, second: Path) -> None
     house.factory.open.clear()
     load = asyncio.ensure_future(client.models.load("new", str(second)))
     await eventually(lambda: "new" in house.pool.models)
-    with pytest.raises(Refused, match="new is still loading"):
+    with pytest.raises(RpcError, match="new is still loading"):
         house.pool.find("new").ready_engine()
     assert await house.health("") == "SERVING"  # what serves goes on
     house.factory.open.set()
@@ -123,7 +123,7 @@ async def test_unloading_waits_for_requests(house: House, second: Path) -> None:
     with version.request():
         unload = asyncio.ensure_future(client.models.unload("m", "2"))
         await eventually(lambda: version.state.value == DRAINING)
-        with pytest.raises(Refused, match="version 2 is not loaded"):
+        with pytest.raises(RpcError, match="version 2 is not loaded"):
             version.ready_engine()
         await asyncio.sleep(0.1)
         assert not engine.stopped
@@ -149,7 +149,7 @@ async def test_the_active_version_is_not_unloaded_by_mistake(house: House) -> No
     await refused(client.models.unload("m", "1"), "FAILED_PRECONDITION", "VERSION_ACTIVE")
     await refused(client.models.delete("m", "1"), "FAILED_PRECONDITION", "VERSION_ACTIVE")
     await client.models.unload("m", "1", force=True)
-    with pytest.raises(Refused, match="m version 1 is not loaded"):
+    with pytest.raises(RpcError, match="m version 1 is not loaded"):
         house.pool.find("m").ready_engine()
     assert await house.health("model/m") == "NOT_SERVING"
     assert await house.health("") == "SERVING"  # as its operator wants it

@@ -7,32 +7,32 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import BadInput
-from secateur.serve.models.home import move_in, move_out
-from secateur.serve.models.tables import ModelRow, Store
+from secateur.serve.models.home import acquire_state_lock, release_state_lock
+from secateur.serve.models.tables import ModelRow, ModelStore
 from secateur.serve.state import open_state
 
 
 def test_one_server_at_a_time(tmp_path: Path) -> None:
-    first = move_in(tmp_path / "state")
-    second = move_in(tmp_path / "state")
+    first = acquire_state_lock(tmp_path / "state")
+    second = acquire_state_lock(tmp_path / "state")
     assert not first.shared and second.shared and first.name != second.name
-    move_out(second)
-    move_out(first)
-    third = move_in(tmp_path / "state")
+    release_state_lock(second)
+    release_state_lock(first)
+    third = acquire_state_lock(tmp_path / "state")
     assert (third.name, third.shared) == (first.name, False)
-    assert move_in(tmp_path / "other").name != first.name
-    move_out(third)
+    assert acquire_state_lock(tmp_path / "other").name != first.name
+    release_state_lock(third)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="--state-dir"):
-        move_in(tmp_path / "file")
+        acquire_state_lock(tmp_path / "file")
 
 
 def test_servers_share_a_database(tmp_path: Path) -> None:
     sessions = open_state(f"sqlite:///{tmp_path}/server.db")
-    mine, yours = Store(sessions, "mine"), Store(sessions, "yours")
+    mine, yours = ModelStore(sessions, "mine"), ModelStore(sessions, "yours")
     mine.put(ModelRow(name="m", active="1"))
     yours.put(ModelRow(name="m", active="2"))
     yours.put_alias("default", "m")

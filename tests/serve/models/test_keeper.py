@@ -11,7 +11,7 @@ import pytest
 
 from secateur.errors import BackendUnavailable
 from secateur.serve.engine.backoff import Backoff
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 from secateur.v1 import models_pb2
 from tests.serve.models.conftest import House, engine_of, eventually
 
@@ -31,7 +31,7 @@ async def test_a_dead_engine_is_started_again(house: House) -> None:
     version = house.pool.find("m")
     engine_of(version).dead = True
     died = time.monotonic()
-    with pytest.raises(Refused, match="died and is being started again") as refusal:
+    with pytest.raises(RpcError, match="died and is being started again") as refusal:
         version.ready_engine()  # at once, whoever notices first
     assert refusal.value.reason == "ENGINE_RESTARTING" and refusal.value.retry_seconds
     await eventually(lambda: _unhealthy(house))
@@ -53,7 +53,7 @@ async def test_it_is_given_up_and_can_be_loaded_again(open_house: Any) -> None:
         assert len(house.factory.started) == 3  # the first, and two tries
         assert "no more of this" in version.reason and "given up" in version.reason
         assert "given up" in (await house.client().models.get("m")).versions[0].reason
-        with pytest.raises(Refused, match="no more of this") as refusal:
+        with pytest.raises(RpcError, match="no more of this") as refusal:
             version.ready_engine()
         assert refusal.value.reason == "ENGINE_FAILED"
         house.factory.failure = None

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from secateur.serve.models.checkpoint import Checkpoint
-from secateur.serve.models.plan import Room, plan
-from secateur.serve.models.pool import Pool
-from secateur.serve.models.restore import restore
-from secateur.serve.models.tables import ModelRow, Remembered, VersionRow
+from secateur.serve.models.plan import AvailableMemory, plan_memory
+from secateur.serve.models.pool import ModelPool
+from secateur.serve.models.restore import restore_pool
+from secateur.serve.models.tables import ModelRow, StoredModels, VersionRow
 from secateur.serve.options import EngineOptions
 
 MIB = 2**20
@@ -17,29 +17,29 @@ EXPLICIT = EngineOptions(kv_cache_bytes=100 * MIB)
 
 
 def test_what_fits() -> None:
-    planned = plan(50 * MIB, EXPLICIT, Room(400 * MIB, 200 * MIB, 1), {})
+    planned = plan_memory(50 * MIB, EXPLICIT, AvailableMemory(400 * MIB, 200 * MIB, 1), {})
     assert planned.fits and planned.needed == 350 * MIB and not planned.unloads
 
 
 def test_room_for_keys_and_values_is_a_share_if_unsaid() -> None:
-    planned = plan(50 * MIB, EngineOptions(), Room(1250 * MIB, 200 * MIB, 1), {})
+    planned = plan_memory(50 * MIB, EngineOptions(), AvailableMemory(1250 * MIB, 200 * MIB, 1), {})
     assert planned.fits and planned.kv_cache == 200 * MIB  # 40 % of 1000 MiB, for two engines
 
 
 def test_only_as_much_is_unloaded_as_has_to_be() -> None:
-    room = Room(100 * MIB, 200 * MIB, 4)
+    room = AvailableMemory(100 * MIB, 200 * MIB, 4)
     kept = {"a/1": 200 * MIB, "b/1": 200 * MIB, "c/1": 200 * MIB}
-    assert plan(50 * MIB, EXPLICIT, room, kept).unloads == ("a/1", "b/1")
-    hopeless = plan(900 * MIB, EXPLICIT, room, kept)
+    assert plan_memory(50 * MIB, EXPLICIT, room, kept).unloads == ("a/1", "b/1")
+    hopeless = plan_memory(900 * MIB, EXPLICIT, room, kept)
     assert not hopeless.fits and not hopeless.unloads
 
 
 A, B = Checkpoint(Path("/a"), "aaa"), Checkpoint(Path("/b"), "bbb")
 
 
-def remembered(*versions: VersionRow, active: str | None = "1", given: str = "aaa /a") -> Remembered:
+def remembered(*versions: VersionRow, active: str | None = "1", given: str = "aaa /a") -> StoredModels:
     row = ModelRow(name="m", active=active, previous=None, numbered=len(versions), given=given)
-    return Remembered([row], {"m": list(versions)}, {"default": "m", "gone": "other"})
+    return StoredModels([row], {"m": list(versions)}, {"default": "m", "gone": "other"})
 
 
 def row(version: str, checkpoint: Checkpoint, loaded: bool = True) -> VersionRow:
@@ -47,13 +47,13 @@ def row(version: str, checkpoint: Checkpoint, loaded: bool = True) -> VersionRow
     return VersionRow(model="m", version=version, loaded=loaded, created_at=5.0, **facts)
 
 
-def served(remembered: Remembered, given: dict[str, Checkpoint]) -> tuple[Pool, list[str]]:
-    pool = Pool()
-    return pool, [str(version) for version in restore(pool, remembered, given)]
+def served(remembered: StoredModels, given: dict[str, Checkpoint]) -> tuple[ModelPool, list[str]]:
+    pool = ModelPool()
+    return pool, [str(version) for version in restore_pool(pool, remembered, given)]
 
 
 def test_a_first_start() -> None:
-    pool, wanted = served(Remembered(), {"m": A})
+    pool, wanted = served(StoredModels(), {"m": A})
     assert wanted == ["m/1"] and pool.find("m").version == "1" and pool.models["m"].given == "aaa /a"
 
 

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from secateur.errors import BadInput
-from secateur.serve.engine.load import LATENCY, Histogram, Load
+from secateur.serve.engine.load import LATENCY_BUCKETS, EngineStats, Histogram
 from secateur.serve.observe.lag import watch_lag
 from secateur.serve.observe.metrics import Metrics
 from tests.serve.guard.conftest import Calls, Running, failure
@@ -45,12 +45,12 @@ def scrape(address: str) -> Scraped:
 class Served:
     metrics: Metrics
     address: str
-    engines: dict[str, Load]
+    engines: dict[str, EngineStats]
 
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    engines: dict[str, Load] = {}
+    engines: dict[str, EngineStats] = {}
     metrics = Metrics(lambda: [(*name.split("/"), load) for name, load in engines.items()])  # type: ignore[misc]
     address, stop = metrics.serve("127.0.0.1:0", None)
     yield Served(metrics, address, engines)
@@ -116,7 +116,7 @@ async def cancelled(calls: Calls) -> None:
 
 def test_engines_come_and_go(served: Served) -> None:
     assert scrape(served.address).get("secateur_running_requests", model="slim", version="1") is None
-    first, second = Load(), Load()
+    first, second = EngineStats(), EngineStats()
     served.engines |= {"slim/1": first, "slim/2": second}
     scheduler = SimpleNamespace(
         num_running_reqs=3, num_waiting_reqs=1, num_skipped_waiting_reqs=1, kv_cache_usage=0.25
@@ -158,7 +158,7 @@ def test_engines_come_and_go(served: Served) -> None:
 
 
 def test_histograms_count_every_value_once() -> None:
-    histogram = Histogram(LATENCY)
+    histogram = Histogram(LATENCY_BUCKETS)
     for value in (0.0, -1.0, 0.005, 0.0051, 1e9):
         histogram.observe(value)
     counts = dict(histogram.cumulative())

@@ -39,7 +39,7 @@ class Kept(SpanExporter):
 @pytest.fixture
 def kept() -> Iterator[tuple[Kept, list]]:
     exporter, stop = Kept(), []
-    stop.append(traces.start(exporter))
+    stop.append(traces.start_tracing(exporter))
     yield exporter, stop
     stop[0]()
 

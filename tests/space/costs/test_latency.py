@@ -9,14 +9,14 @@ import pytest
 
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model
+from secateur.model.dense import DecoderModel
 from secateur.space.budget import budget_of
-from secateur.space.costs.latency import Conditions, LatencyTable, ModelShape, model_shape, read_table
+from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape, model_shape, read_table
 from secateur.space.space import Space
 
 SHAPE = ModelShape("llama", 2, 64, 32, 2, 2, 96, 300)
 TABLE = LatencyTable(
-    Conditions("a processor", "an engine 1.0", "bfloat16", 8, 256, SHAPE),
+    LatencyConditions("a processor", "an engine 1.0", "bfloat16", 8, 256, SHAPE),
     1000,
     {"attention": {0: 0, 1: 40, 2: 30}, "ffn": {0: 0, 32: 10, 96: 90}},
 )
@@ -54,20 +54,20 @@ def test_another_model() -> None:
         TABLE.cost(Space(Architecture((2, 2), (128, 128)), 32))
 
 
-def test_a_budget_of_time(model: Model, space: Space) -> None:
+def test_a_budget_of_time(model: DecoderModel, space: Space) -> None:
     shape = model_shape(model)
     rows = {"attention": {0: 0, shape.groups: 300}, "ffn": {0: 0, shape.channels: 700}}
-    table = LatencyTable(Conditions("", "", "", 1, 256, shape), 500, rows)
+    table = LatencyTable(LatencyConditions("", "", "", 1, 256, shape), 500, rows)
     budget = budget_of(model, space, {"latency": 1 / 1.3}, table)
     (limit,) = budget.limits
     assert limit.cost.of(space.dense) == 500 + shape.layers * 1000
-    assert limit.most == int(limit.cost.of(space.dense) / 1.3)
+    assert limit.max_value == int(limit.cost.of(space.dense) / 1.3)
     with pytest.raises(
         BadInput, match=r"--budget: got latency=0.1: the smallest feasible is .* a speed-up of"
     ):
         budget_of(model, space, {"latency": 0.1}, table)
 
 
-def test_a_budget_of_time_without_a_table(model: Model, space: Space) -> None:
+def test_a_budget_of_time_without_a_table(model: DecoderModel, space: Space) -> None:
     with pytest.raises(BadInput, match="--budget: got latency: needs a table"):
         budget_of(model, space, {"latency": 0.8})

@@ -9,32 +9,32 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from secateur.space.costs.latency import Conditions, LatencyTable
-from secateur.storage import reported, write_json
+from secateur.space.costs.latency import LatencyConditions, LatencyTable
+from secateur.storage import os_errors_as_output_failed, write_json
 
 
-def cached(conditions: Conditions) -> LatencyTable | None:
+def load_cached_table(conditions: LatencyConditions) -> LatencyTable | None:
     """The table for exactly these conditions; None where there is none that can be read."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        table = LatencyTable.from_json(json.loads(file_of(conditions).read_text(encoding="utf-8")))
+        table = LatencyTable.from_json(json.loads(table_path(conditions).read_text(encoding="utf-8")))
         return table if table.conditions == conditions else None
     return None
 
 
-def keep(table: LatencyTable) -> Path:
+def store_table(table: LatencyTable) -> Path:
     """Write a table to its place; whole or not at all.
 
     Raises:
         OutputFailed: the cache folder cannot be written.
     """
-    file = file_of(table.conditions)
-    with reported(file):
+    file = table_path(table.conditions)
+    with os_errors_as_output_failed(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, table.to_json())
     return file
 
 
-def file_of(conditions: Conditions) -> Path:
+def table_path(conditions: LatencyConditions) -> Path:
     """Where the table for some conditions lies, ``$XDG_CACHE_HOME/secateur/latency/``."""
     home = os.environ.get("XDG_CACHE_HOME")
     folder = Path(home) if home and Path(home).is_absolute() else Path.home() / ".cache"

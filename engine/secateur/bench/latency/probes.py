@@ -34,7 +34,7 @@ class Probes:
         return (*self.uniform, *self.mixed)
 
 
-def probes(shape: ModelShape) -> Probes:
+def build_probes(shape: ModelShape) -> Probes:
     """The architectures to time for a model."""
     layers, groups, channels = shape.layers, shape.groups, shape.channels
     dense = Architecture((groups,) * layers, (channels,) * layers)
@@ -48,7 +48,7 @@ def probes(shape: ModelShape) -> Probes:
     return Probes(tuple(dict.fromkeys(uniform)), tuple(mixed))
 
 
-def fit(
+def fit_table(
     architectures: Sequence[Architecture], nanoseconds: Sequence[float]
 ) -> tuple[int, dict[Kind, dict[int, int]]]:
     """Fixed cost and rows of a table, by least squares of relative errors; no row falls.
@@ -69,7 +69,7 @@ def fit(
     return round(float(steps[0])), rows
 
 
-def steady(times: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+def remove_drift(times: Sequence[Sequence[Sequence[int]]]) -> list[float]:
     """Nanoseconds of a step of every architecture, as if the machine had been the same throughout.
 
     Whatever else runs slows whole turns down; so a turn is taken relative to those of the same round, the
@@ -83,13 +83,13 @@ def steady(times: Sequence[Sequence[Sequence[int]]]) -> list[float]:
     return [float(value) for value in np.median(turns / rounds, 1) * np.median(rounds)]
 
 
-def spread(turns: Sequence[Sequence[int]]) -> float:
+def relative_iqr(turns: Sequence[Sequence[int]]) -> float:
     """Interquartile range of the turns' medians, as a share of their median: what noise there was."""
     low, middle, high = np.percentile([np.median(turn) for turn in turns], [25, 50, 75])
     return float((high - low) / middle)
 
 
-def predict(fixed: int, rows: Mapping[Kind, Mapping[int, int]], candidate: Architecture) -> float:
+def predict_nanoseconds(fixed: int, rows: Mapping[Kind, Mapping[int, int]], candidate: Architecture) -> float:
     """Nanoseconds that a table says."""
     total = float(fixed)
     for kind, widths in (("attention", candidate.groups), ("ffn", candidate.channels)):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from secateur.serve.engine.environment import on_cpu, prepare
+from secateur.serve.engine.environment import on_cpu, set_engine_environment
 from secateur.serve.engine.kernels import kernel_choice
 from secateur.serve.options import EngineOptions
 
@@ -27,7 +27,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print must not come between the answers
     job = json.load(sys.stdin)
-    prepare(EngineOptions(), 1)
+    set_engine_environment(EngineOptions(), 1)
     if job["together"]:
         engines = []
         for folder in job["folders"]:

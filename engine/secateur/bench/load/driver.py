@@ -15,33 +15,33 @@ from typing import Any
 
 import numpy as np
 
-from secateur.bench.load.journal import Generator, Journal, Note
-from secateur.bench.load.prompt import Request
-from secateur.bench.load.record import Answer, Phase, Record
+from secateur.bench.load.journal import GeneratorStats, Journal, StageNote
+from secateur.bench.load.prompt import BenchmarkRequest
+from secateur.bench.load.record import Phase, RequestRecord, StreamedResponse
 from secateur.bench.load.stage import (
-    LEAST_WARMUP_SECONDS,
+    MIN_WARMUP_SECONDS,
     WARMUP_SHARE,
     ClosedLoop,
     OpenLoop,
-    Replay,
     Stage,
+    TraceReplay,
 )
 from secateur.bench.targets.target import RequestFailed, Target
 
 CANCELLED = "CANCELLED"
 """Error of a request that we gave up ourselves; it says nothing about the server."""
 
-GIVE_UP_SECONDS = 5.0
+ABORT_AFTER_SECONDS = 5.0
 """So long nothing but failures, and a stage is over."""
 
-BACK_OFF_SECONDS = 0.1
+BACKOFF_SECONDS = 0.1
 """What a client of a closed loop waits after a failure: a dead server is not to be asked without pause."""
 
 LAG_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
-class Subject:
+class BenchmarkTarget:
     """What is measured: a model of a server.
 
     Attributes:
@@ -53,11 +53,11 @@ class Subject:
     label: str
     name: str
     target: Target
-    request: Callable[[int], Request]
+    request: Callable[[int], BenchmarkRequest]
 
 
 @dataclass
-class Driver:
+class LoadGenerator:
     """Runs stages one after another.
 
     Attributes:
@@ -70,29 +70,31 @@ class Driver:
     journal: Journal
     began: float
     stop: asyncio.Event
-    progress: Callable[[Record], None] = lambda record: None
+    progress: Callable[[RequestRecord], None] = lambda record: None
     _numbers: dict[str, int] = field(default_factory=dict)
 
-    async def run(self, stage: Stage, round_number: int, subject: Subject, seed: int) -> bool:
+    async def run(self, stage: Stage, round_number: int, subject: BenchmarkTarget, seed: int) -> bool:
         """Run a stage once; False if it was given up or stopped."""
-        run = _Run(self, stage, round_number, subject)
+        run = _StageRun(self, stage, round_number, subject)
         return await run.whole(seed)
 
     def now(self) -> float:
         """Seconds since the benchmark began."""
         return time.perf_counter() - self.began
 
-    def number(self, subject: Subject) -> int:
+    def number(self, subject: BenchmarkTarget) -> int:
         """The next number of a request to a subject; each is used once in a benchmark."""
         number = self._numbers.get(subject.label, 0)
         self._numbers[subject.label] = number + 1
         return number
 
 
-class _Run:
+class _StageRun:
     """One round of one stage with one subject."""
 
-    def __init__(self, driver: Driver, stage: Stage, round_number: int, subject: Subject) -> None:
+    def __init__(
+        self, driver: LoadGenerator, stage: Stage, round_number: int, subject: BenchmarkTarget
+    ) -> None:
         self._driver = driver
         self._stage = stage
         self._round = round_number
@@ -147,7 +149,7 @@ class _Run:
                 number, request = self._next()
                 ok = await self._send(number, request, phase, self._driver.now())
                 if not ok:
-                    await asyncio.sleep(BACK_OFF_SECONDS)
+                    await asyncio.sleep(BACKOFF_SECONDS)
 
         await asyncio.gather(*(client() for _ in range(load.concurrency)))
 
@@ -176,8 +178,8 @@ class _Run:
         if seconds is None:
             seconds = (self._stage.extent.requests or 1) / (load.rate + (load.to_rate or load.rate)) * 2
         # A ramp begins with what it begins with; there is nothing before it.
-        warmup = 0.0 if load.to_rate is not None else max(LEAST_WARMUP_SECONDS, WARMUP_SHARE * seconds)
-        slots = _slots(load.limit)
+        warmup = 0.0 if load.to_rate is not None else max(MIN_WARMUP_SECONDS, WARMUP_SHARE * seconds)
+        slots = _request_numbers(load.limit)
         began = self._driver.now()
         measured = 0
         for at in load.arrivals(seconds, seed):
@@ -191,8 +193,8 @@ class _Run:
             measured += phase is Phase.MEASURED
             await self._send_at(began + at, phase, slots)
 
-    async def _replay(self, load: Replay) -> None:
-        slots = _slots(load.limit)
+    async def _replay(self, load: TraceReplay) -> None:
+        slots = _request_numbers(load.limit)
         began = self._driver.now()
         for at in load.times:
             await self._send_at(began + at, Phase.MEASURED, slots)
@@ -217,7 +219,12 @@ class _Run:
 
     @asynccontextmanager
     async def _slot(
-        self, slots: asyncio.Semaphore | None, number: int, request: Request, phase: Phase, due: float
+        self,
+        slots: asyncio.Semaphore | None,
+        number: int,
+        request: BenchmarkRequest,
+        phase: Phase,
+        due: float,
     ) -> AsyncIterator[None]:
         """Wait for a place among the requests in flight; one that never gets it leaves a record too."""
         if slots is None:
@@ -228,7 +235,9 @@ class _Run:
         except asyncio.CancelledError:
             never = "not sent when the stage was over"
             self._keep(
-                self._record(number, request, phase, due, self._driver.now(), Answer(), CANCELLED, never)
+                self._record(
+                    number, request, phase, due, self._driver.now(), StreamedResponse(), CANCELLED, never
+                )
             )
             raise
         try:
@@ -243,16 +252,16 @@ class _Run:
             self._broken = self._broken or error
             self._over.set()
 
-    def _next(self) -> tuple[int, Request]:
+    def _next(self) -> tuple[int, BenchmarkRequest]:
         number = self._driver.number(self._subject)
         return number, self._subject.request(number)
 
-    async def _send(self, number: int, request: Request, phase: Phase, intended: float) -> bool:
+    async def _send(self, number: int, request: BenchmarkRequest, phase: Phase, intended: float) -> bool:
         """Send a request and keep its record, however it ends; False if it failed."""
         closed = isinstance(self._stage.load, ClosedLoop)
         if phase is Phase.MEASURED and closed:
             self._open_measured += 1
-        answer = Answer()
+        answer = StreamedResponse()
         sent = self._driver.now()
         error = message = ""
         try:
@@ -270,19 +279,19 @@ class _Run:
     def _record(
         self,
         number: int,
-        request: Request,
+        request: BenchmarkRequest,
         phase: Phase,
         intended: float,
         sent: float,
-        answer: Answer,
+        answer: StreamedResponse,
         error: str,
         message: str,
-    ) -> Record:
+    ) -> RequestRecord:
         if not error and not answer.times:
             error, message = "EMPTY", "the answer had no token"
         began = self._driver.began
         prompt, output = answer.prompt_tokens, answer.output_tokens
-        return Record(
+        return RequestRecord(
             stage=self._stage.number,
             round=self._round,
             model=self._subject.label,
@@ -302,7 +311,7 @@ class _Run:
             message=message,
         )
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, record: RequestRecord) -> None:
         self._driver.journal.add(record)
         self._driver.progress(record)
         self._messages += len(record.times)
@@ -315,9 +324,9 @@ class _Run:
             self._open_measured -= 1
             self._end_if_done()
 
-    def _consider_giving_up(self, record: Record) -> None:
+    def _consider_giving_up(self, record: RequestRecord) -> None:
         seconds = self._driver.now() - self._last_success
-        if self._failures >= 3 and seconds >= GIVE_UP_SECONDS and not self._gave_up:
+        if self._failures >= 3 and seconds >= ABORT_AFTER_SECONDS and not self._gave_up:
             self._gave_up = True
             self._note(
                 "GAVE_UP",
@@ -339,7 +348,7 @@ class _Run:
         p50, p99 = np.percentile(lags or [0.0], [50, 99]) * 1e3
         place = (self._stage.number, self._round, self._subject.label)
         self._driver.journal.add(
-            Generator(
+            GeneratorStats(
                 *place,
                 round(seconds, 6),
                 round(cpu_seconds, 6),
@@ -353,10 +362,10 @@ class _Run:
 
     def _note(self, kind: str, text: str) -> None:
         place = (self._stage.number, self._round, self._subject.label)
-        self._driver.journal.add(Note(*place, kind, text))
+        self._driver.journal.add(StageNote(*place, kind, text))
 
 
-def _slots(limit: int | None) -> asyncio.Semaphore | None:
+def _request_numbers(limit: int | None) -> asyncio.Semaphore | None:
     return None if limit is None else asyncio.Semaphore(limit)
 
 

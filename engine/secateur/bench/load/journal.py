@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from secateur.bench.load.record import Record
+from secateur.bench.load.record import RequestRecord
 from secateur.errors import BadInput
-from secateur.storage import reported
+from secateur.storage import os_errors_as_output_failed
 
 FORMAT = "secateur benchmark 1"
 
 
 @dataclass(frozen=True)
-class Began:
+class LoadHeader:
     """A load that is applied from now on.
 
     Attributes:
@@ -32,7 +32,7 @@ class Began:
 
 
 @dataclass(frozen=True)
-class Note:
+class StageNote:
     """Something that happened to a stage.
 
     Attributes:
@@ -48,7 +48,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Generator:
+class GeneratorStats:
     """How the load generator itself was while it ran a stage.
 
     Attributes:
@@ -68,11 +68,17 @@ class Generator:
     lag_p99_ms: float
 
 
-Entry = Began | Record | Note | Generator
+JournalEntry = LoadHeader | RequestRecord | StageNote | GeneratorStats
+# The names on disk.
+_KINDS: dict[str, type[LoadHeader | StageNote | GeneratorStats]] = {
+    "began": LoadHeader,
+    "note": StageNote,
+    "generator": GeneratorStats,
+}
 
 
 @dataclass
-class Log:
+class BenchmarkLog:
     """All that is known of a benchmark, finished or not.
 
     Attributes:
@@ -80,30 +86,30 @@ class Log:
     """
 
     header: dict[str, Any]
-    stages: list[Began] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
-    generators: list[Generator] = field(default_factory=list)
+    stages: list[LoadHeader] = field(default_factory=list)
+    records: list[RequestRecord] = field(default_factory=list)
+    notes: list[StageNote] = field(default_factory=list)
+    generators: list[GeneratorStats] = field(default_factory=list)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JournalEntry) -> None:
         """Take one more."""
         match entry:
-            case Began():
+            case LoadHeader():
                 self.stages.append(entry)
-            case Record():
+            case RequestRecord():
                 self.records.append(entry)
-            case Note():
+            case StageNote():
                 self.notes.append(entry)
-            case Generator():
+            case GeneratorStats():
                 self.generators.append(entry)
 
 
 class Journal:
-    """A `Log` that is also a file.
+    """A `BenchmarkLog` that is also a file.
 
     Args:
         file: where; None keeps nothing on disk.
-        header: see `Log`.
+        header: see `BenchmarkLog`.
 
     Raises:
         OutputFailed: the place cannot be written.
@@ -111,25 +117,26 @@ class Journal:
 
     def __init__(self, file: Path | None, header: Mapping[str, Any]) -> None:
         self.file = file
-        self.log = Log(dict(header))
+        self.log = BenchmarkLog(dict(header))
         self._stream: IO[str] | None = None
         if file is not None:
-            with reported(file):
+            with os_errors_as_output_failed(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._stream = file.open("w", encoding="utf-8")
         self._write({"format": FORMAT, "header": self.log.header})
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: JournalEntry) -> None:
         """Keep an entry.
 
         Raises:
             OutputFailed: the disk is full.
         """
         self.log.add(entry)
-        if isinstance(entry, Record):
+        if isinstance(entry, RequestRecord):
             self._write({"request": entry.to_json()})
         else:
-            self._write({type(entry).__name__.lower(): asdict(entry)})
+            kind = next(name for name, entry_type in _KINDS.items() if isinstance(entry, entry_type))
+            self._write({kind: asdict(entry)})
 
     def close(self) -> None:
         """Nothing is added any more."""
@@ -139,12 +146,12 @@ class Journal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._stream is not None and self.file is not None:
-            with reported(self.file):
+            with os_errors_as_output_failed(self.file):
                 self._stream.write(json.dumps(line, separators=(",", ":")) + "\n")
                 self._stream.flush()
 
 
-def read_journal(file: Path) -> Log:
+def read_journal(file: Path) -> BenchmarkLog:
     """The log in a file of records.
 
     Raises:
@@ -155,7 +162,7 @@ def read_journal(file: Path) -> Log:
         first = json.loads(lines[0]) if lines else {}
         if not isinstance(first, dict) or first.get("format") != FORMAT:
             raise BadInput("--from", file, "no file of records of `secateur bench`")
-        log = Log(first["header"])
+        log = BenchmarkLog(first["header"])
         for number, line in enumerate(lines[1:], 2):
             try:
                 log.add(_entry(json.loads(line)))
@@ -169,8 +176,8 @@ def read_journal(file: Path) -> Log:
     return log
 
 
-def _entry(line: Mapping[str, Any]) -> Entry:
+def _entry(line: Mapping[str, Any]) -> JournalEntry:
     ((kind, content),) = line.items()
     if kind == "request":
-        return Record.from_json(content)
-    return {"began": Began, "note": Note, "generator": Generator}[kind](**content)
+        return RequestRecord.from_json(content)
+    return _KINDS[kind](**content)

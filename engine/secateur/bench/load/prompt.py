@@ -16,7 +16,7 @@ from secateur.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Prompt:
+class BenchmarkPrompt:
     """Text or token ids, one of the two; `tokens` is how many there are, or should be."""
 
     tokens: int
@@ -25,22 +25,22 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Request:
+class BenchmarkRequest:
     """A prompt and the length of its answer.
 
     Attributes:
         ignore_eos: whether the answer has that length whatever the model says.
     """
 
-    prompt: Prompt
+    prompt: BenchmarkPrompt
     output_tokens: int
     ignore_eos: bool = True
 
 
-class Prompts(Protocol):
+class PromptSource(Protocol):
     """Where prompts come from."""
 
-    def make(self, number: int, tokens: int) -> Prompt:
+    def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         """The prompt of that number, of that many tokens."""
         ...
 
@@ -52,10 +52,10 @@ class RandomTokens:
     pool: Sequence[int]
     seed: int
 
-    def make(self, number: int, tokens: int) -> Prompt:
+    def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         """Draw a prompt."""
         chosen = np.random.default_rng([self.seed, number]).integers(len(self.pool), size=tokens)
-        return Prompt(tokens, token_ids=tuple(self.pool[place] for place in chosen))
+        return BenchmarkPrompt(tokens, token_ids=tuple(self.pool[place] for place in chosen))
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class TokenPassages:
     text: Sequence[int]
     seed: int
 
-    def make(self, number: int, tokens: int) -> Prompt:
+    def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         """Cut a passage out.
 
         Raises:
             BadInput: the text is too short.
         """
-        start = passage(len(self.text), tokens, number, self.seed, "tokens")
-        return Prompt(tokens, token_ids=tuple(self.text[start : start + tokens]))
+        start = passage_start(len(self.text), tokens, number, self.seed, "tokens")
+        return BenchmarkPrompt(tokens, token_ids=tuple(self.text[start : start + tokens]))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RandomWords:
     characters_per_token: float
     seed: int
 
-    def make(self, number: int, tokens: int) -> Prompt:
+    def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         """Draw a prompt."""
         rng = np.random.default_rng([self.seed, number])
         wanted = tokens * self.characters_per_token
@@ -92,7 +92,7 @@ class RandomWords:
         while length < wanted:
             chosen.append(self.words[int(rng.integers(len(self.words)))])
             length += len(chosen[-1]) + 1
-        return Prompt(tokens, text=" ".join(chosen))
+        return BenchmarkPrompt(tokens, text=" ".join(chosen))
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,18 @@ class TextPassages:
     characters_per_token: float
     seed: int
 
-    def make(self, number: int, tokens: int) -> Prompt:
+    def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         """Cut a passage out.
 
         Raises:
             BadInput: the text is too short.
         """
         size = max(1, round(tokens * self.characters_per_token))
-        start = passage(len(self.text), size, number, self.seed, "characters")
-        return Prompt(tokens, text=self.text[start : start + size])
+        start = passage_start(len(self.text), size, number, self.seed, "characters")
+        return BenchmarkPrompt(tokens, text=self.text[start : start + size])
 
 
-def passage(length: int, size: int, number: int, seed: int, unit: str) -> int:
+def passage_start(length: int, size: int, number: int, seed: int, unit: str) -> int:
     """Where passage `number` begins: every beginning is used once before one is used again.
 
     Raises:

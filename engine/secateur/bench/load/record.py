@@ -27,7 +27,7 @@ class EngineTimings:
     decode_ms: float
 
 
-class Answer:
+class StreamedResponse:
     """An answer while it comes in; a target fills it, and what came before a failure stays.
 
     Attributes:
@@ -55,7 +55,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Record:
+class RequestRecord:
     """One request. Times are in seconds since the benchmark began.
 
     Attributes:
@@ -130,7 +130,7 @@ class Record:
         return {key: value for key, value in document.items() if value not in (None, "")}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Record:
+    def from_json(cls, document: Mapping[str, Any]) -> RequestRecord:
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no record."""
         given = dict(document)
         given["phase"] = Phase(given["phase"])

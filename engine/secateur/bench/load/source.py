@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from secateur.bench.load.prompt import (
-    Prompt,
-    Prompts,
+    BenchmarkPrompt,
+    BenchmarkRequest,
+    PromptSource,
     RandomTokens,
     RandomWords,
-    Request,
     TextPassages,
     TokenPassages,
 )
-from secateur.bench.load.record import Answer
-from secateur.bench.load.trace import Entry
+from secateur.bench.load.record import StreamedResponse
+from secateur.bench.load.trace import TraceEntry
 from secateur.bench.targets.target import Target
 
 POOL_CHARACTERS = 100_000
@@ -24,7 +24,7 @@ CHARACTERS_PER_TOKEN = 4.0  # of English, where the server does not say how many
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestSpec:
     """What requests are to be like.
 
     Attributes:
@@ -37,11 +37,11 @@ class Wanted:
     output_tokens: int
     ignore_eos: bool
     corpus: str
-    trace: Sequence[Entry]
+    trace: Sequence[TraceEntry]
     seed: int
 
 
-async def requests_for(target: Target, model: str, wanted: Wanted) -> Callable[[int], Request]:
+async def make_requests(target: Target, model: str, wanted: RequestSpec) -> Callable[[int], BenchmarkRequest]:
     """The request of every number, for one model of one server.
 
     Raises:
@@ -50,22 +50,22 @@ async def requests_for(target: Target, model: str, wanted: Wanted) -> Callable[[
     """
     prompts = await _prompts(target, model, wanted)
     if not wanted.trace:
-        return lambda number: Request(
+        return lambda number: BenchmarkRequest(
             prompts.make(number, wanted.input_tokens), wanted.output_tokens, wanted.ignore_eos
         )
 
-    def traced(number: int) -> Request:
+    def traced(number: int) -> BenchmarkRequest:
         entry = wanted.trace[number % len(wanted.trace)]
         if entry.text is not None:
-            prompt = Prompt(0, text=entry.text)
+            prompt = BenchmarkPrompt(0, text=entry.text)
         else:
             prompt = prompts.make(number, entry.input_tokens or wanted.input_tokens)
-        return Request(prompt, entry.output_tokens or wanted.output_tokens, wanted.ignore_eos)
+        return BenchmarkRequest(prompt, entry.output_tokens or wanted.output_tokens, wanted.ignore_eos)
 
     return traced
 
 
-async def _prompts(target: Target, model: str, wanted: Wanted) -> Prompts:
+async def _prompts(target: Target, model: str, wanted: RequestSpec) -> PromptSource:
     text = _text(wanted.corpus)
     read = text if wanted.corpus else text[:POOL_CHARACTERS]
     token_ids = await target.tokenize(model, read) if target.takes_tokens else None
@@ -82,8 +82,8 @@ async def _characters_per_token(target: Target, model: str, text: str, tokens: i
     # Short enough to fit where the prompts do, whatever the tokenizer.
     characters = max(64, min(2 * tokens, CALIBRATION_CHARACTERS))
     words = RandomWords(text.split(), 1.0, seed=2**31).make(0, characters)
-    answer = Answer()
-    await target.stream(model, Request(words, 1), answer)
+    answer = StreamedResponse()
+    await target.stream(model, BenchmarkRequest(words, 1), answer)
     if not answer.prompt_tokens:
         return CHARACTERS_PER_TOKEN
     return len(words.text or "") / answer.prompt_tokens

@@ -15,11 +15,11 @@ WARMUP_WAVES = 2
 WARMUP_SHARE = 0.1
 """Of an open loop's time: what arrives before is not counted."""
 
-LEAST_WARMUP_SECONDS = 1.0
+MIN_WARMUP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Extent:
+class StopCondition:
     """How much is measured: for so many seconds, or so many requests."""
 
     seconds: float | None = None
@@ -104,7 +104,7 @@ class OpenLoop:
 
 
 @dataclass(frozen=True)
-class Replay:
+class TraceReplay:
     """Requests of a trace, at its own times.
 
     Attributes:
@@ -130,7 +130,7 @@ class Replay:
         }
 
 
-Load = ClosedLoop | OpenLoop | Replay
+LoadPattern = ClosedLoop | OpenLoop | TraceReplay
 
 
 @dataclass(frozen=True)
@@ -142,5 +142,5 @@ class Stage:
     """
 
     number: int
-    load: Load
-    extent: Extent
+    load: LoadPattern
+    extent: StopCondition

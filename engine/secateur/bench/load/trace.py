@@ -18,7 +18,7 @@ from typing import Any
 
 from secateur.errors import BadInput
 
-NAMES = {
+FIELD_NAMES = {
     "timestamp": ("timestamp",),
     "input": ("input_length", "prompt_len", "input_tokens"),
     "prompt": ("prompt", "text", "text_input"),
@@ -27,7 +27,7 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class TraceEntry:
     """A line of a trace.
 
     Attributes:
@@ -43,7 +43,7 @@ class Entry:
     output_tokens: int | None
 
 
-def read_trace(file: Path) -> tuple[Entry, ...]:
+def read_trace(file: Path) -> tuple[TraceEntry, ...]:
     """The entries of a trace, in order of time.
 
     Raises:
@@ -63,12 +63,12 @@ def read_trace(file: Path) -> tuple[Entry, ...]:
     ordered = sorted(entries, key=lambda entry: entry.at or 0.0)
     begin = ordered[0].at or 0.0
     return tuple(
-        Entry(None if e.at is None else round(e.at - begin, 6), e.input_tokens, e.text, e.output_tokens)
+        TraceEntry(None if e.at is None else round(e.at - begin, 6), e.input_tokens, e.text, e.output_tokens)
         for e in ordered
     )
 
 
-def _entry(number: int, line: str) -> Entry:
+def _entry(number: int, line: str) -> TraceEntry:
     try:
         given = json.loads(line)
     except ValueError as error:
@@ -79,15 +79,17 @@ def _entry(number: int, line: str) -> Entry:
     length = _field(number, given, "input", int)
     if text is None and length is None:
         raise BadInput(
-            "--trace", f"line {number}", f"give one of {', '.join(NAMES['input'] + NAMES['prompt'])}"
+            "--trace",
+            f"line {number}",
+            f"give one of {', '.join(FIELD_NAMES['input'] + FIELD_NAMES['prompt'])}",
         )
     at = _field(number, given, "timestamp", float)
-    return Entry(None if at is None else at / 1e3, length, text, _field(number, given, "output", int))
+    return TraceEntry(None if at is None else at / 1e3, length, text, _field(number, given, "output", int))
 
 
 def _field(number: int, given: Mapping[str, Any], what: str, kind: type) -> Any:
     """The value of a field under any of its names; None if there is none."""
-    for name in NAMES[what]:
+    for name in FIELD_NAMES[what]:
         value = given.get(name)
         if value is None:
             continue

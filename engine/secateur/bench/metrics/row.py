@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from secateur.bench.load.driver import CANCELLED
-from secateur.bench.load.journal import Generator, Note
-from secateur.bench.load.record import Phase, Record
-from secateur.bench.metrics.slo import Slo
-from secateur.bench.metrics.statistics import Summary, summarise
+from secateur.bench.load.journal import GeneratorStats, StageNote
+from secateur.bench.load.record import Phase, RequestRecord
+from secateur.bench.metrics.slo import LatencySlo
+from secateur.bench.metrics.statistics import DistributionSummary, summarise
 
-METRICS: Mapping[str, Callable[[Record], list[float]]] = {
+METRICS: Mapping[str, Callable[[RequestRecord], list[float]]] = {
     "ttft": lambda record: [record.ttft_ms],
     "tpot": lambda record: [] if record.tpot_ms is None else [record.tpot_ms],
     "itl": lambda record: record.itls_ms,
@@ -28,14 +28,14 @@ METRICS: Mapping[str, Callable[[Record], list[float]]] = {
 STATISTICS = ("mean", "median", "std", "p90", "p95", "p99")
 
 
-def row(
+def result_row(
     load: Mapping[str, Any],
     label: str,
     model: str,
-    records: Sequence[Record],
-    slo: Slo | None,
-    generators: Sequence[Generator] = (),
-    notes: Sequence[Note] = (),
+    records: Sequence[RequestRecord],
+    slo: LatencySlo | None,
+    generators: Sequence[GeneratorStats] = (),
+    notes: Sequence[StageNote] = (),
 ) -> dict[str, Any]:
     """Describe what one model did under one load.
 
@@ -71,7 +71,7 @@ def row(
     return described
 
 
-def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
+def throughput(records: Sequence[RequestRecord], slo: LatencySlo | None) -> dict[str, Any]:
     """What came out per second, from the first measured request to the end of the last one.
 
     Counted are all tokens that came meanwhile, also those of requests that began before or ended after: that
@@ -82,7 +82,7 @@ def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
     for begin, end, inside in windows(records):
         seconds += end - begin
         for record in inside:
-            came = _came(record, begin, end)
+            came = _tokens_between(record, begin, end)
             tokens += came
             if record.error not in ("", CANCELLED):
                 continue
@@ -90,7 +90,7 @@ def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
             requests += share
             prompts += share * record.prompt_tokens
             within += share * (slo is not None and slo.met_by(record))
-        most = max(most, _most_at_once(inside, begin, end))
+        most = max(most, _peak_concurrency(inside, begin, end))
     per_second = 1 / seconds if seconds else 0.0
     return {
         "duration": round(seconds, 6),
@@ -104,18 +104,18 @@ def throughput(records: Sequence[Record], slo: Slo | None) -> dict[str, Any]:
     }
 
 
-def _came(record: Record, begin: float, end: float) -> int:
+def _tokens_between(record: RequestRecord, begin: float, end: float) -> int:
     """Tokens of a request that arrived between two times."""
     return sum(count for at, count in zip(record.times, record.tokens, strict=True) if begin < at <= end)
 
 
-def _usual_length(records: Sequence[Record]) -> float:
+def _usual_length(records: Sequence[RequestRecord]) -> float:
     """Of an answer: what that of a request which was cancelled with the stage would have been."""
     lengths = [record.output_tokens for record in records if record.ok]
     return float(np.mean(lengths)) if lengths else 0.0
 
 
-def windows(records: Sequence[Record]) -> list[tuple[float, float, list[Record]]]:
+def windows(records: Sequence[RequestRecord]) -> list[tuple[float, float, list[RequestRecord]]]:
     """Per round: from the first measured request to the end of the last, and all records of the round."""
     found = []
     for number in sorted({record.round for record in records}):
@@ -126,7 +126,7 @@ def windows(records: Sequence[Record]) -> list[tuple[float, float, list[Record]]
     return found
 
 
-def arrays(records: Sequence[Record]) -> dict[str, Any]:
+def arrays(records: Sequence[RequestRecord]) -> dict[str, Any]:
     """Raw values of every measured request, with the keys and units (seconds) of `vllm bench serve`."""
     measured = sorted((r for r in records if r.phase is Phase.MEASURED), key=lambda r: r.index)
     return {
@@ -144,7 +144,7 @@ def arrays(records: Sequence[Record]) -> dict[str, Any]:
 CURVE = (*range(0, 91, 5), 92, 94, 95, 96, 97, 98, 99, 100)
 
 
-def curves(records: Sequence[Record]) -> dict[str, list[float]]:
+def curves(records: Sequence[RequestRecord]) -> dict[str, list[float]]:
     """Percentiles of the latencies, for drawing."""
     good = [record for record in records if record.ok and record.phase is Phase.MEASURED]
     found: dict[str, list[float]] = {"percentiles": [float(percentile) for percentile in CURVE]}
@@ -154,7 +154,7 @@ def curves(records: Sequence[Record]) -> dict[str, list[float]]:
     return found
 
 
-def _distributions(good: Sequence[Record], block: int) -> dict[str, Any]:
+def _distributions(good: Sequence[RequestRecord], block: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
     for metric, read in METRICS.items():
@@ -167,11 +167,11 @@ def _distributions(good: Sequence[Record], block: int) -> dict[str, Any]:
     return found | {"intervals": intervals}
 
 
-def _rounded(summary: Summary | None, statistic: str) -> float | None:
+def _rounded(summary: DistributionSummary | None, statistic: str) -> float | None:
     return None if summary is None else round(float(getattr(summary, statistic)), 4)
 
 
-def _engine(good: Sequence[Record]) -> dict[str, float] | None:
+def _engine(good: Sequence[RequestRecord]) -> dict[str, float] | None:
     """The engine's own medians, and what client and transport add to them."""
     told = [record for record in good if record.engine is not None]
     if not told:
@@ -194,12 +194,12 @@ def _engine(good: Sequence[Record]) -> dict[str, float] | None:
     return found
 
 
-def _cached(good: Sequence[Record]) -> int | None:
+def _cached(good: Sequence[RequestRecord]) -> int | None:
     told = [record.cached_tokens for record in good if record.cached_tokens is not None]
     return sum(told) if told else None
 
 
-def _generator(generators: Sequence[Generator]) -> dict[str, float] | None:
+def _generator(generators: Sequence[GeneratorStats]) -> dict[str, float] | None:
     if not generators:
         return None
     seconds = sum(one.seconds for one in generators)
@@ -213,15 +213,15 @@ def _generator(generators: Sequence[Generator]) -> dict[str, float] | None:
     }
 
 
-BUSY = 0.8
-SLOWER = 1.5
-BEHIND = 0.9
-LEAST_OF_A_TREND = 30
+MAX_GENERATOR_LOAD = 0.8
+SLOWDOWN_RATIO = 1.5
+MIN_ACHIEVED_RATE = 0.9
+MIN_TREND_REQUESTS = 30
 """Requests of an open loop; how fewer arrived and were answered is chance."""
 
 
 def observations(
-    described: Mapping[str, Any], measured: Sequence[Record], notes: Sequence[Note] = ()
+    described: Mapping[str, Any], measured: Sequence[RequestRecord], notes: Sequence[StageNote] = ()
 ) -> list[str]:
     """What somebody who reads the row must know before believing it."""
     said = []
@@ -235,21 +235,21 @@ def observations(
             f"slowed down {slower:.1f} times in mid-run: median latency of the last third over the first"
         )
     generator = described["generator"]
-    if generator and generator["cpu_share"] > BUSY:
+    if generator and generator["cpu_share"] > MAX_GENERATOR_LOAD:
         said.append(
             f"the load generator used {generator['cpu_share']:.0%} of a core: it may be what was measured"
         )
     whole = not any(note.kind in ("INTERRUPTED", "GAVE_UP") for note in notes)
-    if described["load"]["kind"] == "open" and described["completed"] >= LEAST_OF_A_TREND and whole:
-        came, served = _came_per_second(measured), described["request_throughput"]
-        if served < BEHIND * came and _queue_grew(measured):
+    if described["load"]["kind"] == "open" and described["completed"] >= MIN_TREND_REQUESTS and whole:
+        came, served = _arrival_rate(measured), described["request_throughput"]
+        if served < MIN_ACHIEVED_RATE * came and _queue_grew(measured):
             said.append(
                 f"overloaded: {came:.2f} requests/s came, {served:.2f} were answered: the longer, the slower"
             )
     return said
 
 
-def _slowed_down(measured: Sequence[Record]) -> float | None:
+def _slowed_down(measured: Sequence[RequestRecord]) -> float | None:
     """By how much, of a closed loop's requests that were answered."""
     good = sorted((r for r in measured if r.ok), key=lambda r: r.sent)
     third = len(good) // 3
@@ -259,17 +259,17 @@ def _slowed_down(measured: Sequence[Record]) -> float | None:
         float(np.median([r.e2e_ms / max(r.output_tokens, 1) for r in part]))
         for part in (good[:third], good[-third:])
     )
-    return last / first if last > SLOWER * first else None
+    return last / first if last > SLOWDOWN_RATIO * first else None
 
 
-def _came_per_second(measured: Sequence[Record]) -> float:
+def _arrival_rate(measured: Sequence[RequestRecord]) -> float:
     """Requests that really arrived: in a short open loop chance makes them more or fewer than its rate."""
     arrivals = [[r.intended for r in part] for part in _by_round(measured)]
     seconds = sum(part[-1] - part[0] for part in arrivals)
     return sum(len(part) - 1 for part in arrivals) / seconds if seconds else 0.0
 
 
-def _queue_grew(measured: Sequence[Record]) -> bool:
+def _queue_grew(measured: Sequence[RequestRecord]) -> bool:
     """Whether those who came late in their round waited much longer than those who came early."""
     early: list[float] = []
     late: list[float] = []
@@ -277,16 +277,16 @@ def _queue_grew(measured: Sequence[Record]) -> bool:
         third = len(part) // 3
         early += [record.ttft_ms for record in part[:third]]
         late += [record.ttft_ms for record in part[len(part) - third :]]
-    return bool(early) and float(np.median(late)) > SLOWER * float(np.median(early))
+    return bool(early) and float(np.median(late)) > SLOWDOWN_RATIO * float(np.median(early))
 
 
-def _by_round(measured: Sequence[Record]) -> list[list[Record]]:
+def _by_round(measured: Sequence[RequestRecord]) -> list[list[RequestRecord]]:
     """In the order in which they came."""
     rounds = sorted({record.round for record in measured})
     return [sorted((r for r in measured if r.round == n), key=lambda r: r.intended) for n in rounds]
 
 
-def _most_at_once(records: Sequence[Record], begin: float, end: float) -> int:
+def _peak_concurrency(records: Sequence[RequestRecord], begin: float, end: float) -> int:
     changes = sorted(
         [(r.sent, 1) for r in records if r.sent <= end] + [(r.ended, -1) for r in records if r.sent <= end]
     )

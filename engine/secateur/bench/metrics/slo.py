@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from secateur.bench.load.record import Record
+from secateur.bench.load.record import RequestRecord
 from secateur.errors import BadInput
 
 METRICS = ("ttft", "tpot", "e2el")
@@ -24,12 +24,12 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
 
 
 @dataclass(frozen=True)
-class Slo:
+class LatencySlo:
     """Limits in milliseconds, by metric; at least one."""
 
     limits: Mapping[str, float]
 
-    def met_by(self, record: Record) -> bool:
+    def met_by(self, record: RequestRecord) -> bool:
         """True for a whole answer within all limits; an answer of one message has no time per token."""
         if not record.ok:
             return False
@@ -41,14 +41,14 @@ class Slo:
         return dict(self.limits)
 
 
-def parse_slo(text: str) -> Slo:
+def parse_slo(text: str) -> LatencySlo:
     """Read ``ttft=500ms,tpot=50ms`` or the name of a preset.
 
     Raises:
         BadInput: neither.
     """
     if text in PRESETS:
-        return Slo(PRESETS[text])
+        return LatencySlo(PRESETS[text])
     limits: dict[str, float] = {}
     for part in text.split(","):
         metric, _, value = part.strip().partition("=")
@@ -62,4 +62,4 @@ def parse_slo(text: str) -> Slo:
         if metric in limits:
             raise BadInput("--slo", text, f"{metric} is given twice")
         limits[metric] = float(found[1]) * UNITS[found[2]]
-    return Slo(limits)
+    return LatencySlo(limits)

@@ -17,14 +17,14 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
-LEAST_BLOCKS = 8  # fewer say too little about their spread
+MIN_BLOCKS = 8  # fewer say too little about their spread
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
 
-Numbers = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """Where a value lies with 95 % confidence."""
 
     low: float
@@ -35,7 +35,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Summary:
+class DistributionSummary:
     """A distribution.
 
     Attributes:
@@ -50,10 +50,10 @@ class Summary:
     p90: float
     p95: float
     p99: float
-    intervals: dict[str, Interval]
+    intervals: dict[str, ConfidenceInterval]
 
 
-def summarise(groups: Sequence[Sequence[float]], block: int = 1, seed: int = 0) -> Summary | None:
+def summarise(groups: Sequence[Sequence[float]], block: int = 1, seed: int = 0) -> DistributionSummary | None:
     """Describe values that come in groups: one value or many of each request, in order of sending.
 
     Args:
@@ -69,7 +69,7 @@ def summarise(groups: Sequence[Sequence[float]], block: int = 1, seed: int = 0) 
         return None
     values = np.concatenate(kept)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(values, PERCENTILES))
-    return Summary(
+    return DistributionSummary(
         count=len(values),
         mean=float(values.mean()),
         std=float(values.std()),
@@ -81,29 +81,33 @@ def summarise(groups: Sequence[Sequence[float]], block: int = 1, seed: int = 0) 
     )
 
 
-def _intervals(groups: list[Numbers], values: Numbers, block: int, seed: int) -> dict[str, Interval]:
-    size = max(1, min(block, len(groups) // LEAST_BLOCKS))
+def _intervals(
+    groups: list[FloatArray], values: FloatArray, block: int, seed: int
+) -> dict[str, ConfidenceInterval]:
+    size = max(1, min(block, len(groups) // MIN_BLOCKS))
     blocks = math.ceil(len(groups) / size)
-    if blocks < LEAST_BLOCKS:
+    if blocks < MIN_BLOCKS:
         return {}
     order = np.argsort(values, kind="stable")
     ordered = values[order]
     owner = np.repeat(np.arange(len(groups)) // size, [len(group) for group in groups])[order]
     rng = np.random.default_rng(seed)
     draws = RESAMPLES if len(values) * RESAMPLES <= 2e8 else 200
-    found = np.array([_redraw(ordered, owner, blocks, rng) for _ in range(draws)])
+    found = np.array([_bootstrap_sample(ordered, owner, blocks, rng) for _ in range(draws)])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(found, [tail, 1 - tail], axis=0)
     names = ("mean", "median", "p90", "p95", "p99")
     least = (0, 0, 10, 20, 100)  # with fewer requests, a percentile is no more than the largest value
     return {
-        name: Interval(float(low[place]), float(high[place]))
+        name: ConfidenceInterval(float(low[place]), float(high[place]))
         for place, name in enumerate(names)
         if len(groups) >= least[place]
     }
 
 
-def _redraw(ordered: Numbers, owner: NDArray[np.int64], blocks: int, rng: np.random.Generator) -> Numbers:
+def _bootstrap_sample(
+    ordered: FloatArray, owner: NDArray[np.int64], blocks: int, rng: np.random.Generator
+) -> FloatArray:
     """Statistics of one draw of blocks: each value counts as often as its block was drawn."""
     weights = np.bincount(rng.integers(blocks, size=blocks), minlength=blocks)[owner]
     total = np.cumsum(weights)
@@ -125,7 +129,7 @@ class Ratio:
     """
 
     value: float
-    interval: Interval | None
+    interval: ConfidenceInterval | None
     differ: bool | None
 
 
@@ -143,15 +147,15 @@ def ratio_of_rounds(first: Sequence[float], second: Sequence[float]) -> Ratio | 
         return Ratio(math.exp(middle), None, None)
     error = float(logs.std(ddof=1)) / math.sqrt(len(logs))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1)) * error
-    interval = Interval(math.exp(middle - reach), math.exp(middle + reach))
+    interval = ConfidenceInterval(math.exp(middle - reach), math.exp(middle + reach))
     return Ratio(math.exp(middle), interval, 1.0 not in interval)
 
 
-def mean_with_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
+def mean_with_interval(values: Sequence[float]) -> tuple[float, ConfidenceInterval | None]:
     """A mean and where it lies, of values taken to be normal."""
     mean = float(np.mean(values))
     if len(values) < 3:
         return mean, None
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return mean, Interval(mean - reach, mean + reach)
+    return mean, ConfidenceInterval(mean - reach, mean + reach)

@@ -12,7 +12,7 @@ ROWS, INNER, COLUMNS = 1024, 1024, 4096
 REPEATS = 3
 
 
-def bandwidth() -> float:
+def memory_bandwidth() -> float:
     """Bytes read per second by the fastest of three ways to read a large array."""
     best = 0.0
     for way in _ways():
@@ -21,7 +21,7 @@ def bandwidth() -> float:
     return best
 
 
-def product_rate(dtype: str) -> float:
+def matmul_rate(dtype: str) -> float:
     """Floating-point operations per second of a large matrix product."""
     left, right = _factors(dtype)
     seconds = min(_seconds(lambda: left @ right) for _ in range(REPEATS))

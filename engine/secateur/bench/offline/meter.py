@@ -9,18 +9,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from secateur.bench.environment import environment
-from secateur.bench.metrics.statistics import Interval, ratio_of_rounds, summarise
-from secateur.bench.models import facts_of_folder, read_config
-from secateur.bench.offline.plan import STEPS, OfflinePlan
-from secateur.bench.shape import Shape, shape_of
-from secateur.bench.worker_process import answers
-from secateur.serve.engine.memory import LEAST
+from secateur.bench.metrics.statistics import ConfidenceInterval, ratio_of_rounds, summarise
+from secateur.bench.models import checkpoint_info, read_config
+from secateur.bench.offline.plan import DECODE_STEPS, OfflinePlan
+from secateur.bench.shape import DecoderShape, read_shape
+from secateur.bench.worker_process import run_json_worker
+from secateur.serve.engine.memory import MIN_KV_CACHE_BYTES
 
-BLOCK = 128  # tokens; vLLM reserves whole blocks
-ROOM = 1.25
+KV_BLOCK_TOKENS = 128  # tokens; vLLM reserves whole blocks
+KV_CACHE_MARGIN = 1.25
 
 
-class Reporter(Protocol):
+class OfflineReporter(Protocol):
     """Is told how it goes."""
 
     def stage(self, name: str, total: int) -> None:
@@ -33,7 +33,7 @@ class Reporter(Protocol):
 
 
 @dataclass
-class Times:
+class OfflineTimings:
     """What was measured, by model and batch; a list entry per round.
 
     Attributes:
@@ -62,26 +62,26 @@ class Times:
             self.decode.setdefault(place, []).append([ns / 1e9 for ns in answer["decode_ns"]])
 
 
-def measure(plan: OfflinePlan, reporter: Reporter) -> dict[str, Any]:
+def measure(plan: OfflinePlan, reporter: OfflineReporter) -> dict[str, Any]:
     """Time every model at every batch and describe it.
 
     Raises:
         BackendUnavailable: vLLM is missing, or cannot run one of them.
         BadInput: a folder is no checkpoint.
     """
-    shapes = {name: shape_of(folder, read_config(folder)) for name, folder in plan.folders}
+    shapes = {name: read_shape(folder, read_config(folder)) for name, folder in plan.folders}
     where = environment()
-    times = Times()
+    times = OfflineTimings()
     turns = 2 + 2 * len(plan.batches) * len(plan.folders)
     reporter.stage("timing vLLM", len(plan.folders) + (plan.rounds + 1) * turns)
-    for answer in answers("secateur.bench.offline.worker", _job(plan, shapes)):
+    for answer in run_json_worker("secateur.bench.offline.worker", _job(plan, shapes)):
         times.take(answer)
         reporter.step()
     return document(plan, shapes, times, where)
 
 
 def document(
-    plan: OfflinePlan, shapes: Mapping[str, Shape], times: Times, where: Mapping[str, Any]
+    plan: OfflinePlan, shapes: Mapping[str, DecoderShape], times: OfflineTimings, where: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What was measured beside what is possible."""
     read, rate = max(times.bandwidth), max(times.product_rate)
@@ -100,7 +100,7 @@ def document(
             "flops_per_second": round(rate),
             "flops_of_rounds": [round(value) for value in times.product_rate],
         },
-        "models": [facts_of_folder(name, folder, plan.dtype).to_json() for name, folder in plan.folders],
+        "models": [checkpoint_info(name, folder, plan.dtype).to_json() for name, folder in plan.folders],
         "results": results,
         "speedups": [
             _speedup(plan, shapes, times, other, batch, read, rate)
@@ -111,7 +111,13 @@ def document(
 
 
 def _result(
-    plan: OfflinePlan, shape: Shape, times: Times, name: str, batch: int, read: float, rate: float
+    plan: OfflinePlan,
+    shape: DecoderShape,
+    times: OfflineTimings,
+    name: str,
+    batch: int,
+    read: float,
+    rate: float,
 ) -> dict[str, Any]:
     decode, prefill = times.decode[name, batch], times.prefill[name, batch]
     step = float(np.median([np.median(turn) for turn in decode]))
@@ -146,7 +152,9 @@ def _result(
     }
 
 
-def _floors(plan: OfflinePlan, shape: Shape, batch: int, read: float, rate: float) -> tuple[float, float]:
+def _floors(
+    plan: OfflinePlan, shape: DecoderShape, batch: int, read: float, rate: float
+) -> tuple[float, float]:
     """Seconds below which a step, and a batch of prompts, cannot go: the longer of reading and computing."""
     weights = shape.decode_bytes(0, 0, plan.dtype)
     decode = max(
@@ -159,8 +167,8 @@ def _floors(plan: OfflinePlan, shape: Shape, batch: int, read: float, rate: floa
 
 def _speedup(
     plan: OfflinePlan,
-    shapes: Mapping[str, Shape],
-    times: Times,
+    shapes: Mapping[str, DecoderShape],
+    times: OfflineTimings,
     other: str,
     batch: int,
     read: float,
@@ -197,26 +205,29 @@ def _speedup(
     return found
 
 
-def _interval(interval: Interval | None) -> Sequence[float] | None:
+def _interval(interval: ConfidenceInterval | None) -> Sequence[float] | None:
     return None if interval is None else [round(interval.low, 4), round(interval.high, 4)]
 
 
-def _job(plan: OfflinePlan, shapes: Mapping[str, Shape]) -> Mapping[str, Any]:
-    longest = max(plan.input_tokens, plan.context) + STEPS + BLOCK
-    tokens = max(plan.batches) * (longest // BLOCK + 1) * BLOCK
+def _job(plan: OfflinePlan, shapes: Mapping[str, DecoderShape]) -> Mapping[str, Any]:
+    longest = max(plan.input_tokens, plan.context) + DECODE_STEPS + KV_BLOCK_TOKENS
+    tokens = max(plan.batches) * (longest // KV_BLOCK_TOKENS + 1) * KV_BLOCK_TOKENS
     return {
         "folders": {name: str(folder) for name, folder in plan.folders},
         "batches": list(plan.batches),
         "rounds": plan.rounds,
-        "steps": STEPS,
+        "steps": DECODE_STEPS,
         "input_tokens": plan.input_tokens,
         "context": plan.context,
         "dtype": plan.dtype,
         "threads": plan.threads,
-        "max_model_len": longest - BLOCK + 8,
+        "max_model_len": longest - KV_BLOCK_TOKENS + 8,
         "vocabulary": min(int(read_config(folder)["vocab_size"]) for _, folder in plan.folders),
         "kv_cache_bytes": {
-            str(folder): max(LEAST, int(ROOM * tokens * shapes[name].kv_bytes_per_token(plan.dtype)))
+            str(folder): max(
+                MIN_KV_CACHE_BYTES,
+                int(KV_CACHE_MARGIN * tokens * shapes[name].kv_bytes_per_token(plan.dtype)),
+            )
             for name, folder in plan.folders
         },
     }

@@ -10,9 +10,9 @@ from typing import Any
 from secateur.bench.models import read_config
 from secateur.errors import BadInput
 
-STEPS = 12  # of a turn; the first finds cold caches and is not counted
+DECODE_STEPS = 12  # of a turn; the first finds cold caches and is not counted
 ROUNDS = 9
-MOST = 1024
+MAX_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class OfflinePlan:
     def __post_init__(self) -> None:
         for option, value, least in (
             ("--input-len", self.input_tokens, 1),
-            ("--context", self.context, STEPS),
+            ("--context", self.context, DECODE_STEPS),
             ("--rounds", self.rounds, 1),
         ):
             if value < least:
                 raise BadInput(option, value, f"at least {least}")
-        longest = max(self.input_tokens, self.context) + STEPS
+        longest = max(self.input_tokens, self.context) + DECODE_STEPS
         for _, folder in self.folders:
             config = read_config(folder)
             most = config.get("max_position_embeddings")
@@ -94,6 +94,6 @@ def parse_batches(text: str) -> tuple[int, ...]:
         batches = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise BadInput("--batch", text, "whole numbers separated by commas") from None
-    if not all(1 <= batch <= MOST for batch in batches):
-        raise BadInput("--batch", text, f"1 to {MOST}")
+    if not all(1 <= batch <= MAX_BATCH for batch in batches):
+        raise BadInput("--batch", text, f"1 to {MAX_BATCH}")
     return batches

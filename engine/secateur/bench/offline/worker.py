@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from secateur.bench.offline.ceilings import bandwidth, product_rate
-from secateur.serve.engine.environment import on_cpu, prepare
+from secateur.bench.offline.ceilings import matmul_rate, memory_bandwidth
+from secateur.serve.engine.environment import on_cpu, set_engine_environment
 from secateur.serve.engine.kernels import kernel_choice
 from secateur.serve.options import EngineOptions
 
@@ -24,7 +24,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print must not come between the answers
     job = json.load(sys.stdin)
-    prepare(EngineOptions(threads=job["threads"]), 1)
+    set_engine_environment(EngineOptions(threads=job["threads"]), 1)
     engines = {}
     for name, folder in job["folders"].items():
         engines[name] = _engine(folder, job)
@@ -35,8 +35,8 @@ def main() -> None:
 
 
 def _round(engines: dict[str, Any], job: dict[str, Any], number: int) -> Iterator[dict[str, Any]]:
-    yield {"bandwidth": bandwidth()}
-    yield {"product_rate": product_rate(job["dtype"])}
+    yield {"bandwidth": memory_bandwidth()}
+    yield {"product_rate": matmul_rate(job["dtype"])}
     for batch in job["batches"]:
         for name, engine in engines.items():
             place = {"model": name, "batch": batch, "round": number}

@@ -8,26 +8,26 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
-from secateur.bench.targets.target import NOBODY, RequestFailed
+from secateur.bench.targets.target import NOT_REACHABLE, RequestFailed
 from secateur.client.endpoint import Endpoint
 
-OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
+LOCAL_SUBCHANNEL_POOL = ("grpc.use_local_subchannel_pool", 1)
 """Not shared with whatever else this process talks to."""
 
-SOON = ("grpc.max_reconnect_backoff_ms", 2000)
+MAX_RECONNECT_BACKOFF = ("grpc.max_reconnect_backoff_ms", 2000)
 """A server that was gone for a moment is found again, not after two minutes."""
 
 
 def open_channel(endpoint: Endpoint) -> grpc.aio.Channel:
     """A channel to a server; nothing is sent yet."""
-    options = [*endpoint.channel_options(), OWN_CONNECTION, SOON]
+    options = [*endpoint.channel_options(), LOCAL_SUBCHANNEL_POOL, MAX_RECONNECT_BACKOFF]
     if endpoint.encrypted:
         return grpc.aio.secure_channel(endpoint.target, endpoint.credentials(), options)
     return grpc.aio.insecure_channel(endpoint.target, options)
 
 
 @asynccontextmanager
-async def failures(channel: grpc.aio.Channel) -> AsyncIterator[None]:
+async def translate_errors(channel: grpc.aio.Channel) -> AsyncIterator[None]:
     """Turn what gRPC raises into `RequestFailed`.
 
     Args:
@@ -40,5 +40,5 @@ async def failures(channel: grpc.aio.Channel) -> AsyncIterator[None]:
         # A server that refuses has the same status; only then is there a connection.
         connected = channel.get_state() is grpc.ChannelConnectivity.READY
         if error.code() is grpc.StatusCode.UNAVAILABLE and not connected:
-            said = f"{NOBODY} ({said})"
+            said = f"{NOT_REACHABLE} ({said})"
         raise RequestFailed(error.code().name, said) from error

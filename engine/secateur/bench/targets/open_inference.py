@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from secateur.bench.load.prompt import Request
-from secateur.bench.load.record import Answer
-from secateur.bench.models import ModelFacts
-from secateur.bench.targets.channels import failures, open_channel
+from secateur.bench.load.prompt import BenchmarkRequest
+from secateur.bench.load.record import StreamedResponse
+from secateur.bench.models import ModelInfo
+from secateur.bench.targets.channels import open_channel, translate_errors
 from secateur.bench.targets.target import RequestFailed
 from secateur.client.endpoint import Endpoint
 from secateur.serve.protocols.open_inference.wire import SERVICE, ModelInferRequest, message
@@ -41,7 +41,7 @@ class OpenInferenceTarget:
             response_deserializer=message("ModelReadyResponse").FromString,
         )
 
-    async def stream(self, model: str, request: Request, answer: Answer) -> None:
+    async def stream(self, model: str, request: BenchmarkRequest, answer: StreamedResponse) -> None:
         """Send a request and note when its tokens arrive."""
         finished = asyncio.Event()
 
@@ -51,7 +51,7 @@ class OpenInferenceTarget:
 
         last: dict[str, Any] = {}
         try:
-            async with failures(self._channel):
+            async with translate_errors(self._channel):
                 async for response in self._stream(sent(), **self._call):
                     if response.error_message:
                         raise RequestFailed("SERVER_ERROR", response.error_message)
@@ -74,23 +74,23 @@ class OpenInferenceTarget:
         """The protocol has no such call."""
         return None
 
-    async def describe(self, model: str) -> ModelFacts:
+    async def describe(self, model: str) -> ModelInfo:
         """Only whether the model is ready: the protocol says no more."""
         if not model:
             raise RequestFailed("INVALID_ARGUMENT", "the protocol has no default model: name one")
         request = message("ModelReadyRequest")(name=model)
-        async with failures(self._channel):
+        async with translate_errors(self._channel):
             reply = await self._ready(request, **self._call)
         if not reply.ready:
             raise RequestFailed("NOT_FOUND", f"no model {model!r} is ready")
-        return ModelFacts(model)
+        return ModelInfo(model)
 
     async def close(self) -> None:
         """Hang up."""
         await self._channel.close()
 
 
-def _request(model: str, request: Request) -> Any:
+def _request(model: str, request: BenchmarkRequest) -> Any:
     sampling = {
         "temperature": 0,
         "max_tokens": request.output_tokens,
@@ -132,7 +132,7 @@ def _outputs(reply: Any) -> dict[str, Any]:
     return found
 
 
-def _tokens(outputs: Mapping[str, Any], answer: Answer) -> int:
+def _tokens(outputs: Mapping[str, Any], answer: StreamedResponse) -> int:
     """Tokens that a message brought: as it says, or one if it has text."""
     told = outputs.get("num_output_tokens")
     if told is not None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 
-from secateur.bench.load.prompt import Request
-from secateur.bench.load.record import Answer
-from secateur.bench.models import ModelFacts
-from secateur.bench.targets.target import NOBODY, RequestFailed
+from secateur.bench.load.prompt import BenchmarkRequest
+from secateur.bench.load.record import StreamedResponse
+from secateur.bench.models import ModelInfo
+from secateur.bench.targets.target import NOT_REACHABLE, RequestFailed
 from secateur.client.endpoint import Endpoint
 
 DATA, DONE = b"data:", b"[DONE]"
@@ -40,7 +40,7 @@ class OpenAITarget:
         self._timeout = endpoint.timeout
         self._opened: aiohttp.ClientSession | None = None
 
-    async def stream(self, model: str, request: Request, answer: Answer) -> None:
+    async def stream(self, model: str, request: BenchmarkRequest, answer: StreamedResponse) -> None:
         """Send a request and note when its tokens arrive."""
         prompt = request.prompt
         body = {
@@ -76,16 +76,16 @@ class OpenAITarget:
             await _check(reply)
             return list((await reply.json())["tokens"])
 
-    async def describe(self, model: str) -> ModelFacts:
+    async def describe(self, model: str) -> ModelInfo:
         """A model of ``/v1/models``."""
         async with self._failures(), self._session().get(f"{self._root}/v1/models") as reply:
             await _check(reply)
             names = [entry["id"] for entry in (await reply.json())["data"]]
         if not model and len(names) == 1:
-            return ModelFacts(names[0])
+            return ModelInfo(names[0])
         if model not in names:
             raise RequestFailed("NOT_FOUND", f"no model {model!r}; there are: {', '.join(names)}")
-        return ModelFacts(model)
+        return ModelInfo(model)
 
     async def close(self) -> None:
         """Hang up."""
@@ -109,14 +109,14 @@ class OpenAITarget:
         except TimeoutError as error:
             raise RequestFailed("DEADLINE_EXCEEDED", f"no end after {self._timeout:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            raise RequestFailed("UNAVAILABLE", f"{NOBODY} ({error})") from error
+            raise RequestFailed("UNAVAILABLE", f"{NOT_REACHABLE} ({error})") from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise RequestFailed("CUT_OFF", f"{type(error).__name__}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise RequestFailed("UNREADABLE", f"{type(error).__name__}: {error}") from error
 
 
-def _read(chunk: Mapping[str, Any], answer: Answer) -> bool:
+def _read(chunk: Mapping[str, Any], answer: StreamedResponse) -> bool:
     """Take over an event; True if it was the last with tokens."""
     if "error" in chunk:
         raise RequestFailed("SERVER_ERROR", json.dumps(chunk["error"]))

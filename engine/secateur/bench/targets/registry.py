@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from secateur.bench.targets.target import Target
 from secateur.client.endpoint import Endpoint
-from secateur.client.retries import Retries
+from secateur.client.retries import RetryPolicy
 from secateur.errors import BadInput
 
 FORMS = "HOST:PORT (secateur), oip://HOST:PORT (Open Inference Protocol) or http://HOST:PORT (OpenAI)"
@@ -33,7 +33,7 @@ def endpoint_of(address: str, access: Endpoint) -> Endpoint:
     scheme, separator, rest = address.partition("://")
     host = rest.partition("/")[0] if separator else address
     tls = access.tls or scheme == "https"
-    return replace(access, target=host, tls=tls, retries=Retries(attempts=1), wait_for_ready=False)
+    return replace(access, target=host, tls=tls, retries=RetryPolicy(attempts=1), wait_for_ready=False)
 
 
 def open_target(address: str, access: Endpoint) -> Target:

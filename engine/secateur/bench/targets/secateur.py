@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from secateur.bench.load.prompt import Prompt, Request
-from secateur.bench.load.record import Answer, EngineTimings
-from secateur.bench.models import ModelFacts
-from secateur.bench.targets.channels import failures, open_channel
+from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
+from secateur.bench.load.record import EngineTimings, StreamedResponse
+from secateur.bench.models import ModelInfo
+from secateur.bench.targets.channels import open_channel, translate_errors
 from secateur.bench.targets.target import RequestFailed
 from secateur.client.endpoint import Endpoint
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
@@ -33,7 +33,7 @@ class SecateurTarget:
         self._inference = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._models = models_pb2_grpc.ModelServiceStub(self._channel)
 
-    async def stream(self, model: str, request: Request, answer: Answer) -> None:
+    async def stream(self, model: str, request: BenchmarkRequest, answer: StreamedResponse) -> None:
         """Send a request and note when its tokens arrive."""
         sent = inference_pb2.GenerateRequest(
             model=model,
@@ -43,7 +43,7 @@ class SecateurTarget:
             **_prompt(request.prompt),
         )
         last = None
-        async with failures(self._channel):
+        async with translate_errors(self._channel):
             async for response in self._inference.StreamGenerate(sent, **self._call):
                 if tokens := len(response.token_ids):
                     answer.received(tokens)
@@ -55,14 +55,14 @@ class SecateurTarget:
     async def tokenize(self, model: str, text: str) -> list[int] | None:
         """Token ids of a text."""
         request = inference_pb2.TokenizeRequest(model=model, text=text)
-        async with failures(self._channel):
+        async with translate_errors(self._channel):
             response = await self._inference.Tokenize(request, **self._call)
         return list(response.token_ids)
 
-    async def describe(self, model: str) -> ModelFacts:
+    async def describe(self, model: str) -> ModelInfo:
         """What ModelService says."""
         request = models_pb2.GetModelRequest(name=model)
-        async with failures(self._channel):
+        async with translate_errors(self._channel):
             response = await self._models.GetModel(request, **self._call)
         return _facts(response.model)
 
@@ -71,13 +71,13 @@ class SecateurTarget:
         await self._channel.close()
 
 
-def _prompt(prompt: Prompt) -> dict[str, Any]:
+def _prompt(prompt: BenchmarkPrompt) -> dict[str, Any]:
     if prompt.token_ids is not None:
         return {"token_ids": inference_pb2.TokenIds(ids=prompt.token_ids)}
     return {"text": prompt.text}
 
 
-def _conclude(answer: Answer, last: inference_pb2.StreamGenerateResponse) -> None:
+def _conclude(answer: StreamedResponse, last: inference_pb2.StreamGenerateResponse) -> None:
     """Take over what only the last message says."""
     answer.prompt_tokens = last.usage.prompt_tokens
     answer.output_tokens = last.usage.completion_tokens
@@ -89,9 +89,9 @@ def _conclude(answer: Answer, last: inference_pb2.StreamGenerateResponse) -> Non
         raise RequestFailed("ABORTED_BY_SERVER", "the server ended the answer early")
 
 
-def _facts(model: models_pb2.Model) -> ModelFacts:
+def _facts(model: models_pb2.Model) -> ModelInfo:
     """What the server says of a model, and of the checkpoint of its active version."""
-    found = ModelFacts(
+    found = ModelInfo(
         name=model.name, version=model.active_version, architecture=model.architecture, dtype=model.dtype
     )
     active = [version for version in model.versions if version.version == model.active_version]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from secateur.bench.load.prompt import Request
-from secateur.bench.load.record import Answer
-from secateur.bench.models import ModelFacts
+from secateur.bench.load.prompt import BenchmarkRequest
+from secateur.bench.load.record import StreamedResponse
+from secateur.bench.models import ModelInfo
 from secateur.errors import SecateurError
 
-NOBODY = "no server answers there"
+NOT_REACHABLE = "no server answers there"
 """What is said, as by other commands, where nobody listens."""
 
 
@@ -45,7 +45,7 @@ class Target(Protocol):
     kind: str
     takes_tokens: bool
 
-    async def stream(self, model: str, request: Request, answer: Answer) -> None:
+    async def stream(self, model: str, request: BenchmarkRequest, answer: StreamedResponse) -> None:
         """Send a request and fill in its answer as it comes.
 
         Raises:
@@ -61,7 +61,7 @@ class Target(Protocol):
         """
         ...
 
-    async def describe(self, model: str) -> ModelFacts:
+    async def describe(self, model: str) -> ModelInfo:
         """What the server says of a model; an empty name is its only, or default, one.
 
         Raises:

@@ -24,11 +24,11 @@ from torch.nn import functional
 
 from secateur.calibrate.corpus import load_corpus
 from secateur.errors import BackendUnavailable, BadInput
-from secateur.evaluation.judge import module_of
+from secateur.evaluation.judge import transformers_module
 from secateur.evaluation.tasks import mmlu
 from secateur.evaluation.tasks.passages import ENDINGS, passage_config, require_examples
-from secateur.model.dense import Model
-from secateur.progress import Reporter
+from secateur.model.dense import DecoderModel
+from secateur.progress import ProgressReporter
 
 BATCH = 8
 _PASSAGES = ("cloze", "ending")
@@ -36,7 +36,7 @@ Data = dict[str, list[dict[str, object]]]
 
 
 @dataclass(frozen=True)
-class Task:
+class LmEvalTask:
     """A task as the user named it, in parts that lm-eval runs one by one.
 
     Attributes:
@@ -49,7 +49,7 @@ class Task:
     parts: Sequence[tuple[dict[str, object], Data]]
 
 
-def load_tasks(names: str, data: Path | None) -> tuple[Task, ...]:
+def load_tasks(names: str, data: Path | None) -> tuple[LmEvalTask, ...]:
     """The tasks of a comma-separated list: ``mmlu``, ``cloze:CORPUS``, ``ending:CORPUS``.
 
     Args:
@@ -68,7 +68,12 @@ def load_tasks(names: str, data: Path | None) -> tuple[Task, ...]:
 
 
 def run_tasks(
-    model: Model, tokenizer: Any, tasks: Sequence[Task], limit: int | None, title: str, reporter: Reporter
+    model: DecoderModel,
+    tokenizer: Any,
+    tasks: Sequence[LmEvalTask],
+    limit: int | None,
+    title: str,
+    reporter: ProgressReporter,
 ) -> dict[str, dict[str, Any]]:
     """Accuracy of a model by task, with standard error, chance and number of examples.
 
@@ -92,11 +97,13 @@ def run_tasks(
     return {task.name: _result(task, results[task.name], counts) for task in tasks}
 
 
-def _task(name: str, data: Path | None) -> Task:
+def _task(name: str, data: Path | None) -> LmEvalTask:
     kind, _, corpus = name.partition(":")
     if name == "mmlu":
         subjects = mmlu.load_mmlu(data)
-        return Task(name, mmlu.CHANCE, [(mmlu.subject_config(each), each.rows()) for each in subjects])
+        return LmEvalTask(
+            name, mmlu.CHANCE_ACCURACY, [(mmlu.subject_config(each), each.rows()) for each in subjects]
+        )
     if kind in _PASSAGES and corpus:
         try:
             text = load_corpus(corpus)
@@ -104,11 +111,11 @@ def _task(name: str, data: Path | None) -> Task:
             raise BadInput("--tasks", name, error.allowed) from error
         rows = [example.row() for example in require_examples(kind, text)]
         chance = 1 / ENDINGS if kind == "ending" else None
-        return Task(name, chance, [(passage_config(kind, name), {"test": rows})])
+        return LmEvalTask(name, chance, [(passage_config(kind, name), {"test": rows})])
     raise BadInput("--tasks", name, "allowed are mmlu, cloze:CORPUS and ending:CORPUS")
 
 
-def _build(task: Task) -> Any:
+def _build(task: LmEvalTask) -> Any:
     """The task as lm-eval's objects; one of several parts as a group with the mean over them."""
     from lm_eval.api.group import Group
     from lm_eval.config.group import AggMetricConfig
@@ -129,7 +136,9 @@ def _lm_eval_task(config: Mapping[str, object], data: Data) -> Any:
     return ConfigurableTask(config={**config, "custom_dataset": lambda **_: splits})
 
 
-def _result(task: Task, result: Mapping[str, Any], counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+def _result(
+    task: LmEvalTask, result: Mapping[str, Any], counts: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
     parts = [str(config["task"]) for config, _ in task.parts]
     document = {
         "accuracy": result["acc,none"],
@@ -149,7 +158,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _language_model(model: Model, tokenizer: Any, title: str, reporter: Reporter) -> Any:
+def _language_model(model: DecoderModel, tokenizer: Any, title: str, reporter: ProgressReporter) -> Any:
     """Our model as one of lm-eval's."""
     from lm_eval.models.huggingface import HFLM
 
@@ -174,7 +183,7 @@ def _language_model(model: Model, tokenizer: Any, title: str, reporter: Reporter
             return functional.linear(hidden_BTH[:, first:].float(), head_VH.float())
 
     return LanguageModel(
-        pretrained=module_of(model),
+        pretrained=transformers_module(model),
         tokenizer=tokenizer,
         backend="causal",
         batch_size=BATCH,

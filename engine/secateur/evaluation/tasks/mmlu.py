@@ -11,9 +11,9 @@ from pathlib import Path
 
 from secateur.errors import BadInput
 
-SHOTS = 5
+NUM_SHOTS = 5
 CHOICES = "ABCD"
-CHANCE = 0.25
+CHANCE_ACCURACY = 0.25
 LAYOUT = (
     "needs dev/SUBJECT_dev.csv (examples) and test/SUBJECT_test.csv, a row per question: question, four "
     "choices, answer as A to D or 0 to 3"
@@ -21,7 +21,7 @@ LAYOUT = (
 
 
 @dataclass(frozen=True)
-class Question:
+class MmluQuestion:
     """A question; `answer` is the index of the right choice."""
 
     question: str
@@ -30,19 +30,19 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Subject:
+class MmluSubject:
     """Examples and questions of one subject."""
 
     name: str
-    dev: tuple[Question, ...]
-    test: tuple[Question, ...]
+    dev: tuple[MmluQuestion, ...]
+    test: tuple[MmluQuestion, ...]
 
     def rows(self) -> dict[str, list[dict[str, object]]]:
         """As lm-eval wants them, by split."""
         return {split: [asdict(question) for question in getattr(self, split)] for split in ("dev", "test")}
 
 
-def load_mmlu(folder: Path | None) -> tuple[Subject, ...]:
+def load_mmlu(folder: Path | None) -> tuple[MmluSubject, ...]:
     """The subjects in a folder, by name.
 
     Raises:
@@ -54,10 +54,10 @@ def load_mmlu(folder: Path | None) -> tuple[Subject, ...]:
     if not dev or dev.keys() != test.keys():
         odd = sorted(dev.keys() ^ test.keys())
         raise BadInput("--task-data", folder, f"{LAYOUT}" + (f"; {odd[0]} is in one alone" if odd else ""))
-    return tuple(Subject(name, _questions(dev[name]), _questions(test[name])) for name in sorted(dev))
+    return tuple(MmluSubject(name, _questions(dev[name]), _questions(test[name])) for name in sorted(dev))
 
 
-def subject_config(subject: Subject) -> dict[str, object]:
+def subject_config(subject: MmluSubject) -> dict[str, object]:
     """The subject as a configuration of an lm-eval task, apart from its data."""
     named = subject.name.replace("_", " ")
     return {
@@ -66,7 +66,7 @@ def subject_config(subject: Subject) -> dict[str, object]:
         "test_split": "test",
         "fewshot_split": "dev",
         "fewshot_config": {"sampler": "first_n"},
-        "num_fewshot": min(SHOTS, len(subject.dev)),
+        "num_fewshot": min(NUM_SHOTS, len(subject.dev)),
         "output_type": "multiple_choice",
         "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
         "D. {{choices[3]}}\nAnswer:",
@@ -82,7 +82,7 @@ def _files(folder: Path, split: str) -> dict[str, Path]:
     return {file.stem.removesuffix(f"_{split}"): file for file in files}
 
 
-def _questions(file: Path) -> tuple[Question, ...]:
+def _questions(file: Path) -> tuple[MmluQuestion, ...]:
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = [row for row in csv.reader(lines) if row]
@@ -95,8 +95,8 @@ def _questions(file: Path) -> tuple[Question, ...]:
     return tuple(_question(file, number, row) for number, row in enumerate(rows, start=1))
 
 
-def _question(file: Path, number: int, row: list[str]) -> Question:
+def _question(file: Path, number: int, row: list[str]) -> MmluQuestion:
     answers = {**{letter: index for index, letter in enumerate(CHOICES)}, **{str(i): i for i in range(4)}}
     if len(row) != 6 or row[-1].strip() not in answers:
         raise BadInput("--task-data", file, f"row {number} is not a question, four choices and an answer")
-    return Question(row[0], tuple(row[1:5]), answers[row[-1].strip()])
+    return MmluQuestion(row[0], tuple(row[1:5]), answers[row[-1].strip()])

@@ -18,8 +18,8 @@ from typing import TypeVar
 from secateur.calibrate.corpus import Corpus
 from secateur.errors import BadInput
 
-EXAMPLES = 500  # at most, spread over the text
-CLOZE_WORDS, CLOZE_LEAST = 100, 50
+MAX_EXAMPLES = 500  # at most, spread over the text
+CLOZE_WORDS, MIN_CLOZE_WORDS = 100, 50
 CONTEXT_WORDS, ENDING_WORDS = 40, 20
 ENDINGS = 4
 _WORD = re.compile(r"\S+")
@@ -28,7 +28,7 @@ _ACCURACY = {"aggregation": "mean", "higher_is_better": True}
 
 
 @dataclass(frozen=True)
-class Cloze:
+class ClozeExample:
     """A word to complete."""
 
     context: str
@@ -40,7 +40,7 @@ class Cloze:
 
 
 @dataclass(frozen=True)
-class Ending:
+class EndingExample:
     """Ways to go on; `answer` is the index of the real one."""
 
     context: str
@@ -55,14 +55,14 @@ class Ending:
 _Example = TypeVar("_Example")
 
 
-def cloze(corpus: Corpus) -> tuple[Cloze, ...]:
-    """Up to `EXAMPLES` words to complete, none where the text has too few words."""
+def cloze_examples(corpus: Corpus) -> tuple[ClozeExample, ...]:
+    """Up to `MAX_EXAMPLES` words to complete, none where the text has too few words."""
     found = (_cloze(corpus.text, span) for span in _passages(corpus.text, CLOZE_WORDS))
     return _spread([example for example in found if example is not None])
 
 
-def endings(corpus: Corpus) -> tuple[Ending, ...]:
-    """Up to `EXAMPLES` choices among ends; wrong ones are drawn by the position of the passage."""
+def ending_examples(corpus: Corpus) -> tuple[EndingExample, ...]:
+    """Up to `MAX_EXAMPLES` choices among ends; wrong ones are drawn by the position of the passage."""
     parts = [
         (corpus.text[span[0].start() : span[CONTEXT_WORDS - 1].end()], _joined(span[CONTEXT_WORDS:]))
         for span in _passages(corpus.text, CONTEXT_WORDS + ENDING_WORDS)
@@ -90,13 +90,15 @@ def passage_config(kind: str, name: str) -> dict[str, object]:
     }
 
 
-def require_examples(kind: str, corpus: Corpus) -> tuple[Cloze, ...] | tuple[Ending, ...]:
+def require_examples(kind: str, corpus: Corpus) -> tuple[ClozeExample, ...] | tuple[EndingExample, ...]:
     """The examples of a kind.
 
     Raises:
         BadInput: the text gives none.
     """
-    found: tuple[Cloze, ...] | tuple[Ending, ...] = cloze(corpus) if kind == "cloze" else endings(corpus)
+    found: tuple[ClozeExample, ...] | tuple[EndingExample, ...] = (
+        cloze_examples(corpus) if kind == "cloze" else ending_examples(corpus)
+    )
     if not found:
         raise BadInput("--tasks", f"{kind}:{corpus.name}", "the text is too short for a single example")
     return found
@@ -108,23 +110,23 @@ def _passages(text: str, words: int) -> list[list[re.Match[str]]]:
     return [found[start : start + words] for start in range(0, len(found) - words + 1, words)]
 
 
-def _cloze(text: str, span: list[re.Match[str]]) -> Cloze | None:
+def _cloze(text: str, span: list[re.Match[str]]) -> ClozeExample | None:
     """The last word that has occurred before in the passage."""
-    for position in range(len(span) - 1, CLOZE_LEAST - 1, -1):
+    for position in range(len(span) - 1, MIN_CLOZE_WORDS - 1, -1):
         word = span[position].group()
         before = {match.group().lower() for match in span[:position]}
         if _TARGET.fullmatch(word) and word.lower() in before:
-            return Cloze(text[span[0].start() : span[position - 1].end()], word)
+            return ClozeExample(text[span[0].start() : span[position - 1].end()], word)
     return None
 
 
-def _ending(parts: list[tuple[str, str]], position: int) -> Ending:
+def _ending(parts: list[tuple[str, str]], position: int) -> EndingExample:
     rng = random.Random(position)
     context, real = parts[position]
     others = rng.sample([index for index in range(len(parts)) if index != position], ENDINGS - 1)
     answer = rng.randrange(ENDINGS)
     chosen = [parts[index][1] for index in others]
-    return Ending(context, tuple([*chosen[:answer], real, *chosen[answer:]]), answer)
+    return EndingExample(context, tuple([*chosen[:answer], real, *chosen[answer:]]), answer)
 
 
 def _joined(span: list[re.Match[str]]) -> str:
@@ -132,7 +134,7 @@ def _joined(span: list[re.Match[str]]) -> str:
 
 
 def _spread(examples: list[_Example]) -> tuple[_Example, ...]:
-    """At most `EXAMPLES`, evenly from the whole text."""
-    if len(examples) <= EXAMPLES:
+    """At most `MAX_EXAMPLES`, evenly from the whole text."""
+    if len(examples) <= MAX_EXAMPLES:
         return tuple(examples)
-    return tuple(examples[index * len(examples) // EXAMPLES] for index in range(EXAMPLES))
+    return tuple(examples[index * len(examples) // MAX_EXAMPLES] for index in range(MAX_EXAMPLES))

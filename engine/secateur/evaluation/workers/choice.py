@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from secateur.evaluation.workers.crew import Crew
-from secateur.evaluation.workers.local import LocalCrew
+from secateur.evaluation.workers.crew import WorkerBackend
+from secateur.evaluation.workers.local import ProcessBackend
 from secateur.evaluation.workers.pool import WorkerPool
 from secateur.evaluation.workers.spec import WorkerSpec
 
@@ -24,11 +24,11 @@ def open_pool(spec: WorkerSpec, workers: int | None = None, ray: str | None = No
         BadInput: there is no such cluster.
     """
     if ray is not None:
-        from secateur.evaluation.workers.ray_crew import RayCrew
+        from secateur.evaluation.workers.ray_crew import RayBackend
 
-        crew: Crew = RayCrew(spec, ray, workers)
+        backend: WorkerBackend = RayBackend(spec, ray, workers)
     else:
         size = workers or 1
         share = replace(spec, state_bytes=spec.state_bytes // size, library_bytes=spec.library_bytes // size)
-        crew = LocalCrew(share, size)
-    return WorkerPool(crew, spec.num_blocks)
+        backend = ProcessBackend(share, size)
+    return WorkerPool(backend, spec.num_chunks)

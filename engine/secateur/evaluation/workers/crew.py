@@ -13,21 +13,21 @@ from secateur.model.architecture import Architecture
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """A candidate to evaluate.
 
     Attributes:
         number: tells it from every other task of the pool.
-        blocks: the blocks of windows to evaluate it on.
+        chunks: the chunks of windows to evaluate it on.
     """
 
     number: int
     candidate: Architecture
-    blocks: tuple[int, ...]
+    chunks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaskResult:
     """What came of a task: losses, or the error that was raised."""
 
     task: int
@@ -36,45 +36,45 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Death:
+class WorkerDeath:
     """A worker ended without being asked to; `cause` says what is known of it."""
 
     cause: str
 
 
-class Crew(Protocol):
+class WorkerBackend(Protocol):
     """Workers, numbered from 0. Each does the tasks it is given one after the other."""
 
     @property
     def size(self) -> int:
         """How many there are."""
 
-    def hire(self, worker: int) -> None:
+    def start(self, worker: int) -> None:
         """Start a worker, in place of one that died if there was one."""
 
-    def give(self, worker: int, task: Task) -> None:
+    def submit(self, worker: int, task: EvaluationTask) -> None:
         """Hand a task to a worker; one that has died meanwhile is reported by `wait`."""
 
-    def wait(self) -> Sequence[tuple[int, Answer | Death]]:
+    def wait(self) -> Sequence[tuple[int, TaskResult | WorkerDeath]]:
         """Wait until something has happened; a death is told once."""
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """End all workers."""
 
 
-NO_TASK = -1  # the task of an answer when a worker could not even begin
+NO_TASK_ID = -1  # the task of an answer when a worker could not even begin
 
 
-def answer(evaluator: Evaluator, task: Task, worker: str) -> Answer:
+def run_task(evaluator: Evaluator, task: EvaluationTask, worker: str) -> TaskResult:
     """Do a task: what a worker does with it, wherever it runs."""
     try:
-        ((_, losses),) = evaluator.losses([task.candidate], task.blocks)
+        ((_, losses),) = evaluator.losses([task.candidate], task.chunks)
     except Exception as error:  # whatever it is, it belongs to who asked
-        return Answer(task.number, error=portable(error, worker))
-    return Answer(task.number, losses=losses)
+        return TaskResult(task.number, error=picklable_error(error, worker))
+    return TaskResult(task.number, losses=losses)
 
 
-def portable(error: Exception, worker: str) -> Exception:
+def picklable_error(error: Exception, worker: str) -> Exception:
     """The error itself with a note of where it comes from, or its text if it cannot be sent."""
     origin = f"in {worker}:\n{''.join(traceback.format_exception(error))}"
     try:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from secateur.model.architecture import Architecture
 
 
-class Deal:
+class WorkQueue:
     """Contiguous pieces of the lexicographic order, one per worker; who has none left takes from another's.
 
     Args:
@@ -20,17 +20,17 @@ class Deal:
     def __init__(self, candidates: Sequence[Architecture], workers: int) -> None:
         ordered = sorted(candidates, key=lambda item: item.path)
         bounds = [len(ordered) * piece // workers for piece in range(workers + 1)]
-        self._pieces = [deque(ordered[a:b]) for a, b in pairwise(bounds)]
+        self._queues = [deque(ordered[a:b]) for a, b in pairwise(bounds)]
 
     def next(self, worker: int) -> Architecture | None:
         """The next candidate for a worker; None when all are dealt."""
-        own = self._pieces[worker]
+        own = self._queues[worker]
         if not own:
-            longest = max(self._pieces, key=len)
+            longest = max(self._queues, key=len)
             stolen = [longest.pop() for _ in range((len(longest) + 1) // 2)]
             own.extend(reversed(stolen))
         return own.popleft() if own else None
 
     def put_back(self, worker: int, candidate: Architecture) -> None:
         """Return a candidate that a worker did not finish; it is its next one."""
-        self._pieces[worker].appendleft(candidate)
+        self._queues[worker].appendleft(candidate)

@@ -19,11 +19,18 @@ from typing import Any
 
 import torch
 
-from secateur.evaluation.workers.crew import NO_TASK, Answer, Death, Task, answer, portable
+from secateur.evaluation.workers.crew import (
+    NO_TASK_ID,
+    EvaluationTask,
+    TaskResult,
+    WorkerDeath,
+    picklable_error,
+    run_task,
+)
 from secateur.evaluation.workers.spec import WorkerSpec, open_evaluator
 
 
-class LocalCrew:
+class ProcessBackend:
     """Processes of this machine.
 
     Args:
@@ -38,24 +45,28 @@ class LocalCrew:
         )  # not by multiprocessing's own means: they share tensors by descriptor
         self._threads = threads or max(1, torch.get_num_threads() // size)
         self._context = multiprocessing.get_context("spawn")
-        self._hands: list[_Hand | None] = [None] * size
+        self._workers: list[_WorkerHandle | None] = [None] * size
 
     @property
     def size(self) -> int:
         """How many there are."""
-        return len(self._hands)
+        return len(self._workers)
 
     @property
     def pids(self) -> list[int]:
         """Process numbers of those that were started."""
-        return [hand.process.pid for hand in self._hands if hand is not None and hand.process.pid is not None]
+        return [
+            handle.process.pid
+            for handle in self._workers
+            if handle is not None and handle.process.pid is not None
+        ]
 
-    def hire(self, worker: int) -> None:
+    def start(self, worker: int) -> None:
         """Start a process."""
         here, there = self._context.Pipe()
         name = f"worker {worker}"
         process = self._context.Process(
-            target=_work, args=(self._spec, there, self._threads, name), name=name, daemon=True
+            target=_worker_main, args=(self._spec, there, self._threads, name), name=name, daemon=True
         )
         # Ctrl-C is for the process that started them: a blocked signal stays blocked in what it starts.
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -64,50 +75,50 @@ class LocalCrew:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             there.close()
-        self._hands[worker] = _Hand(process, here)
+        self._workers[worker] = _WorkerHandle(process, here)
 
-    def give(self, worker: int, task: Task) -> None:
+    def submit(self, worker: int, task: EvaluationTask) -> None:
         """Send a task."""
-        hand = self._hands[worker]
-        if hand is not None:
+        handle = self._workers[worker]
+        if handle is not None:
             with suppress(OSError):  # it has died; `wait` will tell
-                hand.connection.send(task)
+                handle.connection.send(task)
 
-    def wait(self) -> Sequence[tuple[int, Answer | Death]]:
+    def wait(self) -> Sequence[tuple[int, TaskResult | WorkerDeath]]:
         """Wait for answers and deaths."""
         by_object: dict[Any, int] = {}
-        for worker, hand in enumerate(self._hands):
-            if hand is not None:
-                by_object |= {hand.connection: worker, hand.process.sentinel: worker}
+        for worker, handle in enumerate(self._workers):
+            if handle is not None:
+                by_object |= {handle.connection: worker, handle.process.sentinel: worker}
         ready = {by_object[item] for item in wait(list(by_object))}
         return [(worker, event) for worker in sorted(ready) for event in self._news(worker)]
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Kill the processes: they keep nothing that could be lost."""
-        hands = [hand for hand in self._hands if hand is not None]
-        self._hands = [None] * len(self._hands)
-        for hand in hands:
-            hand.process.kill()
-        for hand in hands:
-            hand.process.join()
-            hand.connection.close()
+        handles = [handle for handle in self._workers if handle is not None]
+        self._workers = [None] * len(self._workers)
+        for handle in handles:
+            handle.process.kill()
+        for handle in handles:
+            handle.process.join()
+            handle.connection.close()
 
-    def _news(self, worker: int) -> list[Answer | Death]:
+    def _news(self, worker: int) -> list[TaskResult | WorkerDeath]:
         """What a worker has to say; its last words come before its death."""
-        hand = self._hands[worker]
-        assert hand is not None  # wait() asked those that are there
+        handle = self._workers[worker]
+        assert handle is not None  # wait() asked those that are there
         try:
-            if hand.connection.poll():
-                return [hand.connection.recv()]
+            if handle.connection.poll():
+                return [handle.connection.recv()]
         except (EOFError, OSError):
             pass
-        hand.process.join()
-        hand.connection.close()
-        self._hands[worker] = None
-        return [Death(_cause(hand.process.exitcode))]
+        handle.process.join()
+        handle.connection.close()
+        self._workers[worker] = None
+        return [WorkerDeath(_exit_reason(handle.process.exitcode))]
 
 
-class _Hand:
+class _WorkerHandle:
     """A worker as its employer sees it."""
 
     def __init__(self, process: BaseProcess, connection: Connection[Any, Any]) -> None:
@@ -115,25 +126,25 @@ class _Hand:
         self.connection = connection
 
 
-def _cause(status: int | None) -> str:
+def _exit_reason(status: int | None) -> str:
     return f"signal {-status}" if status is not None and status < 0 else f"exit status {status}"
 
 
-def _work(spec: bytes, connection: Connection[Any, Any], threads: int, name: str) -> None:
+def _worker_main(spec: bytes, connection: Connection[Any, Any], threads: int, name: str) -> None:
     """The life of a worker: until it is killed, or who started it is gone."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         evaluator = open_evaluator(pickle.loads(spec))
     except Exception as error:  # whatever it is, it belongs to who asked
-        connection.send(Answer(NO_TASK, error=portable(error, name)))
+        connection.send(TaskResult(NO_TASK_ID, error=picklable_error(error, name)))
         return
     with suppress(EOFError, OSError):  # who asked is gone
         while True:
-            connection.send(answer(evaluator, connection.recv(), name))
+            connection.send(run_task(evaluator, connection.recv(), name))
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker has one
     wait([parent.sentinel])

@@ -12,13 +12,20 @@ import torch
 
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.evaluation.measurement import Evaluator
-from secateur.evaluation.workers.crew import NO_TASK, Answer, Death, Task, answer, portable
+from secateur.evaluation.workers.crew import (
+    NO_TASK_ID,
+    EvaluationTask,
+    TaskResult,
+    WorkerDeath,
+    picklable_error,
+    run_task,
+)
 from secateur.evaluation.workers.spec import WorkerSpec, open_evaluator
 
 LOCAL = "local"
 
 
-class RayCrew:
+class RayBackend:
     """Actors of a Ray cluster, one per CPU that it has unless told otherwise.
 
     The model and the calibration folder must be there, by the same names, on every machine of the cluster.
@@ -41,27 +48,27 @@ class RayCrew:
         self._threads = max(1, cpus // self._size)
         self._spec = self._ray.put(spec)
         self._actors: list[Any] = [None] * self._size
-        self._pending: dict[Any, tuple[int, Task | None]] = {}
+        self._pending: dict[Any, tuple[int, EvaluationTask | None]] = {}
 
     @property
     def size(self) -> int:
         """How many there are."""
         return self._size
 
-    def hire(self, worker: int) -> None:
+    def start(self, worker: int) -> None:
         """Start an actor; it is waited for with the others."""
         kind = self._ray.remote(num_cpus=self._threads, max_restarts=0)(_Actor)
         actor = kind.remote(self._spec, self._threads, f"worker {worker}")
         self._actors[worker] = actor
         self._pending[actor.ready.remote()] = (worker, None)
 
-    def give(self, worker: int, task: Task) -> None:
+    def submit(self, worker: int, task: EvaluationTask) -> None:
         """Send a task."""
         self._pending[self._actors[worker].work.remote(task)] = (worker, task)
 
-    def wait(self) -> Sequence[tuple[int, Answer | Death]]:
+    def wait(self) -> Sequence[tuple[int, TaskResult | WorkerDeath]]:
         """Wait for answers and deaths."""
-        events: list[tuple[int, Answer | Death]] = []
+        events: list[tuple[int, TaskResult | WorkerDeath]] = []
         while not events:
             (done, *_), _ = self._ray.wait(list(self._pending), num_returns=1)
             worker, _ = self._pending.pop(done)
@@ -69,13 +76,13 @@ class RayCrew:
                 found = self._ray.get(done)
             except self._ray.exceptions.RayActorError as error:
                 self._forget(worker)
-                events.append((worker, Death(" ".join(str(error).split())[:200])))
+                events.append((worker, WorkerDeath(" ".join(str(error).split())[:200])))
             else:
                 if found is not None:
                     events.append((worker, found))
         return events
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Kill the actors: they keep nothing that could be lost."""
         for actor in self._actors:
             if actor is not None:
@@ -99,17 +106,17 @@ class _Actor:
         try:
             self._evaluator = open_evaluator(spec)
         except Exception as error:  # whatever it is, it belongs to who asked
-            self._error = portable(error, name)
+            self._error = picklable_error(error, name)
 
-    def ready(self) -> Answer | None:
+    def ready(self) -> TaskResult | None:
         """Nothing, or why it could not begin."""
-        return None if self._error is None else Answer(NO_TASK, error=self._error)
+        return None if self._error is None else TaskResult(NO_TASK_ID, error=self._error)
 
-    def work(self, task: Task) -> Answer:
+    def work(self, task: EvaluationTask) -> TaskResult:
         """Do a task."""
         if self._evaluator is None:
-            return Answer(NO_TASK, error=self._error)
-        return answer(self._evaluator, task, self._name)
+            return TaskResult(NO_TASK_ID, error=self._error)
+        return run_task(self._evaluator, task, self._name)
 
 
 def _connected(address: str) -> Any:

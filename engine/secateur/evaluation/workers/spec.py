@@ -14,14 +14,14 @@ from secateur.calibrate.library import DEFAULT_CACHE_BYTES, BlockLibrary, permut
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput
 from secateur.evaluation.evaluator import (
-    BLOCK_WINDOWS,
+    CHUNK_WINDOWS,
     DEFAULT_STATE_BYTES,
     DEFAULT_TEACHER_BYTES,
     PrefixEvaluator,
 )
 from secateur.evaluation.measurement import Evaluator
 from secateur.model.dense import build_model
-from secateur.model.memory import keep_freed_pages
+from secateur.model.memory import set_malloc_trim_threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class WorkerSpec:
 
     Attributes:
         model: as `open_source` takes it; a worker on another machine finds it there by the same name.
-        fingerprint: of the model (`Source.fingerprint`): a worker that finds another one says so.
+        fingerprint: of the model (`ModelSource.fingerprint`): a worker that finds another one says so.
         calibration: folder of a complete calibration, also for workers on other machines.
         windows_BT: the windows that candidates are measured on.
         dtype: what is computed in.
@@ -47,9 +47,9 @@ class WorkerSpec:
     library_bytes: int = DEFAULT_CACHE_BYTES
 
     @property
-    def num_blocks(self) -> int:
+    def num_chunks(self) -> int:
         """Blocks of windows there are."""
-        return math.ceil(len(self.windows_BT) / BLOCK_WINDOWS)
+        return math.ceil(len(self.windows_BT) / CHUNK_WINDOWS)
 
 
 def open_evaluator(spec: WorkerSpec) -> Evaluator:
@@ -58,7 +58,7 @@ def open_evaluator(spec: WorkerSpec) -> Evaluator:
     Raises:
         BadInput: the model or its calibration is not here, or the model is another one.
     """
-    keep_freed_pages()
+    set_malloc_trim_threshold()
     source = open_source(spec.model)
     if source.fingerprint != spec.fingerprint:
         raise BadInput("MODEL", spec.model, "is another model on the machine of this worker")

@@ -8,16 +8,16 @@ from typing import Any
 
 from secateur.report.svg import (
     Scale,
-    around,
     axes,
     legend,
     marker,
     number,
-    picture,
+    padded_range,
     staircase,
+    svg_document,
     tag,
     text,
-    tip,
+    tooltip,
 )
 
 WIDTH, HEIGHT = 1080.0, 400.0
@@ -51,7 +51,7 @@ def draw_front(data: Mapping[str, Any], kind: str, best: Mapping[str, str]) -> s
         (partial(marker, "circle", size=4.5, class_="on-front"), "on the front"),
         (partial(marker, "circle", size=7.5, class_="ring"), "best of a goal"),
     ]
-    return picture(WIDTH, HEIGHT, "Pareto front of cost and loss", legend(70, 16, entries), *plots)
+    return svg_document(WIDTH, HEIGHT, "Pareto front of cost and loss", legend(70, 16, entries), *plots)
 
 
 def _plot(
@@ -64,7 +64,7 @@ def _plot(
 ) -> str:
     points, cost = data["points"], data["costs"][kind]
     edges = [limit["kept"] for limit in cost["limits"]]
-    x = Scale(*around([*edges, *(point["kept"][kind] for point in points)], margin=0.03), *span)
+    x = Scale(*padded_range([*edges, *(point["kept"][kind] for point in points)], margin=0.03), *span)
     y = Scale(*_ends(points, set(cost["front"]), key), BOTTOM, TOP, log=True)
     beyond = sum(point[key] > y.high for point in points)
     note = f" ({beyond} beyond the top)" if beyond else ""
@@ -91,7 +91,7 @@ def _ends(points: Sequence[Point], front: set[str], key: str) -> tuple[float, fl
     """All pairs that a search proposed and the front; a single cut that ruins the model may lie beyond."""
     main = [point[key] for point in points if point["round"] > 0 or point["id"] in front]
     least = min(point[key] for point in points)
-    return around([max(least, 1e-7), max(*main, least)], log=True)
+    return padded_range([max(least, 1e-7), max(*main, least)], log=True)
 
 
 def _place(x: Scale, y: Scale, kind: str, key: str, point: Point) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def _place(x: Scale, y: Scale, kind: str, key: str, point: Point) -> tuple[float
 
 
 def _mark(point: Point, place: tuple[float, float], kind: str, size: float, style: str) -> str:
-    return marker("circle", *place, size, tip(described(point, kind)), class_=style, data_id=point["id"])
+    return marker("circle", *place, size, tooltip(described(point, kind)), class_=style, data_id=point["id"])
 
 
 def described(point: Point, kind: str) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 from secateur.report.svg import (
     SHAPES,
     Scale,
-    around,
     axes,
     legend,
     line,
     marker,
     number,
-    picture,
-    tip,
+    padded_range,
+    svg_document,
+    tooltip,
 )
 
 WIDTH, HEIGHT = 1080.0, 330.0
@@ -44,13 +44,13 @@ def draw_percentiles(rows: Sequence[Mapping[str, Any]]) -> str:
         (partial(marker, SHAPES[place % 4], size=4, class_=f"f{place % 7}"), row["model"])
         for place, row in enumerate(rows)
     ]
-    return picture(WIDTH, HEIGHT, "Percentiles of latency", legend(66, 16, entries), *parts)
+    return svg_document(WIDTH, HEIGHT, "Percentiles of latency", legend(66, 16, entries), *parts)
 
 
 def _plot(rows: Sequence[Mapping[str, Any]], metric: str, title: str, span: tuple[float, float]) -> str:
     values = [value for row in rows for value in row["curves"][metric]]
     x = Scale(0.0, 100.0, *span)
-    y = Scale(*around([0.0, *values]), BOTTOM, TOP)
+    y = Scale(*padded_range([0.0, *values]), BOTTOM, TOP)
     parts = [axes(x, y, "percentile of requests", title, y_format=number, x_ticks=(0, 25, 50, 75, 90, 99))]
     for place, row in enumerate(rows):
         curve = list(zip(row["curves"]["percentiles"], row["curves"][metric], strict=False))
@@ -58,7 +58,7 @@ def _plot(rows: Sequence[Mapping[str, Any]], metric: str, title: str, span: tupl
         parts.append(line(points, style=f"stroke:var(--c{place % 7});stroke-width:1.8"))
         for percentile, value in curve:
             if percentile in MARKED:
-                said = tip(f"{row['model']}\np{percentile:g}: {value:.3g} ms")
+                said = tooltip(f"{row['model']}\np{percentile:g}: {value:.3g} ms")
                 at = (x(percentile), y(value))
                 parts.append(marker(SHAPES[place % 4], *at, 4, said, class_=f"dot f{place % 7}"))
     return "".join(parts)

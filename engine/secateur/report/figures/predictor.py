@@ -7,7 +7,19 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from secateur.report.svg import Scale, around, axes, legend, line, marker, number, picture, tag, text, tip
+from secateur.report.svg import (
+    Scale,
+    axes,
+    legend,
+    line,
+    marker,
+    number,
+    padded_range,
+    svg_document,
+    tag,
+    text,
+    tooltip,
+)
 
 WIDTH, HEIGHT = 1080.0, 420.0
 TOP, BOTTOM = 56.0, 360.0
@@ -30,7 +42,7 @@ def draw_predictor(data: Mapping[str, Any]) -> str:
         parts.append(_scatter(data["points"], data["tau"]))
     if rounds := _judged(data["rounds"]):
         parts.append(_chart(rounds))
-    return picture(WIDTH, HEIGHT, "Predictor against truth", *parts)
+    return svg_document(WIDTH, HEIGHT, "Predictor against truth", *parts)
 
 
 def has_predictions(data: Mapping[str, Any]) -> bool:
@@ -46,7 +58,7 @@ def _judged(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _scatter(points: Sequence[Mapping[str, Any]], tau: float | None) -> str:
     """Predicted KL across, measured KL up; both logarithmic, the diagonal is a perfect prediction."""
     values = [math.exp(point[key]) for point in points for key in ("predicted", "measured")]
-    ends = around(values, log=True)
+    ends = padded_range(values, log=True)
     x, y = Scale(*ends, *_SCATTER, log=True), Scale(*ends, BOTTOM, TOP, log=True)
     last = max(point["round"] for point in points)
     first = min(point["round"] for point in points)
@@ -63,7 +75,14 @@ def _scatter(points: Sequence[Mapping[str, Any]], tau: float | None) -> str:
         )
         style = f"fill:color-mix(in oklab, var(--late) {share:.0%}, var(--early))"
         mark = marker(
-            "circle", x(predicted), y(measured), 4, tip(words), class_="dot", style=style, data_id=point["id"]
+            "circle",
+            x(predicted),
+            y(measured),
+            4,
+            tooltip(words),
+            class_="dot",
+            style=style,
+            data_id=point["id"],
         )
         parts.append(mark)
     return "".join(parts) + _ramp(first, last)
@@ -102,7 +121,7 @@ def _chart(rounds: Sequence[Mapping[str, Any]]) -> str:
             if name in entry["rivals"]
         ]
         if len(path) > 1:
-            parts.append(tag("g", tip(f"tau of {name}") + line(path, class_="rival"), class_="hover"))
+            parts.append(tag("g", tooltip(f"tau of {name}") + line(path, class_="rival"), class_="hover"))
     entries = []
     for key, words, style, shape in _MEASURES:
         kept = [entry for entry in rounds if entry[key] is not None]
@@ -112,7 +131,7 @@ def _chart(rounds: Sequence[Mapping[str, Any]]) -> str:
             path = [(x(entry["round"]), y(entry[key])) for entry in kept]
             parts.append(line(path, class_=f"line-{style}"))
         for entry in kept:
-            note = tip(f"round {entry['round']}, {entry['predictor']}\n{words} {entry[key]:.3f}")
+            note = tooltip(f"round {entry['round']}, {entry['predictor']}\n{words} {entry[key]:.3f}")
             at = (x(entry["round"]), y(entry[key]))
             parts.append(marker(shape, *at, 4, note, class_=f"mark-{style}"))
         short = words.replace(", cross-validated", "")

@@ -11,15 +11,15 @@ from typing import Any
 from secateur.report.svg import (
     SHAPES,
     Scale,
-    around,
     axes,
     legend,
     marker,
-    picture,
+    padded_range,
     staircase,
+    svg_document,
     tag,
     text,
-    tip,
+    tooltip,
 )
 
 WIDTH, HEIGHT = 1080.0, 420.0
@@ -38,7 +38,7 @@ def draw_progress(data: Mapping[str, Any]) -> str:
     """
     points = data["points"]
     x = Scale(0.0, len(points) + 1.0, LEFT, RIGHT)
-    y = Scale(*around([max(point["kl"], 1e-7) for point in points], log=True), BOTTOM, TOP, log=True)
+    y = Scale(*padded_range([max(point["kl"], 1e-7) for point in points], log=True), BOTTOM, TOP, log=True)
     style_of = styles(point["family"] for point in points)
     titles = ("evaluations (single cuts not counted)", "KL, nats per token")
     parts = [_bands(points, x), axes(x, y, *titles, rise=28.0)]
@@ -50,14 +50,14 @@ def draw_progress(data: Mapping[str, Any]) -> str:
             f"KL {point['kl']:.4f}\nid {point['id']}"
         )
         at = (x(point["evaluation"]), y(point["kl"]))
-        mark = marker(shape, *at, 4, tip(words), class_=f"dot f{colour}{outside}", data_id=point["id"])
+        mark = marker(shape, *at, 4, tooltip(words), class_=f"dot f{colour}{outside}", data_id=point["id"])
         parts.append(mark)
     parts += _best(data["best"], x, y)
     entries = [
         (partial(marker, shape, size=4, class_=f"dot f{colour}"), name)
         for name, (colour, shape) in style_of.items()
     ]
-    return picture(WIDTH, HEIGHT, "Progress over evaluations", legend(LEFT, 16, entries), *parts)
+    return svg_document(WIDTH, HEIGHT, "Progress over evaluations", legend(LEFT, 16, entries), *parts)
 
 
 def styles(families: Any) -> dict[str, tuple[int, str]]:

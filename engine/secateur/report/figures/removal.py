@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from secateur.report.removal import NAMES
-from secateur.report.svg import Scale, around, axes, legend, line, marker, picture, tip
+from secateur.report.svg import Scale, axes, legend, line, marker, padded_range, svg_document, tooltip
 
 WIDTH, HEIGHT = 1080.0, 300.0
 TOP, BOTTOM = 56.0, 240.0
@@ -27,7 +27,7 @@ def draw_sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
     )
     layers = max(row["layer"] for row in rows) + 1
     x = Scale(-0.5, layers - 0.5, LEFT, RIGHT)
-    y = Scale(*around([max(row[key], 1e-7) for row in rows], log=True), BOTTOM, TOP, log=True)
+    y = Scale(*padded_range([max(row[key], 1e-7) for row in rows], log=True), BOTTOM, TOP, log=True)
     every = 1 if (RIGHT - LEFT) / layers >= 16 else 5
     parts = [axes(x, y, "layer", title, str, x_ticks=range(0, layers, every))]
     for kind, name in NAMES.items():
@@ -37,8 +37,8 @@ def draw_sensitivity(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in members:
             words = f"{name} {row['layer']} cut to {row['width']}\nKL {row['kl']:.4g}\nrank {row['rank']}"
             at = (x(row["layer"]), y(row[key]))
-            parts.append(marker(_SHAPES[kind], *at, 4.5, tip(words), class_=f"dot {kind}"))
+            parts.append(marker(_SHAPES[kind], *at, 4.5, tooltip(words), class_=f"dot {kind}"))
     entries = [
         (partial(marker, _SHAPES[kind], size=4.5, class_=f"dot {kind}"), name) for kind, name in NAMES.items()
     ]
-    return picture(WIDTH, HEIGHT, "Sensitivity of every sub-block", legend(LEFT, 16, entries), *parts)
+    return svg_document(WIDTH, HEIGHT, "Sensitivity of every sub-block", legend(LEFT, 16, entries), *parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from secateur.report.svg import picture, tag, text, tip
+from secateur.report.svg import svg_document, tag, text, tooltip
 
 WIDTH, LEFT, ROOM, ROW = 1080.0, 150.0, 780.0, 28.0
 
@@ -19,6 +19,6 @@ def draw_seconds(seconds: Mapping[str, float]) -> str:
         share = f"{value / whole:.0%}" if whole else ""
         bar = tag("rect", class_="bar", x=LEFT, y=y, width=wide, height=ROW - 10, rx=2)
         parts.append(text(LEFT - 12, y + 13, name, class_="row-name", text_anchor="end"))
-        parts.append(tag("g", tip(f"{name}: {value:,.1f} s, {share}") + bar, class_="hover"))
+        parts.append(tag("g", tooltip(f"{name}: {value:,.1f} s, {share}") + bar, class_="hover"))
         parts.append(text(LEFT + wide + 8, y + 13, f"{value:,.1f} s  {share}", class_="tick"))
-    return picture(WIDTH, len(stages) * ROW + 8, "Seconds per stage", *parts)
+    return svg_document(WIDTH, len(stages) * ROW + 8, "Seconds per stage", *parts)

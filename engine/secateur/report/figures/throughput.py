@@ -9,16 +9,16 @@ from typing import Any
 from secateur.report.svg import (
     SHAPES,
     Scale,
-    around,
     axes,
     legend,
     line,
     marker,
     number,
-    picture,
+    padded_range,
+    svg_document,
     tag,
     text,
-    tip,
+    tooltip,
 )
 
 WIDTH, HEIGHT = 1080.0, 400.0
@@ -42,7 +42,7 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]]) -> str:
         (partial(marker, SHAPES[place % 4], size=4, class_=f"f{place % 7}"), f"{model}, {kind} loop")
         for place, (model, kind) in enumerate(series)
     ]
-    return picture(WIDTH, HEIGHT, "Latency against throughput", legend(70, 16, entries), *parts)
+    return svg_document(WIDTH, HEIGHT, "Latency against throughput", legend(70, 16, entries), *parts)
 
 
 Series = Mapping[tuple[str, str], list[Mapping[str, Any]]]
@@ -60,8 +60,8 @@ def _plot(series: Series, metric: str, title: str, span: tuple[float, float]) ->
     if not rows:
         return ""
     heights = [row[f"{statistic}_{metric}_ms"] for row in rows for statistic in ("median", "p99")]
-    x = Scale(*around([0.0, *(row["output_throughput"] for row in rows)], margin=0.03), *span)
-    y = Scale(*around([max(height, 1e-3) for height in heights], log=True), BOTTOM, TOP, log=True)
+    x = Scale(*padded_range([0.0, *(row["output_throughput"] for row in rows)], margin=0.03), *span)
+    y = Scale(*padded_range([max(height, 1e-3) for height in heights], log=True), BOTTOM, TOP, log=True)
     parts = [axes(x, y, "output tokens per second", title, y_format=number)]
     for place, own in enumerate(series.values()):
         shown = [row for row in own if row in rows]
@@ -71,7 +71,7 @@ def _plot(series: Series, metric: str, title: str, span: tuple[float, float]) ->
             far = y(row[f"p99_{metric}_ms"])
             whisker = {"style": f"stroke:var(--c{place % 7});stroke-opacity:.45"}
             parts.append(tag("line", x1=at_x, x2=at_x, y1=at_y, y2=far, **whisker))
-            mark = tip(_described(row, metric))
+            mark = tooltip(_described(row, metric))
             parts.append(marker(SHAPES[place % 4], at_x, at_y, 4.5, mark, class_=f"dot f{place % 7}"))
             parts.append(text(at_x + 6, at_y - 6, _short(row["load"]), class_="small"))
     return "".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from secateur.report.svg import picture, tag, text, tip
+from secateur.report.svg import svg_document, tag, text, tooltip
 
 WIDTH = 1080.0
 LEFT, RIGHT = 108.0, 12.0
@@ -29,7 +29,7 @@ def draw_widths(dense: Mapping[str, list[int]], kept: Mapping[str, list[int]]) -
             box = (LEFT + layer * step, top, step, height)
             parts.append(_sub_block(box, layer, name, unit, width, full, max(dense[key])))
         top += height + GAP
-    return picture(WIDTH, top - GAP + 18, "Widths kept per layer", *parts)
+    return svg_document(WIDTH, top - GAP + 18, "Widths kept per layer", *parts)
 
 
 def _layers(count: int, step: float) -> str:
@@ -59,7 +59,7 @@ def _sub_block(
     base = top + height
     share = f" ({width / full:.0%})" if full else ""
     parts = [
-        tip(f"{name} {layer}: {width} of {full} {unit}{share}" if width else f"{name} {layer}: removed"),
+        tooltip(f"{name} {layer}: {width} of {full} {unit}{share}" if width else f"{name} {layer}: removed"),
         tag("rect", class_="outline", x=x, y=base - whole, width=inner, height=whole, rx=1.5),
     ]
     if width:

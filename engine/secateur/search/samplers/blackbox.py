@@ -17,7 +17,7 @@ from optuna.trial import Trial
 from secateur.model.architecture import Architecture
 from secateur.search.samplers.projection import project
 from secateur.search.samplers.sampler import Problem, Proposal, Round
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 _TRIES = 50  # per round, where points fall on architectures already seen
 POPULATION = 24  # NSGA-II: Optuna's 50 would leave a search of 150 evaluations three generations
@@ -56,7 +56,7 @@ class BlackboxSampler:
             self._study: OptunaStudy = optuna.create_study(sampler=OPTIMISERS[name](problem.seed))
         self._asked: list[tuple[Trial, Architecture]] = []
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """Tell what came of the last round, ask for the next; points seen before are told at once."""
         kl = {pair.architecture: pair.measurement.kl for pair in done}
         for trial, candidate in self._asked:

@@ -18,10 +18,10 @@ import numpy as np
 from secateur.space.grid import Grid, at
 
 CROSSOVER = 0.3
-JUMP = 0.1  # share of moves that remove a sub-block or make it whole
-MOVES = 3  # at most, per child
-REACH_ATTENTION, REACH_FFN = 1, 4  # steps of a move
-NOISE = 0.35  # of the log of the table's rows
+JUMP_PROBABILITY = 0.1  # share of moves that remove a sub-block or make it whole
+MAX_MOVES = 3  # at most, per child
+MAX_STEP_ATTENTION, MAX_STEP_FFN = 1, 4  # steps of a move
+NOISE_STD = 0.35  # of the log of the table's rows
 _STRIDES = (1, 2, 4, 8)  # of widening; several, as the first channels of a removed FFN gain nothing alone
 _EXACT = 1e-9  # shares of a budget are sums of 60 quotients
 
@@ -55,7 +55,7 @@ class Breeder:
         crossed_N = rng.random(count) < CROSSOVER
         child_NS = np.where(tail_NS & crossed_N[:, None], other_NS, child_NS)
         self._move(child_NS, depth_N, rng)
-        scale_NS = np.exp(rng.normal(0.0, NOISE, child_NS.shape))
+        scale_NS = np.exp(rng.normal(0.0, NOISE_STD, child_NS.shape))
         self._narrow(child_NS, scale_NS, tail_NS)
         self._widen(child_NS, scale_NS, tail_NS)
         self._widen(child_NS, scale_NS, np.ones_like(tail_NS))  # where the tail is full already
@@ -74,13 +74,13 @@ class Breeder:
 
     def _move(self, child_NS: np.ndarray, depth_N: np.ndarray, rng: np.random.Generator) -> None:
         rows = np.arange(len(child_NS))
-        slots, moves_N = child_NS.shape[1], rng.integers(1, MOVES + 1, size=len(child_NS))
-        for number in range(MOVES):
+        slots, moves_N = child_NS.shape[1], rng.integers(1, MAX_MOVES + 1, size=len(child_NS))
+        for number in range(MAX_MOVES):
             slot_N = depth_N + (rng.random(len(rows)) * (slots - depth_N)).astype(np.int64)
-            reach_N = np.where(self.grid.is_attention_S[slot_N], REACH_ATTENTION, REACH_FFN)
+            reach_N = np.where(self.grid.is_attention_S[slot_N], MAX_STEP_ATTENTION, MAX_STEP_FFN)
             step_N = np.rint((2 * rng.random(len(rows)) - 1) * (reach_N + 0.49)).astype(np.int64)
             there_N = np.clip(child_NS[rows, slot_N] + step_N, 0, self.grid.top_S[slot_N])
-            jump_N, whole_N = rng.random(len(rows)) < JUMP, rng.random(len(rows)) < 0.5
+            jump_N, whole_N = rng.random(len(rows)) < JUMP_PROBABILITY, rng.random(len(rows)) < 0.5
             there_N = np.where(jump_N, np.where(whole_N, self.grid.top_S[slot_N], 0), there_N)
             moved_N = (number < moves_N) & self.allowed_SW[slot_N, there_N]
             child_NS[rows[moved_N], slot_N[moved_N]] = there_N[moved_N]

@@ -12,16 +12,16 @@ from secateur.search.samplers.sampler import (
     Proposal,
     Round,
     architectures,
-    distinct,
-    even,
+    new_proposals,
+    uniform_values,
 )
 from secateur.space.knapsack import spend_slack
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
-PROTECTED = ((0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (6, 2), (8, 2))  # layers kept whole at either end
+PROTECTED_ENDS = ((0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (6, 2), (8, 2))  # layers kept whole at either end
 
 
-class EvenTrimSampler:
+class UniformPruningSampler:
     """The same fraction everywhere, of FFNs only or of attention too, with and without protected ends."""
 
     round_size = ROUND_SIZE
@@ -29,24 +29,24 @@ class EvenTrimSampler:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """All shapes there are, simplest first."""
-        return Round(distinct(even_trims(self._problem), architectures(done))[:count])
+        return Round(new_proposals(uniform_prunings(self._problem), architectures(done))[:count])
 
 
-def even_trims(problem: Problem) -> Iterator[Proposal]:
+def uniform_prunings(problem: Problem) -> Iterator[Proposal]:
     """The shapes that the budget allows."""
     layers = problem.space.dense.num_layers
-    for first, last in PROTECTED:
+    for first, last in PROTECTED_ENDS:
         for kinds in (("ffn",), ("attention", "ffn")):
             inside = range(first, layers - last)
-            candidate = trimmed(problem, inside, kinds)
+            candidate = prune_uniformly(problem, inside, kinds)
             if candidate is not None:
                 ends = f", {first}+{last} protected" if first else ""
                 yield Proposal(candidate, f"even trim of {' and '.join(kinds)}{ends}")
 
 
-def trimmed(problem: Problem, inside: range, kinds: tuple[str, ...]) -> Architecture | None:
+def prune_uniformly(problem: Problem, inside: range, kinds: tuple[str, ...]) -> Architecture | None:
     """Sub-blocks inside start level, the others so far above that the shift that fits leaves them whole."""
     space, budget = problem.space, problem.budget
     fractions = [0.0 if slot[0] in inside and slot[1] in kinds else 2.0 for slot in space.slots]
@@ -54,4 +54,4 @@ def trimmed(problem: Problem, inside: range, kinds: tuple[str, ...]) -> Architec
     if not budget.admits(candidate):
         return None
     # A width step everywhere at once is a coarse one.
-    return problem.conform(spend_slack(space, budget, even(space), candidate))
+    return problem.conform(spend_slack(space, budget, uniform_values(space), candidate))

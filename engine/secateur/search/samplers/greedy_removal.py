@@ -11,10 +11,10 @@ import math
 from collections.abc import Collection, Sequence
 
 from secateur.model.architecture import Architecture
-from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first, distinct
+from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first, new_proposals
 from secateur.space.budget import Limit
 from secateur.space.space import Slot
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 
 class GreedySampler:
@@ -28,7 +28,7 @@ class GreedySampler:
         self._tried: dict[Architecture, Slot] = {}
         self.round_size = max(1, problem.evaluations // self._removals())
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """The most promising removals from what the best of the last round left."""
         tried = [pair for pair in done if pair.architecture in self._tried]
         if tried:  # none, too, where the first removal would already make too many layer shapes
@@ -48,12 +48,12 @@ class GreedySampler:
         """The last proposal where removing anything more would make too many layer shapes."""
         self._current = self._problem.conform(self._current)
         last = [Proposal(self._current, "without any more shapes")]
-        return Round(distinct(last, known) if self._problem.space.max_shapes else [])
+        return Round(new_proposals(last, known) if self._problem.space.max_shapes else [])
 
     def _within_shapes(self, candidate: Architecture) -> bool:
         return self._problem.space.contains(candidate)
 
-    def _take_best(self, tried: Sequence[Pair]) -> None:
+    def _take_best(self, tried: Sequence[EvaluatedArchitecture]) -> None:
         for pair in tried:
             self._added[self._tried[pair.architecture]] = pair.measurement.kl - self._loss
         best = best_first(tried)[0]
@@ -75,4 +75,4 @@ class GreedySampler:
     def _removals_for(self, limit: Limit) -> int:
         counted = [max(row.values()) for row in limit.cost.table.values() if max(row.values())]
         mean = sum(counted) / len(counted)
-        return math.ceil((limit.cost.of(self._problem.space.dense) - limit.most) / mean)
+        return math.ceil((limit.cost.of(self._problem.space.dense) - limit.max_value) / mean)

@@ -18,26 +18,26 @@ import numpy as np
 
 from secateur.model.architecture import Architecture
 from secateur.search.features import Features
-from secateur.search.predictor import Predictor, choose
+from secateur.search.predictor import Predictor, select_predictor
 from secateur.search.samplers.breeding import Breeder
-from secateur.search.samplers.even_trim import even_trims
-from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, best_first, distinct
+from secateur.search.samplers.even_trim import uniform_prunings
+from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, best_first, new_proposals
 from secateur.search.samplers.shrinking import allowed_widths
 from secateur.space.grid import Grid
 from secateur.space.knapsack import Values, solve
 from secateur.space.space import Slot
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 EVEN_TRIMS = 3
 PARENTS = 10
 CHILDREN = 2500  # per generation
-SLOWER = 10  # how many times fewer children where the number of layer shapes is limited
+SHAPE_LIMIT_SLOWDOWN = 10  # how many times fewer children where the number of layer shapes is limited
 GENERATIONS = 4  # bred from predictions before anything is evaluated
-ELITE = 30  # predicted best that the next generation is bred from
-EXPLORE = 0.25  # share of a round that goes to the most uncertain
-NEAR = 0.97  # share of a limit; what spends less was made for another budget
-APART = 3  # sub-blocks in which two proposals of a round differ, where there are such
+ELITE_SIZE = 30  # predicted best that the next generation is bred from
+EXPLORATION_FRACTION = 0.25  # share of a round that goes to the most uncertain
+MIN_BUDGET_USE = 0.97  # share of a limit; what spends less was made for another budget
+MIN_DISTANCE = 3  # sub-blocks in which two proposals of a round differ, where there are such
 
 
 class GuidedSampler:
@@ -54,15 +54,17 @@ class GuidedSampler:
         self._values_SW = self._grid.values(problem.table.kl)
         self._costs_LSW = self._grid.costs(problem.budget)
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """Seeds, then children of the best pairs."""
         if number == 1:
-            return Round(distinct(self.seeds(), {pair.architecture for pair in done})[:count])
+            return Round(new_proposals(self.seeds(), {pair.architecture for pair in done})[:count])
         ranked = best_first(done)
         candidates = [pair.architecture for pair in ranked]
         kl = [pair.measurement.kl for pair in ranked]
         own = [self._budget.admits(item) and self._is_near(item) for item in candidates]
-        choice = choose(self._features, candidates, kl, self._problem.seed, self._problem.predictor, own)
+        choice = select_predictor(
+            self._features, candidates, kl, self._problem.seed, self._problem.predictor, own
+        )
         rng = np.random.default_rng((self._problem.seed, number))
         allowed_SW = allowed_widths(
             self._grid, self._costs_LSW, self._parents(candidates), choice.predictor, len(ranked)
@@ -78,9 +80,9 @@ class GuidedSampler:
         for power in (1.0, 0.65):
             values = self._without_attention_cuts(self._table.sharpened(power))
             proposals.append(Proposal(self._solved(values), f"knapsack^{power}, ffn only"))
-        proposals += list(even_trims(self._problem))[:EVEN_TRIMS]
+        proposals += list(uniform_prunings(self._problem))[:EVEN_TRIMS]
         fitting = [p for p in proposals if self._budget.admits(p.architecture)]
-        return distinct(fitting, known=())
+        return new_proposals(fitting, known=())
 
     def _solved(self, values: Values) -> Architecture:
         return self._problem.conform(solve(self._space, self._budget, values))
@@ -113,14 +115,14 @@ class GuidedSampler:
                 pool |= dict(
                     zip(fresh, zip(found.mean.tolist(), found.std.tolist(), strict=True), strict=True)
                 )
-            elite = sorted(pool, key=lambda item: (pool[item][0], item))[:ELITE]
+            elite = sorted(pool, key=lambda item: (pool[item][0], item))[:ELITE_SIZE]
             parents_PS = self._grid.encode([*elite, *self._parents(ranked)])
-        explore = int(count * EXPLORE)
+        explore = int(count * EXPLORATION_FRACTION)
         promising = sorted(pool, key=lambda item: (pool[item][0], item))
         hopeful = sorted(pool, key=lambda item: (pool[item][0] - 2.0 * pool[item][1], item))
-        chosen = _apart(promising, count - explore, [])
+        chosen = _select_diverse(promising, count - explore, [])
         proposals = [Proposal(item, "promising", pool[item][0]) for item in chosen]
-        for item in _apart(hopeful, count - len(chosen), chosen):
+        for item in _select_diverse(hopeful, count - len(chosen), chosen):
             proposals.append(Proposal(item, "uncertain", pool[item][0]))
         return proposals
 
@@ -128,7 +130,7 @@ class GuidedSampler:
         """Distinct children; fewer where each has to be brought down to few layer shapes one by one."""
         if self._space.max_shapes is None:
             return self._grid.decode(np.unique(breeder.breed(parents_PS, CHILDREN, rng), axis=0))
-        children = self._grid.decode(breeder.breed(parents_PS, CHILDREN // SLOWER, rng))
+        children = self._grid.decode(breeder.breed(parents_PS, CHILDREN // SHAPE_LIMIT_SLOWDOWN, rng))
         return sorted({self._problem.conform(child) for child in children})
 
     def _parents(self, ranked: Sequence[Architecture]) -> list[Architecture]:
@@ -146,7 +148,7 @@ class GuidedSampler:
         """Whether it spends the budget."""
         index_S = self._grid.encode([candidate])[0]
         spent_L = [costs_SW[np.arange(len(index_S)), index_S].sum() for costs_SW in self._costs_LSW]
-        return bool(max(spent_L) > NEAR)
+        return bool(max(spent_L) > MIN_BUDGET_USE)
 
     def _without_attention_cuts(self, values: Values) -> Values:
         def guarded(slot: Slot, row: Mapping[int, float]) -> Mapping[int, float]:
@@ -158,8 +160,10 @@ class GuidedSampler:
         return {slot: guarded(slot, row) for slot, row in values.items()}
 
 
-def _apart(ordered: Sequence[Architecture], count: int, chosen: Sequence[Architecture]) -> list[Architecture]:
-    """The first `count` that differ from each other and from `chosen` in at least `APART` sub-blocks.
+def _select_diverse(
+    ordered: Sequence[Architecture], count: int, chosen: Sequence[Architecture]
+) -> list[Architecture]:
+    """The first `count` that differ from each other and from `chosen` in at least `MIN_DISTANCE` sub-blocks.
 
     Filled up with the first of the others where there are too few.
     """
@@ -169,7 +173,7 @@ def _apart(ordered: Sequence[Architecture], count: int, chosen: Sequence[Archite
         if len(kept) == count:
             break
         path = np.array(item.path)
-        if all(np.count_nonzero(path != other) >= APART for other in paths):
+        if all(np.count_nonzero(path != other) >= MIN_DISTANCE for other in paths):
             kept.append(item)
             paths.append(path)
     taken = {*kept, *chosen}

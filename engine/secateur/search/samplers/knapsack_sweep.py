@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, architectures, distinct
+from secateur.search.samplers.sampler import (
+    ROUND_SIZE,
+    Problem,
+    Proposal,
+    Round,
+    architectures,
+    new_proposals,
+)
 from secateur.space.knapsack import solve
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 _STEPS = 8  # distinct exponents tried per architecture wanted, as many give the same
 
@@ -25,13 +32,13 @@ class KnapsackSampler:
         self._problem, self._table = problem, problem.table
         self._untried = _sharpness(_STEPS * problem.evaluations)
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """The next exponents' optima."""
         known, found = architectures(done), list[Proposal]()
         for power in self._untried:
             values = self._table.sharpened(power)
             candidate = self._problem.conform(solve(self._problem.space, self._problem.budget, values))
-            found = distinct([*found, Proposal(candidate, f"knapsack^{power:.3g}")], known)
+            found = new_proposals([*found, Proposal(candidate, f"knapsack^{power:.3g}")], known)
             if len(found) >= count:
                 break
         return Round(found)

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from secateur.search.predictor import rank_quality
-from secateur.search.samplers.even_trim import trimmed
+from secateur.search.samplers.even_trim import prune_uniformly
 from secateur.search.samplers.ratios import RatioSpace
-from secateur.search.samplers.sampler import Problem, Proposal, Round, architectures, distinct
-from secateur.study.study import Pair
+from secateur.search.samplers.sampler import Problem, Proposal, Round, architectures, new_proposals
+from secateur.study.study import EvaluatedArchitecture
 
 PAIRS, FINALISTS = 525, 18
 EVALUATIONS = PAIRS + FINALISTS + 1  # the baseline is evaluated too
@@ -76,7 +76,7 @@ class PaperSampler:
         finals = min(FINALISTS + 1, max(1, problem.evaluations // 4))
         self.round_size = max(1, problem.evaluations - finals)
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """Round 1: pairs. Round 2: the baseline, and the best of what was predicted."""
         if number == 1:
             return Round(self._random(count))
@@ -88,11 +88,11 @@ class PaperSampler:
         for origin, wanted in (("grouped", round(count * GROUPED)), ("free", count)):
             drawn = self._whole.draw(rng, 4 * count, grouped=origin == "grouped")
             proposals = (Proposal(self._whole.architecture(tenths_S), origin) for tenths_S in drawn)
-            found = distinct([*found, *proposals], known=())[:wanted]
+            found = new_proposals([*found, *proposals], known=())[:wanted]
         return found
 
-    def _finalists(self, done: Sequence[Pair], count: int) -> Round:
-        fit = Fit(self._whole, done, self._problem.seed)
+    def _finalists(self, done: Sequence[EvaluatedArchitecture], count: int) -> Round:
+        fit = FittedPredictor(self._whole, done, self._problem.seed)
         narrowed = self._whole.narrowed(fit.importance_S)
         rng = np.random.default_rng((self._problem.seed, 2))
         tenths_NS = narrowed.fitted(narrowed.draw(rng, CANDIDATES), self._problem.budget, rng)
@@ -101,22 +101,22 @@ class PaperSampler:
         predicted = [narrowed.architecture(tenths_NS[row]) for row in best_first[: 8 * count]]
         proposals = [*self._baseline(), *(Proposal(candidate, FINALIST) for candidate in predicted)]
         report = fit.report(narrowed, len(tenths_NS))
-        return Round(distinct(proposals, architectures(done))[:count], report=report)
+        return Round(new_proposals(proposals, architectures(done))[:count], report=report)
 
     def _baseline(self) -> list[Proposal]:
         """The same ratio in every layer that the paper prunes; in all layers where that is not enough."""
         everywhere = range(self._problem.space.dense.num_layers)
         for layers in (self._whole.layers, everywhere):
-            candidate = trimmed(self._problem, layers, ("attention", "ffn"))
+            candidate = prune_uniformly(self._problem, layers, ("attention", "ffn"))
             if candidate is not None:
                 return [Proposal(candidate, BASELINE)]
         return []
 
 
-class Fit:
+class FittedPredictor:
     """Boosted trees from kept fractions to the log KL and the NLL of pairs, on seven tenths of them."""
 
-    def __init__(self, ratios: RatioSpace, pairs: Sequence[Pair], seed: int) -> None:
+    def __init__(self, ratios: RatioSpace, pairs: Sequence[EvaluatedArchitecture], seed: int) -> None:
         dense = ratios.space.dense
         full_S = np.array([max(dense.width(*slot), 1) for slot in ratios.slots])
         widths = [[pair.architecture.width(*slot) for slot in ratios.slots] for pair in pairs]

@@ -7,13 +7,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from secateur.model.architecture import Architecture
-from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, architectures, distinct
+from secateur.search.samplers.sampler import (
+    ROUND_SIZE,
+    Problem,
+    Proposal,
+    Round,
+    architectures,
+    new_proposals,
+)
 from secateur.space.budget import Budget
 from secateur.space.space import Space
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 
-def draw(space: Space, budget: Budget, rng: np.random.Generator) -> Architecture:
+def random_architecture(space: Space, budget: Budget, rng: np.random.Generator) -> Architecture:
     """An architecture narrowed step by step at random sub-blocks until it fits the budget.
 
     How often a sub-block is drawn is itself random (Dirichlet): some are cut much, others hardly.
@@ -42,12 +49,12 @@ class RandomSampler:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """Draws that were not made before; fewer where the space has hardly more."""
-        return Round(distinct(self._draws(number, count), architectures(done))[:count])
+        return Round(new_proposals(self._draws(number, count), architectures(done))[:count])
 
     def _draws(self, number: int, count: int) -> Iterator[Proposal]:
         rng = np.random.default_rng((self._problem.seed, number))
         for _ in range(4 * count):
-            drawn = draw(self._problem.space, self._problem.budget, rng)
+            drawn = random_architecture(self._problem.space, self._problem.budget, rng)
             yield Proposal(self._problem.conform(drawn), "random")

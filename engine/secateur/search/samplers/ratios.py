@@ -16,9 +16,9 @@ from secateur.space.budget import Budget, Limit
 from secateur.space.space import Slot, Space
 
 TENTHS = 10
-FREE = (1, 5)  # tenths pruned: 0.1 to 0.5
-IMPORTANT = (1, 3)  # where the narrowed space prunes little
-UNIMPORTANT = (2, 7)  # and where it may prune more
+INITIAL_TENTHS = (1, 5)  # tenths pruned: 0.1 to 0.5
+IMPORTANT_TENTHS = (1, 3)  # where the narrowed space prunes little
+UNIMPORTANT_TENTHS = (2, 7)  # and where it may prune more
 GROUP = 4  # neighbouring layers that share a ratio
 KEPT_FIRST, KEPT_LAST = 3, 2  # layers that are not pruned at either end
 _SHARE = 8  # at most one in so many layers is kept at an end
@@ -45,7 +45,7 @@ class RatioSpace:
         layers = space.dense.num_layers
         first, last = min(KEPT_FIRST, layers // _SHARE), min(KEPT_LAST, layers // _SHARE)
         slots = tuple(slot for slot in space.slots if first <= slot[0] < layers - last)
-        low_S, high_S = (np.full(len(slots), tenths) for tenths in FREE)
+        low_S, high_S = (np.full(len(slots), tenths) for tenths in INITIAL_TENTHS)
         return cls(space, slots, low_S, high_S, np.array([_nearest(space, slot) for slot in slots]))
 
     @property
@@ -58,7 +58,10 @@ class RatioSpace:
         order = np.argsort(importance_S, kind="stable")
         third = len(order) // 3
         low_S, high_S = self.low_S.copy(), self.high_S.copy()
-        for members, (low, high) in ((order[len(order) - third :], IMPORTANT), (order[:third], UNIMPORTANT)):
+        for members, (low, high) in (
+            (order[len(order) - third :], IMPORTANT_TENTHS),
+            (order[:third], UNIMPORTANT_TENTHS),
+        ):
             low_S[members], high_S[members] = low, high
         return replace(self, low_S=low_S, high_S=high_S)
 
@@ -74,7 +77,7 @@ class RatioSpace:
         """
         tenths_NS, costs_ST = tenths_NS.copy(), self._costs(budget)
         slots_S = np.arange(len(self.slots))
-        slack_N = _only(budget).most - self._fixed(budget) - costs_ST[slots_S, tenths_NS].sum(1)
+        slack_N = _single_limit(budget).max_value - self._fixed(budget) - costs_ST[slots_S, tenths_NS].sum(1)
         wide = np.zeros_like(self.low_S), np.full_like(self.high_S, TENTHS)
         for low_S, high_S in ((self.low_S, self.high_S), wide):
             stuck_N = (slack_N < 0) | (tenths_NS == self.low_S).all(1)
@@ -113,12 +116,12 @@ class RatioSpace:
 
     def _costs(self, budget: Budget) -> np.ndarray:
         """Cost [S, T] of every number of tenths pruned."""
-        cost, rows = _only(budget).cost, zip(self.slots, self.widths_ST.tolist(), strict=True)
+        cost, rows = _single_limit(budget).cost, zip(self.slots, self.widths_ST.tolist(), strict=True)
         return np.array([[cost.block(slot, width) for width in row] for slot, row in rows])
 
     def _fixed(self, budget: Budget) -> int:
         """Cost of everything that is not prunable here."""
-        dense, cost = self.space.dense, _only(budget).cost
+        dense, cost = self.space.dense, _single_limit(budget).cost
         prunable = sum(cost.block(slot, dense.width(*slot)) for slot in self.slots)
         return cost.of(dense) - prunable
 
@@ -151,7 +154,7 @@ def _step(
     slack_N += np.where(moves_N, saved_N, 0)
 
 
-def _only(budget: Budget) -> Limit:
+def _single_limit(budget: Budget) -> Limit:
     """The limit of a budget that has one; the options of a search let no other through."""
     (limit,) = budget.limits
     return limit

@@ -7,7 +7,7 @@ from functools import partial
 
 from secateur.errors import BadInput
 from secateur.search.samplers.blackbox import OPTIMISERS, BlackboxSampler
-from secateur.search.samplers.even_trim import EvenTrimSampler
+from secateur.search.samplers.even_trim import UniformPruningSampler
 from secateur.search.samplers.greedy_removal import GreedySampler
 from secateur.search.samplers.guided import GuidedSampler
 from secateur.search.samplers.knapsack_sweep import KnapsackSampler
@@ -23,7 +23,7 @@ SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     **{name: partial(BlackboxSampler, name=name) for name in OPTIMISERS},
     "knapsack": KnapsackSampler,
     "greedy": GreedySampler,
-    "even": EvenTrimSampler,
+    "even": UniformPruningSampler,
     PAPER: PaperSampler,
 }
 _WITH_TABLE = (GUIDED, "knapsack", "greedy")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from secateur.model.architecture import Architecture
-from secateur.search.predictor import AUTO, Choice
+from secateur.search.predictor import AUTO_SELECT, SelectedPredictor
 from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget
 from secateur.space.shapes import consolidate
 from secateur.space.space import Slot, Space
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 
 ROUND_SIZE = 12  # proposals that are evaluated together, sharing prefixes
 
@@ -24,7 +24,7 @@ class Problem:
     Attributes:
         table: None for a sampler that asked for none.
         evaluations: how many the search will make.
-        predictor: a regressor or `predictor.AUTO`, for samplers that have one.
+        predictor: a regressor or `predictor.AUTO_SELECT`, for samplers that have one.
     """
 
     space: Space
@@ -32,7 +32,7 @@ class Problem:
     table: AdditiveTable | None
     evaluations: int
     seed: int
-    predictor: str = AUTO
+    predictor: str = AUTO_SELECT
 
     def conform(self, candidate: Architecture) -> Architecture:
         """The candidate, or what is near it where it has more layer shapes than the space allows.
@@ -42,7 +42,7 @@ class Problem:
         if self.space.max_shapes is None:
             return candidate
         return consolidate(
-            self.space, self.budget, self.table.kl if self.table else even(self.space), candidate
+            self.space, self.budget, self.table.kl if self.table else uniform_values(self.space), candidate
         )
 
 
@@ -60,7 +60,7 @@ class Proposal:
     predicted: float | None = None
 
 
-class Report(Protocol):
+class SamplerReport(Protocol):
     """What a sampler has to say beyond its proposals."""
 
     def to_json(self) -> dict[str, Any]:
@@ -79,9 +79,9 @@ class Round:
     """
 
     proposals: Sequence[Proposal]
-    choice: Choice | None = None
+    choice: SelectedPredictor | None = None
     space_share: float = 1.0
-    report: Report | None = None
+    report: SamplerReport | None = None
 
 
 class Sampler(Protocol):
@@ -98,7 +98,7 @@ class Sampler(Protocol):
 
     round_size: int
 
-    def propose(self, done: Sequence[Pair], number: int, count: int) -> Round:
+    def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """Round `number` (from 1, each asked for once and in order) of at most `count` proposals.
 
         Args:
@@ -107,7 +107,7 @@ class Sampler(Protocol):
         """
 
 
-def even(space: Space) -> dict[Slot, dict[int, float]]:
+def uniform_values(space: Space) -> dict[Slot, dict[int, float]]:
     """Values that say that every sub-block is worth the same: the square of what is cut of it."""
     return {
         slot: {width: (1 - width / space.dense.width(*slot)) ** 2 for width in space.widths(*slot)}
@@ -115,7 +115,7 @@ def even(space: Space) -> dict[Slot, dict[int, float]]:
     }
 
 
-def distinct(proposals: Iterable[Proposal], known: Collection[Architecture]) -> list[Proposal]:
+def new_proposals(proposals: Iterable[Proposal], known: Collection[Architecture]) -> list[Proposal]:
     """The proposals whose architecture is not known, each once."""
     seen = set(known)
     kept = []
@@ -126,11 +126,11 @@ def distinct(proposals: Iterable[Proposal], known: Collection[Architecture]) -> 
     return kept
 
 
-def architectures(pairs: Iterable[Pair]) -> set[Architecture]:
+def architectures(pairs: Iterable[EvaluatedArchitecture]) -> set[Architecture]:
     """What was evaluated."""
     return {pair.architecture for pair in pairs}
 
 
-def best_first(pairs: Iterable[Pair]) -> list[Pair]:
+def best_first(pairs: Iterable[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
     """By KL, ties by architecture."""
     return sorted(pairs, key=lambda pair: (pair.measurement.kl, pair.architecture))

@@ -20,7 +20,7 @@ from secateur.space.grid import Grid, at
 
 MIN_PAIRS = 48
 BEST = 3
-SURE = 2.0  # standard deviations
+CONFIDENCE_STDS = 2.0  # standard deviations
 MARGIN = 0.05  # log KL; a change that small may pay together with others
 NEIGHBOURS = 2  # widths on either side of the best ones, never given up
 
@@ -53,7 +53,7 @@ def allowed_widths(
             rows_SW[np.arange(len(base_S)), base_S].sum() for rows_SW in costs_LSW
         )
         gain_C = found.mean - base
-        optimistic_C = gain_C - SURE * found.std + _price(gain_C, extra_C) * extra_C
+        optimistic_C = gain_C - CONFIDENCE_STDS * found.std + _price(gain_C, extra_C) * extra_C
         hopeful_SW[slot_C, width_C] |= optimistic_C < MARGIN
         near_C = np.abs(width_C - base_S[slot_C]) <= NEIGHBOURS
         hopeful_SW[slot_C[near_C], width_C[near_C]] = True

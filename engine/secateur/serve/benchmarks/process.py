@@ -15,12 +15,12 @@ from typing import Any
 from secateur.serve.benchmarks.tables import CANCELLED, FAILED, SUCCEEDED
 
 MODULE = "secateur.bench.worker"
-LINE_BYTES = 64 * 2**20  # of the one with the result
-STOP_SECONDS = 20.0
+MAX_LINE_BYTES = 64 * 2**20  # of the one with the result
+STOP_GRACE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class BenchmarkProgress:
     """What a benchmark does now, and how much of that is done."""
 
     stage: str
@@ -28,7 +28,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BenchmarkOutcome:
     """How a benchmark ended.
 
     Attributes:
@@ -43,7 +43,7 @@ class Outcome:
 
 
 @dataclass
-class Running:
+class RunningBenchmark:
     """A benchmark that runs.
 
     Attributes:
@@ -52,12 +52,12 @@ class Running:
         ended: its outcome.
     """
 
-    progress: Progress = field(default_factory=lambda: Progress("starting", 0.0))
+    progress: BenchmarkProgress = field(default_factory=lambda: BenchmarkProgress("starting", 0.0))
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     _process: Process | None = None
 
-    async def run(self, job: Mapping[str, Any]) -> Outcome:
+    async def run(self, job: Mapping[str, Any]) -> BenchmarkOutcome:
         """Start the process and read what it says until it ends."""
         said: dict[str, Any] = {}
         self._process = await asyncio.create_subprocess_exec(
@@ -65,7 +65,7 @@ class Running:
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
-            limit=LINE_BYTES,
+            limit=MAX_LINE_BYTES,
             process_group=0,  # Ctrl-C in a terminal reaches it only through us
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
@@ -76,7 +76,7 @@ class Running:
             async for line in self._lines():
                 said |= json.loads(line)
                 if "stage" in said:
-                    self.progress = Progress(said["stage"], said["fraction"])
+                    self.progress = BenchmarkProgress(said["stage"], said["fraction"])
                     self.changed.set()
             status = await self._process.wait()
         finally:
@@ -89,7 +89,7 @@ class Running:
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.terminate()
-            asyncio.get_running_loop().call_later(STOP_SECONDS, self._kill)
+            asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self._kill)
 
     async def _give(self, job: Mapping[str, Any]) -> None:
         assert self._process is not None and self._process.stdin is not None
@@ -107,14 +107,14 @@ class Running:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def _outcome(self, said: Mapping[str, Any], status: int) -> Outcome:
+    def _outcome(self, said: Mapping[str, Any], status: int) -> BenchmarkOutcome:
         result = said.get("result")
         if self.cancelled:
-            return Outcome(CANCELLED, result)
+            return BenchmarkOutcome(CANCELLED, result)
         if "error" in said:
-            return Outcome(FAILED, None, said["error"])
+            return BenchmarkOutcome(FAILED, None, said["error"])
         if result is None:
-            return Outcome(FAILED, None, f"the load generator ended with exit status {status}")
+            return BenchmarkOutcome(FAILED, None, f"the load generator ended with exit status {status}")
         if result["benchmark"]["gave_up"]:
-            return Outcome(FAILED, result, "the server stopped answering")
-        return Outcome(SUCCEEDED, result)
+            return BenchmarkOutcome(FAILED, result, "the server stopped answering")
+        return BenchmarkOutcome(SUCCEEDED, result)

@@ -13,15 +13,15 @@ import grpc
 from google.protobuf import json_format, struct_pb2
 from google.rpc import code_pb2
 
-from secateur.serve.benchmarks.process import Outcome, Running
-from secateur.serve.benchmarks.specification import job_of
+from secateur.serve.benchmarks.process import BenchmarkOutcome, RunningBenchmark
+from secateur.serve.benchmarks.specification import job_from_request
 from secateur.serve.benchmarks.tables import BenchmarkRow, BenchmarkStore
-from secateur.serve.failures import Refused, Violation, invalid
-from secateur.serve.models.pool import Pool
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
+from secateur.serve.models.pool import ModelPool
 from secateur.v1 import benchmarks_pb2, benchmarks_pb2_grpc
 
-NAME = re.compile(r"benchmarks/([1-9][0-9]{0,17})")
-PAGE, LARGEST_PAGE = 50, 1000
+NAME_PATTERN = re.compile(r"benchmarks/([1-9][0-9]{0,17})")
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
 
 class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
@@ -34,13 +34,13 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
         folder: where it puts the records of every request.
     """
 
-    def __init__(self, pool: Pool, store: BenchmarkStore, target: str, folder: Path) -> None:
+    def __init__(self, pool: ModelPool, store: BenchmarkStore, target: str, folder: Path) -> None:
         self._pool = pool
         self._store = store
         self._target = target
         self._folder = folder
-        self._running: Running | None = None
-        self._task: asyncio.Task[Outcome] | None = None
+        self._running: RunningBenchmark | None = None
+        self._task: asyncio.Task[BenchmarkOutcome] | None = None
 
     async def open(self) -> None:
         """Mark what an earlier server left running."""
@@ -59,11 +59,11 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
     ) -> AsyncIterator[benchmarks_pb2.RunBenchmarkResponse]:
         """Run one and stream what it does; it ends when the client leaves."""
         served = [self._pool.find(name) for name in (request.model, *request.compare)]
-        job = job_of(request, [model.name for model in served])
+        job = job_from_request(request, [model.name for model in served])
         if self._running is not None:
             message = "another benchmark is running: two at a time would measure each other"
-            raise Refused(code_pb2.FAILED_PRECONDITION, "BENCHMARK_RUNNING", message)
-        self._running = running = Running()
+            raise RpcError(code_pb2.FAILED_PRECONDITION, "BENCHMARK_RUNNING", message)
+        self._running = running = RunningBenchmark()
         try:
             row = await asyncio.to_thread(
                 self._store.create, [(model.name, model.version) for model in served]
@@ -100,9 +100,11 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
         self, request: benchmarks_pb2.GetBenchmarkRequest, context: grpc.aio.ServicerContext
     ) -> benchmarks_pb2.GetBenchmarkResponse:
         """Return one, with its result."""
-        found = NAME.fullmatch(request.name)
+        found = NAME_PATTERN.fullmatch(request.name)
         if found is None:
-            raise invalid(Violation("name", f"got {request.name[:100]!r}, give benchmarks/NUMBER"))
+            raise invalid_argument(
+                FieldViolation("name", f"got {request.name[:100]!r}, give benchmarks/NUMBER")
+            )
         return benchmarks_pb2.GetBenchmarkResponse(benchmark=await self._described(int(found[1])))
 
     async def ListBenchmarks(
@@ -110,12 +112,12 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
     ) -> benchmarks_pb2.ListBenchmarksResponse:
         """Return a page; the page token is the number of the last one of the page before."""
         if request.page_size < 0:
-            raise invalid(Violation("page_size", f"got {request.page_size}, at least 0"))
+            raise invalid_argument(FieldViolation("page_size", f"got {request.page_size}, at least 0"))
         if request.page_token and not re.fullmatch(r"[0-9]{1,18}", request.page_token):
-            raise invalid(
-                Violation("page_token", f"got {request.page_token[:100]!r}, give a next_page_token")
+            raise invalid_argument(
+                FieldViolation("page_token", f"got {request.page_token[:100]!r}, give a next_page_token")
             )
-        size = min(request.page_size or PAGE, LARGEST_PAGE)
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
         before = int(request.page_token) if request.page_token else None
         rows = await asyncio.to_thread(self._store.page, size + 1, before, request.model)
         return benchmarks_pb2.ListBenchmarksResponse(
@@ -123,7 +125,9 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
             next_page_token=str(rows[size - 1].number) if len(rows) > size else "",
         )
 
-    async def _whole(self, running: Running, row: BenchmarkRow, job: dict[str, Any]) -> Outcome:
+    async def _whole(
+        self, running: RunningBenchmark, row: BenchmarkRow, job: dict[str, Any]
+    ) -> BenchmarkOutcome:
         """Run the process and keep what came of it."""
         try:
             outcome = await running.run(job)

@@ -13,7 +13,7 @@ from google.rpc import code_pb2
 from sqlalchemy import ForeignKey, Text, exists, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship, sessionmaker
 
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 from secateur.serve.state import Base
 
 RUNNING, SUCCEEDED, FAILED, CANCELLED = "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
@@ -91,7 +91,7 @@ class BenchmarkStore:
             row = session.get(BenchmarkRow, number)
             if row is None:
                 message = f"no benchmark benchmarks/{number}"
-                raise Refused(code_pb2.NOT_FOUND, "BENCHMARK_NOT_FOUND", message)
+                raise RpcError(code_pb2.NOT_FOUND, "BENCHMARK_NOT_FOUND", message)
             return row, json.loads(row.result) if row.result else None
 
     def page(self, size: int, before: int | None, model: str) -> list[BenchmarkRow]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-FIRST_SECONDS = 1.0
-MOST_SECONDS = 30.0
-MOST_FAILURES = 5
+INITIAL_SECONDS = 1.0
+MAX_SECONDS = 30.0
+MAX_FAILURES = 5
 WINDOW_SECONDS = 600.0
 
 
@@ -18,7 +18,7 @@ class Backoff:
         window: seconds after which a failure no longer counts.
     """
 
-    def __init__(self, failures: int = MOST_FAILURES, window: float = WINDOW_SECONDS) -> None:
+    def __init__(self, failures: int = MAX_FAILURES, window: float = WINDOW_SECONDS) -> None:
         self._most = failures
         self._window = window
         self._failures: deque[float] = deque()
@@ -34,4 +34,4 @@ class Backoff:
             self._failures.popleft()
         if len(self._failures) >= self._most:
             return None
-        return min(MOST_SECONDS, FIRST_SECONDS * 2.0 ** (len(self._failures) - 1))
+        return min(MAX_SECONDS, INITIAL_SECONDS * 2.0 ** (len(self._failures) - 1))

@@ -23,7 +23,7 @@ from google.rpc import code_pb2
 from secateur.errors import BrokenCheckpoint
 from secateur.serve.engine.engine import Engine
 from secateur.serve.engine.threads import in_thread
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 
 if TYPE_CHECKING:
     import torch
@@ -33,16 +33,16 @@ GOLDEN_TOKENS = 16
 TOLERANCE = 0.5
 """Log-probabilities of one token, computed in two ways in bfloat16, differ by less than 0.1 (seen)."""
 
-NOTHING = hashlib.sha256().hexdigest()
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+EMPTY_DIGEST = hashlib.sha256().hexdigest()
+FUSED_TENSORS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 """Tensors that vLLM keeps as one: name -> those of the checkpoint, in their order."""
 
 VOCABULARY_PADDING = 64
-PADDED = ("embed_tokens.weight", "lm_head.weight")
+PADDED_TENSORS = ("embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)
-class Check:
+class EngineCheckResult:
     """How an engine was checked; see ``secateur.v1.EngineCheck``."""
 
     golden_tokens: int
@@ -52,7 +52,7 @@ class Check:
     seconds: float
 
 
-async def check(engine: Engine, folder: Path) -> Check:
+async def check_engine(engine: Engine, folder: Path) -> EngineCheckResult:
     """Prove that an engine is fit for requests.
 
     Raises:
@@ -61,7 +61,7 @@ async def check(engine: Engine, folder: Path) -> Check:
     started = time.monotonic()
     answer, difference = await _check_golden_answer(engine)
     verified, repacked = await _check_weights(engine, folder)
-    return Check(answer, difference, verified, repacked, time.monotonic() - started)
+    return EngineCheckResult(answer, difference, verified, repacked, time.monotonic() - started)
 
 
 async def _check_golden_answer(engine: Engine) -> tuple[int, float]:
@@ -72,19 +72,19 @@ async def _check_golden_answer(engine: Engine) -> tuple[int, float]:
         return 0, 0.0
     first, second = [await engine.answer(prompt, room) for _ in range(2)]
     if not all(math.isfinite(logprob) for _, logprob in (*first, *second)):
-        raise unfit("log-probabilities of its answer to the golden prompt are not finite")
-    if not agree(first, second):
-        raise unfit("two greedy answers to the golden prompt differ")
+        raise engine_unfit_error("log-probabilities of its answer to the golden prompt are not finite")
+    if not answers_agree(first, second):
+        raise engine_unfit_error("two greedy answers to the golden prompt differ")
     tokens = [token for token, _ in first]
     scored = (await engine.score([*prompt, *tokens]))[-len(tokens) :]
     differences = [abs(one - other) for one, (_, other) in zip(scored, first, strict=True)]
     difference = max(differences, key=lambda one: (math.isnan(one), one))
     if not difference <= TOLERANCE:  # true of NaN too
-        raise unfit(f"its answer scores {difference:.3g} off what it gave when it was generated")
+        raise engine_unfit_error(f"its answer scores {difference:.3g} off what it gave when it was generated")
     return len(tokens), difference
 
 
-def agree(one: list[tuple[int, float]], other: list[tuple[int, float]]) -> bool:
+def answers_agree(one: list[tuple[int, float]], other: list[tuple[int, float]]) -> bool:
     """True if two greedy answers, as (token, log-probability), are the same up to a tie."""
     for (token, logprob), (token_too, logprob_too) in zip(one, other, strict=True):
         if abs(logprob - logprob_too) > TOLERANCE:
@@ -100,7 +100,7 @@ async def _check_weights(engine: Engine, folder: Path) -> tuple[int, int]:
         return 0, 0
     wrong, verified, repacked = await in_thread(compare_weights, digests, folder, engine.dtype)
     if wrong:
-        raise unfit(f"its tensor {wrong[0]} is not that of the checkpoint ({len(wrong)} differ)")
+        raise engine_unfit_error(f"its tensor {wrong[0]} is not that of the checkpoint ({len(wrong)} differ)")
     return verified, repacked
 
 
@@ -126,7 +126,7 @@ def compare_weights(digests: Mapping[str, str], folder: Path, dtype: str) -> tup
     wrong, verified = [], 0
     for name, digest in digests.items():
         parts = [stored.get(part) for part in _stored_names(name)]
-        if digest == NOTHING or any(part is None for part in parts):
+        if digest == EMPTY_DIGEST or any(part is None for part in parts):
             continue
         whole = torch.cat([part.to(getattr(torch, dtype)) for part in parts if part is not None])
         if digest == _digest(_padded(name, whole)):
@@ -138,7 +138,7 @@ def compare_weights(digests: Mapping[str, str], folder: Path, dtype: str) -> tup
 
 def _stored_names(name: str) -> list[str]:
     """The checkpoint's names of what the engine keeps under one name."""
-    for fused, parts in FUSED.items():
+    for fused, parts in FUSED_TENSORS.items():
         if f".{fused}." in name:
             return [name.replace(f".{fused}.", f".{part}.") for part in parts]
     return [name]
@@ -149,7 +149,7 @@ def _padded(name: str, tensor: torch.Tensor) -> torch.Tensor:
     from torch.nn.functional import pad
 
     missing = -tensor.shape[0] % VOCABULARY_PADDING
-    return pad(tensor, (0, 0, 0, missing)) if missing and name.endswith(PADDED) else tensor
+    return pad(tensor, (0, 0, 0, missing)) if missing and name.endswith(PADDED_TENSORS) else tensor
 
 
 def _digest(tensor: torch.Tensor) -> str:
@@ -158,6 +158,8 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
-def unfit(message: str) -> Refused:
+def engine_unfit_error(message: str) -> RpcError:
     """Return the refusal of an engine that does not compute what it should."""
-    return Refused(code_pb2.FAILED_PRECONDITION, "ENGINE_UNFIT", f"the engine is not fit to serve: {message}")
+    return RpcError(
+        code_pb2.FAILED_PRECONDITION, "ENGINE_UNFIT", f"the engine is not fit to serve: {message}"
+    )

@@ -22,9 +22,9 @@ from google.rpc import code_pb2
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.environment import on_cpu
 from secateur.serve.engine.kernels import kernel_choice
-from secateur.serve.engine.load import Load
+from secateur.serve.engine.load import EngineStats
 from secateur.serve.engine.memory import kv_cache_bytes
-from secateur.serve.failures import Refused, Violation, invalid, unavailable
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
 from secateur.serve.options import EngineOptions, ModelSpec
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Engine:
     vocabulary: int
     kv_cache_tokens: int
     load_seconds: float
-    load: Load
+    load: EngineStats
     _vllm: AsyncLLM = field(repr=False)
     _calls: list[None] = field(default_factory=list, repr=False)
 
@@ -103,11 +103,15 @@ class Engine:
         """
         tokenizer: Any = self._vllm.get_tokenizer()
         if not getattr(tokenizer, "chat_template", None):
-            raise invalid(Violation("chat", "this model has no chat template: send text instead"))
+            raise invalid_argument(
+                FieldViolation("chat", "this model has no chat template: send text instead")
+            )
         try:
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         except Exception as error:  # templates raise whatever they like
-            raise invalid(Violation("chat.messages", f"the chat template refuses them: {error}")) from error
+            raise invalid_argument(
+                FieldViolation("chat.messages", f"the chat template refuses them: {error}")
+            ) from error
         return await self.tokenize(text, special=False)
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
@@ -140,7 +144,7 @@ class Engine:
 
         kind = RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA
         request_id = str(uuid.uuid4())
-        with self._counted(), _refusals():
+        with self._counted(), _translate_errors():
             # Nobody else has these: vLLM need not copy them.
             how = SamplingParams(**parameters, output_kind=kind, skip_clone=True)
             # Given as the engine's own input, it spares a detour through the tokenizer's threads.
@@ -228,15 +232,15 @@ def free_device_bytes() -> int:
         pynvml.nvmlShutdown()
 
 
-def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engine:
+def start_engine(spec: ModelSpec, options: EngineOptions, num_engines: int) -> Engine:
     """Load a model and wait until it answers; takes about ten seconds on a CPU, mostly imports.
 
-    Blocks; call it off the event loop, after `environment.prepare` and `import_vllm`.
+    Blocks; call it off the event loop, after `environment.set_engine_environment` and `import_vllm`.
 
     Args:
         spec: the model.
         options: how to run it.
-        engines: how many engines share the machine, this one included.
+        num_engines: how many engines share the machine, this one included.
 
     Raises:
         BackendUnavailable: its process died while loading, or cannot be spoken with.
@@ -247,11 +251,11 @@ def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engin
     from zmq import ZMQError
 
     started = time.monotonic()
-    load = Load()
+    load = EngineStats()
     try:
-        with _deaf_to_interrupts():
+        with _sigint_ignored():
             vllm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**_arguments(spec, options, engines)),
+                AsyncEngineArgs(**_arguments(spec, options, num_engines)),
                 stat_loggers=[_logger_factory(load)],
             )
     except (ValueError, NotImplementedError, OSError) as error:
@@ -271,7 +275,7 @@ def start_engine(spec: ModelSpec, options: EngineOptions, engines: int) -> Engin
     )
 
 
-def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[str, Any]:
+def _arguments(spec: ModelSpec, options: EngineOptions, num_engines: int) -> dict[str, Any]:
     cpu = on_cpu()
     compiled = not cpu if options.compiled is None else options.compiled
     arguments: dict[str, Any] = {
@@ -290,13 +294,13 @@ def _arguments(spec: ModelSpec, options: EngineOptions, engines: int) -> dict[st
         "disable_log_stats": True,
     }
     if cpu or options.kv_cache_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes or kv_cache_bytes(engines)
+        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes or kv_cache_bytes(num_engines)
     else:
-        arguments["gpu_memory_utilization"] = 0.9 / engines
+        arguments["gpu_memory_utilization"] = 0.9 / num_engines
     return arguments
 
 
-def _logger_factory(load: Load) -> Any:
+def _logger_factory(load: EngineStats) -> Any:
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class Recorder(StatLoggerBase):
@@ -318,7 +322,7 @@ def _kv_cache_tokens(vllm: AsyncLLM) -> int:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _sigint_ignored() -> Iterator[None]:
     """Let processes started meanwhile never see Ctrl-C.
 
     A terminal sends SIGINT to the whole process group, and vLLM's engine answers by dropping what it is
@@ -334,7 +338,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Turn vLLM's errors into ours."""
     from vllm.exceptions import GracefulHTTPError, VLLMClientError
     from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -345,16 +349,16 @@ def _refusals() -> Iterator[None]:
         message = "the model's engine died and is being started again"
         raise unavailable("ENGINE_DEAD", message, DEAD_RETRY_SECONDS) from error
     except GracefulHTTPError as error:
-        raise Refused(
+        raise RpcError(
             code_pb2.RESOURCE_EXHAUSTED, "QUEUE_FULL", _line(error), retry_seconds=BUSY_RETRY_SECONDS
         ) from error
     except EngineGenerateError as error:
         cause = error.__cause__ or error
         if isinstance(cause, ValueError | VLLMClientError):
-            raise invalid(Violation("request", _line(cause))) from error
+            raise invalid_argument(FieldViolation("request", _line(cause))) from error
         raise
     except (VLLMClientError, ValueError) as error:
-        raise invalid(Violation("request", _line(error))) from error
+        raise invalid_argument(FieldViolation("request", _line(error))) from error
 
 
 def _line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from secateur.serve.options import EngineOptions
 from secateur.vllm_plugin.plugin import SERVER_PID
 
 PLUGIN = "secateur"
-LONGEST_FOLDER = 107 - 37
+MAX_SOCKET_FOLDER_LENGTH = 107 - 37
 """Bytes of the name of a folder of sockets: Linux allows 107 for a socket, vLLM adds a slash and a UUID."""
 
 
@@ -37,12 +37,14 @@ def on_cpu() -> bool:
     raise BackendUnavailable("serving needs vLLM: pip install 'secateur[cpu]' (or 'secateur[gpu]')")
 
 
-def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, str] = os.environ) -> None:
+def set_engine_environment(
+    options: EngineOptions, num_engines: int, environ: MutableMapping[str, str] = os.environ
+) -> None:
     """Set what this process and the engines it will start are to read.
 
     Args:
         options: how the engines run.
-        engines: how many will share the machine.
+        num_engines: how many will share the machine.
         environ: where to set it.
 
     Raises:
@@ -61,7 +63,7 @@ def prepare(options: EngineOptions, engines: int, environ: MutableMapping[str, s
     # gRPC has threads; a forked child would inherit their locks without the threads.
     environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if on_cpu():
-        _prepare_cpu(options, engines, environ)
+        _prepare_cpu(options, num_engines, environ)
 
 
 @contextmanager
@@ -73,8 +75,8 @@ def sockets_in(folder: Path, environ: MutableMapping[str, str] = os.environ) -> 
     Raises:
         BadInput: its name is too long for that of a socket.
     """
-    if len(os.fsencode(folder)) > LONGEST_FOLDER:
-        most = LONGEST_FOLDER - len(folder.name) - 1
+    if len(os.fsencode(folder)) > MAX_SOCKET_FOLDER_LENGTH:
+        most = MAX_SOCKET_FOLDER_LENGTH - len(folder.name) - 1
         raise BadInput("TMPDIR", folder.parent, f"sockets are made there: a name of at most {most} bytes")
     name = "VLLM_RPC_BASE_PATH"
     ours = name not in environ
@@ -86,7 +88,7 @@ def sockets_in(folder: Path, environ: MutableMapping[str, str] = os.environ) -> 
             del environ[name]
 
 
-def _prepare_cpu(options: EngineOptions, engines: int, environ: MutableMapping[str, str]) -> None:
+def _prepare_cpu(options: EngineOptions, num_engines: int, environ: MutableMapping[str, str]) -> None:
     # Compute in the engine's own process instead of one more child of it: seconds less at start (one
     # import of everything), 700 MB less, the same speed.
     environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -94,16 +96,16 @@ def _prepare_cpu(options: EngineOptions, engines: int, environ: MutableMapping[s
     environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if options.threads is not None:
         environ["OMP_NUM_THREADS"] = str(options.threads)
-    environ.setdefault("OMP_NUM_THREADS", str(threads_per_engine(_cores(), engines)))
+    environ.setdefault("OMP_NUM_THREADS", str(threads_per_engine(_cores(), num_engines)))
     if not options.compiled:
         # vLLM compiles a few sampler functions even in eager mode, which holds up the first request
         # for up to 20 seconds and gains nothing on a CPU.
         environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
-def threads_per_engine(cores: int, engines: int) -> int:
+def threads_per_engine(cores: int, num_engines: int) -> int:
     """Share the cores out, one being left to the process that serves."""
-    return max(1, (cores - 1) // max(1, engines))
+    return max(1, (cores - 1) // max(1, num_engines))
 
 
 def _require_plugin(environ: MutableMapping[str, str]) -> None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 # Seconds. Between neighbours a factor of 2 to 2.5: enough to see a percentile move.
-LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
-STEP = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0)
+STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Histogram:
@@ -45,7 +45,7 @@ class Histogram:
 
 
 @dataclass
-class Load:
+class EngineStats:
     """What an engine's scheduler said after its last step, and totals of all steps.
 
     Attributes:
@@ -71,10 +71,10 @@ class Load:
     preemptions: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     left: int = 0
-    queue: Histogram = field(default_factory=lambda: Histogram(LATENCY))
-    first_token: Histogram = field(default_factory=lambda: Histogram(LATENCY))
-    inter_token: Histogram = field(default_factory=lambda: Histogram(STEP))
-    end_to_end: Histogram = field(default_factory=lambda: Histogram(LATENCY))
+    queue: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
+    first_token: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
+    inter_token: Histogram = field(default_factory=lambda: Histogram(STEP_BUCKETS))
+    end_to_end: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
 
     def record(
         self,

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import os
 
-MOST = 2**30
+MAX_KV_CACHE_BYTES = 2**30
 """vLLM fills this room with zeros at start, which takes a second or more per GiB."""
 
-LEAST = 64 * 2**20
-SHARE = 0.4
+MIN_KV_CACHE_BYTES = 64 * 2**20
+KV_CACHE_FRACTION = 0.4
 """Fraction of the available memory for the keys and values of all engines together."""
 
 
-def kv_cache_bytes(engines: int) -> int:
+def kv_cache_bytes(num_engines: int) -> int:
     """Return one engine's share, in bytes, of the memory available now."""
-    return share(available_bytes(), engines)
+    return kv_cache_share(available_bytes(), num_engines)
 
 
-def share(available: int, engines: int) -> int:
-    """Return ``SHARE`` of the available bytes, divided by the engines, within `LEAST` and `MOST`."""
-    return max(LEAST, min(MOST, int(available * SHARE) // max(1, engines)))
+def kv_cache_share(available: int, num_engines: int) -> int:
+    """Return ``KV_CACHE_FRACTION`` of the available bytes, divided by the engines, within the limits above."""
+    share = int(available * KV_CACHE_FRACTION) // max(1, num_engines)
+    return max(MIN_KV_CACHE_BYTES, min(MAX_KV_CACHE_BYTES, share))
 
 
 def available_bytes() -> int:

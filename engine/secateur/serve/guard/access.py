@@ -10,16 +10,16 @@ from pathlib import Path
 from google.rpc import code_pb2
 
 from secateur.errors import BadInput
-from secateur.serve.failures import Refused
-from secateur.serve.guard.call import Call
-from secateur.serve.guard.callers import Caller, Callers, Scope, read_callers
+from secateur.serve.failures import RpcError
+from secateur.serve.guard.call import CallContext
+from secateur.serve.guard.callers import Caller, CallerRegistry, Scope, read_callers
 from secateur.serve.guard.scopes import OPEN, scope_of
 
 AUTHORIZATION = "authorization"
 log = logging.getLogger(__name__)
 
 
-class Access:
+class AccessControl:
     """A stage that identifies callers and checks their scopes.
 
     Args:
@@ -32,7 +32,7 @@ class Access:
 
     def __init__(self, file: Path | None = None, open_to_all: Collection[str] = ("health",)) -> None:
         self._file = file
-        self._callers: Callers | None = None if file is None else read_callers(file)
+        self._callers: CallerRegistry | None = None if file is None else read_callers(file)
         self._open = frozenset().union(*(OPEN[name] for name in open_to_all))
 
     def reload(self) -> None:
@@ -47,16 +47,16 @@ class Access:
             log.info("callers reloaded: %d in %s", len(self._callers), self._file)
 
     @contextmanager
-    def __call__(self, call: Call) -> Iterator[None]:
-        """Let the call pass, or raise `Refused`."""
+    def __call__(self, call: CallContext) -> Iterator[None]:
+        """Let the call pass, or raise `RpcError`."""
         if call.service not in self._open:
             call.caller = self._identify(call)
             scope = scope_of(call.method)
             if not call.caller.may(scope):
-                raise _forbidden(call, scope)
+                raise _permission_denied(call, scope)
         yield
 
-    def _identify(self, call: Call) -> Caller:
+    def _identify(self, call: CallContext) -> Caller:
         if self._callers is not None:
             return self._callers.identify(call.metadata.get(AUTHORIZATION), sorted(call.identities))
         # With mutual TLS alone, whoever has a certificate may do everything, under its name.
@@ -64,8 +64,8 @@ class Access:
         return Caller(name, frozenset(Scope)) if name else call.caller
 
 
-def _forbidden(call: Call, scope: Scope) -> Refused:
-    return Refused(
+def _permission_denied(call: CallContext, scope: Scope) -> RpcError:
+    return RpcError(
         code_pb2.PERMISSION_DENIED,
         "SCOPE_MISSING",
         f"{call.method[1:]} needs the scope {scope.value}, which {call.caller.name} does not have",

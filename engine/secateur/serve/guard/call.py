@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from secateur.serve.guard.callers import ANYONE, Caller
+from secateur.serve.guard.callers import ANONYMOUS, Caller
 
 REQUEST_ID = "x-request-id"
 LATENCY = 0.1  # seconds that a request may have been on its way
@@ -18,7 +18,7 @@ ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 @dataclass
-class Call:
+class CallContext:
     """One RPC.
 
     Attributes:
@@ -41,7 +41,7 @@ class Call:
     peer: str = ""
     identities: frozenset[str] = frozenset()
     deadline: float | None = None
-    caller: Caller = ANYONE
+    caller: Caller = ANONYMOUS
     code: str = "OK"
     failure: str = ""
 
@@ -61,15 +61,15 @@ class Call:
         return self.method.rpartition("/")[2]
 
 
-_current: ContextVar[Call | None] = ContextVar("call", default=None)
+_current: ContextVar[CallContext | None] = ContextVar("call", default=None)
 
 
-def current_call() -> Call | None:
+def current_call() -> CallContext | None:
     """Return the call that the running task answers, if it answers one."""
     return _current.get()
 
 
-def enter(call: Call) -> None:
+def set_current_call(call: CallContext) -> None:
     """Make this the call of the running task, and of those that it starts."""
     _current.set(call)
 

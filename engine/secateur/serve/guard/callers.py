@@ -11,7 +11,7 @@ name = "operator"
 scopes = ["infer", "admin"]
 certificate = "ops.example.org"  # a name in its client certificate (mutual TLS)
 
-Tokens are made by `new_token` and have 256 random bits: a plain hash of them cannot be searched, so the
+Tokens are made by `generate_token` and have 256 random bits: a plain hash of them cannot be searched, so the
 slow hashes made for passwords would only slow calls down.
 """
 
@@ -32,7 +32,7 @@ from google.rpc import code_pb2
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import BadInput
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 from secateur.serve.schema import first_error
 
 TOKEN_PREFIX = "sct_"  # lets secret scanners find leaked ones
@@ -62,10 +62,10 @@ class Caller:
         return self.expires is not None and datetime.now(UTC) >= self.expires
 
 
-ANYONE = Caller("anyone", frozenset(Scope))
+ANONYMOUS = Caller("anyone", frozenset(Scope))
 
 
-class Callers:
+class CallerRegistry:
     """All who may call.
 
     Args:
@@ -129,7 +129,7 @@ class _File(BaseModel):
     caller: list[_Entry] = []
 
 
-def read_callers(file: Path) -> Callers:
+def read_callers(file: Path) -> CallerRegistry:
     """Read the file.
 
     Raises:
@@ -141,18 +141,20 @@ def read_callers(file: Path) -> Callers:
         reason = first_error(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         raise BadInput("--tokens", file, reason) from error
     callers = [(entry, Caller(entry.name, entry.scopes, entry.expires)) for entry in entries]
-    return Callers(
+    return CallerRegistry(
         ((bytes.fromhex(entry.sha256), caller) for entry, caller in callers if entry.sha256 is not None),
         {entry.certificate: caller for entry, caller in callers if entry.certificate is not None},
     )
 
 
-def new_token() -> str:
+def generate_token() -> str:
     """Return a token that nobody can guess."""
     return TOKEN_PREFIX + secrets.token_urlsafe(32)
 
 
-def entry(name: str, scopes: Iterable[Scope], token: str, expires: datetime | None = None) -> str:
+def format_caller_entry(
+    name: str, scopes: Iterable[Scope], token: str, expires: datetime | None = None
+) -> str:
     """Return the lines of the file that let the holder of this token call.
 
     Raises:
@@ -180,5 +182,5 @@ def _unexpired(caller: Caller) -> Caller:
     return caller
 
 
-def _unauthenticated(reason: str, message: str) -> Refused:
-    return Refused(code_pb2.UNAUTHENTICATED, reason, message)
+def _unauthenticated(reason: str, message: str) -> RpcError:
+    return RpcError(code_pb2.UNAUTHENTICATED, reason, message)

@@ -35,7 +35,7 @@ def channel_options(limits: LimitOptions, connections: ConnectionOptions) -> lis
     return options
 
 
-def bind(server: grpc.aio.Server, listen: str, tls: TlsOptions | None = None) -> str:
+def bind_server(server: grpc.aio.Server, listen: str, tls: TlsOptions | None = None) -> str:
     """Bind and return the address with the real port.
 
     Raises:

@@ -1,6 +1,6 @@
 """The one interceptor: every call of every service goes through it.
 
-Handlers raise `Refused` for what a client may hear, write to the context or yield, as they like. They see
+Handlers raise `RpcError` for what a client may hear, write to the context or yield, as they like. They see
 cancellation as they would without it. Handlers must be asynchronous.
 """
 
@@ -20,18 +20,18 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
-from secateur.serve.failures import Refused, as_refusal
-from secateur.serve.guard.call import REQUEST_ID, Call, enter, request_id
+from secateur.serve.failures import RpcError, to_rpc_error
+from secateur.serve.guard.call import REQUEST_ID, CallContext, request_id, set_current_call
 
-Stage = Callable[[Call], AbstractContextManager[None]]
+CallStage = Callable[[CallContext], AbstractContextManager[None]]
 """Entered when a call comes, left when it ends; raises `Refused` to end it at once."""
 
 # What ends a call without being a bug.
-EXPECTED = (Refused, grpc.aio.BaseError, DecodeError)
+EXPECTED_ERRORS = (RpcError, grpc.aio.BaseError, DecodeError)
 log = logging.getLogger(__name__)
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class GuardInterceptor(grpc.aio.ServerInterceptor):
     """Gives calls an id, takes them through stages, and turns every failure into a google.rpc.Status.
 
     Args:
@@ -39,7 +39,7 @@ class Guard(grpc.aio.ServerInterceptor):
         checks: stages that may refuse a call.
     """
 
-    def __init__(self, observers: Sequence[Stage] = (), checks: Sequence[Stage] = ()) -> None:
+    def __init__(self, observers: Sequence[CallStage] = (), checks: Sequence[CallStage] = ()) -> None:
         self._observers = tuple(observers)
         self._checks = tuple(checks)
 
@@ -72,13 +72,13 @@ class Guard(grpc.aio.ServerInterceptor):
         self, handler: grpc.RpcMethodHandler, method: str, known: bool, context: grpc.aio.ServicerContext
     ) -> Any:
         call = _call(method, known, context)
-        enter(call)
+        set_current_call(call)
         try:
             with ExitStack() as observers:
                 for stage in self._observers:
                     observers.enter_context(stage(call))
                 result = await self._checked(handler, call, context)
-        except Refused as refusal:
+        except RpcError as refusal:
             status = rpc_status.to_status(refusal.to_status())
             trailers = (*status.trailing_metadata, *_trailers(call, context))
             await context.abort(status.code, status.details, trailers)
@@ -86,7 +86,7 @@ class Guard(grpc.aio.ServerInterceptor):
         return result
 
     async def _checked(
-        self, handler: grpc.RpcMethodHandler, call: Call, context: grpc.aio.ServicerContext
+        self, handler: grpc.RpcMethodHandler, call: CallContext, context: grpc.aio.ServicerContext
     ) -> Any:
         try:
             with ExitStack() as checks:
@@ -94,29 +94,29 @@ class Guard(grpc.aio.ServerInterceptor):
                     checks.enter_context(stage(call))
                 return await _run(handler, context)
         except (asyncio.CancelledError, Exception) as raised:
-            error = _telling(raised)
+            error = _most_specific_error(raised)
             if isinstance(error, asyncio.CancelledError | grpc.aio.BaseError):
                 # The client hung up, or the server was stopped: gRPC knows what to do.
                 call.code = "DEADLINE_EXCEEDED" if call.late else "CANCELLED"
                 raise error from None
-            refusal = as_refusal(error)
-            if refusal.code == code_pb2.INTERNAL and not isinstance(error, Refused):
+            refusal = to_rpc_error(error)
+            if refusal.code == code_pb2.INTERNAL and not isinstance(error, RpcError):
                 log.exception("%s failed: a bug", call.method)
                 refusal.metadata = {"request_id": call.request_id}
             call.code, call.failure = code_pb2.Code.Name(refusal.code), refusal.message
             raise refusal from error
 
 
-def _telling(error: BaseException) -> BaseException:
+def _most_specific_error(error: BaseException) -> BaseException:
     """Return the error that says most of a task group's: how handlers divide their work is their affair."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    found = [_telling(one) for one in error.exceptions]
-    return next((one for one in found if not isinstance(one, EXPECTED)), found[0])
+    found = [_most_specific_error(one) for one in error.exceptions]
+    return next((one for one in found if not isinstance(one, EXPECTED_ERRORS)), found[0])
 
 
 class _Context:
-    """The context that handlers get: gRPC's own, but aborting raises `Refused` like everything else does."""
+    """The context that handlers get: gRPC's own, but aborting raises `RpcError` like everything else does."""
 
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
         self._context = context
@@ -128,7 +128,7 @@ class _Context:
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
         """End the call with this status."""
         self._context.set_trailing_metadata(tuple(trailing_metadata))
-        raise Refused(code.value[0], code.name, details or code.value[1])
+        raise RpcError(code.value[0], code.name, details or code.value[1])
 
 
 async def _run(handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext) -> Any:
@@ -156,18 +156,18 @@ async def _requests(context: grpc.aio.ServicerContext) -> Any:
 async def _only_request(context: grpc.aio.ServicerContext) -> Any:
     request = await context.read()
     if request is grpc.aio.EOF:
-        raise Refused(code_pb2.INVALID_ARGUMENT, "REQUEST_MISSING", "the call ended without a request")
+        raise RpcError(code_pb2.INVALID_ARGUMENT, "REQUEST_MISSING", "the call ended without a request")
     return request
 
 
 async def _unknown(_: Any, context: grpc.aio.ServicerContext) -> NoReturn:
-    raise Refused(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN", "this server has no such method")
+    raise RpcError(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN", "this server has no such method")
 
 
-def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> Call:
+def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> CallContext:
     metadata = tuple(context.invocation_metadata() or ())
     remaining = context.time_remaining()
-    return Call(
+    return CallContext(
         method=method,
         request_id=request_id(metadata),
         known=known,
@@ -178,7 +178,7 @@ def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> Call:
     )
 
 
-def _trailers(call: Call, context: grpc.aio.ServicerContext) -> tuple[tuple[str, str | bytes], ...]:
+def _trailers(call: CallContext, context: grpc.aio.ServicerContext) -> tuple[tuple[str, str | bytes], ...]:
     """Return what the handler wants to send at the end, and the request's id."""
     return (*context.trailing_metadata(), (REQUEST_ID, call.request_id))
 

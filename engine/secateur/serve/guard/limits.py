@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused
-from secateur.serve.guard.call import Call
-from secateur.serve.guard.callers import ANYONE
+from secateur.serve.failures import RpcError
+from secateur.serve.guard.call import CallContext
+from secateur.serve.guard.callers import ANONYMOUS
 from secateur.serve.guard.scopes import HEALTH
 from secateur.serve.options import LimitOptions
 
 BUSY_RETRY_SECONDS = 1.0
 # Callers without a name are told apart by their address; no more of them than this are remembered.
-REMEMBERED = 10_000
+MAX_TRACKED_CALLERS = 10_000
 
 
 @dataclass
-class Bucket:
+class TokenBucket:
     """A token bucket: holds ``burst`` tokens at most, gains ``rate`` a second, a call takes one."""
 
     rate: float
@@ -40,18 +40,18 @@ class Bucket:
         return (1 - self.tokens) / self.rate
 
 
-class Limits:
+class RateLimiter:
     """A stage that refuses what is too much, saying when to come back. Health checks are never too much."""
 
     def __init__(self, options: LimitOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self._options = options
         self._clock = clock
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self._running: Counter[str] = Counter()
 
     @contextmanager
-    def __call__(self, call: Call) -> Iterator[None]:
-        """Count the call in and out, or raise `Refused`."""
+    def __call__(self, call: CallContext) -> Iterator[None]:
+        """Count the call in and out, or raise `RpcError`."""
         if call.service == HEALTH:
             yield
             return
@@ -71,9 +71,9 @@ class Limits:
         if rate is None:
             return
         now = self._clock()
-        bucket = self._buckets.pop(key, None) or Bucket(rate, burst, burst, now)
+        bucket = self._buckets.pop(key, None) or TokenBucket(rate, burst, burst, now)
         self._buckets[key] = bucket
-        if len(self._buckets) > REMEMBERED:
+        if len(self._buckets) > MAX_TRACKED_CALLERS:
             self._buckets.popitem(last=False)
         if wait := bucket.take(now):
             raise _exhausted("RATE_LIMITED", f"more than {rate:g} calls a second", key, wait)
@@ -88,14 +88,14 @@ class Limits:
             raise _exhausted("SERVER_BUSY", message, key, BUSY_RETRY_SECONDS)
 
 
-def _key(call: Call) -> str:
+def _key(call: CallContext) -> str:
     """Return the caller's name; the address without port of one who has none."""
-    if call.caller != ANYONE:
+    if call.caller != ANONYMOUS:
         return call.caller.name
     return call.peer.rpartition(":")[0] if call.peer.startswith("ipv") else call.peer
 
 
-def _exhausted(reason: str, message: str, key: str, wait: float) -> Refused:
-    return Refused(
+def _exhausted(reason: str, message: str, key: str, wait: float) -> RpcError:
+    return RpcError(
         code_pb2.RESOURCE_EXHAUSTED, reason, message, metadata={"caller": key}, retry_seconds=max(wait, 1e-3)
     )

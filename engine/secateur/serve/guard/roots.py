@@ -7,10 +7,10 @@ from pathlib import Path
 
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused, Violation, invalid
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 
 
-def confined(field: str, text: str, roots: Sequence[Path]) -> Path:
+def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
     """The file or folder that a client means, absolute and without symbolic links.
 
     What a folder holds must not lead elsewhere either: every file in it is a file below the roots.
@@ -25,17 +25,19 @@ def confined(field: str, text: str, roots: Sequence[Path]) -> Path:
             elsewhere, in the same words whatever is there.
     """
     if not text:
-        raise invalid(Violation(field, "got nothing, a path on the server, below one of its --roots"))
+        raise invalid_argument(
+            FieldViolation(field, "got nothing, a path on the server, below one of its --roots")
+        )
     try:
         candidates = [(root / text).resolve() for root in roots]
         inside = [path for path in candidates if _below(path, roots)]
         found = next((path for path in inside if path.exists()), None)
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a loop of links
-        raise invalid(Violation(field, f"got {text[:100]!r}, not a path")) from None
+        raise invalid_argument(FieldViolation(field, f"got {text[:100]!r}, not a path")) from None
     if not inside or (found is not None and not _holds_nothing_else(found, roots)):
-        raise _denied(field, text, roots)
+        raise _path_denied(field, text, roots)
     if found is None:
-        raise invalid(Violation(field, f"got {text}, there is no such file or folder"))
+        raise invalid_argument(FieldViolation(field, f"got {text}, there is no such file or folder"))
     return found
 
 
@@ -47,10 +49,10 @@ def _holds_nothing_else(path: Path, roots: Sequence[Path]) -> bool:
     return not path.is_dir() or all(_below(file.resolve(), roots) for file in path.iterdir())
 
 
-def _denied(field: str, text: str, roots: Sequence[Path]) -> Refused:
+def _path_denied(field: str, text: str, roots: Sequence[Path]) -> RpcError:
     if roots:
         reason = f"got {text[:200]}, allowed are paths below {', '.join(map(str, roots))} (--roots)"
     else:
         reason = f"got {text[:200]}, but the server opens no folder to clients (--roots)"
-    violations = [Violation(field, reason)]
-    return Refused(code_pb2.PERMISSION_DENIED, "PATH_NOT_ALLOWED", f"{field}: {reason}", violations)
+    violations = [FieldViolation(field, reason)]
+    return RpcError(code_pb2.PERMISSION_DENIED, "PATH_NOT_ALLOWED", f"{field}: {reason}", violations)

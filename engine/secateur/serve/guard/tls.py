@@ -32,14 +32,14 @@ def server_credentials(options: TlsOptions) -> grpc.ServerCredentials:
 
 
 def _read(options: TlsOptions) -> grpc.ServerCertificateConfiguration:
-    check(options)
+    check_certificates(options)
     return grpc.ssl_server_certificate_configuration(
         [(options.key.read_bytes(), options.certificate.read_bytes())],
         None if options.client_ca is None else options.client_ca.read_bytes(),
     )
 
 
-def check(options: TlsOptions) -> None:
+def check_certificates(options: TlsOptions) -> None:
     """Prove that the files are what they should be; gRPC would only say so in its own log.
 
     Raises:

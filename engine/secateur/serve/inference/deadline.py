@@ -5,9 +5,9 @@ from __future__ import annotations
 import grpc
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 
-LEAST_SECONDS = 0.005
+MIN_SECONDS = 0.005
 """Less than any engine needs for a first token."""
 
 
@@ -19,10 +19,10 @@ def check_deadline(context: grpc.aio.ServicerContext) -> None:
             that no engine works for it.
     """
     remaining = context.time_remaining()
-    if remaining is not None and remaining < LEAST_SECONDS:
-        raise Refused(
+    if remaining is not None and remaining < MIN_SECONDS:
+        raise RpcError(
             code_pb2.DEADLINE_EXCEEDED,
             "DEADLINE_TOO_SHORT",
             f"{max(0.0, remaining) * 1e3:.1f} ms are left until the deadline, "
-            f"at least {LEAST_SECONDS * 1e3:g} ms are needed",
+            f"at least {MIN_SECONDS * 1e3:g} ms are needed",
         )

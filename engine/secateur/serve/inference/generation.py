@@ -10,9 +10,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from secateur.serve.failures import unavailable
-from secateur.serve.inference.prompt import Prompt
-from secateur.serve.inference.sampling import Sampling
-from secateur.serve.models.version import Request, ServedModel
+from secateur.serve.inference.prompt import GenerationPrompt
+from secateur.serve.inference.sampling import SamplingSettings
+from secateur.serve.models.version import ModelVersion, RequestTracker
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -21,7 +21,7 @@ STOP, LENGTH, ABORT = "stop", "length", "abort"
 FINISH_REASONS = (STOP, LENGTH, ABORT)
 
 
-class Candidate(NamedTuple):
+class TokenCandidate(NamedTuple):
     """A token that could have been next; ``rank`` 1 is the likeliest."""
 
     token_id: int
@@ -30,14 +30,14 @@ class Candidate(NamedTuple):
     text: str | None
 
 
-class TokenLogprobs(NamedTuple):
+class PositionLogprobs(NamedTuple):
     """A chosen token, and the likeliest ones, likeliest first."""
 
-    chosen: Candidate
-    top: Sequence[Candidate]
+    chosen: TokenCandidate
+    top: Sequence[TokenCandidate]
 
 
-class Usage(NamedTuple):
+class UsageCounts(NamedTuple):
     """Tokens of a request: the prompt's, counted once, and those of all completions."""
 
     prompt_tokens: int
@@ -53,14 +53,14 @@ class Timings(NamedTuple):
     decode_ms: float
 
 
-class Summary(NamedTuple):
+class GenerationSummary(NamedTuple):
     """What is known when all completions have ended."""
 
-    usage: Usage
+    usage: UsageCounts
     timings: Timings | None
 
 
-class Piece(NamedTuple):
+class CompletionChunk(NamedTuple):
     """What one completion grew by.
 
     Attributes:
@@ -77,22 +77,22 @@ class Piece(NamedTuple):
     index: int  # type: ignore[assignment]  # hides the method of tuples
     text: str
     token_ids: Sequence[int]
-    logprobs: Sequence[TokenLogprobs] = ()
+    logprobs: Sequence[PositionLogprobs] = ()
     finish_reason: str | None = None
     stop_match: str = ""
     prompt_tokens: int = 0
-    summary: Summary | None = None
+    summary: GenerationSummary | None = None
 
 
 async def generate(
-    model: ServedModel,
-    prompt: Prompt,
-    sampling: Sampling,
+    model: ModelVersion,
+    prompt: GenerationPrompt,
+    sampling: SamplingSettings,
     *,
     priority: int = 0,
     whole: bool = False,
     prefix: str = "",
-) -> AsyncGenerator[Piece]:
+) -> AsyncGenerator[CompletionChunk]:
     """Yield the continuations of a prompt as they grow.
 
     Closing the iterator, or cancelling the task that waits for it, frees the engine within one step.
@@ -126,15 +126,20 @@ async def generate(
 
 
 async def complete(
-    model: ServedModel, prompt: Prompt, sampling: Sampling, *, priority: int = 0, prefix: str = ""
-) -> list[Piece]:
+    model: ModelVersion,
+    prompt: GenerationPrompt,
+    sampling: SamplingSettings,
+    *,
+    priority: int = 0,
+    prefix: str = "",
+) -> list[CompletionChunk]:
     """Return one piece per completion, in their order; arguments and errors of `generate`."""
     pieces = generate(model, prompt, sampling, priority=priority, whole=True, prefix=prefix)
     async with aclosing(pieces):
         return [piece async for piece in pieces]
 
 
-def _pieces(output: RequestOutput, top: int | None, accounting: Request) -> list[Piece]:
+def _pieces(output: RequestOutput, top: int | None, accounting: RequestTracker) -> list[CompletionChunk]:
     """Return what an output brought; completions that grew at the same time share one."""
     accounting.generated(sum(len(completion.token_ids) for completion in output.outputs))
     prompt_tokens = len(output.prompt_token_ids or ())
@@ -144,9 +149,9 @@ def _pieces(output: RequestOutput, top: int | None, accounting: Request) -> list
     return pieces
 
 
-def _piece(completion: CompletionOutput, top: int | None, prompt_tokens: int) -> Piece:
+def _piece(completion: CompletionOutput, top: int | None, prompt_tokens: int) -> CompletionChunk:
     token_ids = tuple(completion.token_ids)
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
     if top is not None and completion.logprobs:
         chosen = zip(token_ids, completion.logprobs, strict=True)
         logprobs = tuple(_token_logprobs(token, candidates, top) for token, candidates in chosen)
@@ -154,21 +159,25 @@ def _piece(completion: CompletionOutput, top: int | None, prompt_tokens: int) ->
     if reason is not None and reason not in FINISH_REASONS:
         raise unavailable("GENERATION_FAILED", f"the engine gave up: {reason}")
     stop_match = "" if stop is None else str(stop)
-    return Piece(completion.index, completion.text, token_ids, logprobs, reason, stop_match, prompt_tokens)
+    return CompletionChunk(
+        completion.index, completion.text, token_ids, logprobs, reason, stop_match, prompt_tokens
+    )
 
 
-def _token_logprobs(token: int, found: Mapping[int, Any], top: int) -> TokenLogprobs:
-    candidates = {id_: Candidate(id_, one.logprob, one.rank, one.decoded_token) for id_, one in found.items()}
+def _token_logprobs(token: int, found: Mapping[int, Any], top: int) -> PositionLogprobs:
+    candidates = {
+        id_: TokenCandidate(id_, one.logprob, one.rank, one.decoded_token) for id_, one in found.items()
+    }
     likeliest = sorted(candidates.values(), key=lambda candidate: -candidate.logprob)[:top]
-    return TokenLogprobs(candidates[token], tuple(likeliest))
+    return PositionLogprobs(candidates[token], tuple(likeliest))
 
 
-def _summary(output: RequestOutput, generated: int) -> Summary:
-    usage = Usage(len(output.prompt_token_ids or ()), generated, output.num_cached_tokens or 0)
+def _summary(output: RequestOutput, generated: int) -> GenerationSummary:
+    usage = UsageCounts(len(output.prompt_token_ids or ()), generated, output.num_cached_tokens or 0)
     stats = output.metrics
     if stats is None or not stats.first_token_ts:
-        return Summary(usage, None)
-    return Summary(
+        return GenerationSummary(usage, None)
+    return GenerationSummary(
         usage,
         Timings(
             queue_ms=1e3 * (stats.scheduled_ts - stats.queued_ts),

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.serve.failures import Violation, invalid
+from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.inference.generation import (
     ABORT,
     LENGTH,
     STOP,
-    Piece,
-    Summary,
-    TokenLogprobs,
+    CompletionChunk,
+    GenerationSummary,
+    PositionLogprobs,
 )
-from secateur.serve.inference.prompt import Message, Prompt
-from secateur.serve.inference.sampling import Sampling
-from secateur.serve.inference.scoring import Score
-from secateur.serve.models.version import ServedModel
+from secateur.serve.inference.prompt import ChatMessage, GenerationPrompt
+from secateur.serve.inference.sampling import SamplingSettings
+from secateur.serve.inference.scoring import TextScore
+from secateur.serve.models.version import ModelVersion
 from secateur.v1 import inference_pb2
 
 FINISH_REASONS = {
@@ -29,7 +29,7 @@ FINISH_REASONS = {
 SAMPLING_PREFIX = "sampling."
 
 
-def read_prompt(request: Any, oneof: str = "prompt", prefix: str = "") -> Prompt:
+def read_prompt(request: Any, oneof: str = "prompt", prefix: str = "") -> GenerationPrompt:
     """Return the prompt of a request.
 
     Args:
@@ -44,24 +44,26 @@ def read_prompt(request: Any, oneof: str = "prompt", prefix: str = "") -> Prompt
     if kind is None:
         fields = request.DESCRIPTOR.oneofs_by_name[oneof].fields
         names = ", ".join(field.name for field in fields)
-        raise invalid(Violation(prefix + oneof, f"nothing given: give one of {names}"))
+        raise invalid_argument(FieldViolation(prefix + oneof, f"nothing given: give one of {names}"))
     field = prefix + str(kind)
     if kind == "text":
-        return Prompt(field, text=request.text)
+        return GenerationPrompt(field, text=request.text)
     if kind == "token_ids":
-        return Prompt(field, token_ids=list(request.token_ids.ids))
-    return Prompt(field, messages=[Message(one.role, one.content) for one in request.chat.messages])
+        return GenerationPrompt(field, token_ids=list(request.token_ids.ids))
+    return GenerationPrompt(
+        field, messages=[ChatMessage(one.role, one.content) for one in request.chat.messages]
+    )
 
 
-def read_sampling(sampling: inference_pb2.SamplingParameters) -> Sampling:
+def read_sampling(sampling: inference_pb2.SamplingParameters) -> SamplingSettings:
     """Return the parameters given, and the defaults of the others."""
     given = {field.name: value for field, value in sampling.ListFields()}
     for name in ("stop", "stop_token_ids"):
         given[name] = tuple(given.get(name, ()))
-    return Sampling(**given)
+    return SamplingSettings(**given)
 
 
-def stream_response(piece: Piece, model: ServedModel) -> inference_pb2.StreamGenerateResponse:
+def stream_response(piece: CompletionChunk, model: ModelVersion) -> inference_pb2.StreamGenerateResponse:
     """Return the message that carries a piece."""
     response = inference_pb2.StreamGenerateResponse(
         index=piece.index,
@@ -80,7 +82,7 @@ def stream_response(piece: Piece, model: ServedModel) -> inference_pb2.StreamGen
     return response
 
 
-def whole_response(pieces: Sequence[Piece], model: ServedModel) -> inference_pb2.GenerateResponse:
+def whole_response(pieces: Sequence[CompletionChunk], model: ModelVersion) -> inference_pb2.GenerateResponse:
     """Return the message that carries whole completions."""
     response = inference_pb2.GenerateResponse(
         completions=[
@@ -103,7 +105,7 @@ def whole_response(pieces: Sequence[Piece], model: ServedModel) -> inference_pb2
     return response
 
 
-def score_response(scores: Sequence[Score], model: ServedModel) -> inference_pb2.ScoreResponse:
+def score_response(scores: Sequence[TextScore], model: ModelVersion) -> inference_pb2.ScoreResponse:
     """Return the message that carries scores."""
     return inference_pb2.ScoreResponse(
         scores=[
@@ -117,7 +119,7 @@ def score_response(scores: Sequence[Score], model: ServedModel) -> inference_pb2
     )
 
 
-def _token_logprobs(logprobs: TokenLogprobs) -> inference_pb2.TokenLogprobs:
+def _token_logprobs(logprobs: PositionLogprobs) -> inference_pb2.TokenLogprobs:
     return inference_pb2.TokenLogprobs(
         token_id=logprobs.chosen.token_id,
         logprob=logprobs.chosen.logprob,
@@ -126,7 +128,8 @@ def _token_logprobs(logprobs: TokenLogprobs) -> inference_pb2.TokenLogprobs:
 
 
 def _conclude(
-    response: inference_pb2.StreamGenerateResponse | inference_pb2.GenerateResponse, summary: Summary
+    response: inference_pb2.StreamGenerateResponse | inference_pb2.GenerateResponse,
+    summary: GenerationSummary,
 ) -> None:
     """Add what is known at the end."""
     response.usage.CopyFrom(inference_pb2.Usage(**summary.usage._asdict()))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from secateur.serve.engine.engine import Engine
-from secateur.serve.failures import Refused, Violation, invalid
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 
 
-class Message(NamedTuple):
+class ChatMessage(NamedTuple):
     """One turn of a conversation."""
 
     role: str
@@ -18,7 +18,7 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Prompt:
+class GenerationPrompt:
     """A prompt as it was given: exactly one of text, token ids or a conversation.
 
     Attributes:
@@ -28,7 +28,7 @@ class Prompt:
     field: str
     text: str | None = None
     token_ids: Sequence[int] | None = None
-    messages: Sequence[Message] | None = None
+    messages: Sequence[ChatMessage] | None = None
 
     async def tokens(self, engine: Engine) -> Sequence[int]:
         """Return the token ids the engine would see.
@@ -41,10 +41,10 @@ class Prompt:
             return await engine.tokenize(self.text)
         if self.messages is not None:
             if not self.messages:
-                raise invalid(Violation(f"{self.field}.messages", "at least one message"))
+                raise invalid_argument(FieldViolation(f"{self.field}.messages", "at least one message"))
             return await engine.tokenize_chat([message._asdict() for message in self.messages])
         token_ids = self.token_ids or ()
-        check_ids(self.field, token_ids, engine.vocabulary)
+        check_token_ids(self.field, token_ids, engine.vocabulary)
         return token_ids
 
     async def fitting_tokens(self, engine: Engine, least: int = 1) -> Sequence[int]:
@@ -67,12 +67,12 @@ class Prompt:
             )
         return token_ids
 
-    def _refused(self, description: str) -> Refused:
-        return invalid(Violation(self.field, description))
+    def _refused(self, description: str) -> RpcError:
+        return invalid_argument(FieldViolation(self.field, description))
 
 
-def check_ids(field: str, token_ids: Sequence[int], vocabulary: int) -> None:
+def check_token_ids(field: str, token_ids: Sequence[int], vocabulary: int) -> None:
     """Refuse token ids that a model with so many does not have."""
     if token_ids and (min(token_ids) < 0 or max(token_ids) >= vocabulary):
         unknown = next(token for token in token_ids if not 0 <= token < vocabulary)
-        raise invalid(Violation(field, f"got {unknown}, ids go from 0 to {vocabulary - 1}"))
+        raise invalid_argument(FieldViolation(field, f"got {unknown}, ids go from 0 to {vocabulary - 1}"))

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from secateur.serve.failures import Violation, invalid
+from secateur.serve.failures import FieldViolation, invalid_argument
 
 MAX_STOPS = 16
 MAX_PRIORITY = 100
 
 
-class Range(NamedTuple):
+class ValueRange(NamedTuple):
     """The values a number may have. ``above`` leaves out the lowest."""
 
     lowest: float
@@ -35,24 +35,24 @@ class Range(NamedTuple):
 
 
 RANGES = {
-    "n": Range(1, 16),
-    "temperature": Range(0, 2),
-    "top_p": Range(0, 1, above=True),
-    "top_k": Range(0, math.inf),
-    "min_p": Range(0, 1),
-    "repetition_penalty": Range(0, 2, above=True),
-    "presence_penalty": Range(-2, 2),
-    "frequency_penalty": Range(-2, 2),
-    "max_tokens": Range(1, math.inf),
-    "min_tokens": Range(0, math.inf),
-    "seed": Range(0, 2**63 - 1),
-    "logprobs": Range(0, 20),
-    "stream_interval": Range(1, 1024),
+    "n": ValueRange(1, 16),
+    "temperature": ValueRange(0, 2),
+    "top_p": ValueRange(0, 1, above=True),
+    "top_k": ValueRange(0, math.inf),
+    "min_p": ValueRange(0, 1),
+    "repetition_penalty": ValueRange(0, 2, above=True),
+    "presence_penalty": ValueRange(-2, 2),
+    "frequency_penalty": ValueRange(-2, 2),
+    "max_tokens": ValueRange(1, math.inf),
+    "min_tokens": ValueRange(0, math.inf),
+    "seed": ValueRange(0, 2**63 - 1),
+    "logprobs": ValueRange(0, 20),
+    "stream_interval": ValueRange(1, 1024),
 }
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingSettings:
     """How tokens are chosen and when to stop: ``SamplingParameters`` of inference.proto and its defaults."""
 
     n: int = 1
@@ -82,9 +82,9 @@ class Sampling:
         Raises:
             Refused: INVALID_ARGUMENT naming every field at fault.
         """
-        violations = [Violation(prefix + field, said) for field, said in self._violations(vocabulary)]
+        violations = [FieldViolation(prefix + field, said) for field, said in self._violations(vocabulary)]
         if violations:
-            raise invalid(*violations)
+            raise invalid_argument(*violations)
 
     def for_engine(self, room: int) -> dict[str, Any]:
         """Return the keyword arguments of vLLM's ``SamplingParams``.
@@ -118,6 +118,6 @@ class Sampling:
 
 def check_priority(priority: int) -> None:
     """Refuse a priority out of range."""
-    allowed = Range(-MAX_PRIORITY, MAX_PRIORITY)
+    allowed = ValueRange(-MAX_PRIORITY, MAX_PRIORITY)
     if allowed.violated_by(priority):
-        raise invalid(Violation("priority", f"got {priority}, allowed is {allowed}"))
+        raise invalid_argument(FieldViolation("priority", f"got {priority}, allowed is {allowed}"))

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from secateur.serve.engine.engine import Engine
-from secateur.serve.inference.prompt import Prompt
-from secateur.serve.models.version import ServedModel
+from secateur.serve.inference.prompt import GenerationPrompt
+from secateur.serve.models.version import ModelVersion
 
-LEAST_TOKENS = 2
+MIN_TOKENS = 2
 
 
-class Score(NamedTuple):
+class TextScore(NamedTuple):
     """A text's tokens, and the log-probability of each but the first, given those before it."""
 
     token_ids: Sequence[int]
@@ -26,7 +26,7 @@ class Score(NamedTuple):
         return math.exp(-math.fsum(self.logprobs) / len(self.logprobs))
 
 
-async def score(model: ServedModel, texts: Sequence[Prompt]) -> list[Score]:
+async def score(model: ModelVersion, texts: Sequence[GenerationPrompt]) -> list[TextScore]:
     """Return the score of each text; the engine computes them side by side.
 
     Raises:
@@ -34,14 +34,14 @@ async def score(model: ServedModel, texts: Sequence[Prompt]) -> list[Score]:
     """
     engine = model.ready_engine()
     with model.request() as accounting:
-        tokens = [await text.fitting_tokens(engine, LEAST_TOKENS) for text in texts]
+        tokens = [await text.fitting_tokens(engine, MIN_TOKENS) for text in texts]
         accounting.prompted(sum(map(len, tokens)))
         scores = await _together(engine, tokens)
         accounting.complete()
         return scores
 
 
-async def _together(engine: Engine, tokens: Sequence[Sequence[int]]) -> list[Score]:
+async def _together(engine: Engine, tokens: Sequence[Sequence[int]]) -> list[TextScore]:
     """Score all; when one fails, drop the others."""
     tasks = [asyncio.ensure_future(engine.score(token_ids)) for token_ids in tokens]
     try:
@@ -50,4 +50,4 @@ async def _together(engine: Engine, tokens: Sequence[Sequence[int]]) -> list[Sco
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    return [Score(*pair) for pair in zip(tokens, logprobs, strict=True)]
+    return [TextScore(*pair) for pair in zip(tokens, logprobs, strict=True)]

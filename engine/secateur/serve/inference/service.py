@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import grpc
 
-from secateur.serve.failures import Violation, invalid
+from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.inference import generation, scoring
 from secateur.serve.inference.deadline import check_deadline
 from secateur.serve.inference.messages import (
@@ -21,9 +21,9 @@ from secateur.serve.inference.messages import (
     stream_response,
     whole_response,
 )
-from secateur.serve.inference.prompt import check_ids
+from secateur.serve.inference.prompt import check_token_ids
 from secateur.serve.inference.sampling import check_priority
-from secateur.serve.models.pool import Pool, ServedModel
+from secateur.serve.models.pool import ModelPool, ModelVersion
 from secateur.v1 import inference_pb2, inference_pb2_grpc
 
 MAX_SCORED = 128
@@ -32,7 +32,7 @@ MAX_SCORED = 128
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Answers for every model of the pool."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
 
     async def Generate(
@@ -78,7 +78,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         check_deadline(context)
         model = self._find(request)
         if not 1 <= len(request.inputs) <= MAX_SCORED:
-            raise invalid(Violation("inputs", f"got {len(request.inputs)}, allowed is 1 to {MAX_SCORED}"))
+            raise invalid_argument(
+                FieldViolation("inputs", f"got {len(request.inputs)}, allowed is 1 to {MAX_SCORED}")
+            )
         texts = [read_prompt(one, "input", f"inputs[{at}].") for at, one in enumerate(request.inputs)]
         return score_response(await scoring.score(model, texts), model)
 
@@ -98,7 +100,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Return the text of token ids."""
         model = self._find(request)
         engine = model.ready_engine()
-        check_ids("token_ids", request.token_ids, engine.vocabulary)
+        check_token_ids("token_ids", request.token_ids, engine.vocabulary)
         text = await engine.detokenize(list(request.token_ids), skip_special=request.skip_special_tokens)
         return inference_pb2.DetokenizeResponse(text=text, model=model.name, model_version=model.version)
 
@@ -108,5 +110,5 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         | inference_pb2.ScoreRequest
         | inference_pb2.TokenizeRequest
         | inference_pb2.DetokenizeRequest,
-    ) -> ServedModel:
+    ) -> ModelVersion:
         return self._pool.find(request.model, request.model_version)

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 from secateur.v1 import prune_pb2
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ class Activator(Protocol):
         """
 
 
-async def activated(
+async def activate_if_good(
     wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint, activator: Activator
 ) -> prune_pb2.PruneActivationResult:
     """Load and activate a checkpoint if it meets the conditions; says what became of it."""
     result = prune_pb2.PruneActivationResult(model=wanted.model)
-    if reason := unmet(wanted, checkpoint):
+    if reason := unmet_condition(wanted, checkpoint):
         result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_CONDITION_NOT_MET
         result.reason = reason
         return result
@@ -51,14 +51,14 @@ async def activated(
         await activator.activate(wanted.model, result.model_version)
         result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_ACTIVATED
     except Exception as error:  # the checkpoint is made whatever comes; the reason is told
-        if not isinstance(error, Refused):
+        if not isinstance(error, RpcError):
             log.exception("a result could not be activated")
         result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_FAILED
         result.reason = str(error) or type(error).__name__
     return result
 
 
-def unmet(wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint) -> str:
+def unmet_condition(wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint) -> str:
     """The condition that does not hold, in words; empty if all do."""
     slim, dense = checkpoint.slim_perplexity, checkpoint.dense_perplexity
     if wanted.HasField("max_perplexity") and not slim <= wanted.max_perplexity:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from google.rpc import code_pb2, status_pb2
 
-from secateur.serve.failures import Refused, Violation
-from secateur.serve.jobs.outcome import Outcome, read_outcome, result_of
+from secateur.serve.failures import FieldViolation, RpcError
+from secateur.serve.jobs.outcome import JobOutcome, read_outcome, result_of
 from secateur.v1 import prune_pb2
 
 _TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
-class Ending:
+class ProcessExit:
     """How a process ended.
 
     Attributes:
@@ -32,7 +32,7 @@ class Ending:
     death: str = ""
 
 
-def ending_of(folder: Path, status: int | None, log: Path) -> Ending:
+def read_process_exit(folder: Path, status: int | None, log: Path) -> ProcessExit:
     """Judge a process that is gone.
 
     Args:
@@ -41,34 +41,34 @@ def ending_of(folder: Path, status: int | None, log: Path) -> Ending:
     """
     outcome = read_outcome(folder)
     if outcome is None:
-        return Ending(death=_death(status, log))
+        return ProcessExit(death=_death(status, log))
     if outcome.refusal:
-        return Ending(refusal=_refusal(outcome))
-    return Ending(result=result_of(outcome.checkpoints))
+        return ProcessExit(refusal=_refusal(outcome))
+    return ProcessExit(result=result_of(outcome.checkpoints))
 
 
-def died(death: str, attempts: int) -> status_pb2.Status:
+def died_error(death: str, attempts: int) -> status_pb2.Status:
     """The error of a job whose process died too often."""
     message = f"its process died {attempts} times, last: {death}"
-    return Refused(
+    return RpcError(
         code_pb2.INTERNAL, "PROCESS_DIED", message, metadata={"attempts": str(attempts)}
     ).to_status()
 
 
-def cancelled() -> status_pb2.Status:
+def cancelled_error() -> status_pb2.Status:
     """The error of a job that was cancelled."""
     message = "cancelled; what was evaluated is kept for another run"
-    return Refused(code_pb2.CANCELLED, "CANCELLED", message).to_status()
+    return RpcError(code_pb2.CANCELLED, "CANCELLED", message).to_status()
 
 
-def failed(error: Exception) -> status_pb2.Status:
+def internal_error(error: Exception) -> status_pb2.Status:
     """The error of a job that met a bug of the server."""
-    return Refused(code_pb2.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}").to_status()
+    return RpcError(code_pb2.INTERNAL, "INTERNAL", f"{type(error).__name__}: {error}").to_status()
 
 
-def _refusal(outcome: Outcome) -> status_pb2.Status:
-    violations = [Violation(outcome.field, outcome.refusal)] if outcome.field else []
-    return Refused(code_pb2.FAILED_PRECONDITION, "PRUNE_REFUSED", outcome.refusal, violations).to_status()
+def _refusal(outcome: JobOutcome) -> status_pb2.Status:
+    violations = [FieldViolation(outcome.field, outcome.refusal)] if outcome.field else []
+    return RpcError(code_pb2.FAILED_PRECONDITION, "PRUNE_REFUSED", outcome.refusal, violations).to_status()
 
 
 def _death(status: int | None, log: Path) -> str:

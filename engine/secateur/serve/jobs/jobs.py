@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.operations import OperationsService
 from secateur.serve.jobs.service import PruneService
-from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
 from secateur.serve.options import JobOptions
 from secateur.v1 import prune_pb2, prune_pb2_grpc
@@ -26,7 +26,7 @@ SERVICES = (
 )
 
 
-class Jobs:
+class JobManager:
     """All about prune jobs that a server needs to know.
 
     Args:
@@ -51,7 +51,7 @@ class Jobs:
     ) -> None:
         folder = folder.absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store(sessions, _identity(folder))
+        store = JobStore(sessions, _identity(folder))
         self._supervisor = Supervisor(store, state, folder, activator, options)
         self._prune = PruneService(store, self._supervisor, activator, roots)
         self._operations = OperationsService(store, self._supervisor)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from secateur.serve.failures import Violation, invalid
+from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.jobs.wire import JOBS, OPERATIONS
 
-ID = re.compile(r"[a-z][a-z0-9-]{0,62}")
-PAGE, LARGEST_PAGE = 50, 1000
+ID_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,62}")
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
 
 def parse_job(name: str, field: str = "name") -> str:
@@ -18,8 +18,8 @@ def parse_job(name: str, field: str = "name") -> str:
         Refused: not of that form.
     """
     collection, _, job = name.partition("/")
-    if collection != JOBS or not ID.fullmatch(job):
-        raise invalid(Violation(field, f"got {name[:100]!r}, give pruneJobs/JOB"))
+    if collection != JOBS or not ID_PATTERN.fullmatch(job):
+        raise invalid_argument(FieldViolation(field, f"got {name[:100]!r}, give pruneJobs/JOB"))
     return job
 
 
@@ -31,8 +31,8 @@ def parse_operation(name: str) -> tuple[str, int]:
     """
     collection, _, rest = name.partition("/")
     job, _, run = rest.partition("/")
-    if collection != OPERATIONS or not ID.fullmatch(job) or not re.fullmatch(r"[1-9][0-9]{0,8}", run):
-        raise invalid(Violation("name", f"got {name[:100]!r}, give operations/JOB/RUN"))
+    if collection != OPERATIONS or not ID_PATTERN.fullmatch(job) or not re.fullmatch(r"[1-9][0-9]{0,8}", run):
+        raise invalid_argument(FieldViolation("name", f"got {name[:100]!r}, give operations/JOB/RUN"))
     return job, int(run)
 
 
@@ -43,7 +43,7 @@ def parse_page(size: int, token: str) -> tuple[int, int | None]:
         Refused: a negative size, or a token that no page had.
     """
     if size < 0:
-        raise invalid(Violation("page_size", f"got {size}, at least 0"))
+        raise invalid_argument(FieldViolation("page_size", f"got {size}, at least 0"))
     if token and not re.fullmatch(r"[0-9]{1,18}", token):
-        raise invalid(Violation("page_token", f"got {token[:100]!r}, give a next_page_token"))
-    return min(size or PAGE, LARGEST_PAGE), int(token) if token else None
+        raise invalid_argument(FieldViolation("page_token", f"got {token[:100]!r}, give a next_page_token"))
+    return min(size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), int(token) if token else None

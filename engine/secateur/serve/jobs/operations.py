@@ -10,20 +10,20 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
-from secateur.serve.failures import Violation, invalid
+from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.jobs.names import parse_operation, parse_page
-from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
 from secateur.serve.jobs.wire import OPERATIONS, operation_message
 
-LONGEST_WAIT_SECONDS = 600.0
-_LOOK_SECONDS = 0.25
+MAX_WAIT_SECONDS = 600.0
+_POLL_SECONDS = 0.25
 
 
 class OperationsService(operations_pb2_grpc.OperationsServicer):
     """Operations that RunPruneJob returned."""
 
-    def __init__(self, store: Store, supervisor: Supervisor) -> None:
+    def __init__(self, store: JobStore, supervisor: Supervisor) -> None:
         self._store = store
         self._supervisor = supervisor
         self._closing = asyncio.Event()
@@ -37,9 +37,11 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
     ) -> operations_pb2.ListOperationsResponse:
         """Return a page of operations, the newest first."""
         if request.name not in ("", OPERATIONS):
-            raise invalid(Violation("name", f"got {request.name[:100]!r}, give {OPERATIONS}"))
+            raise invalid_argument(FieldViolation("name", f"got {request.name[:100]!r}, give {OPERATIONS}"))
         if request.filter:
-            raise invalid(Violation("filter", f"got {request.filter[:100]!r}, filters are not supported"))
+            raise invalid_argument(
+                FieldViolation("filter", f"got {request.filter[:100]!r}, filters are not supported")
+            )
         size, before = parse_page(request.page_size, request.page_token)
         rows = await asyncio.to_thread(self._store.operations, size + 1, before)
         return operations_pb2.ListOperationsResponse(
@@ -60,14 +62,12 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
         timeout = request.timeout
         seconds = timeout.seconds + timeout.nanos / 1e9 if request.HasField("timeout") else None
         if seconds is not None and seconds < 0:
-            raise invalid(Violation("timeout", f"got {seconds:g} s, at least 0"))
-        deadline = time.monotonic() + min(
-            LONGEST_WAIT_SECONDS if seconds is None else seconds, LONGEST_WAIT_SECONDS
-        )
+            raise invalid_argument(FieldViolation("timeout", f"got {seconds:g} s, at least 0"))
+        deadline = time.monotonic() + min(MAX_WAIT_SECONDS if seconds is None else seconds, MAX_WAIT_SECONDS)
         operation = await self._operation(request.name)
         while not operation.done and time.monotonic() < deadline and not self._closing.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(self._closing.wait(), _POLL_SECONDS)
             operation = await self._operation(request.name)
         return operation
 

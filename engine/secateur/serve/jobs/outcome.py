@@ -11,11 +11,11 @@ from typing import Any
 from secateur.storage import write_json
 from secateur.v1 import prune_pb2
 
-FILE = "outcome.json"
+OUTCOME_FILE = "outcome.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What a job's process came to.
 
     Attributes:
@@ -29,23 +29,23 @@ class Outcome:
     field: str = ""
 
 
-def write_outcome(folder: Path, outcome: Outcome) -> None:
+def write_outcome(folder: Path, outcome: JobOutcome) -> None:
     """Say it."""
-    write_json(folder / FILE, asdict(outcome))
+    write_json(folder / OUTCOME_FILE, asdict(outcome))
 
 
-def read_outcome(folder: Path) -> Outcome | None:
+def read_outcome(folder: Path) -> JobOutcome | None:
     """What was said; None if the process ended without."""
-    file = folder / FILE
+    file = folder / OUTCOME_FILE
     if not file.is_file():
         return None
     said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return Outcome(tuple(said["checkpoints"]), said["refusal"], said["field"])
+    return JobOutcome(tuple(said["checkpoints"]), said["refusal"], said["field"])
 
 
 def clear_outcome(folder: Path) -> None:
     """Forget what an earlier process said."""
-    (folder / FILE).unlink(missing_ok=True)
+    (folder / OUTCOME_FILE).unlink(missing_ok=True)
 
 
 def result_of(checkpoints: Sequence[str]) -> prune_pb2.PruneJobResult:

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from secateur.model.architecture import Architecture
 from secateur.space.costs.cost import Cost
 from secateur.study.front import dominates
-from secateur.study.study import Pair
+from secateur.study.study import EvaluatedArchitecture
 from secateur.v1 import prune_pb2
 
 
-class Points:
+class ParetoFront:
     """The evaluated architectures that no other beats in both cost and KL.
 
     Args:
@@ -24,28 +24,28 @@ class Points:
         self._front: dict[str, prune_pb2.FrontPoint] = {}
         self._told: set[str] = set()
 
-    def point(self, pair: Pair) -> prune_pb2.FrontPoint:
+    def point(self, pair: EvaluatedArchitecture) -> prune_pb2.FrontPoint:
         """An evaluated architecture as clients see it."""
         kept = self._cost.of(pair.architecture) / self._dense
         return prune_pb2.FrontPoint(id=pair.architecture.digest, kept=kept, kl=pair.measurement.kl)
 
-    def add(self, pair: Pair) -> None:
+    def add(self, pair: EvaluatedArchitecture) -> None:
         """Let it join if nothing beats it; what it beats leaves."""
         new = self.point(pair)
-        if not any(_beats(other, new) for other in self._front.values()):
-            self._front = {id_: point for id_, point in self._front.items() if not _beats(new, point)}
+        if not any(_dominates(other, new) for other in self._front.values()):
+            self._front = {id_: point for id_, point in self._front.items() if not _dominates(new, point)}
             self._front[new.id] = new
 
     @property
-    def untold(self) -> list[prune_pb2.FrontPoint]:
+    def unreported(self) -> list[prune_pb2.FrontPoint]:
         """Points of the front that nobody was told of, the smallest first."""
         new = [point for id_, point in self._front.items() if id_ not in self._told]
         return sorted(new, key=lambda point: point.kept)
 
-    def told(self, points: Iterable[prune_pb2.FrontPoint]) -> None:
+    def mark_reported(self, points: Iterable[prune_pb2.FrontPoint]) -> None:
         """Note who was told of."""
         self._told |= {point.id for point in points}
 
 
-def _beats(one: prune_pb2.FrontPoint, other: prune_pb2.FrontPoint) -> bool:
+def _dominates(one: prune_pb2.FrontPoint, other: prune_pb2.FrontPoint) -> bool:
     return dominates((one.kept, one.kl), (other.kept, other.kl))

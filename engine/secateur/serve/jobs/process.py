@@ -19,13 +19,13 @@ from contextlib import suppress
 from pathlib import Path
 
 LOCK = "runner.lock"
-BUSY_STATUS = 75  # of a process that found another at the job
+LOCKED_EXIT_STATUS = 75  # of a process that found another at the job
 STATE_VARIABLE = "SECATEUR_STATE"
 _PATIENCE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 _TRIES, _TRY_SECONDS = 20, 0.05  # for who looks at a lock at the same time as another
 
 
-class Runner:
+class JobProcess:
     """A process that works on a job.
 
     Args:
@@ -78,7 +78,7 @@ class Runner:
             signal.pidfd_send_signal(self._descriptor, number)
 
 
-def start(folder: Path, state: str, log: Path) -> Runner:
+def start_process(folder: Path, state: str, log: Path) -> JobProcess:
     """Start a process for the job whose specification lies in a folder.
 
     Args:
@@ -94,10 +94,10 @@ def start(folder: Path, state: str, log: Path) -> Runner:
             env={**os.environ, STATE_VARIABLE: state},
             start_new_session=True,  # neither Ctrl-C nor the end of our terminal is for it
         )
-    return Runner(child.pid, os.pidfd_open(child.pid), child)
+    return JobProcess(child.pid, os.pidfd_open(child.pid), child)
 
 
-def attach(folder: Path) -> Runner | None:
+def find_process(folder: Path) -> JobProcess | None:
     """Find the process that works on a job, whoever started it; None if there is none."""
     file = folder / LOCK
     for _ in range(_TRIES):
@@ -109,7 +109,7 @@ def attach(folder: Path) -> Runner | None:
     return None
 
 
-def occupy(folder: Path) -> int | None:
+def acquire_job_lock(folder: Path) -> int | None:
     """Become the process that works on a job until this one ends; None if another is.
 
     Returns:
@@ -137,14 +137,14 @@ def _is_locked(file: Path) -> bool:
     return False
 
 
-def _opened(file: Path) -> Runner | None:
+def _opened(file: Path) -> JobProcess | None:
     """A handle on the process that a lock names; None if it has just ended, or not said its number yet."""
     descriptor = -1
     try:
         owner = json.loads(file.read_text(encoding="utf-8"))
         descriptor = os.pidfd_open(owner["pid"])
         if _started(owner["pid"]) == owner["started"]:
-            return Runner(owner["pid"], descriptor)
+            return JobProcess(owner["pid"], descriptor)
     except (OSError, ValueError, KeyError):
         pass
     if descriptor >= 0:

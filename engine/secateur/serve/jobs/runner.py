@@ -14,14 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.serve.jobs.process import BUSY_STATUS, STATE_VARIABLE, occupy
+from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, STATE_VARIABLE, acquire_job_lock
 from secateur.storage import write_json
 
 if TYPE_CHECKING:
     from secateur.prune.options import PruneOptions
 
-SPEC = "spec.json"
-REFUSED_STATUS = 2
+SPEC_FILE = "spec.json"
+REFUSED_EXIT_STATUS = 2
 
 
 def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> None:
@@ -33,20 +33,20 @@ def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> 
         options: of the prune, as `specification.to_json` wrote them.
     """
     document = {"number": number, "run": run, "nice": nice, "options": json.loads(options)}
-    write_json(folder / SPEC, document)
+    write_json(folder / SPEC_FILE, document)
 
 
 def main(folder: Path) -> int:
     """Do the job; returns the exit status: 0 done, 2 refused, 75 another process is at it."""
-    lock = occupy(folder)  # before what takes seconds to import
+    lock = acquire_job_lock(folder)  # before what takes seconds to import
     if lock is None:
-        return BUSY_STATUS
-    spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
-    stand_back(spec["nice"])
+        return LOCKED_EXIT_STATUS
+    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    lower_priority(spec["nice"])
     return _prune(folder, spec)
 
 
-def stand_back(nice: int) -> None:
+def lower_priority(nice: int) -> None:
     """Give way to the server: for processor time, and to whoever has to be killed where memory runs out."""
     with suppress(OSError):
         os.nice(nice)
@@ -59,25 +59,25 @@ def stand_back(nice: int) -> None:
 def _prune(folder: Path, spec: dict[str, Any]) -> int:
     from secateur.errors import BadInput, SecateurError
     from secateur.prune.pipeline import prune_all
-    from secateur.serve.jobs.outcome import Outcome, write_outcome
+    from secateur.serve.jobs.outcome import JobOutcome, write_outcome
     from secateur.serve.jobs.specification import from_json
-    from secateur.serve.jobs.store import Store
-    from secateur.serve.jobs.telling import Teller
+    from secateur.serve.jobs.store import JobStore
+    from secateur.serve.jobs.telling import JobReporter
     from secateur.serve.state import open_state
 
     try:
         options = from_json(json.dumps(spec["options"]))
         if not _is_done(options):
-            store = Store(open_state(os.environ[STATE_VARIABLE]), home="")
-            teller = Teller(store, spec["number"], spec["run"], options.evaluations)
+            store = JobStore(open_state(os.environ[STATE_VARIABLE]), home="")
+            teller = JobReporter(store, spec["number"], spec["run"], options.evaluations)
             prune_all(options, teller, observer=teller)
             teller.flush()
     except SecateurError as error:
         print(f"error: {error}", file=sys.stderr)
         field = error.field if isinstance(error, BadInput) else ""
-        write_outcome(folder, Outcome(refusal=str(error), field=field))
-        return REFUSED_STATUS
-    write_outcome(folder, Outcome(checkpoints=tuple(str(out) for out in options.outs)))
+        write_outcome(folder, JobOutcome(refusal=str(error), field=field))
+        return REFUSED_EXIT_STATUS
+    write_outcome(folder, JobOutcome(checkpoints=tuple(str(out) for out in options.outs)))
     return 0
 
 

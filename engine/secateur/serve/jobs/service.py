@@ -15,12 +15,12 @@ import grpc
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, json_format
 
-from secateur.serve.failures import Violation, invalid, unavailable
+from secateur.serve.failures import FieldViolation, invalid_argument, unavailable
 from secateur.serve.jobs.activation import Activator
-from secateur.serve.jobs.names import ID, parse_job, parse_page
+from secateur.serve.jobs.names import ID_PATTERN, parse_job, parse_page
 from secateur.serve.jobs.specification import options_of, to_json
-from secateur.serve.jobs.states import CREATED, OVER
-from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.states import CREATED, TERMINAL_STATES
+from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
 from secateur.serve.jobs.tables import JobRow
 from secateur.serve.jobs.wire import job_message, operation_message, timestamp
@@ -28,7 +28,7 @@ from secateur.v1 import prune_pb2, prune_pb2_grpc
 
 WATCH_SECONDS = 0.25  # between two looks for events
 HEARTBEAT_SECONDS = 10.0
-_EVENTS_AT_ONCE = 500
+_EVENTS_PER_PAGE = 500
 MAX_REQUEST_ID = 128
 
 
@@ -40,7 +40,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
     """
 
     def __init__(
-        self, store: Store, supervisor: Supervisor, activator: Activator, roots: Sequence[Path]
+        self, store: JobStore, supervisor: Supervisor, activator: Activator, roots: Sequence[Path]
     ) -> None:
         self._store = store
         self._supervisor = supervisor
@@ -120,18 +120,18 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         cursor = request.resume_cursor
         if not 0 <= cursor <= row.sequence:
             description = f"got {cursor}, the last event is {row.sequence}"
-            raise invalid(Violation("resume_cursor", description))
+            raise invalid_argument(FieldViolation("resume_cursor", description))
         silent_since = time.monotonic()
         while not self._closing.is_set():
-            row, events = await asyncio.to_thread(self._store.events, row.number, cursor, _EVENTS_AT_ONCE)
+            row, events = await asyncio.to_thread(self._store.events, row.number, cursor, _EVENTS_PER_PAGE)
             if not events and time.monotonic() - silent_since >= HEARTBEAT_SECONDS:
                 events = [_heartbeat(row, cursor)]
             for event in events:
                 yield prune_pb2.WatchPruneJobResponse(event=event)
                 cursor, silent_since = event.sequence, time.monotonic()
-            if row.state in OVER and cursor == row.sequence:
+            if row.state in TERMINAL_STATES and cursor == row.sequence:
                 return
-            if len(events) < _EVENTS_AT_ONCE:
+            if len(events) < _EVENTS_PER_PAGE:
                 await self._pause()
         raise unavailable("SHUTTING_DOWN", "the server is shutting down; the job goes on", 1.0)
 
@@ -141,7 +141,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
 
     def _made(self, request: prune_pb2.CreatePruneJobRequest) -> JobRow:
         """The job that a request asks for, kept unless it is only to be checked."""
-        job, row = _asked(request)
+        job, row = _row_from_request(request)
         earlier = None if request.validate_only else self._store.requested(row)
         if earlier is not None:
             return earlier
@@ -153,15 +153,17 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         return job_message(row, str(self._supervisor.folder_of(row.id)))
 
 
-def _asked(request: prune_pb2.CreatePruneJobRequest) -> tuple[prune_pb2.PruneJob, JobRow]:
+def _row_from_request(request: prune_pb2.CreatePruneJobRequest) -> tuple[prune_pb2.PruneJob, JobRow]:
     """What of a request is the client's to say, and a row for it."""
     given = request.prune_job
     job = prune_pb2.PruneJob(display_name=given.display_name, spec=given.spec)
     if given.HasField("activation"):
         job.activation.CopyFrom(given.activation)
-    if request.prune_job_id and not ID.fullmatch(request.prune_job_id):
+    if request.prune_job_id and not ID_PATTERN.fullmatch(request.prune_job_id):
         allowed = "a lower-case letter, then lower-case letters, digits and '-', at most 63"
-        raise invalid(Violation("prune_job_id", f"got {request.prune_job_id[:100]!r}, {allowed}"))
+        raise invalid_argument(
+            FieldViolation("prune_job_id", f"got {request.prune_job_id[:100]!r}, {allowed}")
+        )
     body = json_format.MessageToJson(job, indent=None)
     return job, JobRow(
         id=request.prune_job_id or f"prune-{uuid.uuid4().hex[:12]}",
@@ -189,4 +191,6 @@ def _heartbeat(row: JobRow, cursor: int) -> prune_pb2.PruneJobEvent:
 def check_request_id(request_id: str) -> None:
     """Refuse one that is too long to be one."""
     if len(request_id) > MAX_REQUEST_ID:
-        raise invalid(Violation("request_id", f"got {len(request_id)} characters, at most {MAX_REQUEST_ID}"))
+        raise invalid_argument(
+            FieldViolation("request_id", f"got {len(request_id)} characters, at most {MAX_REQUEST_ID}")
+        )

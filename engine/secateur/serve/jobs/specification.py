@@ -15,9 +15,9 @@ from secateur.checkpoint.source import DEFAULT_MODEL, HUB_ID
 from secateur.errors import BadInput
 from secateur.prune.options import PruneOptions
 from secateur.prune.recipes import recipe_named
-from secateur.serve.failures import Refused, Violation, invalid
-from secateur.serve.guard.roots import confined
-from secateur.serve.options import NAME
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
+from secateur.serve.guard.roots import resolve_within_roots
+from secateur.serve.options import NAME_PATTERN
 from secateur.v1 import prune_pb2
 
 CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
@@ -78,7 +78,9 @@ def options_of(
         )
     except BadInput as error:
         field = _FIELDS.get(error.field, error.field.removeprefix("--").replace("-", "_"))
-        raise invalid(Violation(f"{SPEC}.{field}", f"got {error.given}: {error.allowed}")) from error
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.{field}", f"got {error.given}: {error.allowed}")
+        ) from error
     _check_options(job, options)
     return options
 
@@ -104,9 +106,11 @@ def from_json(text: str) -> PruneOptions:
 
 def _check_job(job: prune_pb2.PruneJob) -> None:
     if len(job.display_name) > MAX_DISPLAY_NAME:
-        raise invalid(Violation("prune_job.display_name", f"at most {MAX_DISPLAY_NAME} characters"))
+        raise invalid_argument(
+            FieldViolation("prune_job.display_name", f"at most {MAX_DISPLAY_NAME} characters")
+        )
     if job.spec.WhichOneof("source") is None:
-        raise invalid(Violation(f"{SPEC}.source", "give one of model, path"))
+        raise invalid_argument(FieldViolation(f"{SPEC}.source", "give one of model, path"))
     if job.HasField("activation"):
         _check_activation(job.activation)
 
@@ -116,21 +120,27 @@ def _check_activation(activation: prune_pb2.PruneActivation) -> None:
     for name, least in (("max_perplexity", 1.0), ("max_perplexity_ratio", 0.0)):
         value = getattr(activation, name)
         if activation.HasField(name) and not least < value < math.inf:
-            raise invalid(Violation(f"{field}.{name}", f"got {value:g}, a number over {least:g}"))
-    if not NAME.fullmatch(activation.model):
+            raise invalid_argument(
+                FieldViolation(f"{field}.{name}", f"got {value:g}, a number over {least:g}")
+            )
+    if not NAME_PATTERN.fullmatch(activation.model):
         allowed = "letters, digits, '.', '_' and '-', at most 64"
-        raise invalid(Violation(f"{field}.model", f"got {activation.model[:100]!r}, {allowed}"))
+        raise invalid_argument(FieldViolation(f"{field}.model", f"got {activation.model[:100]!r}, {allowed}"))
 
 
 def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
     if job.HasField("activation") and len(options.keeps) > 1:
-        raise invalid(Violation(f"{SPEC}.keep", "one fraction, as its result is to be activated"))
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.keep", "one fraction, as its result is to be activated")
+        )
     if options.limits_latency and options.latency_table is None:
         reason = "needed for a limit on latency: what a busy server measured would be wrong"
-        raise invalid(Violation(f"{SPEC}.latency_table", reason))
+        raise invalid_argument(FieldViolation(f"{SPEC}.latency_table", reason))
     most = len(os.sched_getaffinity(0))
     if options.workers is not None and options.workers > most:
-        raise invalid(Violation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core"))
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core")
+        )
 
 
 def _is_given(spec: prune_pb2.PruneSpec, name: str) -> bool:
@@ -151,12 +161,14 @@ def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf
     if spec.path == DEFAULT_MODEL:
         return DEFAULT_MODEL
     try:
-        return str(confined(f"{SPEC}.path", spec.path, roots))
-    except Refused as refusal:
+        return str(resolve_within_roots(f"{SPEC}.path", spec.path, roots))
+    except RpcError as refusal:
         if not HUB_ID.fullmatch(spec.path):
             raise
         reason = f"{refusal.violations[0].description} (hub ids are not offered on a server)"
-        raise replace(refusal, message=reason, violations=[Violation(f"{SPEC}.path", reason)]) from refusal
+        raise replace(
+            refusal, message=reason, violations=[FieldViolation(f"{SPEC}.path", reason)]
+        ) from refusal
 
 
 def _dense(folder: Path) -> Path | str:
@@ -168,7 +180,9 @@ def _dense(folder: Path) -> Path | str:
     if model["reference"] == DEFAULT_MODEL:
         return DEFAULT_MODEL
     if not Path(model["path"]).exists():
-        raise invalid(Violation(f"{SPEC}.model", f"was cut from {model['path']}, which is no longer there"))
+        raise invalid_argument(
+            FieldViolation(f"{SPEC}.model", f"was cut from {model['path']}, which is no longer there")
+        )
     return Path(model["path"])
 
 
@@ -180,16 +194,18 @@ def _corpora(spec: prune_pb2.PruneSpec, roots: Sequence[Path]) -> dict[str, str]
 
 def _texts(field: str, names: Sequence[str], roots: Sequence[Path]) -> str:
     texts = [
-        name if is_embedded(name) else str(confined(f"{SPEC}.{field}[{index}]", name, roots))
+        name if is_embedded(name) else str(resolve_within_roots(f"{SPEC}.{field}[{index}]", name, roots))
         for index, name in enumerate(names)
     ]
     for index, text in enumerate(texts):
         if "," in text:
-            raise invalid(Violation(f"{SPEC}.{field}[{index}]", f"got {text}, without a comma in it"))
+            raise invalid_argument(
+                FieldViolation(f"{SPEC}.{field}[{index}]", f"got {text}, without a comma in it")
+            )
     return ",".join(texts)
 
 
 def _latency_table(spec: prune_pb2.PruneSpec, roots: Sequence[Path]) -> dict[str, Path]:
     if not spec.latency_table:
         return {}
-    return {"latency_table": confined(f"{SPEC}.latency_table", spec.latency_table, roots)}
+    return {"latency_table": resolve_within_roots(f"{SPEC}.latency_table", spec.latency_table, roots)}

@@ -16,13 +16,13 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
-from secateur.serve.failures import Refused, Violation, invalid
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.jobs.states import (
+    ACTIVE_STATES,
     CANCELLING,
-    OVER,
     QUEUED,
-    RUNNABLE,
-    UNDER_WAY,
+    RUNNABLE_STATES,
+    TERMINAL_STATES,
     name_of,
 )
 from secateur.serve.jobs.tables import EventRow, JobRow, RunRow
@@ -30,7 +30,7 @@ from secateur.serve.jobs.wire import ended_operation, etag, job_name, timestamp
 from secateur.v1 import prune_pb2
 
 
-class Store:
+class JobStore:
     """The jobs of one folder of jobs.
 
     Args:
@@ -61,7 +61,7 @@ class Store:
                 return earlier
             message = f"there is a job {row.id} already"
             metadata = {"name": job_name(row)}
-            raise Refused(code_pb2.ALREADY_EXISTS, "JOB_EXISTS", message, metadata=metadata) from None
+            raise RpcError(code_pb2.ALREADY_EXISTS, "JOB_EXISTS", message, metadata=metadata) from None
         return row
 
     def requested(self, row: JobRow) -> JobRow | None:
@@ -76,7 +76,9 @@ class Store:
             query = select(JobRow).where(JobRow.home == self._home, JobRow.request_id == row.request_id)
             earlier = session.scalars(query).one_or_none()
         if earlier is not None and earlier.digest != row.digest:
-            raise invalid(Violation("request_id", f"got {row.request_id}, it was used for another job"))
+            raise invalid_argument(
+                FieldViolation("request_id", f"got {row.request_id}, it was used for another job")
+            )
         return earlier
 
     def find(self, job: str) -> JobRow:
@@ -101,7 +103,7 @@ class Store:
         query = (
             select(JobRow)
             .join(RunRow, (RunRow.job == JobRow.number) & (RunRow.run == JobRow.run))
-            .where(JobRow.home == self._home, JobRow.state.in_(UNDER_WAY))
+            .where(JobRow.home == self._home, JobRow.state.in_(ACTIVE_STATES))
             .order_by(RunRow.number)
         )
         with self._sessions() as session:
@@ -135,7 +137,7 @@ class Store:
             Refused: there is no such job.
         """
         with self._change(self.find(job).number) as (session, row):
-            if row.state in UNDER_WAY and not row.cancelling:
+            if row.state in ACTIVE_STATES and not row.cancelling:
                 row.cancelling, row.state = True, CANCELLING
                 _state_changed(session, row)
             return row
@@ -151,7 +153,7 @@ class Store:
         """
         with self._change(self.find(job).number) as (session, row):
             _require_etag(row, wanted_etag)
-            if row.state in UNDER_WAY:
+            if row.state in ACTIVE_STATES:
                 raise _precondition("JOB_UNDER_WAY", f"{row.id} is {name_of(row.state)}; cancel it first")
             remove()
             for table in (EventRow, RunRow):
@@ -165,7 +167,7 @@ class Store:
             Refused: it was deleted.
         """
         with self._sessions() as session:
-            return _present(session.get(JobRow, number))
+            return _existing(session.get(JobRow, number))
 
     def move(self, number: int, state: int, reason: str = "", *, attempt: int | None = None) -> JobRow:
         """Change the state of a job; one that is being cancelled stays that."""
@@ -180,13 +182,13 @@ class Store:
     def finish(self, number: int, state: int, result: prune_pb2.PruneJobResult | status_pb2.Status) -> JobRow:
         """End the run of a job."""
         with self._change(number) as (session, row):
-            if row.state in OVER:
+            if row.state in TERMINAL_STATES:
                 return row
             run = _run(session, row, row.run)
             row.state, row.cancelling = state, False
             operation = ended_operation(row, run, result, time.time())
             row.ended = run.ended = operation.SerializeToString()
-            _tell(session, row, ended=operation)
+            _append_event(session, row, ended=operation)
             return row
 
     def progressed(
@@ -194,18 +196,18 @@ class Store:
     ) -> None:
         """Note how far a run is, and the points that joined its front."""
         with self._change(number) as (session, row):
-            if row.run == run and row.state in UNDER_WAY:
+            if row.run == run and row.state in ACTIVE_STATES:
                 progress.attempt = row.attempt
                 row.progress = progress.SerializeToString()
-                _tell(session, row, progress=progress)
+                _append_event(session, row, progress=progress)
                 if front:
-                    _tell(session, row, front=prune_pb2.Front(joined=front))
+                    _append_event(session, row, front=prune_pb2.Front(joined=front))
 
     def said(self, number: int, run: int, line: str) -> None:
         """Note a line for people."""
         with self._change(number) as (session, row):
-            if row.run == run and row.state in UNDER_WAY:
-                _tell(session, row, message=line)
+            if row.run == run and row.state in ACTIVE_STATES:
+                _append_event(session, row, message=line)
 
     def events(self, number: int, after: int, limit: int) -> tuple[JobRow, list[prune_pb2.PruneJobEvent]]:
         """The job, and what happened to it after an event.
@@ -221,7 +223,7 @@ class Store:
         )
         # The row is read first: events come on top of what it says, never the other way round.
         with self._sessions() as session:
-            row = _present(session.get(JobRow, number))
+            row = _existing(session.get(JobRow, number))
             bodies = session.scalars(query).all() if row.sequence > after else ()
         return row, [prune_pb2.PruneJobEvent.FromString(body) for body in bodies]
 
@@ -261,7 +263,7 @@ class Store:
         query = select(JobRow).where(JobRow.home == self._home, JobRow.id == job)
         row = session.scalars(query).one_or_none()
         if row is None:
-            raise Refused(
+            raise RpcError(
                 code_pb2.NOT_FOUND, "JOB_NOT_FOUND", f"no job pruneJobs/{job}", metadata={"job": job}
             )
         return row
@@ -272,16 +274,16 @@ class Store:
         with self._sessions.begin() as session:
             # A write first: it takes the lock, and what is read afterwards is up to date.
             session.execute(update(JobRow).where(JobRow.number == number).values(updated_at=time.time()))
-            yield session, _present(session.get(JobRow, number))
+            yield session, _existing(session.get(JobRow, number))
 
 
-def _present(row: JobRow | None) -> JobRow:
+def _existing(row: JobRow | None) -> JobRow:
     if row is None:
-        raise Refused(code_pb2.NOT_FOUND, "JOB_NOT_FOUND", "the job was deleted")
+        raise RpcError(code_pb2.NOT_FOUND, "JOB_NOT_FOUND", "the job was deleted")
     return row
 
 
-def _tell(session: Session, row: JobRow, **event: Any) -> None:
+def _append_event(session: Session, row: JobRow, **event: Any) -> None:
     row.sequence += 1
     told = prune_pb2.PruneJobEvent(sequence=row.sequence, time=timestamp(time.time()), run=row.run, **event)
     session.add(EventRow(job=row.number, sequence=row.sequence, body=told.SerializeToString()))
@@ -289,7 +291,7 @@ def _tell(session: Session, row: JobRow, **event: Any) -> None:
 
 def _state_changed(session: Session, row: JobRow, reason: str = "") -> None:
     state = prune_pb2.PruneJobState.Name(row.state)
-    _tell(session, row, state=prune_pb2.StateChange(state=state, reason=reason))
+    _append_event(session, row, state=prune_pb2.StateChange(state=state, reason=reason))
 
 
 def _run(session: Session, row: JobRow, run: int) -> RunRow:
@@ -297,7 +299,7 @@ def _run(session: Session, row: JobRow, run: int) -> RunRow:
     found = session.scalars(query).one_or_none()
     if found is None:
         message = f"no operation operations/{row.id}/{run}"
-        raise Refused(code_pb2.NOT_FOUND, "OPERATION_NOT_FOUND", message, metadata={"job": row.id})
+        raise RpcError(code_pb2.NOT_FOUND, "OPERATION_NOT_FOUND", message, metadata={"job": row.id})
     return found
 
 
@@ -309,16 +311,16 @@ def _run_requested(session: Session, row: JobRow, request_id: str) -> RunRow | N
 def _require_etag(row: JobRow, wanted: str) -> None:
     if wanted and wanted != etag(row):
         message = f"etag: got {wanted}, the job's is {etag(row)}: it has changed"
-        raise Refused(code_pb2.ABORTED, "ETAG_MISMATCH", message, metadata={"etag": etag(row)})
+        raise RpcError(code_pb2.ABORTED, "ETAG_MISMATCH", message, metadata={"etag": etag(row)})
 
 
 def _require_runnable(row: JobRow) -> None:
-    if row.state in UNDER_WAY:
+    if row.state in ACTIVE_STATES:
         message = f"run {row.run} of {row.id} is {name_of(row.state)}"
-        raise Refused(code_pb2.ABORTED, "JOB_UNDER_WAY", message, metadata={"job": row.id})
-    if row.state not in RUNNABLE:
+        raise RpcError(code_pb2.ABORTED, "JOB_UNDER_WAY", message, metadata={"job": row.id})
+    if row.state not in RUNNABLE_STATES:
         raise _precondition("JOB_HAS_RESULT", f"{row.id} has succeeded; make another job")
 
 
-def _precondition(reason: str, message: str) -> Refused:
-    return Refused(code_pb2.FAILED_PRECONDITION, reason, message)
+def _precondition(reason: str, message: str) -> RpcError:
+    return RpcError(code_pb2.FAILED_PRECONDITION, reason, message)

@@ -22,10 +22,16 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
-from secateur.serve.failures import Refused, unavailable
+from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.jobs import process
-from secateur.serve.jobs.activation import Activator, activated
-from secateur.serve.jobs.ending import Ending, cancelled, died, ending_of, failed
+from secateur.serve.jobs.activation import Activator, activate_if_good
+from secateur.serve.jobs.ending import (
+    ProcessExit,
+    cancelled_error,
+    died_error,
+    internal_error,
+    read_process_exit,
+)
 from secateur.serve.jobs.outcome import clear_outcome
 from secateur.serve.jobs.runner import write_spec
 from secateur.serve.jobs.states import (
@@ -37,7 +43,7 @@ from secateur.serve.jobs.states import (
     RUNNING,
     SUCCEEDED,
 )
-from secateur.serve.jobs.store import Store
+from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.tables import JobRow
 from secateur.serve.options import JobOptions
 from secateur.v1 import prune_pb2
@@ -56,7 +62,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, store: Store, state: str, folder: Path, activator: Activator, options: JobOptions
+        self, store: JobStore, state: str, folder: Path, activator: Activator, options: JobOptions
     ) -> None:
         self._store = store
         self._state = state
@@ -168,12 +174,15 @@ class Supervisor:
                 wanted.set()
             try:
                 await self._see_through(row, wanted)
-            except (SQLAlchemyError, Refused):
+            except (SQLAlchemyError, RpcError):
                 raise
             except Exception as error:
                 log.exception("%s failed unexpectedly", row.id)
-                await self._finish(row, FAILED, failed(error))
-        except (SQLAlchemyError, Refused) as error:  # is looked after again in a moment, if it is still there
+                await self._finish(row, FAILED, internal_error(error))
+        except (
+            SQLAlchemyError,
+            RpcError,
+        ) as error:  # is looked after again in a moment, if it is still there
             log.warning("%s cannot be seen to: %s", row.id, " ".join(str(error).split())[:200])
             await asyncio.sleep(POLL_SECONDS)
         finally:
@@ -182,26 +191,26 @@ class Supervisor:
 
     async def _see_through(self, row: JobRow, wanted: asyncio.Event) -> None:
         folder, attempt = self.folder_of(row.id), row.attempt
-        runner = await asyncio.to_thread(process.attach, folder)
+        runner = await asyncio.to_thread(process.find_process, folder)
         if runner is None and row.state in (QUEUED, RETRYING):
             runner, attempt = await self._attempt(row, attempt + 1)
         while True:
             ending = await self._ending(row, runner, attempt, wanted)
             if await self._is_cancelled(row):
-                return await self._finish(row, CANCELLED, cancelled())
+                return await self._finish(row, CANCELLED, cancelled_error())
             if ending.result is not None:
                 return await self._conclude(row, ending.result)
             if ending.refusal is not None:
                 return await self._finish(row, FAILED, ending.refusal)
             if attempt >= self._options.attempts:
-                return await self._finish(row, FAILED, died(ending.death, attempt))
+                return await self._finish(row, FAILED, died_error(ending.death, attempt))
             wait = self._options.back_off_seconds * 4 ** (attempt - 1)
             await self._move(row, RETRYING, f"{ending.death}; again in {wait:g} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(wanted.wait(), wait)
             runner, attempt = await self._attempt(row, attempt + 1)
 
-    async def _attempt(self, row: JobRow, attempt: int) -> tuple[process.Runner | None, int]:
+    async def _attempt(self, row: JobRow, attempt: int) -> tuple[process.JobProcess | None, int]:
         """Start a process, unless the job is to be cancelled."""
         if await self._is_cancelled(row):
             return None, attempt
@@ -209,7 +218,7 @@ class Supervisor:
         await asyncio.to_thread(self._prepare, folder, row)
         await self._move(row, RUNNING, attempt=attempt)
         return await asyncio.to_thread(
-            process.start, folder, self._state, _log(folder, row, attempt)
+            process.start_process, folder, self._state, _log(folder, row, attempt)
         ), attempt
 
     def _prepare(self, folder: Path, row: JobRow) -> None:
@@ -218,13 +227,13 @@ class Supervisor:
         write_spec(folder, row.number, row.run, self._options.nice, row.options)
 
     async def _ending(
-        self, row: JobRow, runner: process.Runner | None, attempt: int, wanted: asyncio.Event
-    ) -> Ending:
+        self, row: JobRow, runner: process.JobProcess | None, attempt: int, wanted: asyncio.Event
+    ) -> ProcessExit:
         """Wait for the end of a process, or bring it about."""
         folder, status = self.folder_of(row.id), None
         while runner is not None:
             try:
-                await _either(runner.gone(), wanted.wait())
+                await _first_completed(runner.gone(), wanted.wait())
                 if wanted.is_set():
                     await runner.end()
             except asyncio.CancelledError:
@@ -233,16 +242,18 @@ class Supervisor:
             status = await asyncio.to_thread(runner.collect)
             # It found another at the job, which a server before us had just started.
             runner = (
-                await asyncio.to_thread(process.attach, folder) if status == process.BUSY_STATUS else None
+                await asyncio.to_thread(process.find_process, folder)
+                if status == process.LOCKED_EXIT_STATUS
+                else None
             )
-        return await asyncio.to_thread(ending_of, folder, status, _log(folder, row, attempt))
+        return await asyncio.to_thread(read_process_exit, folder, status, _log(folder, row, attempt))
 
     async def _conclude(self, row: JobRow, result: prune_pb2.PruneJobResult) -> None:
         """Put the result into service if that was asked for."""
         wanted = _asked(row)
         if wanted is not None:
             await self._move(row, ACTIVATING)
-            result.activation.CopyFrom(await activated(wanted, result.checkpoints[0], self._activator))
+            result.activation.CopyFrom(await activate_if_good(wanted, result.checkpoints[0], self._activator))
         await self._finish(row, SUCCEEDED, result)
 
     async def _is_cancelled(self, row: JobRow) -> bool:
@@ -257,7 +268,7 @@ class Supervisor:
         await asyncio.to_thread(self._store.finish, row.number, state, result)
 
 
-async def _either(*events: Coroutine[Any, Any, Any]) -> None:
+async def _first_completed(*events: Coroutine[Any, Any, Any]) -> None:
     """Wait for the first; the others are given up, and over when this returns."""
     tasks = [asyncio.ensure_future(event) for event in events]
     try:

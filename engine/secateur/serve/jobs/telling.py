@@ -10,19 +10,19 @@ from collections.abc import Callable
 from google.protobuf import duration_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
-from secateur.prune.preparation import Prepared
-from secateur.search.loop import Progress
+from secateur.prune.preparation import PreparedRun
+from secateur.search.loop import SearchProgress
 from secateur.search.samplers.sampler import best_first
-from secateur.serve.failures import Refused
-from secateur.serve.jobs.points import Points
-from secateur.serve.jobs.store import Store
+from secateur.serve.failures import RpcError
+from secateur.serve.jobs.points import ParetoFront
+from secateur.serve.jobs.store import JobStore
 from secateur.v1 import prune_pb2
 
 INTERVAL_SECONDS = 0.5  # between two notes of progress within a stage
 log = logging.getLogger(__name__)
 
 
-class Teller:
+class JobReporter:
     """Reporter and observer of a prune job: what they are told becomes the job's events.
 
     A database that cannot be written to does not stop the work: every note has the whole progress, so the
@@ -34,10 +34,10 @@ class Teller:
         evaluations: how many there are to be at most.
     """
 
-    def __init__(self, store: Store, number: int, run: int, evaluations: int) -> None:
+    def __init__(self, store: JobStore, number: int, run: int, evaluations: int) -> None:
         self._store, self._number, self._run = store, number, run
         self._progress = prune_pb2.PruneProgress(evaluations_total=evaluations)
-        self._points: Points | None = None
+        self._points: ParetoFront | None = None
         self._stage_started = self._told = 0.0
         self._untold = False
 
@@ -59,10 +59,10 @@ class Teller:
         self.flush()
         self._try(lambda: self._store.said(self._number, self._run, line))
 
-    def begin(self, prepared: Prepared) -> None:
+    def begin(self, prepared: PreparedRun) -> None:
         """The search begins; what earlier runs evaluated counts."""
         cost = prepared.goals[0].budget.limits[0].cost
-        self._points = Points(cost, prepared.space.dense)
+        self._points = ParetoFront(cost, prepared.space.dense)
         pairs = list(prepared.study.pairs.values())
         for pair in pairs:
             self._points.add(pair)
@@ -72,7 +72,7 @@ class Teller:
         if fitting:
             self._progress.best.CopyFrom(self._points.point(fitting[0]))
 
-    def evaluated(self, progress: Progress) -> None:
+    def evaluated(self, progress: SearchProgress) -> None:
         """Something was evaluated."""
         assert self._points is not None  # begin() came before
         self._points.add(progress.pair)
@@ -93,17 +93,17 @@ class Teller:
         self._progress.ClearField("stage_remaining")
         if remaining is not None:
             self._progress.stage_remaining.CopyFrom(remaining)
-        joined = self._points.untold if self._points else []
+        joined = self._points.unreported if self._points else []
         if self._try(lambda: self._store.progressed(self._number, self._run, self._progress, joined)):
             if self._points:
-                self._points.told(joined)
+                self._points.mark_reported(joined)
             self._untold = False
         self._told = time.monotonic()
 
     def _try(self, tell: Callable[[], None]) -> bool:
         try:
             tell()
-        except (SQLAlchemyError, Refused) as error:
+        except (SQLAlchemyError, RpcError) as error:
             log.warning("progress could not be told: %s", " ".join(str(error).split())[:200])
             return False
         return True

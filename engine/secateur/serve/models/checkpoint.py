@@ -17,7 +17,7 @@ from typing import Any
 from google.rpc import code_pb2
 
 from secateur.errors import BadInput, SecateurError, UnsupportedModel
-from secateur.serve.failures import Refused
+from secateur.serve.failures import RpcError
 
 RECORD = "secateur.json"
 
@@ -51,7 +51,7 @@ class Checkpoint:
         return other is not None and (self.folder, self.fingerprint) == (other.folder, other.fingerprint)
 
 
-def remembered_checkpoint(folder: Path, fingerprint: str) -> Checkpoint:
+def checkpoint_from_row(folder: Path, fingerprint: str) -> Checkpoint:
     """Return what is known of a checkpoint that was read earlier, which may be gone by now."""
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors") if file.is_file())
     model_type = str(_read(folder / "config.json").get("model_type", ""))
@@ -83,7 +83,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the hash of config, weights and tokenizer: `Source.fingerprint`, without looking into them.
+    """Return the hash of config, weights and tokenizer: `ModelSource.fingerprint`, without looking into them.
 
     Raises:
         SecateurError: there are no whole weights.
@@ -96,7 +96,7 @@ def fingerprint(folder: Path) -> str:
     return fingerprint_files([*open_safetensors(folder).files, *(file for file in beside if file.is_file())])
 
 
-async def read_aside(folder: Path) -> Checkpoint:
+async def read_checkpoint_in_subprocess(folder: Path) -> Checkpoint:
     """Do what `read_checkpoint` does in a process of its own; for a call.
 
     Reading a tokenizer holds the interpreter for a quarter of a second, which everybody would feel.
@@ -116,16 +116,16 @@ async def read_aside(folder: Path) -> Checkpoint:
     except ValueError:
         found = {"refused": f"it cannot be read (exit status {child.returncode})"}
     if "refused" in found:
-        raise refuse(folder, found["refused"])
+        raise checkpoint_error(folder, found["refused"])
     return Checkpoint(**{**found, "folder": folder})
 
 
-def refuse(folder: Path, why: str) -> Refused:
+def checkpoint_error(folder: Path, why: str) -> RpcError:
     """Return the refusal of a checkpoint."""
-    return Refused(code_pb2.FAILED_PRECONDITION, "CHECKPOINT_REFUSED", f"folder: got {folder}: {why}")
+    return RpcError(code_pb2.FAILED_PRECONDITION, "CHECKPOINT_REFUSED", f"folder: got {folder}: {why}")
 
 
-def why_not(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Return what is wrong with a checkpoint, without the name it was given."""
     return error.allowed if isinstance(error, BadInput) else str(error)
 
@@ -145,7 +145,7 @@ def _main(folder: Path) -> None:
         try:
             found: dict[str, Any] = {**asdict(read_checkpoint(folder)), "folder": str(folder)}
         except (SecateurError, OSError) as error:
-            found = {"refused": why_not(error)}
+            found = {"refused": error_reason(error)}
         json.dump(found, answer)
 
 

@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused, Violation, invalid, unavailable
-from secateur.serve.models.checkpoint import Checkpoint, read_aside
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
+from secateur.serve.models.checkpoint import Checkpoint, read_checkpoint_in_subprocess
 from secateur.serve.models.description import etag as etag_of
-from secateur.serve.models.loader import Loader
-from secateur.serve.models.plan import Plan, Room, plan
-from secateur.serve.models.pool import Model, Pool
-from secateur.serve.models.tables import ModelRow, Store, VersionRow
-from secateur.serve.models.version import LOADING_RETRY_SECONDS, ServedModel, State
-from secateur.serve.options import NAME, EngineOptions
+from secateur.serve.models.loader import EngineLoader
+from secateur.serve.models.plan import AvailableMemory, MemoryPlan, plan_memory
+from secateur.serve.models.pool import ModelEntry, ModelPool
+from secateur.serve.models.tables import ModelRow, ModelStore, VersionRow
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ModelVersion, VersionState
+from secateur.serve.options import NAME_PATTERN, EngineOptions
 
-KEEP_SECONDS = 600.0
+RETENTION_SECONDS = 600.0
 DRAIN_SECONDS = 30.0
 ABORT_SECONDS = 5.0
 POLL_SECONDS = 0.02
@@ -43,11 +43,11 @@ class Retention:
         drain_seconds: how long requests of one that is unloaded may go on.
     """
 
-    keep_seconds: float = KEEP_SECONDS
+    keep_seconds: float = RETENTION_SECONDS
     drain_seconds: float = DRAIN_SECONDS
 
 
-class Deployments:
+class DeploymentManager:
     """Changes a pool.
 
     Args:
@@ -63,14 +63,14 @@ class Deployments:
 
     def __init__(
         self,
-        pool: Pool,
-        store: Store,
-        loader: Loader,
+        pool: ModelPool,
+        store: ModelStore,
+        loader: EngineLoader,
         options: EngineOptions,
         retention: Retention,
         say: Callable[[str], None],
-        room: Callable[[int], Room] = Room.now,
-        read: Callable[[Path], Awaitable[Checkpoint]] = read_aside,
+        room: Callable[[int], AvailableMemory] = AvailableMemory.now,
+        read: Callable[[Path], Awaitable[Checkpoint]] = read_checkpoint_in_subprocess,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -108,7 +108,7 @@ class Deployments:
         version = await self._join(("load", name, folder), lambda: self._load_folder(name, folder))
         return version.version
 
-    async def load_version(self, name: str, version: str) -> ServedModel:
+    async def load_version(self, name: str, version: str) -> ModelVersion:
         """Load a version that the model has; one that is loaded stays so, until it is unloaded.
 
         Raises:
@@ -118,7 +118,7 @@ class Deployments:
         await self._join(("load", served.name, version), lambda: self._ensure_loaded(served))
         return served
 
-    async def plan(self, name: str, folder: Path) -> tuple[ServedModel | Checkpoint, Plan]:
+    async def plan(self, name: str, folder: Path) -> tuple[ModelVersion | Checkpoint, MemoryPlan]:
         """Say what `load` would do: the version that there is or the checkpoint of a new one, and its memory.
 
         Raises:
@@ -129,18 +129,20 @@ class Deployments:
         known = self._known(name, checkpoint)
         return known or checkpoint, self.plan_for(known, checkpoint)
 
-    def plan_for(self, version: ServedModel | None, checkpoint: Checkpoint | None = None) -> Plan:
+    def plan_for(self, version: ModelVersion | None, checkpoint: Checkpoint | None = None) -> MemoryPlan:
         """Plan the memory of a version, or of a checkpoint that is none yet."""
         room = self._room(sum(one.engine is not None for one in self._pool))
         if version is not None and version.engine is not None:
-            return Plan(0, 0, 0, room.available, True)
+            return MemoryPlan(0, 0, 0, room.available, True)
         checkpoint = checkpoint or (version.checkpoint if version is not None else None)
         weights = checkpoint.memory_bytes(self._options.dtype) if checkpoint else 0
         kept = [one for one in self._pool if one.unload_at is not None and one.engine is not None]
         kept.sort(key=lambda one: one.unload_at or 0.0)
-        return plan(weights, self._options, room, {str(one): self._memory_of(one, room) for one in kept})
+        return plan_memory(
+            weights, self._options, room, {str(one): self._memory_of(one, room) for one in kept}
+        )
 
-    async def _load_folder(self, name: str, folder: Path) -> ServedModel:
+    async def _load_folder(self, name: str, folder: Path) -> ModelVersion:
         checkpoint = await self._read(folder)
         known = self._known(name, checkpoint)
         if known is None:
@@ -148,8 +150,8 @@ class Deployments:
         await self._ensure_loaded(known)
         return known
 
-    async def _load_new(self, name: str, checkpoint: Checkpoint) -> ServedModel:
-        model = self._pool.models.setdefault(name, Model(name))
+    async def _load_new(self, name: str, checkpoint: Checkpoint) -> ModelVersion:
+        model = self._pool.models.setdefault(name, ModelEntry(name))
         version = self._pool.add_version(model)
         version.checkpoint = checkpoint
         try:
@@ -166,8 +168,8 @@ class Deployments:
         self._pool.changed()
         return version
 
-    async def _forget_failed(self, model: Model, version: ServedModel) -> None:
-        engine = version.without_engine(State.FAILED)
+    async def _forget_failed(self, model: ModelEntry, version: ModelVersion) -> None:
+        engine = version.without_engine(VersionState.FAILED)
         del model.versions[version.version]
         if not model.versions:
             del self._pool.models[model.name]
@@ -175,10 +177,10 @@ class Deployments:
         if engine is not None:
             await engine.shutdown()
 
-    async def _ensure_loaded(self, version: ServedModel) -> None:
+    async def _ensure_loaded(self, version: ModelVersion) -> None:
         version.unload_at = None  # it is wanted: nobody may unload it to make room
         async with version.lock:
-            if version.state is not State.SERVING:
+            if version.state is not VersionState.SERVING:
                 before, reason = version.state, version.reason
                 try:
                     await self._loader.verify(version)
@@ -188,17 +190,17 @@ class Deployments:
                     raise
             await asyncio.to_thread(self._store.set_loaded, version.name, version.version, True)
 
-    async def _start(self, version: ServedModel) -> None:
+    async def _start(self, version: ModelVersion) -> None:
         async with self._starting:
             self._require_open()
             planned = self.plan_for(version)
             planned.require(str(version))
             for name in planned.unloads:
                 await self._unload_kept(name)
-            version.become(State.LOADING)
+            version.become(VersionState.LOADING)
             options = replace(self._options, kv_cache_bytes=planned.kv_cache)
-            engines = 1 + sum(one.engine is not None for one in self._pool)
-            await self._loader.start(version, options, engines)
+            num_engines = 1 + sum(one.engine is not None for one in self._pool)
+            await self._loader.start(version, options, num_engines)
 
     async def _unload_kept(self, name: str) -> None:
         for version in list(self._pool):
@@ -207,7 +209,7 @@ class Deployments:
 
     # Activating
 
-    async def activate(self, name: str, version: str, etag: str = "") -> Model:
+    async def activate(self, name: str, version: str, etag: str = "") -> ModelEntry:
         """Let a version answer the calls that name none, loading it first if need be.
 
         The one that did so far stays loaded for a while, if memory allows.
@@ -222,7 +224,7 @@ class Deployments:
         await self._join(("activate", model.name, version), lambda: self._activate(model, served, seen))
         return model
 
-    async def rollback(self, name: str, etag: str = "") -> Model:
+    async def rollback(self, name: str, etag: str = "") -> ModelEntry:
         """Activate the version that was active before.
 
         Raises:
@@ -231,7 +233,7 @@ class Deployments:
         model = self._model(name)
         require_etag(model, etag)
         if model.previous is None:
-            raise Refused(
+            raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "NO_PREVIOUS_VERSION",
                 f"{model.name} has no version to go back to",
@@ -240,7 +242,7 @@ class Deployments:
         return await self.activate(name, model.previous, etag)
 
     async def _activate(
-        self, model: Model, served: ServedModel, seen: tuple[str | None, str | None] | None
+        self, model: ModelEntry, served: ModelVersion, seen: tuple[str | None, str | None] | None
     ) -> None:
         unload_at = served.unload_at
         try:
@@ -248,14 +250,14 @@ class Deployments:
             async with self._changing:
                 if seen is not None and seen != (model.active, model.previous):
                     raise _etag_mismatch(model)
-                if served.state is not State.SERVING or served.version not in model.versions:
+                if served.state is not VersionState.SERVING or served.version not in model.versions:
                     raise _changed_meanwhile(served)
                 await self._flip(model, served)
         except BaseException:
             served.unload_at = unload_at
             raise
 
-    async def _flip(self, model: Model, served: ServedModel) -> None:
+    async def _flip(self, model: ModelEntry, served: ModelVersion) -> None:
         if model.active == served.version:
             return
         before = model.answering
@@ -271,14 +273,14 @@ class Deployments:
         self._pool.changed()
         self._say(f"{model.name}: version {served.version} answers, before it {model.previous or 'none'}")
 
-    def _retire(self, version: ServedModel) -> None:
+    def _retire(self, version: ModelVersion) -> None:
         """Keep a version that was replaced for a while, or only until its requests have ended."""
         scarce = self._room(0).scarce
         version.unload_at = time.time() + (0 if scarce else self._retention.keep_seconds)
 
     # Leaving
 
-    async def unload(self, name: str, version: str, etag: str = "", force: bool = False) -> Model:
+    async def unload(self, name: str, version: str, etag: str = "", force: bool = False) -> ModelEntry:
         """Let a version finish its requests, then free its memory.
 
         Raises:
@@ -299,35 +301,35 @@ class Deployments:
         require_etag(model, etag)
         await self._join(("delete", model.name, version), lambda: self._delete(model, served, force))
 
-    async def _unload(self, model: Model, served: ServedModel, force: bool) -> None:
+    async def _unload(self, model: ModelEntry, served: ModelVersion, force: bool) -> None:
         self._require_idle_or_force(model, served, force)
         async with served.lock:
             async with self._changing:
                 self._require_idle_or_force(model, served, force)
                 await asyncio.to_thread(self._store.set_loaded, model.name, served.version, False)
                 served.unload_at = None
-                served.become(State.DRAINING if served.engine is not None else State.UNLOADED)
+                served.become(VersionState.DRAINING if served.engine is not None else VersionState.UNLOADED)
             await drain(served, self._retention.drain_seconds)
-            engine = served.without_engine(State.UNLOADED)
+            engine = served.without_engine(VersionState.UNLOADED)
             if engine is not None:
                 await engine.shutdown()
                 self._say(f"{model.name} version {served.version} unloaded")
 
-    def _require_idle_or_force(self, model: Model, served: ServedModel, force: bool) -> None:
+    def _require_idle_or_force(self, model: ModelEntry, served: ModelVersion, force: bool) -> None:
         if model.active == served.version and not force:
-            raise Refused(
+            raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "VERSION_ACTIVE",
                 f"{model.name} version {served.version} is active: activate another, or say force",
                 metadata={"model": model.name, "version": served.version},
             )
 
-    async def _delete(self, model: Model, served: ServedModel, force: bool) -> None:
+    async def _delete(self, model: ModelEntry, served: ModelVersion, force: bool) -> None:
         await self._unload(model, served, force)
         async with served.lock, self._changing:
             if served.version not in model.versions:
                 return
-            if served.state is not State.UNLOADED:
+            if served.state is not VersionState.UNLOADED:
                 raise _changed_meanwhile(served)
             if list(model.versions) == [served.version]:
                 await asyncio.to_thread(self._store.forget_model, model.name)
@@ -345,20 +347,22 @@ class Deployments:
 
     # Aliases
 
-    async def set_alias(self, alias: str, name: str) -> Model:
+    async def set_alias(self, alias: str, name: str) -> ModelEntry:
         """Make a name stand for a model.
 
         Raises:
             Refused: INVALID_ARGUMENT, NOT_FOUND, or ALREADY_EXISTS if it is the name of a model.
         """
-        if not NAME.fullmatch(alias):
-            raise invalid(Violation("alias", f"got {alias[:100]!r}, {_NAMES}"))
+        if not NAME_PATTERN.fullmatch(alias):
+            raise invalid_argument(FieldViolation("alias", f"got {alias[:100]!r}, {_NAMES}"))
         if not name:
-            raise invalid(Violation("model", "got none, the name of a model"))
+            raise invalid_argument(FieldViolation("model", "got none, the name of a model"))
         async with self._changing:
             model = self._model(name)
             if alias in self._pool.models:
-                raise Refused(code_pb2.ALREADY_EXISTS, "NAME_TAKEN", f"alias: {alias} is the name of a model")
+                raise RpcError(
+                    code_pb2.ALREADY_EXISTS, "NAME_TAKEN", f"alias: {alias} is the name of a model"
+                )
             await asyncio.to_thread(self._store.put_alias, alias, model.name)
             self._pool.aliases[alias] = model.name
         return model
@@ -373,7 +377,9 @@ class Deployments:
             if alias not in self._pool.aliases:
                 known = ", ".join(sorted(self._pool.aliases)) or "none"
                 message = f"no alias {alias[:100]!r}; there are: {known}"
-                raise Refused(code_pb2.NOT_FOUND, "ALIAS_NOT_FOUND", message, metadata={"alias": alias[:100]})
+                raise RpcError(
+                    code_pb2.NOT_FOUND, "ALIAS_NOT_FOUND", message, metadata={"alias": alias[:100]}
+                )
             await asyncio.to_thread(self._store.forget_alias, alias)
             del self._pool.aliases[alias]
 
@@ -395,17 +401,17 @@ class Deployments:
     def _name_for(self, name: str) -> str:
         """Return the name of the model that is meant, which may be a new one."""
         self._require_open()
-        if not NAME.fullmatch(name):
-            raise invalid(Violation("name", f"got {name[:100]!r}, {_NAMES}"))
+        if not NAME_PATTERN.fullmatch(name):
+            raise invalid_argument(FieldViolation("name", f"got {name[:100]!r}, {_NAMES}"))
         return self._pool.aliases.get(name, name)
 
-    def _model(self, name: str) -> Model:
+    def _model(self, name: str) -> ModelEntry:
         self._require_open()
         if not name:
-            raise invalid(Violation("name", "got none, the name of a model"))
+            raise invalid_argument(FieldViolation("name", "got none, the name of a model"))
         return self._pool.model(name)
 
-    def version(self, name: str, version: str) -> ServedModel:
+    def version(self, name: str, version: str) -> ModelVersion:
         """Return a version that is named.
 
         Raises:
@@ -413,14 +419,16 @@ class Deployments:
         """
         model = self._model(name)
         if not version:
-            raise invalid(Violation("version", f"got none, one of: {', '.join(model.versions)}"))
+            raise invalid_argument(
+                FieldViolation("version", f"got none, one of: {', '.join(model.versions)}")
+            )
         return model.find(version)
 
-    def _known(self, name: str, checkpoint: Checkpoint) -> ServedModel | None:
+    def _known(self, name: str, checkpoint: Checkpoint) -> ModelVersion | None:
         versions = self._pool.models[name].versions.values() if name in self._pool.models else ()
         return next((one for one in versions if checkpoint.same(one.checkpoint)), None)
 
-    def _memory_of(self, version: ServedModel, room: Room) -> int:
+    def _memory_of(self, version: ModelVersion, room: AvailableMemory) -> int:
         assert version.checkpoint is not None
         kv_cache = version.options.kv_cache_bytes if version.options else None
         return version.checkpoint.memory_bytes(self._options.dtype) + (kv_cache or 0) + room.overhead
@@ -443,7 +451,7 @@ class Deployments:
 _NAMES = "letters, digits, '.', '_' and '-', at most 64"
 
 
-async def drain(version: ServedModel, seconds: float, at_once: asyncio.Event | None = None) -> None:
+async def drain(version: ModelVersion, seconds: float, at_once: asyncio.Event | None = None) -> None:
     """Wait until nobody uses a version's engine, then end what is left."""
     await _until_idle(version, seconds, at_once)
     if not version.idle and version.engine is not None:
@@ -451,19 +459,19 @@ async def drain(version: ServedModel, seconds: float, at_once: asyncio.Event | N
         await _until_idle(version, ABORT_SECONDS, None)
 
 
-async def _until_idle(version: ServedModel, seconds: float, at_once: asyncio.Event | None) -> None:
+async def _until_idle(version: ModelVersion, seconds: float, at_once: asyncio.Event | None) -> None:
     deadline = time.monotonic() + seconds
     while not version.idle and time.monotonic() < deadline and not (at_once and at_once.is_set()):
         await asyncio.sleep(POLL_SECONDS)
 
 
-def model_row(model: Model, **changes: str | None) -> ModelRow:
+def model_row(model: ModelEntry, **changes: str | None) -> ModelRow:
     """Return a model as it is remembered, with changes."""
     facts = {"active": model.active, "previous": model.previous, **changes}
     return ModelRow(name=model.name, numbered=model.numbered, given=model.given, **facts)
 
 
-def version_row(version: ServedModel, loaded: bool) -> VersionRow:
+def version_row(version: ModelVersion, loaded: bool) -> VersionRow:
     """Return a version as it is remembered."""
     assert version.checkpoint is not None
     return VersionRow(
@@ -476,14 +484,14 @@ def version_row(version: ServedModel, loaded: bool) -> VersionRow:
     )
 
 
-def require_etag(model: Model, etag: str) -> None:
-    """Raise `Refused` if an etag is given and is no longer the model's."""
+def require_etag(model: ModelEntry, etag: str) -> None:
+    """Raise `RpcError` if an etag is given and is no longer the model's."""
     if etag and etag != etag_of(model):
         raise _etag_mismatch(model)
 
 
-def _etag_mismatch(model: Model) -> Refused:
-    return Refused(
+def _etag_mismatch(model: ModelEntry) -> RpcError:
+    return RpcError(
         code_pb2.ABORTED,
         "ETAG_MISMATCH",
         f"{model.name} was changed meanwhile: get it again",
@@ -491,8 +499,8 @@ def _etag_mismatch(model: Model) -> Refused:
     )
 
 
-def _changed_meanwhile(version: ServedModel) -> Refused:
-    return Refused(
+def _changed_meanwhile(version: ModelVersion) -> RpcError:
+    return RpcError(
         code_pb2.ABORTED,
         "CHANGED_MEANWHILE",
         f"{version.name} version {version.version} was changed by another call meanwhile: try again",

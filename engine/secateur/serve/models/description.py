@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from secateur.serve.models.checkpoint import Checkpoint
-from secateur.serve.models.plan import Plan
-from secateur.serve.models.pool import Model, Pool
-from secateur.serve.models.version import ServedModel
+from secateur.serve.models.plan import MemoryPlan
+from secateur.serve.models.pool import ModelEntry, ModelPool
+from secateur.serve.models.version import ModelVersion
 from secateur.v1 import models_pb2
 
 
-def describe(model: Model, pool: Pool) -> models_pb2.Model:
+def describe(model: ModelEntry, pool: ModelPool) -> models_pb2.Model:
     """Return the wire form of a model, its versions and its counters."""
     described = models_pb2.Model(
         name=model.name,
@@ -41,7 +41,7 @@ def describe(model: Model, pool: Pool) -> models_pb2.Model:
     return described
 
 
-def describe_version(version: ServedModel, model: Model) -> models_pb2.ModelVersion:
+def describe_version(version: ModelVersion, model: ModelEntry) -> models_pb2.ModelVersion:
     """Return the wire form of a version and its counters."""
     described = models_pb2.ModelVersion(
         model=version.name,
@@ -76,7 +76,7 @@ def describe_version(version: ServedModel, model: Model) -> models_pb2.ModelVers
     return described
 
 
-def describe_plan(plan: Plan) -> models_pb2.MemoryPlan:
+def describe_plan(plan: MemoryPlan) -> models_pb2.MemoryPlan:
     """Return the wire form of a plan."""
     return models_pb2.MemoryPlan(
         weight_bytes=plan.weights,
@@ -152,7 +152,7 @@ def _lineage(record: Mapping[str, Any]) -> models_pb2.Checkpoint:
     return models_pb2.Checkpoint(lineage=lineage)
 
 
-def etag(model: Model) -> str:
+def etag(model: ModelEntry) -> str:
     """Return what changes whenever versions, or which of them is active or loaded, change."""
     facts: list[object] = [model.name, model.active, model.previous, model.numbered]
     facts += [(version.version, version.engine is not None) for version in model.versions.values()]

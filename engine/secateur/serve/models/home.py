@@ -13,7 +13,7 @@ from secateur.errors import BadInput
 
 
 @dataclass(frozen=True)
-class Home:
+class StateLock:
     """What a server is called in the database.
 
     Attributes:
@@ -28,7 +28,7 @@ class Home:
     lock: int | None
 
 
-def move_in(state_dir: Path) -> Home:
+def acquire_state_lock(state_dir: Path) -> StateLock:
     """Take a state folder, which is made if need be, unless another server has.
 
     Raises:
@@ -42,13 +42,13 @@ def move_in(state_dir: Path) -> Home:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
-            return Home(uuid.uuid4().hex, True, None)
-        return Home(_identity(folder / "id"), False, lock)
+            return StateLock(uuid.uuid4().hex, True, None)
+        return StateLock(_identity(folder / "id"), False, lock)
     except OSError as error:
         raise BadInput("--state-dir", state_dir, f"cannot be used: {error.strerror or error}") from error
 
 
-def move_out(home: Home) -> None:
+def release_state_lock(home: StateLock) -> None:
     """Let another server have the folder."""
     if home.lock is not None:
         os.close(home.lock)

@@ -10,16 +10,16 @@ from weakref import WeakKeyDictionary
 
 from secateur.serve.engine.backoff import Backoff
 from secateur.serve.engine.engine import Engine
-from secateur.serve.failures import Refused
-from secateur.serve.models.deployments import Deployments
-from secateur.serve.models.loader import Loader
-from secateur.serve.models.pool import Pool
-from secateur.serve.models.version import ServedModel, State
+from secateur.serve.failures import RpcError
+from secateur.serve.models.deployments import DeploymentManager
+from secateur.serve.models.loader import EngineLoader
+from secateur.serve.models.pool import ModelPool
+from secateur.serve.models.version import ModelVersion, VersionState
 
 WATCH_SECONDS = 0.1
 
 
-class Keeper:
+class EngineWatchdog:
     """Watches every version of a pool.
 
     Args:
@@ -32,9 +32,9 @@ class Keeper:
 
     def __init__(
         self,
-        pool: Pool,
-        deployments: Deployments,
-        loader: Loader,
+        pool: ModelPool,
+        deployments: DeploymentManager,
+        loader: EngineLoader,
         say: Callable[[str], None],
         backoff: Callable[[], Backoff] = Backoff,
     ) -> None:
@@ -43,7 +43,7 @@ class Keeper:
         self._loader = loader
         self._say = say
         self._new_backoff = backoff
-        self._backoffs: WeakKeyDictionary[ServedModel, Backoff] = WeakKeyDictionary()
+        self._backoffs: WeakKeyDictionary[ModelVersion, Backoff] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
@@ -57,10 +57,14 @@ class Keeper:
             for task in self._tasks:
                 task.cancel()
 
-    def _look_at(self, version: ServedModel) -> None:
+    def _look_at(self, version: ModelVersion) -> None:
         engine = version.engine
-        if engine is not None and engine.dead and version.state in (State.SERVING, State.RESTARTING):
-            version.without_engine(State.RESTARTING, "its engine died")
+        if (
+            engine is not None
+            and engine.dead
+            and version.state in (VersionState.SERVING, VersionState.RESTARTING)
+        ):
+            version.without_engine(VersionState.RESTARTING, "its engine died")
             self._spawn(self._revive(version, engine))
         elif version.unload_at is not None and time.time() >= version.unload_at:
             version.unload_at = None
@@ -71,40 +75,40 @@ class Keeper:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _unload(self, version: ServedModel) -> None:
+    async def _unload(self, version: ModelVersion) -> None:
         try:
             await self._deployments.unload(version.name, version.version)
-        except Refused as refusal:  # it became active again, or is gone
+        except RpcError as refusal:  # it became active again, or is gone
             self._say(f"{version.name} version {version.version} stays loaded: {refusal.message}")
 
-    async def _revive(self, version: ServedModel, dead: Engine) -> None:
+    async def _revive(self, version: ModelVersion, dead: Engine) -> None:
         backoff = self._backoffs.setdefault(version, self._new_backoff())
         reason = "its engine died"
         await dead.shutdown()
-        while version.state is State.RESTARTING:
+        while version.state is VersionState.RESTARTING:
             delay = backoff.failed(time.monotonic())
             if delay is None:
                 del self._backoffs[version]
                 self._say(f"{version.name} version {version.version} failed: {reason}; given up")
-                version.become(State.FAILED, f"{reason}; given up after it failed too often")
+                version.become(VersionState.FAILED, f"{reason}; given up after it failed too often")
                 return
             self._say(f"{version.name} version {version.version}: {reason}; starting again in {delay:g} s")
             version.retry_seconds = delay + dead.load_seconds
-            version.become(State.RESTARTING, reason)
+            version.become(VersionState.RESTARTING, reason)
             await asyncio.sleep(delay)
             reason = await self._restart(version)
 
-    async def _restart(self, version: ServedModel) -> str:
+    async def _restart(self, version: ModelVersion) -> str:
         """Start the engine again; return what went wrong, if something did."""
         async with version.lock:
-            if version.state is not State.RESTARTING:  # unloaded, or loaded by somebody
+            if version.state is not VersionState.RESTARTING:  # unloaded, or loaded by somebody
                 return ""
             assert version.options is not None
-            engines = 1 + sum(one.engine is not None for one in self._pool)
+            num_engines = 1 + sum(one.engine is not None for one in self._pool)
             try:
                 await self._loader.verify(version)
-                await self._loader.start(version, version.options, engines)
-            except Refused as refusal:
+                await self._loader.start(version, version.options, num_engines)
+            except RpcError as refusal:
                 return refusal.message
             except Exception as error:  # a bug must not leave it restarting for ever
                 return f"{type(error).__name__}: {error}"

@@ -8,19 +8,19 @@ from pathlib import Path
 from google.rpc import code_pb2
 
 from secateur.errors import SecateurError
-from secateur.serve.engine.check import Check, check
+from secateur.serve.engine.check import EngineCheckResult, check_engine
 from secateur.serve.engine.engine import Engine, start_engine
 from secateur.serve.engine.threads import in_thread
-from secateur.serve.failures import Refused
-from secateur.serve.models.checkpoint import fingerprint, refuse, why_not
-from secateur.serve.models.version import ServedModel
+from secateur.serve.failures import RpcError
+from secateur.serve.models.checkpoint import checkpoint_error, error_reason, fingerprint
+from secateur.serve.models.version import ModelVersion
 from secateur.serve.options import EngineOptions, ModelSpec
 
-Start = Callable[[ModelSpec, EngineOptions, int], Engine]
-Prove = Callable[[Engine, Path], Awaitable[Check]]
+StartEngine = Callable[[ModelSpec, EngineOptions, int], Engine]
+CheckEngine = Callable[[Engine, Path], Awaitable[EngineCheckResult]]
 
 
-class Loader:
+class EngineLoader:
     """Starts engines.
 
     Args:
@@ -29,12 +29,14 @@ class Loader:
         prove: checks one.
     """
 
-    def __init__(self, say: Callable[[str], None], start: Start = start_engine, prove: Prove = check) -> None:
+    def __init__(
+        self, say: Callable[[str], None], start: StartEngine = start_engine, prove: CheckEngine = check_engine
+    ) -> None:
         self._say = say
         self._start = start
         self._prove = prove
 
-    async def verify(self, version: ServedModel) -> None:
+    async def verify(self, version: ModelVersion) -> None:
         """Hash the checkpoint again, which must be what the version was made of.
 
         Raises:
@@ -45,22 +47,22 @@ class Loader:
         try:
             found = await in_thread(fingerprint, folder)
         except (SecateurError, OSError) as error:
-            raise refuse(folder, why_not(error)) from error
+            raise checkpoint_error(folder, error_reason(error)) from error
         if found != version.checkpoint.fingerprint:
-            raise Refused(
+            raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "CHECKPOINT_CHANGED",
                 f"{folder} is no longer the checkpoint that {version} was made of; load it as a new version",
                 metadata={"model": version.name, "version": version.version},
             )
 
-    async def start(self, version: ServedModel, options: EngineOptions, engines: int) -> None:
+    async def start(self, version: ModelVersion, options: EngineOptions, num_engines: int) -> None:
         """Start and check a version's engine, and let it serve.
 
         Args:
             version: it has a checkpoint and no engine.
             options: how to run it.
-            engines: how many engines share the machine, this one included.
+            num_engines: how many engines share the machine, this one included.
 
         Raises:
             Refused: FAILED_PRECONDITION: its engine does not start, or is not fit to serve.
@@ -68,9 +70,9 @@ class Loader:
         assert version.checkpoint is not None
         folder = version.checkpoint.folder
         try:
-            engine = await in_thread(self._start, ModelSpec(version.name, folder), options, engines)
+            engine = await in_thread(self._start, ModelSpec(version.name, folder), options, num_engines)
         except SecateurError as error:
-            raise Refused(
+            raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "ENGINE_NOT_STARTED",
                 f"{version} cannot be loaded: {error}",

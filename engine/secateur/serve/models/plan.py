@@ -8,8 +8,8 @@ from google.rpc import code_pb2
 
 from secateur.serve.engine.engine import free_device_bytes
 from secateur.serve.engine.environment import on_cpu
-from secateur.serve.engine.memory import available_bytes, share
-from secateur.serve.failures import Refused
+from secateur.serve.engine.memory import available_bytes, kv_cache_share
+from secateur.serve.failures import RpcError
 from secateur.serve.options import EngineOptions
 
 CPU_OVERHEAD_BYTES = 900 * 2**20
@@ -23,25 +23,25 @@ RESERVE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
-class Room:
+class AvailableMemory:
     """Memory that there is, and the engines that share it.
 
     Attributes:
         available: bytes.
         overhead: what an engine takes beside weights, keys and values.
-        engines: how many there are.
+        num_engines: how many there are.
     """
 
     available: int
     overhead: int
-    engines: int
+    num_engines: int
 
     @classmethod
-    def now(cls, engines: int) -> Room:
+    def now(cls, num_engines: int) -> AvailableMemory:
         """Look how much there is at this moment; the host's, or the GPU's where engines run there."""
         if on_cpu():
-            return cls(available_bytes(), CPU_OVERHEAD_BYTES, engines)
-        return cls(free_device_bytes(), GPU_OVERHEAD_BYTES, engines)
+            return cls(available_bytes(), CPU_OVERHEAD_BYTES, num_engines)
+        return cls(free_device_bytes(), GPU_OVERHEAD_BYTES, num_engines)
 
     @property
     def scarce(self) -> bool:
@@ -50,7 +50,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What memory a version takes; see ``secateur.v1.MemoryPlan``.
 
     Attributes:
@@ -70,9 +70,9 @@ class Plan:
         return self.weights + self.kv_cache + self.overhead
 
     def require(self, what: str) -> None:
-        """Raise `Refused` if it does not fit."""
+        """Raise `RpcError` if it does not fit."""
         if not self.fits:
-            raise Refused(
+            raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "INSUFFICIENT_MEMORY",
                 f"{what} needs {self.needed:,} bytes of memory ({self.weights:,} for weights, "
@@ -83,7 +83,9 @@ class Plan:
             )
 
 
-def plan(weights: int, options: EngineOptions, room: Room, kept: dict[str, int]) -> Plan:
+def plan_memory(
+    weights: int, options: EngineOptions, room: AvailableMemory, kept: dict[str, int]
+) -> MemoryPlan:
     """Plan the memory of one more engine.
 
     Args:
@@ -95,12 +97,12 @@ def plan(weights: int, options: EngineOptions, room: Room, kept: dict[str, int])
     unloads: list[str] = []
     available = room.available
     while True:
-        engines = room.engines - len(unloads) + 1
-        kv_cache = options.kv_cache_bytes or share(available - weights - room.overhead, engines)
+        num_engines = room.num_engines - len(unloads) + 1
+        kv_cache = options.kv_cache_bytes or kv_cache_share(available - weights - room.overhead, num_engines)
         fits = weights + kv_cache + room.overhead <= available
         waiting = [name for name in kept if name not in unloads]
         if fits or not waiting:
-            return Plan(
+            return MemoryPlan(
                 weights, kv_cache, room.overhead, room.available, fits, tuple(unloads) if fits else ()
             )
         unloads.append(waiting[0])

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused, unavailable
-from secateur.serve.models.version import LOADING_RETRY_SECONDS, ServedModel, State
+from secateur.serve.failures import RpcError, unavailable
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ModelVersion, VersionState
 
-__all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "Model", "Pool", "ServedModel", "State"]
+__all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "ModelEntry", "ModelPool", "ModelVersion", "VersionState"]
 
 DEFAULT_ALIAS = "default"
 FIRST_VERSION = "1"
 
 
 @dataclass
-class Model:
+class ModelEntry:
     """A name that clients use.
 
     Attributes:
@@ -29,23 +29,23 @@ class Model:
     """
 
     name: str
-    versions: dict[str, ServedModel] = field(default_factory=dict)
+    versions: dict[str, ModelVersion] = field(default_factory=dict)
     active: str | None = None
     previous: str | None = None
     numbered: int = 0
     given: str = ""
 
     @property
-    def answering(self) -> ServedModel | None:
+    def answering(self) -> ModelVersion | None:
         """The active version."""
         return self.versions[self.active] if self.active else None
 
     @property
     def up(self) -> bool:
         """False if calls that name no version are refused although they should not be."""
-        return self.answering is None or self.answering.state in (State.SERVING, State.UNLOADED)
+        return self.answering is None or self.answering.state in (VersionState.SERVING, VersionState.UNLOADED)
 
-    def activate(self, version: str) -> ServedModel | None:
+    def activate(self, version: str) -> ModelVersion | None:
         """Let a version answer; return the one that did so far, if it is another."""
         before = self.answering
         if self.active == version:
@@ -53,7 +53,7 @@ class Model:
         self.previous, self.active = self.active, version
         return before
 
-    def find(self, version: str = "") -> ServedModel:
+    def find(self, version: str = "") -> ModelVersion:
         """Return a version; the active one if unsaid.
 
         Raises:
@@ -62,10 +62,10 @@ class Model:
         if not version:
             if self.answering is not None:
                 return self.answering
-            loading = [one for one in self.versions.values() if one.state is State.LOADING]
+            loading = [one for one in self.versions.values() if one.state is VersionState.LOADING]
             if loading:
                 return loading[0]
-            raise Refused(
+            raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "NO_ACTIVE_VERSION",
                 f"no version of {self.name} is active",
@@ -73,7 +73,7 @@ class Model:
             )
         if version not in self.versions:
             known = ", ".join(self.versions)
-            raise Refused(
+            raise RpcError(
                 code_pb2.NOT_FOUND,
                 "VERSION_NOT_FOUND",
                 f"{self.name} has no version {version!r}; there are: {known}",
@@ -82,7 +82,7 @@ class Model:
         return self.versions[version]
 
 
-class Pool:
+class ModelPool:
     """All models of a server.
 
     Args:
@@ -96,16 +96,16 @@ class Pool:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, ModelEntry] = {}
         self.aliases: dict[str, str] = {}
         self.changed: Callable[[], None] = lambda: None
         self.opening = False
         self._closing = False
         for name in names:
-            model = self.models[name] = Model(name)
+            model = self.models[name] = ModelEntry(name)
             model.active = self.add_version(model).version
 
-    def __iter__(self) -> Iterator[ServedModel]:
+    def __iter__(self) -> Iterator[ModelVersion]:
         """Every version of every model."""
         return (version for model in self.models.values() for version in model.versions.values())
 
@@ -124,14 +124,14 @@ class Pool:
         """True if every model answers that should."""
         return not (self._closing or self.opening) and all(model.up for model in self.models.values())
 
-    def add_version(self, model: Model, version: str = "") -> ServedModel:
+    def add_version(self, model: ModelEntry, version: str = "") -> ModelVersion:
         """Give a model one more version; the next number if unsaid."""
         number = version or str(model.numbered + 1)
         model.numbered = max(model.numbered, int(number))
-        added = model.versions[number] = ServedModel(model.name, number, lambda: self.changed())
+        added = model.versions[number] = ModelVersion(model.name, number, lambda: self.changed())
         return added
 
-    def find(self, name: str, version: str = "") -> ServedModel:
+    def find(self, name: str, version: str = "") -> ModelVersion:
         """Return what answers a call for a model, or an alias of one, and a version.
 
         Args:
@@ -145,7 +145,7 @@ class Pool:
             raise unavailable("SHUTTING_DOWN", "the server is shutting down")
         return self.model(name).find(version)
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> ModelEntry:
         """Return the model of a name or alias; for an empty name see `find`.
 
         Raises:
@@ -161,7 +161,7 @@ class Pool:
             raise unavailable("MODEL_LOADING", "the server is still loading", LOADING_RETRY_SECONDS)
         known = ", ".join(sorted({*self.models, *self.aliases}))
         message = f"no model {name!r}" if name else "no model named, and there are several"
-        raise Refused(
+        raise RpcError(
             code_pb2.NOT_FOUND,
             "MODEL_NOT_FOUND",
             f"{message}; there are: {known or 'none'}",

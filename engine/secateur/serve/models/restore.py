@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from secateur.serve.models.checkpoint import Checkpoint, remembered_checkpoint
-from secateur.serve.models.pool import Model, Pool
-from secateur.serve.models.tables import ModelRow, Remembered, VersionRow
-from secateur.serve.models.version import ServedModel, State
+from secateur.serve.models.checkpoint import Checkpoint, checkpoint_from_row
+from secateur.serve.models.pool import ModelEntry, ModelPool
+from secateur.serve.models.tables import ModelRow, StoredModels, VersionRow
+from secateur.serve.models.version import ModelVersion, VersionState
 
 
-def restore(pool: Pool, remembered: Remembered, given: Mapping[str, Checkpoint]) -> list[ServedModel]:
+def restore_pool(
+    pool: ModelPool, remembered: StoredModels, given: Mapping[str, Checkpoint]
+) -> list[ModelVersion]:
     """Fill a pool, and return the versions that are to be loaded.
 
     - What was made through the API is there again, and what was loaded through it is to be loaded.
@@ -24,7 +26,7 @@ def restore(pool: Pool, remembered: Remembered, given: Mapping[str, Checkpoint])
         remembered: what the database says.
         given: models of the command line.
     """
-    wanted: list[ServedModel] = []
+    wanted: list[ModelVersion] = []
     for row in remembered.models:
         if row.given and row.name not in given:
             continue
@@ -34,7 +36,7 @@ def restore(pool: Pool, remembered: Remembered, given: Mapping[str, Checkpoint])
             if version.loaded:
                 wanted.append(served)
     for name, checkpoint in given.items():
-        _give(pool, pool.models.setdefault(name, Model(name)), checkpoint)
+        _apply_command_line(pool, pool.models.setdefault(name, ModelEntry(name)), checkpoint)
     for alias, name in remembered.aliases.items():
         if name in pool.models and alias not in pool.models:
             pool.aliases[alias] = name
@@ -43,19 +45,19 @@ def restore(pool: Pool, remembered: Remembered, given: Mapping[str, Checkpoint])
     return list(dict.fromkeys([*active, *(one for one in wanted if one in there)]))
 
 
-def _model(row: ModelRow) -> Model:
-    return Model(row.name, {}, row.active, row.previous, row.numbered, row.given)
+def _model(row: ModelRow) -> ModelEntry:
+    return ModelEntry(row.name, {}, row.active, row.previous, row.numbered, row.given)
 
 
-def _version(pool: Pool, model: Model, row: VersionRow) -> ServedModel:
+def _version(pool: ModelPool, model: ModelEntry, row: VersionRow) -> ModelVersion:
     served = pool.add_version(model, row.version)
-    served.checkpoint = remembered_checkpoint(Path(row.folder), row.fingerprint)
+    served.checkpoint = checkpoint_from_row(Path(row.folder), row.fingerprint)
     served.created_at = row.created_at
-    served.become(State.UNLOADED)
+    served.become(VersionState.UNLOADED)
     return served
 
 
-def _give(pool: Pool, model: Model, checkpoint: Checkpoint) -> None:
+def _apply_command_line(pool: ModelPool, model: ModelEntry, checkpoint: Checkpoint) -> None:
     """Let the command line have its way."""
     mark = f"{checkpoint.fingerprint} {checkpoint.folder}"
     for served in list(model.versions.values()):
@@ -71,7 +73,7 @@ def _give(pool: Pool, model: Model, checkpoint: Checkpoint) -> None:
     model.given = mark
 
 
-def _drop(model: Model, served: ServedModel) -> None:
+def _drop(model: ModelEntry, served: ModelVersion) -> None:
     del model.versions[served.version]
     if model.active == served.version:
         model.active = None

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import grpc
 
-from secateur.serve.failures import Violation, invalid
-from secateur.serve.guard.roots import confined
+from secateur.serve.failures import FieldViolation, invalid_argument
+from secateur.serve.guard.roots import resolve_within_roots
 from secateur.serve.models.checkpoint import Checkpoint
-from secateur.serve.models.deployments import Deployments, require_etag
+from secateur.serve.models.deployments import DeploymentManager, require_etag
 from secateur.serve.models.description import (
     describe,
     describe_checkpoint,
     describe_plan,
     describe_version,
 )
-from secateur.serve.models.pool import Model, Pool
-from secateur.serve.models.version import ServedModel
+from secateur.serve.models.pool import ModelEntry, ModelPool
+from secateur.serve.models.version import ModelVersion
 from secateur.v1 import models_pb2, models_pb2_grpc
 
-PAGE = 100
+DEFAULT_PAGE_SIZE = 100
 
 
 class ModelService(models_pb2_grpc.ModelServiceServicer):
@@ -33,7 +33,7 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         roots: folders below which clients may name checkpoints.
     """
 
-    def __init__(self, pool: Pool, deployments: Deployments, roots: Sequence[Path]) -> None:
+    def __init__(self, pool: ModelPool, deployments: DeploymentManager, roots: Sequence[Path]) -> None:
         self._pool = pool
         self._deployments = deployments
         self._roots = [root.resolve() for root in roots]
@@ -43,8 +43,8 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     ) -> models_pb2.ListModelsResponse:
         """Return a page of models, by name; the page token is the last name of the page before."""
         if request.page_size < 0:
-            raise invalid(Violation("page_size", f"got {request.page_size}, at least 0"))
-        size = min(request.page_size or PAGE, PAGE)
+            raise invalid_argument(FieldViolation("page_size", f"got {request.page_size}, at least 0"))
+        size = min(request.page_size or DEFAULT_PAGE_SIZE, DEFAULT_PAGE_SIZE)
         names = sorted(name for name in self._pool.models if name > request.page_token)
         page = names[:size]
         return models_pb2.ListModelsResponse(
@@ -71,12 +71,14 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         """Load a folder as a version, or a version that there is."""
         source = request.WhichOneof("source")
         if source is None:
-            raise invalid(Violation("source", "give one of folder, version"))
+            raise invalid_argument(FieldViolation("source", "give one of folder, version"))
         if source == "version":
             return await self._load_version(request)
-        folder = confined("folder", request.folder, self._roots)
+        folder = resolve_within_roots("folder", request.folder, self._roots)
         if not folder.is_dir():
-            raise invalid(Violation("folder", f"got {request.folder}, a file; a checkpoint is a folder"))
+            raise invalid_argument(
+                FieldViolation("folder", f"got {request.folder}, a file; a checkpoint is a folder")
+            )
         if request.validate_only:
             found, plan = await self._deployments.plan(request.name, folder)
             if isinstance(found, Checkpoint):
@@ -150,8 +152,8 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
         await self._deployments.delete_alias(request.alias)
         return models_pb2.DeleteAliasResponse()
 
-    def _described(self, model: Model) -> models_pb2.Model:
+    def _described(self, model: ModelEntry) -> models_pb2.Model:
         return describe(model, self._pool)
 
-    def _described_version(self, version: ServedModel) -> models_pb2.ModelVersion:
+    def _described_version(self, version: ModelVersion) -> models_pb2.ModelVersion:
         return describe_version(version, self._pool.model(version.name))

@@ -63,7 +63,7 @@ Row = TypeVar("Row", ModelRow, VersionRow, AliasRow)
 
 
 @dataclass(frozen=True)
-class Remembered:
+class StoredModels:
     """Everything there is; versions by the name of their model, in the order they were made."""
 
     models: list[ModelRow] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Remembered:
     aliases: dict[str, str] = field(default_factory=dict)
 
 
-class Store:
+class ModelStore:
     """Reads and writes the tables; every method blocks, and is one transaction.
 
     Args:
@@ -83,7 +83,7 @@ class Store:
         self._sessions = sessions
         self._home = home
 
-    def read(self) -> Remembered:
+    def read(self) -> StoredModels:
         """Return everything."""
         with self._sessions() as session:
             models = list(session.scalars(self._all(ModelRow).order_by(ModelRow.name)))
@@ -91,9 +91,9 @@ class Store:
             for row in sorted(session.scalars(self._all(VersionRow)), key=lambda row: int(row.version)):
                 versions.setdefault(row.model, []).append(row)
             aliases = {row.alias: row.model for row in session.scalars(self._all(AliasRow))}
-        return Remembered(models, versions, aliases)
+        return StoredModels(models, versions, aliases)
 
-    def write(self, remembered: Remembered) -> None:
+    def write(self, remembered: StoredModels) -> None:
         """Write everything, in place of what there was."""
         aliases = [AliasRow(alias=alias, model=to) for alias, to in remembered.aliases.items()]
         with self._sessions.begin() as session:
@@ -140,7 +140,7 @@ class Store:
 
     def forget_all(self) -> None:
         """Remove everything."""
-        self.write(Remembered())
+        self.write(StoredModels())
 
     def _all(self, table: type[Row]) -> Select[Row]:
         return select(table).where(table.home == self._home)

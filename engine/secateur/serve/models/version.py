@@ -11,9 +11,9 @@ from enum import Enum
 
 from google.rpc import code_pb2
 
-from secateur.serve.engine.check import Check
+from secateur.serve.engine.check import EngineCheckResult
 from secateur.serve.engine.engine import Engine
-from secateur.serve.failures import Refused, unavailable
+from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.observe.traces import trace_request
 from secateur.serve.options import EngineOptions
@@ -21,7 +21,7 @@ from secateur.serve.options import EngineOptions
 LOADING_RETRY_SECONDS = 5.0
 
 
-class State(Enum):
+class VersionState(Enum):
     """What a version is doing; the values are those of ``secateur.v1.ModelState``."""
 
     LOADING = 1
@@ -33,7 +33,7 @@ class State(Enum):
 
 
 @dataclass
-class Totals:
+class VersionTotals:
     """Counts since start."""
 
     prompt_tokens: int = 0
@@ -42,10 +42,10 @@ class Totals:
     aborted: int = 0
 
 
-class Request:
+class RequestTracker:
     """One request in flight; once the engine has it, it is aborted unless it is said to be `complete`."""
 
-    def __init__(self, totals: Totals) -> None:
+    def __init__(self, totals: VersionTotals) -> None:
         self._totals = totals
         self.prompt_tokens = 0
         self.generated_tokens = 0
@@ -66,7 +66,7 @@ class Request:
         self.completed = True
 
 
-class ServedModel:
+class ModelVersion:
     """A version of a model, and the engine behind it while that is loaded.
 
     Args:
@@ -90,17 +90,17 @@ class ServedModel:
     def __init__(self, name: str, version: str = "1", changed: Callable[[], None] = lambda: None) -> None:
         self.name = name
         self.version = version
-        self.totals = Totals()
+        self.totals = VersionTotals()
         self.in_flight = 0
         self.reason = ""
         self.retry_seconds = LOADING_RETRY_SECONDS
         self.checkpoint: Checkpoint | None = None
         self.options: EngineOptions | None = None
-        self.check: Check | None = None
+        self.check: EngineCheckResult | None = None
         self.created_at = time.time()
         self.unload_at: float | None = None
         self.lock = asyncio.Lock()
-        self._state = State.LOADING
+        self._state = VersionState.LOADING
         self._engine: Engine | None = None
         self._changed = changed
 
@@ -108,7 +108,7 @@ class ServedModel:
         return f"{self.name}/{self.version}"
 
     @property
-    def state(self) -> State:
+    def state(self) -> VersionState:
         """What it is doing."""
         return self._state
 
@@ -122,7 +122,7 @@ class ServedModel:
         """True while nobody uses its engine."""
         return not self.in_flight and (self._engine is None or not self._engine.calls)
 
-    def become(self, state: State, reason: str = "") -> None:
+    def become(self, state: VersionState, reason: str = "") -> None:
         """Change the state, and say why if something is wrong."""
         if (state, reason) != (self._state, self.reason):
             self._state, self.reason = state, reason
@@ -131,31 +131,31 @@ class ServedModel:
     def loaded(self, engine: Engine) -> None:
         """Begin to serve."""
         self._engine = engine
-        self.become(State.SERVING)
+        self.become(VersionState.SERVING)
 
-    def without_engine(self, state: State, reason: str = "") -> Engine | None:
+    def without_engine(self, state: VersionState, reason: str = "") -> Engine | None:
         """Give the engine up, and return it."""
         engine, self._engine = self._engine, None
         self.become(state, reason)
         return engine
 
     def ready_engine(self) -> Engine:
-        """Return the engine if it may be given new requests; otherwise raise `Refused`."""
-        if self._state is State.SERVING and self._engine is not None:
+        """Return the engine if it may be given new requests; otherwise raise `RpcError`."""
+        if self._state is VersionState.SERVING and self._engine is not None:
             if not self._engine.dead:
                 return self._engine
-            self.become(State.RESTARTING, "its engine died")
+            self.become(VersionState.RESTARTING, "its engine died")
         raise self._refusal()
 
-    def _refusal(self) -> Refused:
-        if self._state is State.LOADING:
+    def _refusal(self) -> RpcError:
+        if self._state is VersionState.LOADING:
             return unavailable("MODEL_LOADING", f"{self.name} is still loading", self.retry_seconds)
-        if self._state is State.RESTARTING:
+        if self._state is VersionState.RESTARTING:
             message = f"the engine of {self.name} died and is being started again"
             return unavailable("ENGINE_RESTARTING", message, self.retry_seconds)
-        if self._state is State.FAILED:
+        if self._state is VersionState.FAILED:
             return unavailable("ENGINE_FAILED", f"{self.name} version {self.version} failed: {self.reason}")
-        return Refused(
+        return RpcError(
             code_pb2.FAILED_PRECONDITION,
             "VERSION_NOT_LOADED",
             f"{self.name} version {self.version} is not loaded",
@@ -163,15 +163,15 @@ class ServedModel:
         )
 
     @contextmanager
-    def request(self, prompt_tokens: int = 0) -> Iterator[Request]:
+    def request(self, prompt_tokens: int = 0) -> Iterator[RequestTracker]:
         """Count a request in, and out again however it ends.
 
         Open it before anything is awaited: the engine then stays for it, whatever becomes of the model.
 
         Args:
-            prompt_tokens: of the prompt, if they are known; else `Request.prompted` says it later.
+            prompt_tokens: of the prompt, if they are known; else `RequestTracker.prompted` says it later.
         """
-        request = Request(self.totals)
+        request = RequestTracker(self.totals)
         request.prompted(prompt_tokens)
         self.in_flight += 1
         try:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from secateur.serve.engine.load import Histogram, Load
+from secateur.serve.engine.load import EngineStats, Histogram
 
 LABELS = ("model", "version")
-GAUGES: Mapping[str, tuple[str, Callable[[Load], float]]] = {
+GAUGES: Mapping[str, tuple[str, Callable[[EngineStats], float]]] = {
     "secateur_running_requests": ("Requests being computed", lambda load: load.running),
     "secateur_waiting_requests": ("Requests waiting to be computed", lambda load: load.waiting),
     "secateur_kv_cache_usage_ratio": (
@@ -22,7 +22,7 @@ GAUGES: Mapping[str, tuple[str, Callable[[Load], float]]] = {
         lambda load: load.kv_cache_usage,
     ),
 }
-COUNTERS: Mapping[str, tuple[str, Callable[[Load], float]]] = {
+COUNTERS: Mapping[str, tuple[str, Callable[[EngineStats], float]]] = {
     "secateur_prompt_tokens": (
         "Prompt tokens of requests being answered",
         lambda load: load.prompt_tokens,
@@ -34,7 +34,7 @@ COUNTERS: Mapping[str, tuple[str, Callable[[Load], float]]] = {
         lambda load: load.preemptions,
     ),
 }
-HISTOGRAMS: Mapping[str, tuple[str, Callable[[Load], Histogram]]] = {
+HISTOGRAMS: Mapping[str, tuple[str, Callable[[EngineStats], Histogram]]] = {
     "secateur_queue_seconds": ("From arrival in the engine to the first step", lambda load: load.queue),
     "secateur_time_to_first_token_seconds": (
         "From arrival to first token",
@@ -52,7 +52,7 @@ class EngineCollector(Collector):
         loads: yields model, version and what its engine counts.
     """
 
-    def __init__(self, loads: Callable[[], Iterable[tuple[str, str, Load]]]) -> None:
+    def __init__(self, loads: Callable[[], Iterable[tuple[str, str, EngineStats]]]) -> None:
         self._loads = loads
 
     def collect(self) -> Iterator[Metric]:

@@ -12,15 +12,15 @@ from typing import IO
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from secateur.serve.guard.call import Call, current_call
+from secateur.serve.guard.call import CallContext, current_call
 
 LOGGER = "secateur"
 # What every record has, and what vLLM adds to every record of the process, says nothing here.
-UNSAID = (*RESERVED_ATTRS, "vllm_process_name")
-calls = logging.getLogger("secateur.calls")
+OMITTED_ATTRS = (*RESERVED_ATTRS, "vllm_process_name")
+call_log = logging.getLogger("secateur.calls")
 
 
-class _ForPeople(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """The message, after the level if it is bad news, and before the request's id if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -34,7 +34,7 @@ class _ForPeople(logging.Formatter):
         return first + newline + rest
 
 
-class _ForPrograms(JsonFormatter):
+class _JsonFormatter(JsonFormatter):
     """One JSON object: time, level, logger, message, what is known of the call, and the traceback."""
 
     def add_fields(self, log_data: dict, record: logging.LogRecord, message_dict: dict) -> None:
@@ -61,29 +61,31 @@ def logging_to(stream: IO[str], *, as_json: bool, with_calls: bool) -> Iterator[
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
-        _ForPrograms("%(message)s", reserved_attrs=UNSAID) if as_json else _ForPeople("%(message)s")
+        _JsonFormatter("%(message)s", reserved_attrs=OMITTED_ATTRS)
+        if as_json
+        else _TextFormatter("%(message)s")
     )
     root, ours = logging.getLogger(), logging.getLogger(LOGGER)
     root.addHandler(handler)
     ours.setLevel(logging.INFO)
-    calls.setLevel(logging.INFO if with_calls else logging.WARNING)
+    call_log.setLevel(logging.INFO if with_calls else logging.WARNING)
     try:
         yield
     finally:
         root.removeHandler(handler)
         ours.setLevel(logging.NOTSET)
-        calls.setLevel(logging.NOTSET)
+        call_log.setLevel(logging.NOTSET)
 
 
 @contextmanager
-def log_call(call: Call) -> Iterator[None]:
+def log_call(call: CallContext) -> Iterator[None]:
     """Observe a call: one line when it ends."""
     started = time.perf_counter()
     try:
         yield
     finally:
         milliseconds = round(1e3 * (time.perf_counter() - started), 1)
-        calls.info(
+        call_log.info(
             "%s %s %s %g ms%s",
             call.caller.name,
             call.method,

@@ -17,8 +17,8 @@ from prometheus_client import (
 )
 
 from secateur.errors import BadInput
-from secateur.serve.engine.load import LATENCY, Load
-from secateur.serve.guard.call import Call
+from secateur.serve.engine.load import LATENCY_BUCKETS, EngineStats
+from secateur.serve.guard.call import CallContext
 from secateur.serve.observe.engines import EngineCollector
 from secateur.serve.options import TlsOptions, host_of
 
@@ -34,7 +34,7 @@ class Metrics:
         loads: yields model, version and what its engine counts, for every engine.
     """
 
-    def __init__(self, loads: Callable[[], Iterable[tuple[str, str, Load]]]) -> None:
+    def __init__(self, loads: Callable[[], Iterable[tuple[str, str, EngineStats]]]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(loads))
         ProcessCollector(registry=self.registry)
@@ -44,7 +44,11 @@ class Metrics:
         )
         self._running = Gauge("secateur_running_calls", "Calls being answered", calls, registry=self.registry)
         self._seconds = Histogram(
-            "secateur_call_seconds", "How long calls took", calls, buckets=LATENCY, registry=self.registry
+            "secateur_call_seconds",
+            "How long calls took",
+            calls,
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
         )
         self.lag = Histogram(
             "secateur_event_loop_lag_seconds",
@@ -54,7 +58,7 @@ class Metrics:
         )
 
     @contextmanager
-    def __call__(self, call: Call) -> Iterator[None]:
+    def __call__(self, call: CallContext) -> Iterator[None]:
         """Count a call."""
         # What does not exist has one name: clients must not be able to make series.
         labels = (call.service, call.name) if call.known else ("unknown", "unknown")

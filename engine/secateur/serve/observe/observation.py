@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from secateur.serve.engine.load import Load
-from secateur.serve.guard.interceptor import Stage
+from secateur.serve.engine.load import EngineStats
+from secateur.serve.guard.interceptor import CallStage
 from secateur.serve.observe import traces
 from secateur.serve.observe.lag import watch_lag
 from secateur.serve.observe.logs import log_call
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def observing(
-    options: ServeOptions, loads: Callable[[], Iterable[tuple[str, str, Load]]]
-) -> AsyncIterator[tuple[Stage, ...]]:
+    options: ServeOptions, loads: Callable[[], Iterable[tuple[str, str, EngineStats]]]
+) -> AsyncIterator[tuple[CallStage, ...]]:
     """Observe until the context ends; yields the observers that calls are to go through.
 
     Args:
@@ -34,26 +34,26 @@ async def observing(
         BackendUnavailable: traces were asked for and their packages are not there.
         BadInput: the metrics' address cannot be bound.
     """
-    observers: list[Stage] = []
+    observers: list[CallStage] = []
     wanted = options.observe
     async with AsyncExitStack() as ending:
         if wanted.log_calls:
             observers.append(log_call)
         if wanted.metrics is not None:
-            metrics = Metrics(_on_the_loop(loads))
+            metrics = Metrics(_run_on_loop(loads))
             address, stop = metrics.serve(wanted.metrics, options.tls)
             ending.push_async_callback(asyncio.to_thread, stop)
             log.info("metrics on http%s://%s/metrics", "s" if options.tls else "", address)
             await ending.enter_async_context(_running(watch_lag(metrics.lag.observe)))
             observers.append(metrics)
         if wanted.traces is not None:
-            stop = traces.start(traces.otlp_exporter(wanted.traces))
+            stop = traces.start_tracing(traces.otlp_exporter(wanted.traces))
             ending.push_async_callback(asyncio.to_thread, stop)
             observers.append(traces.trace_call)
         yield tuple(observers)
 
 
-def _on_the_loop(function: Callable[[], Iterable[Any]]) -> Callable[[], list[Any]]:
+def _run_on_loop(function: Callable[[], Iterable[Any]]) -> Callable[[], list[Any]]:
     """Return the same for other threads: what it looks at changes on the event loop."""
     loop = asyncio.get_running_loop()
 

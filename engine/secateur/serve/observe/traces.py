@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span per call, and one per request to an engine.
 
-Off unless `start` is called; what runs meanwhile costs one look at a variable. The context comes from the
-client's ``traceparent`` (W3C) in the metadata.
+Off unless `start_tracing` is called; what runs meanwhile costs one look at a variable. The context comes from
+the client's ``traceparent`` (W3C) in the metadata.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from secateur.errors import BackendUnavailable
-from secateur.serve.guard.call import Call
+from secateur.serve.guard.call import CallContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -34,7 +34,7 @@ def otlp_exporter(url: str) -> SpanExporter:
     return OTLPSpanExporter(endpoint=url, insecure=not url.startswith("https://"))
 
 
-def start(exporter: SpanExporter) -> Callable[[], None]:
+def start_tracing(exporter: SpanExporter) -> Callable[[], None]:
     """Begin to make spans; return what sends the last ones and ends it. Ours alone: nothing global is set."""
     global _tracer
     from opentelemetry.sdk.resources import Resource
@@ -54,7 +54,7 @@ def start(exporter: SpanExporter) -> Callable[[], None]:
 
 
 @contextmanager
-def trace_call(call: Call) -> Iterator[None]:
+def trace_call(call: CallContext) -> Iterator[None]:
     """Observe a call: a server span around it, the child of the client's if it sent one."""
     if _tracer is None:
         yield
@@ -87,7 +87,7 @@ def trace_call(call: Call) -> Iterator[None]:
                 span.set_status(Status(StatusCode.ERROR, call.failure or call.code))
 
 
-class Tokens(Protocol):
+class TokenCounts(Protocol):
     """What a request has counted so far."""
 
     prompt_tokens: int
@@ -96,7 +96,7 @@ class Tokens(Protocol):
 
 
 @contextmanager
-def trace_request(model: str, version: str, tokens: Tokens) -> Iterator[None]:
+def trace_request(model: str, version: str, tokens: TokenCounts) -> Iterator[None]:
     """Put a span around one request to an engine.
 
     It is not made the current one: generators that are left in the middle could not restore the one before.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from secateur.model.dense import Model
+from secateur.model.dense import DecoderModel
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
 
 
-def kv_cache_cost(model: Model, space: Space) -> Cost:
+def kv_cache_cost(model: DecoderModel, space: Space) -> Cost:
     """Bytes per token: a key and a value of `head_dim` numbers per KV group, in the model's dtype.
 
     FFNs cost nothing.

@@ -16,7 +16,7 @@ from typing import Any
 
 from secateur.errors import BadInput
 from secateur.model.architecture import architecture_of
-from secateur.model.dense import KINDS, Kind, Model
+from secateur.model.dense import KINDS, DecoderModel, Kind
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
 
@@ -38,7 +38,7 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class LatencyConditions:
     """What a table holds for: with any of it changed, times are others.
 
     Attributes:
@@ -68,7 +68,7 @@ class LatencyTable:
         report: how well it predicts whole models, for people; nothing is computed from it.
     """
 
-    conditions: Conditions
+    conditions: LatencyConditions
     fixed: int
     rows: Mapping[Kind, Mapping[int, int]]
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class LatencyTable:
     def from_json(cls, document: Mapping[str, Any]) -> LatencyTable:
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no table."""
         given = dict(document["conditions"])
-        conditions = Conditions(**given | {"model": ModelShape(**given["model"])})
+        conditions = LatencyConditions(**given | {"model": ModelShape(**given["model"])})
         rows = {kind: {int(width): int(ns) for width, ns in document["rows"][kind].items()} for kind in KINDS}
         if document["unit"] != UNIT or any(0 not in row or min(row.values()) < 0 for row in rows.values()):
             raise ValueError("not a table of decode steps")
@@ -134,7 +134,7 @@ def read_table(path: Path) -> LatencyTable:
         raise BadInput("--latency-table", path, "is not a latency table") from error
 
 
-def model_shape(model: Model) -> ModelShape:
+def model_shape(model: DecoderModel) -> ModelShape:
     """The shape of a dense model.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.calibrate.library import num_parameters, prefix
-from secateur.model.dense import Kind, Model
+from secateur.calibrate.library import num_parameters, prefix_of_units
+from secateur.model.dense import DecoderModel, Kind
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Slot, Space
 
@@ -22,7 +22,7 @@ class ParameterCount:
         return {"total": self.total, "non_embedding": self.non_embedding}
 
 
-def parameter_cost(model: Model, space: Space) -> Cost:
+def parameter_cost(model: DecoderModel, space: Space) -> Cost:
     """Non-embedding parameters: every sub-block with its norm, and the final norm."""
     table: dict[Slot, dict[int, int]] = {}
     for layer, kind in space.slots:
@@ -31,31 +31,31 @@ def parameter_cost(model: Model, space: Space) -> Cost:
     return Cost("non-embedding parameters", model.final_norm_H.numel(), table)
 
 
-def total_cost(model: Model, space: Space) -> Cost:
+def total_cost(model: DecoderModel, space: Space) -> Cost:
     """All parameters, embedding and head included."""
     return parameter_cost(model, space).scaled(1, "parameters", embedding_parameters(model))
 
 
-def memory_cost(model: Model, space: Space) -> Cost:
+def memory_cost(model: DecoderModel, space: Space) -> Cost:
     """Bytes of all weights in the model's dtype."""
     size = model.embedding_VH.element_size()
     return parameter_cost(model, space).scaled(size, "weight bytes", embedding_parameters(model))
 
 
-def embedding_parameters(model: Model) -> int:
+def embedding_parameters(model: DecoderModel) -> int:
     """Parameters of the embedding and, when it is not tied, of the head."""
     return model.embedding_VH.numel() * (1 if model.tied else 2)
 
 
-def count_parameters(model: Model) -> ParameterCount:
+def count_parameters(model: DecoderModel) -> ParameterCount:
     """Parameters of a model as it is."""
     blocks = sum(num_parameters(half) for layer in model.layers for half in (layer.attention, layer.ffn))
     non_embedding = blocks + model.final_norm_H.numel()
     return ParameterCount(non_embedding + embedding_parameters(model), non_embedding)
 
 
-def _block_parameters(model: Model, layer: int, kind: Kind, width: int) -> int:
+def _block_parameters(model: DecoderModel, layer: int, kind: Kind, width: int) -> int:
     block = model.layers[layer].sub_block(kind)
     if block is None or width == 0:
         return 0
-    return num_parameters(prefix(block, width, model.head_dim, model.queries_per_group))
+    return num_parameters(prefix_of_units(block, width, model.head_dim, model.queries_per_group))

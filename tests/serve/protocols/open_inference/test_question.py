@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused
-from secateur.serve.inference.sampling import Sampling
+from secateur.serve.failures import RpcError
+from secateur.serve.inference.sampling import SamplingSettings
 from secateur.serve.protocols.open_inference.contract import INPUTS, OUTPUTS
-from secateur.serve.protocols.open_inference.question import read_question
+from secateur.serve.protocols.open_inference.question import read_infer_request
 from tests.serve.protocols.open_inference.calls import add_tensor, request
 
 
 def refused_fields(made: Any) -> dict[str, str]:
     """Return field -> complaint of a request that must not be accepted."""
-    with pytest.raises(Refused) as caught:
-        read_question(made)
+    with pytest.raises(RpcError) as caught:
+        read_infer_request(made)
     assert caught.value.code == code_pb2.INVALID_ARGUMENT
     return {violation.field: violation.description for violation in caught.value.violations}
 
@@ -25,55 +25,62 @@ def refused_fields(made: Any) -> dict[str, str]:
 @pytest.mark.parametrize("raw", [False, True], ids=["contents", "raw"])
 def test_all_tensors_are_read_from_contents_and_from_raw_bytes(raw: bool) -> None:
     flags = {name: True for name, tensor in INPUTS.items() if tensor.datatype == "BOOL"}
-    question = read_question(request("Grüße", raw=raw, sampling_parameters={"max_tokens": 3}, **flags))
+    question = read_infer_request(request("Grüße", raw=raw, sampling_parameters={"max_tokens": 3}, **flags))
     assert question.text == "Grüße"
     assert question.stream
     assert not question.prepend
     assert question.wanted == tuple(OUTPUTS)
-    assert question.sampling == Sampling(max_tokens=3, logprobs=0)
+    assert question.sampling == SamplingSettings(max_tokens=3, logprobs=0)
     assert question.raw is raw
 
 
 def test_what_is_left_out_has_the_defaults_of_tritons_backend() -> None:
-    question = read_question(request())
+    question = read_infer_request(request())
     assert (question.stream, question.prepend, question.wanted) == (False, True, ("text_output",))
-    assert (question.priority, question.seconds, question.sampling) == (0, None, Sampling())
-    assert not read_question(request(stream=True)).prepend
+    assert (question.priority, question.seconds, question.sampling) == (0, None, SamplingSettings())
+    assert not read_infer_request(request(stream=True)).prepend
 
 
 def test_outputs_that_are_listed_need_no_return_input() -> None:
     made = request(outputs=["finish_reason", "text_output"], return_logprobs=True)
-    assert read_question(made).wanted == ("text_output", "finish_reason")
+    assert read_infer_request(made).wanted == ("text_output", "finish_reason")
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"max_tokens": "16"}, Sampling(max_tokens=16)),
-        ({"max_tokens": 16.0, "temperature": "0"}, Sampling(max_tokens=16, temperature=0.0)),
-        ({"temperature": 1, "top_k": -1, "seed": None}, Sampling()),
-        ({"stop": "end", "ignore_eos": "True"}, Sampling(stop=("end",), ignore_eos=True)),
-        ({"stop": ["a", "b"], "stop_token_ids": [1, 2]}, Sampling(stop=("a", "b"), stop_token_ids=(1, 2))),
-        ({"n": 2, "logprobs": 3, "stream_interval": 4}, Sampling(n=2, logprobs=3, stream_interval=4)),
+        ({"max_tokens": "16"}, SamplingSettings(max_tokens=16)),
+        ({"max_tokens": 16.0, "temperature": "0"}, SamplingSettings(max_tokens=16, temperature=0.0)),
+        ({"temperature": 1, "top_k": -1, "seed": None}, SamplingSettings()),
+        ({"stop": "end", "ignore_eos": "True"}, SamplingSettings(stop=("end",), ignore_eos=True)),
+        (
+            {"stop": ["a", "b"], "stop_token_ids": [1, 2]},
+            SamplingSettings(stop=("a", "b"), stop_token_ids=(1, 2)),
+        ),
+        ({"n": 2, "logprobs": 3, "stream_interval": 4}, SamplingSettings(n=2, logprobs=3, stream_interval=4)),
     ],
 )
-def test_sampling_parameters_come_as_numbers_or_texts(given: dict[str, Any], expected: Sampling) -> None:
-    assert read_question(request(sampling_parameters=given)).sampling == expected
+def test_sampling_parameters_come_as_numbers_or_texts(
+    given: dict[str, Any], expected: SamplingSettings
+) -> None:
+    assert read_infer_request(request(sampling_parameters=given)).sampling == expected
 
 
 def test_sampling_parameters_may_be_request_parameters() -> None:
     given = {"max_tokens": 4, "temperature": 0.5, "stop": "x", "stop_token_ids": "[7]", "ignore_eos": True}
-    question = read_question(request(parameters=given))
-    expected = Sampling(max_tokens=4, temperature=0.5, stop=("x",), stop_token_ids=(7,), ignore_eos=True)
+    question = read_infer_request(request(parameters=given))
+    expected = SamplingSettings(
+        max_tokens=4, temperature=0.5, stop=("x",), stop_token_ids=(7,), ignore_eos=True
+    )
     assert question.sampling == expected
     assert question.field_prefix == "parameters."
 
 
 def test_priority_and_timeout_count_as_tritons_do() -> None:
-    first = read_question(request(parameters={"priority": 1, "timeout": 1_500_000}))
+    first = read_infer_request(request(parameters={"priority": 1, "timeout": 1_500_000}))
     assert (first.priority, first.seconds) == (49, 1.5)
-    assert read_question(request(parameters={"priority": 100})).priority == -50
-    assert read_question(request(parameters={"priority": 0, "timeout": 0})).seconds is None
+    assert read_infer_request(request(parameters={"priority": 100})).priority == -50
+    assert read_infer_request(request(parameters={"priority": 0, "timeout": 0})).seconds is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ def test_tensors_of_another_type_size_or_place_are_refused() -> None:
         made.inputs[0].shape[:] = shape
         assert f"got shape {shape}, allowed is [1]" in refused_fields(made)["inputs[text_input]"]
     made.inputs[0].shape[:] = [1, 1]
-    assert read_question(made).text == "Hello"
+    assert read_infer_request(made).text == "Hello"
 
     made = request()
     add_tensor(made, "text_input", "again")

@@ -21,7 +21,7 @@ def test_a_second_definition_in_the_shared_pool_does_no_harm() -> None:
 
 
 def test_reflection_sees_both_pools() -> None:
-    both = wire.Reflected()
+    both = wire.MergedDescriptorPool()
     assert both.FindFileContainingSymbol(wire.SERVICE).name == "grpc_service.proto"
     assert both.FindFileByName("model_config.proto").package == "inference"
     service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name

@@ -9,11 +9,11 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused
-from secateur.serve.inference.generation import Candidate, Piece, TokenLogprobs
-from secateur.serve.models.pool import ServedModel
+from secateur.serve.failures import RpcError
+from secateur.serve.inference.generation import CompletionChunk, PositionLogprobs, TokenCandidate
+from secateur.serve.models.pool import ModelVersion
 from secateur.serve.protocols.open_inference import wire
-from secateur.serve.protocols.open_inference.question import Question
+from secateur.serve.protocols.open_inference.question import InferRequest
 from secateur.serve.protocols.open_inference.tensors import write_outputs
 
 FINAL = "triton_final_response"
@@ -21,27 +21,27 @@ UNFINISHED = "None"
 """What Triton's backend says for the finish reason of a completion that goes on."""
 
 
-class Answer:
+class ResponseBuilder:
     """Makes the responses to one question; it remembers what adds up over them."""
 
-    def __init__(self, request_id: str, question: Question, model: ServedModel) -> None:
+    def __init__(self, request_id: str, question: InferRequest, model: ModelVersion) -> None:
         self._id = request_id
         self._question = question
         self._model = model
         self._logprobs: defaultdict[int, float] = defaultdict(float)
         self._prompt = question.text if question.prepend else ""
 
-    def whole(self, pieces: Sequence[Piece]) -> Any:
+    def whole(self, pieces: Sequence[CompletionChunk]) -> Any:
         """Return the only response, from one piece per completion."""
         return self._response(pieces)
 
-    def part(self, piece: Piece) -> Any:
+    def part(self, piece: CompletionChunk) -> Any:
         """Return the response for one more piece; completions that it is not of have an empty text."""
-        nothing = [Piece(index, "", ()) for index in range(self._question.sampling.n)]
+        nothing = [CompletionChunk(index, "", ()) for index in range(self._question.sampling.n)]
         nothing[piece.index] = piece
         return self._response([one._replace(prompt_tokens=piece.prompt_tokens) for one in nothing])
 
-    def _response(self, pieces: Sequence[Piece]) -> Any:
+    def _response(self, pieces: Sequence[CompletionChunk]) -> Any:
         response = wire.ModelInferResponse(
             id=self._id, model_name=self._model.name, model_version=self._model.version
         )
@@ -52,7 +52,7 @@ class Answer:
         write_outputs(response, values, self._question.raw)
         return response
 
-    def _values(self, name: str, pieces: Sequence[Piece]) -> list[Any]:
+    def _values(self, name: str, pieces: Sequence[CompletionChunk]) -> list[Any]:
         match name:
             case "text_output":
                 return [(self._prompt + piece.text).encode() for piece in pieces]
@@ -68,7 +68,7 @@ class Answer:
                 return [len(piece.token_ids) for piece in pieces]
 
 
-def failure(request: Any, refusal: Refused) -> Any:
+def error_response(request: Any, refusal: RpcError) -> Any:
     """Return the message that tells, within a stream, that a request failed."""
     response = wire.ModelStreamInferResponse(error_message=refusal.message)
     response.infer_response.id = request.id
@@ -80,10 +80,10 @@ def failure(request: Any, refusal: Refused) -> Any:
     return response
 
 
-def _by_token(logprobs: TokenLogprobs) -> dict[str, Any]:
+def _by_token(logprobs: PositionLogprobs) -> dict[str, Any]:
     """Return the chosen token and the likeliest ones, by id."""
     return {str(one.token_id): _described(one) for one in (logprobs.chosen, *logprobs.top)}
 
 
-def _described(candidate: Candidate) -> dict[str, Any]:
+def _described(candidate: TokenCandidate) -> dict[str, Any]:
     return {"logprob": candidate.logprob, "rank": candidate.rank, "decoded_token": candidate.text}

@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 
-AT_ONCE = 256
+MAX_CONCURRENT_REQUESTS = 256
 """Most requests of one call that are answered at the same time; more are not read yet."""
 
 
-async def converse(
+async def handle_stream(
     requests: AsyncIterable[Any],
     answer: Callable[[Any], AsyncGenerator[Any]],
     write: Callable[[Any], Awaitable[None]],
@@ -25,7 +25,7 @@ async def converse(
         answer: yields the responses to one; it does not fail.
         write: sends a response, and is not called again until it is done.
     """
-    turn, room = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
+    turn, room = asyncio.Lock(), asyncio.Semaphore(MAX_CONCURRENT_REQUESTS)
 
     async def reply(request: Any) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from secateur.serve.models.pool import Model, ServedModel
+from secateur.serve.models.pool import ModelEntry, ModelVersion
 from secateur.serve.protocols.open_inference import wire
 from secateur.serve.protocols.open_inference.contract import BOOL, BYTES, FP32, INPUTS, OUTPUTS, UINT32
 from secateur.serve.protocols.open_inference.question import DEFAULT_PRIORITY, PRIORITIES
@@ -13,7 +13,7 @@ PLATFORM = "vllm"
 CONFIG_TYPES = {BYTES: "TYPE_STRING", BOOL: "TYPE_BOOL", FP32: "TYPE_FP32", UINT32: "TYPE_UINT32"}
 
 
-def metadata(model: Model) -> Any:
+def metadata(model: ModelEntry) -> Any:
     """Return a ModelMetadataResponse; its versions are those that are loaded."""
     response = wire.ModelMetadataResponse(name=model.name, platform=PLATFORM)
     response.versions.extend(name for name, version in model.versions.items() if version.engine is not None)
@@ -23,7 +23,7 @@ def metadata(model: Model) -> Any:
     return response
 
 
-def config(version: ServedModel) -> Any:
+def config(version: ModelVersion) -> Any:
     """Return the ModelConfig of a version."""
     described = wire.ModelConfig(name=version.name, backend=PLATFORM, max_batch_size=0)
     # Several answers to a request, if it is streamed. A request that is not gets exactly one.

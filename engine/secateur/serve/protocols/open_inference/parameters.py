@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from secateur.serve.failures import Violation, invalid
-from secateur.serve.inference.sampling import Sampling
+from secateur.serve.failures import FieldViolation, invalid_argument
+from secateur.serve.inference.sampling import SamplingSettings
 
-LARGEST = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 
 
 def read_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,13 +30,13 @@ def read_json(field: str, text: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise invalid(Violation(field, f"not JSON: {error}")) from error
+        raise invalid_argument(FieldViolation(field, f"not JSON: {error}")) from error
     if not isinstance(values, dict):
-        raise invalid(Violation(field, "not a JSON object"))
+        raise invalid_argument(FieldViolation(field, "not a JSON object"))
     return values
 
 
-def read_sampling(values: Mapping[str, Any], prefix: str) -> Sampling:
+def read_sampling(values: Mapping[str, Any], prefix: str) -> SamplingSettings:
     """Return sampling parameters; absent ones, and those that are null, have their defaults.
 
     Numbers may be texts ("0.5"), as some clients send them; ``stop`` may be one text.
@@ -53,15 +53,15 @@ def read_sampling(values: Mapping[str, Any], prefix: str) -> Sampling:
     for name, value in values.items():
         reader = READERS.get(name)
         if reader is None:
-            violations.append(Violation(prefix + name, f"unknown; known are {', '.join(READERS)}"))
+            violations.append(FieldViolation(prefix + name, f"unknown; known are {', '.join(READERS)}"))
         elif value is not None:
             try:
                 given[name] = reader(value)
             except (ValueError, OverflowError) as error:
-                violations.append(Violation(prefix + name, f"got {_shown(value)}, {error}"))
+                violations.append(FieldViolation(prefix + name, f"got {_shown(value)}, {error}"))
     if violations:
-        raise invalid(*violations)
-    return Sampling(**given)
+        raise invalid_argument(*violations)
+    return SamplingSettings(**given)
 
 
 def read_int(value: Any) -> int:
@@ -78,7 +78,7 @@ def read_int(value: Any) -> int:
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int):
         raise ValueError("allowed is a whole number")
-    if abs(number) > LARGEST:
+    if abs(number) > MAX_INT64:
         raise OverflowError("allowed is a number of 64 bits")
     return number
 

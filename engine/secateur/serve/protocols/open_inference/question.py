@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from secateur.serve.failures import Violation, invalid
-from secateur.serve.inference.sampling import Sampling
-from secateur.serve.protocols.open_inference.contract import OUTPUTS, RETURN
+from secateur.serve.failures import FieldViolation, invalid_argument
+from secateur.serve.inference.sampling import SamplingSettings
+from secateur.serve.protocols.open_inference.contract import OUTPUTS, RETURN_PREFIX
 from secateur.serve.protocols.open_inference.parameters import (
     READERS,
     read_bool,
@@ -27,7 +27,7 @@ NEED_LOGPROBS = ("logprobs", "cumulative_logprob")
 
 
 @dataclass(frozen=True)
-class Question:
+class InferRequest:
     """A text to be continued.
 
     Attributes:
@@ -46,14 +46,14 @@ class Question:
     stream: bool
     prepend: bool
     wanted: tuple[str, ...]
-    sampling: Sampling
+    sampling: SamplingSettings
     field_prefix: str
     priority: int
     seconds: float | None
     raw: bool
 
 
-def read_question(request: Any) -> Question:
+def read_infer_request(request: Any) -> InferRequest:
     """Read a ModelInferRequest.
 
     Raises:
@@ -63,14 +63,16 @@ def read_question(request: Any) -> Question:
     stream = bool(inputs.get("stream", False))
     exclude = bool(inputs.get("exclude_input_in_output", stream))
     if stream and not exclude:
-        raise invalid(Violation("inputs[exclude_input_in_output]", "got false, must be true with stream"))
+        raise invalid_argument(
+            FieldViolation("inputs[exclude_input_in_output]", "got false, must be true with stream")
+        )
     parameters = read_parameters(request.parameters)
     own = {name: parameters.pop(name) for name in OWN_PARAMETERS if name in parameters}
     sampling, prefix = _read_sampling(inputs.get("sampling_parameters"), parameters)
     wanted = _wanted(request, inputs)
     if sampling.logprobs is None and any(name in NEED_LOGPROBS for name in wanted):
         sampling = replace(sampling, logprobs=0)
-    return Question(
+    return InferRequest(
         text=str(inputs["text_input"]),
         stream=stream,
         prepend=not exclude,
@@ -81,17 +83,19 @@ def read_question(request: Any) -> Question:
     )
 
 
-def _read_sampling(text: Any, parameters: Mapping[str, Any]) -> tuple[Sampling, str]:
+def _read_sampling(text: Any, parameters: Mapping[str, Any]) -> tuple[SamplingSettings, str]:
     """Read the sampling parameters from the tensor of that name, or else from the request's parameters."""
     unknown = [name for name in parameters if name not in READERS]
     if unknown:
         known = ", ".join([*OWN_PARAMETERS, *READERS])
-        raise invalid(*(Violation(f"parameters.{name}", f"unknown; known are {known}") for name in unknown))
+        raise invalid_argument(
+            *(FieldViolation(f"parameters.{name}", f"unknown; known are {known}") for name in unknown)
+        )
     if text is None:
         return read_sampling(parameters, "parameters."), "parameters."
     if parameters:
         complaint = "given although the tensor sampling_parameters is; use one of them"
-        raise invalid(*(Violation(f"parameters.{name}", complaint) for name in parameters))
+        raise invalid_argument(*(FieldViolation(f"parameters.{name}", complaint) for name in parameters))
     return read_sampling(
         read_json("sampling_parameters", text), "sampling_parameters."
     ), "sampling_parameters."
@@ -101,21 +105,23 @@ def _wanted(request: Any, inputs: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the outputs the request lists; if it lists none, the text and those with a ``return_`` input."""
     named = [output.name for output in request.outputs]
     violations = [
-        Violation(f"outputs[{name}]", f"unknown; known are {', '.join(OUTPUTS)}")
+        FieldViolation(f"outputs[{name}]", f"unknown; known are {', '.join(OUTPUTS)}")
         for name in named
         if name not in OUTPUTS
     ]
     violations += [
-        Violation(f"outputs[{output.name}]", f"got parameter {name!r}; known is {BINARY_OUTPUT}")
+        FieldViolation(f"outputs[{output.name}]", f"got parameter {name!r}; known is {BINARY_OUTPUT}")
         for output in request.outputs
         for name in sorted(output.parameters)
         if output.name in OUTPUTS and name != BINARY_OUTPUT
     ]
     if violations:
-        raise invalid(*violations)
+        raise invalid_argument(*violations)
     if named:
         return tuple(name for name in OUTPUTS if name in named)
-    return tuple(name for name, output in OUTPUTS.items() if not output.optional or inputs.get(RETURN + name))
+    return tuple(
+        name for name, output in OUTPUTS.items() if not output.optional or inputs.get(RETURN_PREFIX + name)
+    )
 
 
 def _read_own(parameters: Mapping[str, Any], raw: bool) -> dict[str, Any]:
@@ -126,9 +132,9 @@ def _read_own(parameters: Mapping[str, Any], raw: bool) -> dict[str, Any]:
         try:
             values[name] = OWN_PARAMETERS[name](value)
         except (ValueError, OverflowError) as error:
-            violations.append(Violation(f"parameters.{name}", f"got {value!r}, {error}"))
+            violations.append(FieldViolation(f"parameters.{name}", f"got {value!r}, {error}"))
     if violations:
-        raise invalid(*violations)
+        raise invalid_argument(*violations)
     return {
         "priority": DEFAULT_PRIORITY - (values["priority"] or DEFAULT_PRIORITY),
         "seconds": values["timeout"] / 1e6 or None,

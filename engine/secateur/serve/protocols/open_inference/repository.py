@@ -7,24 +7,24 @@ from typing import Any, Protocol
 
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused, Violation, invalid
-from secateur.serve.models.pool import Model, Pool, ServedModel, State
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
+from secateur.serve.models.pool import ModelEntry, ModelPool, ModelVersion, VersionState
 from secateur.serve.protocols.open_inference import wire
 from secateur.serve.protocols.open_inference.parameters import read_parameters
 
 STATES = {
-    State.LOADING: "LOADING",
-    State.SERVING: "READY",
-    State.DRAINING: "UNLOADING",
-    State.FAILED: "UNAVAILABLE",
-    State.UNLOADED: "UNAVAILABLE",
-    State.RESTARTING: "UNAVAILABLE",
+    VersionState.LOADING: "LOADING",
+    VersionState.SERVING: "READY",
+    VersionState.DRAINING: "UNLOADING",
+    VersionState.FAILED: "UNAVAILABLE",
+    VersionState.UNLOADED: "UNAVAILABLE",
+    VersionState.RESTARTING: "UNAVAILABLE",
 }
-DEPENDENTS = "unload_dependents"
+UNLOAD_DEPENDENTS = "unload_dependents"
 """Triton's clients always send it; no model here depends on another."""
 
 
-class Deployments(Protocol):
+class VersionLoader(Protocol):
     """What can change which versions are loaded."""
 
     async def load_version(self, name: str, version: str) -> Any:
@@ -34,7 +34,7 @@ class Deployments(Protocol):
         """Let a version finish its requests, if it is active only with ``force``, and free its memory."""
 
 
-class Repository:
+class ModelRepository:
     """Lists, loads and unloads versions.
 
     Args:
@@ -42,7 +42,7 @@ class Repository:
         deployments: what changes it.
     """
 
-    def __init__(self, pool: Pool, deployments: Deployments) -> None:
+    def __init__(self, pool: ModelPool, deployments: VersionLoader) -> None:
         self._pool = pool
         self._deployments = deployments
 
@@ -56,12 +56,12 @@ class Repository:
             raise _no_repository(request.repository_name)
         response = wire.RepositoryIndexResponse()
         for version in self._pool:
-            if version.state is State.SERVING or not request.ready:
+            if version.state is VersionState.SERVING or not request.ready:
                 response.models.add(
                     name=version.name,
                     version=version.version,
                     state=STATES[version.state],
-                    reason="unloaded" if version.state is State.UNLOADED else version.reason,
+                    reason="unloaded" if version.state is VersionState.UNLOADED else version.reason,
                 )
         return response
 
@@ -96,11 +96,11 @@ class Repository:
         version = _version_parameter(request.parameters)
         chosen = [model.find(version)] if version else list(model.versions.values())
         for one in chosen:
-            if one.state is not State.UNLOADED:
+            if one.state is not VersionState.UNLOADED:
                 await self._deployments.unload(model.name, one.version, force=True)
         return model.name
 
-    def _model(self, request: Any) -> Model:
+    def _model(self, request: Any) -> ModelEntry:
         """Return the model a request names.
 
         In KServe's form of these messages the model's name is field 1, which is the repository's in Triton's.
@@ -109,30 +109,31 @@ class Repository:
             raise _no_repository(request.repository_name)
         name = request.model_name or request.repository_name
         if not name:
-            raise invalid(Violation("model_name", "empty"))
+            raise invalid_argument(FieldViolation("model_name", "empty"))
         return self._pool.model(name)
 
 
-def _newest(model: Model) -> ServedModel:
+def _newest(model: ModelEntry) -> ModelVersion:
     return list(model.versions.values())[-1]
 
 
 def _version_parameter(parameters: Mapping[str, Any]) -> str:
     values = read_parameters(parameters)
-    values.pop(DEPENDENTS, None)
+    values.pop(UNLOAD_DEPENDENTS, None)
     version = values.pop("version", "")
     violations = [
-        Violation(f"parameters.{name}", f"unknown; known are version, {DEPENDENTS}") for name in values
+        FieldViolation(f"parameters.{name}", f"unknown; known are version, {UNLOAD_DEPENDENTS}")
+        for name in values
     ]
     if isinstance(version, bool) or not isinstance(version, str | int):
-        violations.append(Violation("parameters.version", "allowed is a text or a whole number"))
+        violations.append(FieldViolation("parameters.version", "allowed is a text or a whole number"))
     if violations:
-        raise invalid(*violations)
+        raise invalid_argument(*violations)
     return str(version)
 
 
-def _no_repository(name: str) -> Refused:
-    return Refused(
+def _no_repository(name: str) -> RpcError:
+    return RpcError(
         code_pb2.NOT_FOUND,
         "REPOSITORY_NOT_FOUND",
         f"no repository {name!r}; there is one, without a name",
@@ -140,7 +141,7 @@ def _no_repository(name: str) -> Refused:
     )
 
 
-def done(response: Any, model: str) -> Any:
+def empty_response(response: Any, model: str) -> Any:
     """Return Triton's empty response; KServe's clients find the model's name and ``true`` in it.
 
     KServe's response has model_name = 1 and isLoaded, or isUnloaded, = 2.

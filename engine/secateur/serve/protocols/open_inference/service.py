@@ -12,18 +12,18 @@ from typing import Any
 import grpc
 from google.rpc import code_pb2
 
-from secateur.serve.failures import Refused, Violation, as_refusal, invalid, unavailable
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, to_rpc_error, unavailable
 from secateur.serve.inference import generation
 from secateur.serve.inference.deadline import check_deadline
-from secateur.serve.inference.generation import ABORT, Piece
-from secateur.serve.inference.prompt import Prompt
-from secateur.serve.models.pool import Pool, ServedModel, State
+from secateur.serve.inference.generation import ABORT, CompletionChunk
+from secateur.serve.inference.prompt import GenerationPrompt
+from secateur.serve.models.pool import ModelPool, ModelVersion, VersionState
 from secateur.serve.protocols.open_inference import description, repository, wire
-from secateur.serve.protocols.open_inference.answer import Answer, failure
-from secateur.serve.protocols.open_inference.conversation import converse
-from secateur.serve.protocols.open_inference.question import Question, read_question
-from secateur.serve.protocols.open_inference.repository import Deployments, Repository
-from secateur.serve.protocols.open_inference.statistics import Statistics
+from secateur.serve.protocols.open_inference.answer import ResponseBuilder, error_response
+from secateur.serve.protocols.open_inference.conversation import handle_stream
+from secateur.serve.protocols.open_inference.question import InferRequest, read_infer_request
+from secateur.serve.protocols.open_inference.repository import ModelRepository, VersionLoader
+from secateur.serve.protocols.open_inference.statistics import RequestStatistics
 
 EXTENSIONS = ("model_repository", "model_configuration", "parameters", "schedule_policy", "statistics")
 log = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 class OpenInferenceService:
     """Answers for every model of the pool. It has no calls for shared memory, traces and logs."""
 
-    def __init__(self, pool: Pool, deployments: Deployments) -> None:
+    def __init__(self, pool: ModelPool, deployments: VersionLoader) -> None:
         self._pool = pool
-        self._repository = Repository(pool, deployments)
-        self._statistics = Statistics()
+        self._repository = ModelRepository(pool, deployments)
+        self._statistics = RequestStatistics()
 
     async def ServerLive(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Say that the process is there."""
@@ -49,12 +49,12 @@ class OpenInferenceService:
         """Say whether a model answers; a name or version that does not exist is NOT_FOUND."""
         try:
             model = self._pool.find(request.name, request.version)
-        except Refused as refusal:
+        except RpcError as refusal:
             if refusal.code == code_pb2.NOT_FOUND:
                 raise
             return wire.ModelReadyResponse(ready=False)
         alive = model.engine is not None and not model.engine.dead
-        return wire.ModelReadyResponse(ready=alive and model.state is State.SERVING)
+        return wire.ModelReadyResponse(ready=alive and model.state is VersionState.SERVING)
 
     async def ServerMetadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Describe the server."""
@@ -80,7 +80,7 @@ class OpenInferenceService:
             model = self._pool.model(request.name)
             chosen = [model.find(request.version)] if request.version else list(model.versions.values())
         elif request.version:
-            raise invalid(Violation("version", "given without a name"))
+            raise invalid_argument(FieldViolation("version", "given without a name"))
         else:
             chosen = list(self._pool)
         return wire.ModelStatisticsResponse(model_stats=map(self._statistics.describe, chosen))
@@ -92,12 +92,12 @@ class OpenInferenceService:
     async def RepositoryModelLoad(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Load a version that is known."""
         name = await self._repository.load(request)
-        return repository.done(wire.RepositoryModelLoadResponse(), name)
+        return repository.empty_response(wire.RepositoryModelLoadResponse(), name)
 
     async def RepositoryModelUnload(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Unload versions; they stay known."""
         name = await self._repository.unload(request)
-        return repository.done(wire.RepositoryModelUnloadResponse(), name)
+        return repository.empty_response(wire.RepositoryModelUnloadResponse(), name)
 
     async def ModelInfer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """Return whole continuations."""
@@ -108,7 +108,7 @@ class OpenInferenceService:
     async def ModelStreamInfer(self, requests: AsyncIterable[Any], context: grpc.aio.ServicerContext) -> None:
         """Answer requests as they come; one that fails is told so, and the others go on."""
         check_deadline(context)
-        await converse(requests, self._messages, context.write)
+        await handle_stream(requests, self._messages, context.write)
 
     async def _messages(self, request: Any) -> AsyncGenerator[Any]:
         """Yield the responses to one request of a stream, its failure among them."""
@@ -117,20 +117,20 @@ class OpenInferenceService:
                 async for response in responses:
                     yield wire.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
-            refusal = as_refusal(error)
+            refusal = to_rpc_error(error)
             if refusal.code == code_pb2.INTERNAL:
                 log.exception("a request of a stream failed: a bug")
-            yield failure(request, refusal)
+            yield error_response(request, refusal)
 
     async def _responses(self, request: Any, streaming: bool) -> AsyncGenerator[Any]:
         """Yield one response, or several if the request wants a stream."""
         model = self._pool.find(request.model_name, request.model_version)
         with self._statistics.request(model) as record:
-            question = read_question(request)
+            question = read_infer_request(request)
             if question.stream and not streaming:
                 complaint = "got true, but ModelInfer has one answer; use ModelStreamInfer"
-                raise invalid(Violation("inputs[stream]", complaint))
-            answer = Answer(request.id, question, model)
+                raise invalid_argument(FieldViolation("inputs[stream]", complaint))
+            answer = ResponseBuilder(request.id, question, model)
             async with aclosing(_pieces(model, question)) as pieces:
                 if question.stream:
                     async for piece in pieces:
@@ -143,7 +143,7 @@ class OpenInferenceService:
                     yield answer.whole(whole)
 
 
-async def _pieces(model: ServedModel, question: Question) -> AsyncGenerator[Piece]:
+async def _pieces(model: ModelVersion, question: InferRequest) -> AsyncGenerator[CompletionChunk]:
     """Yield the continuations.
 
     Raises:
@@ -151,7 +151,7 @@ async def _pieces(model: ServedModel, question: Question) -> AsyncGenerator[Piec
     """
     generated = generation.generate(
         model,
-        Prompt("inputs[text_input]", text=question.text),
+        GenerationPrompt("inputs[text_input]", text=question.text),
         question.sampling,
         priority=question.priority,
         whole=not question.stream,
@@ -167,7 +167,7 @@ async def _pieces(model: ServedModel, question: Question) -> AsyncGenerator[Piec
                     piece = await anext(generated, None)
             except TimeoutError:
                 message = f"not done after the request's timeout of {question.seconds:g} s"
-                raise Refused(code_pb2.DEADLINE_EXCEEDED, "TIMEOUT", message) from None
+                raise RpcError(code_pb2.DEADLINE_EXCEEDED, "TIMEOUT", message) from None
             if piece is None:
                 return
             if piece.finish_reason == ABORT:

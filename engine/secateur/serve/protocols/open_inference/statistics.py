@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.serve.inference.generation import Summary
-from secateur.serve.models.pool import ServedModel
+from secateur.serve.inference.generation import GenerationSummary
+from secateur.serve.models.pool import ModelVersion
 from secateur.serve.protocols.open_inference import wire
 
 
 @dataclass
-class Duration:
+class DurationTotal:
     """How often something happened, and how long that took in all."""
 
     count: int = 0
@@ -27,40 +27,40 @@ class Duration:
 
 
 @dataclass
-class Counts:
+class VersionCounts:
     """Of one version: requests that succeeded or failed, and what those that succeeded spent where."""
 
     last: float = 0.0
-    success: Duration = field(default_factory=Duration)
-    fail: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
+    success: DurationTotal = field(default_factory=DurationTotal)
+    fail: DurationTotal = field(default_factory=DurationTotal)
+    queue: DurationTotal = field(default_factory=DurationTotal)
+    compute_infer: DurationTotal = field(default_factory=DurationTotal)
 
 
-class Record:
+class RequestTimer:
     """One request; it failed unless it is said to be `complete`."""
 
     def __init__(self) -> None:
         self.completed = False
-        self.summary: Summary | None = None
+        self.summary: GenerationSummary | None = None
 
-    def complete(self, summary: Summary | None) -> None:
+    def complete(self, summary: GenerationSummary | None) -> None:
         """Say that the request was answered."""
         self.completed, self.summary = True, summary
 
 
-class Statistics:
+class RequestStatistics:
     """Counts of all versions since the server started."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], Counts] = {}
+        self._counts: dict[tuple[str, str], VersionCounts] = {}
 
     @contextmanager
-    def request(self, model: ServedModel) -> Iterator[Record]:
+    def request(self, model: ModelVersion) -> Iterator[RequestTimer]:
         """Count a request, however it ends."""
-        counts = self._counts.setdefault((model.name, model.version), Counts())
+        counts = self._counts.setdefault((model.name, model.version), VersionCounts())
         counts.last = time.time()
-        started, record = time.perf_counter(), Record()
+        started, record = time.perf_counter(), RequestTimer()
         try:
             yield record
         finally:
@@ -71,9 +71,9 @@ class Statistics:
                 counts.queue.add(timings.queue_ms / 1e3)
                 counts.compute_infer.add((timings.prefill_ms + timings.decode_ms) / 1e3)
 
-    def describe(self, model: ServedModel) -> Any:
+    def describe(self, model: ModelVersion) -> Any:
         """Return the ModelStatistics of a version."""
-        counts = self._counts.get((model.name, model.version), Counts())
+        counts = self._counts.get((model.name, model.version), VersionCounts())
         described = wire.ModelStatistics(
             name=model.name,
             version=model.version,

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from secateur.serve.failures import Violation, invalid
+from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.protocols.open_inference.contract import BOOL, BYTES, FP32, INPUTS, OUTPUTS, UINT32
 
 CONTENTS = {
@@ -33,12 +33,12 @@ def read_inputs(request: Any) -> dict[str, str | bool]:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         found = f"got {len(raw)} for {len(request.inputs)} inputs, give one for each or none"
-        raise invalid(Violation("raw_input_contents", found))
+        raise invalid_argument(FieldViolation("raw_input_contents", found))
     values: dict[str, str | bool] = {}
     violations = []
     for position, tensor in enumerate(request.inputs):
         field = f"inputs[{tensor.name}]"
-        said = _complaint(tensor, bool(raw)) or ("given twice" if tensor.name in values else None)
+        said = _describe_error(tensor, bool(raw)) or ("given twice" if tensor.name in values else None)
         if said is None:
             try:
                 element = _from_raw(tensor.datatype, raw[position]) if raw else _from_contents(tensor)
@@ -46,18 +46,18 @@ def read_inputs(request: Any) -> dict[str, str | bool]:
                 continue
             except ValueError as error:
                 said = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
-        violations.append(Violation(field, said))
+        violations.append(FieldViolation(field, said))
     violations += [
-        Violation(f"inputs[{name}]", "missing")
+        FieldViolation(f"inputs[{name}]", "missing")
         for name, tensor in INPUTS.items()
         if not tensor.optional and all(given.name != name for given in request.inputs)
     ]
     if violations:
-        raise invalid(*violations)
+        raise invalid_argument(*violations)
     return values
 
 
-def _complaint(tensor: Any, raw: bool) -> str | None:
+def _describe_error(tensor: Any, raw: bool) -> str | None:
     """Return what is wrong with a tensor's description, if anything is."""
     expected = INPUTS.get(tensor.name)
     if expected is None:

@@ -53,7 +53,7 @@ ServerMetadataResponse = message("ServerMetadataResponse")
 ServerReadyResponse = message("ServerReadyResponse")
 
 
-class Reflected:
+class MergedDescriptorPool:
     """Both pools as one, for the reflection service: the shared one, and that of package ``inference``."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

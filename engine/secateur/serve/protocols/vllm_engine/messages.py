@@ -7,14 +7,14 @@ from typing import Any
 
 from smg_grpc_proto import vllm_engine_pb2 as pb
 
-from secateur.serve.failures import Violation, invalid
-from secateur.serve.inference.generation import Candidate, Piece, TokenLogprobs
-from secateur.serve.inference.prompt import Prompt
-from secateur.serve.inference.sampling import Sampling
+from secateur.serve.failures import FieldViolation, invalid_argument
+from secateur.serve.inference.generation import CompletionChunk, PositionLogprobs, TokenCandidate
+from secateur.serve.inference.prompt import GenerationPrompt
+from secateur.serve.inference.sampling import SamplingSettings
 
 SERVICE_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["VllmEngine"]
 SAMPLING_PREFIX = "sampling_params."
-MANY = 2**31 - 1
+UNLIMITED_TOKENS = 2**31 - 1
 """As many tokens as the context has room for."""
 
 # Fields that would change the answer; those that only say how text is made of token ids do not.
@@ -38,12 +38,12 @@ UNSUPPORTED_SAMPLING = (
     "choice",
 )
 # In this protocol 0 means that they are not given.
-UNLESS_ZERO = ("top_p", "repetition_penalty", "n")
-AS_THEY_ARE = ("top_k", "min_p", "frequency_penalty", "presence_penalty", "min_tokens", "ignore_eos")
-IF_PRESENT = ("temperature", "logprobs", "seed")
+NONZERO_FIELDS = ("top_p", "repetition_penalty", "n")
+COPIED_FIELDS = ("top_k", "min_p", "frequency_penalty", "presence_penalty", "min_tokens", "ignore_eos")
+OPTIONAL_FIELDS = ("temperature", "logprobs", "seed")
 
 
-def read_prompt(request: Any) -> Prompt:
+def read_prompt(request: Any) -> GenerationPrompt:
     """Return what is to be continued.
 
     Raises:
@@ -54,30 +54,30 @@ def read_prompt(request: Any) -> Prompt:
     unsupported = [name for name in UNSUPPORTED if name in given]
     unsupported += [SAMPLING_PREFIX + name for name in UNSUPPORTED_SAMPLING if name in sampling]
     if unsupported:
-        raise invalid(*(Violation(name, "not supported") for name in unsupported))
+        raise invalid_argument(*(FieldViolation(name, "not supported") for name in unsupported))
     match request.WhichOneof("input"):
         case "text":
-            return Prompt("text", text=request.text)
+            return GenerationPrompt("text", text=request.text)
         case "tokenized":
-            return Prompt("tokenized.input_ids", token_ids=tuple(request.tokenized.input_ids))
+            return GenerationPrompt("tokenized.input_ids", token_ids=tuple(request.tokenized.input_ids))
         case _:
-            raise invalid(Violation("input", "give one of tokenized, text"))
+            raise invalid_argument(FieldViolation("input", "give one of tokenized, text"))
 
 
-def read_sampling(params: Any) -> Sampling:
+def read_sampling(params: Any) -> SamplingSettings:
     """Return how to continue; without ``max_tokens`` until the context is full."""
-    given = {name: getattr(params, name) for name in AS_THEY_ARE}
-    given |= {name: getattr(params, name) for name in UNLESS_ZERO if getattr(params, name)}
-    given |= {name: getattr(params, name) for name in IF_PRESENT if params.HasField(name)}
-    return Sampling(
+    given = {name: getattr(params, name) for name in COPIED_FIELDS}
+    given |= {name: getattr(params, name) for name in NONZERO_FIELDS if getattr(params, name)}
+    given |= {name: getattr(params, name) for name in OPTIONAL_FIELDS if params.HasField(name)}
+    return SamplingSettings(
         **given,
-        max_tokens=params.max_tokens if params.HasField("max_tokens") else MANY,
+        max_tokens=params.max_tokens if params.HasField("max_tokens") else UNLIMITED_TOKENS,
         stop=tuple(params.stop),
         stop_token_ids=tuple(params.stop_token_ids),
     )
 
 
-def chunk(piece: Piece) -> Any:
+def chunk_message(piece: CompletionChunk) -> Any:
     """Return the message for new tokens."""
     return pb.GenerateResponse(
         chunk=pb.GenerateStreamChunk(
@@ -90,7 +90,7 @@ def chunk(piece: Piece) -> Any:
     )
 
 
-def complete(piece: Piece) -> Any:
+def complete_message(piece: CompletionChunk) -> Any:
     """Return the message that ends a completion; in a stream it repeats the last chunk."""
     ended = pb.GenerateComplete(
         output_ids=piece.token_ids,
@@ -106,12 +106,12 @@ def complete(piece: Piece) -> Any:
     return pb.GenerateResponse(complete=ended)
 
 
-def aborted(index: int) -> Any:
+def aborted_message(index: int) -> Any:
     """Return the message that ends a completion which was aborted."""
     return pb.GenerateResponse(complete=pb.GenerateComplete(finish_reason="abort", index=index))
 
 
-def _logprobs(logprobs: Sequence[TokenLogprobs]) -> Any:
+def _logprobs(logprobs: Sequence[PositionLogprobs]) -> Any:
     if not logprobs:
         return None
     return pb.OutputLogProbs(
@@ -121,7 +121,7 @@ def _logprobs(logprobs: Sequence[TokenLogprobs]) -> Any:
     )
 
 
-def _top(candidates: Sequence[Candidate]) -> Any:
+def _top(candidates: Sequence[TokenCandidate]) -> Any:
     return pb.TopLogProbs(
         values=[one.logprob for one in candidates], token_ids=[one.token_id for one in candidates]
     )

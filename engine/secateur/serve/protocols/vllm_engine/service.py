@@ -17,12 +17,12 @@ from smg_grpc_proto import vllm_engine_pb2 as pb
 
 from secateur.serve.inference import generation
 from secateur.serve.inference.deadline import check_deadline
-from secateur.serve.models.pool import Pool
+from secateur.serve.models.pool import ModelPool
 from secateur.serve.protocols.vllm_engine.messages import (
     SAMPLING_PREFIX,
-    aborted,
-    chunk,
-    complete,
+    aborted_message,
+    chunk_message,
+    complete_message,
     read_prompt,
     read_sampling,
 )
@@ -31,7 +31,7 @@ from secateur.serve.protocols.vllm_engine.messages import (
 class VllmEngineService:
     """Answers for the default model of the pool. Calls it does not have are unknown."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
         self._running: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
         self._started = time.time()
@@ -42,16 +42,16 @@ class VllmEngineService:
         check_deadline(context)
         self._last = time.time()
         ended: set[int] = set()
-        writer = _Writer(context)
+        writer = _ShieldedWriter(context)
         work = asyncio.create_task(_generate(self._pool, request, writer, ended))
-        work.add_done_callback(_seen)
+        work.add_done_callback(_retrieve_exception)
         with self._abortable(request.request_id, work):
             await asyncio.wait({work})
         if not work.cancelled():
             return work.result()
         for index in range(max(1, request.sampling_params.n)):
             if index not in ended:
-                await writer.write(aborted(index))
+                await writer.write(aborted_message(index))
 
     async def Abort(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """End requests; unknown ids are ignored, as the request may just have ended."""
@@ -104,13 +104,13 @@ class VllmEngineService:
                 del self._running[request_id]
 
 
-def _seen(work: asyncio.Future[None]) -> None:
+def _retrieve_exception(work: asyncio.Future[None]) -> None:
     """Look at how it ended, as nobody does when the client is gone: asyncio would complain."""
     if not work.cancelled():
         work.exception()
 
 
-class _Writer:
+class _ShieldedWriter:
     """Writes that are finished even if the one who waits for them is aborted: gRPC takes one at a time."""
 
     def __init__(self, context: grpc.aio.ServicerContext) -> None:
@@ -122,11 +122,11 @@ class _Writer:
         if self._last is not None:
             await asyncio.wait({self._last})
         self._last = asyncio.ensure_future(self._context.write(message))
-        self._last.add_done_callback(_seen)
+        self._last.add_done_callback(_retrieve_exception)
         await asyncio.shield(self._last)
 
 
-async def _generate(pool: Pool, request: Any, writer: _Writer, ended: set[int]) -> None:
+async def _generate(pool: ModelPool, request: Any, writer: _ShieldedWriter, ended: set[int]) -> None:
     # Nothing is awaited between finding a model and opening the request: it cannot be unloaded in between.
     pieces = generation.generate(
         pool.find(""),
@@ -138,7 +138,7 @@ async def _generate(pool: Pool, request: Any, writer: _Writer, ended: set[int]) 
     async with aclosing(pieces):
         async for piece in pieces:
             if request.stream:
-                await writer.write(chunk(piece))
+                await writer.write(chunk_message(piece))
             if piece.finish_reason is not None:
                 ended.add(piece.index)
-                await writer.write(complete(piece))
+                await writer.write(complete_message(piece))
