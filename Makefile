@@ -3,7 +3,7 @@
 #   PYTHON=python3.12   which interpreter to build .venv with (3.11 to 3.13; found by itself otherwise)
 #   EXTRA=gpu           vLLM, PyTorch and XGBoost for an NVIDIA GPU instead of the CPU
 #   PIP_FLAGS=          pip's full output instead of the summary
-#   ARGS=...            further arguments of `make demo` and of pytest in `make test`
+#   ARGS=...            further arguments of `make demo`, and of pytest in `make test` and `make test-all`
 
 EXTRA ?= cpu
 PIP_FLAGS ?= -q
@@ -34,13 +34,17 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint format proto clean
+# The .proto files of the last release, compiled. What its clients could not read, `make lint` refuses.
+RELEASED_PROTOS := proto/released.binpb
+
+.PHONY: help setup demo test test-all lint format proto released-protos clean
 
 help:
 	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
-	@echo 'make test    lint, types and the whole test suite (installs first)'
+	@echo 'make test    lint, types and the tests but those marked slow (installs first; 25 minutes on 2 cores)'
+	@echo 'make test-all  the same with the slow tests (three quarters of an hour)'
 	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
-	@echo 'make lint    ruff, mypy and buf   make format  rewrite the sources in the house style'
+	@echo 'make lint    ruff, mypy, import-linter, buf   make format  rewrite the sources in the house style'
 	@echo 'make proto   regenerate engine/secateur/v1 from proto/'
 	@echo 'make clean   remove $(VENV), caches and demo output'
 
@@ -51,7 +55,11 @@ demo: $(INSTALLED)
 	@$(BIN)/secateur demo $(ARGS)
 
 test: lint
-	@echo '== pytest'
+	@echo '== pytest, without the slow tests'
+	@$(BIN)/python -m pytest -m 'not slow' --durations=10 $(ARGS)
+
+test-all: lint
+	@echo '== pytest, all tests'
 	@$(BIN)/python -m pytest --durations=10 $(ARGS)
 
 lint: $(INSTALLED)
@@ -62,13 +70,15 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy
 	@echo '== buf'
 	@$(BIN)/buf lint
-	@# Without a release there is nothing to be compatible with.
-	@tag=$$(git describe --tags --abbrev=0 2>/dev/null); \
-		test -z "$$tag" || $(BIN)/buf breaking --against ".git#tag=$$tag"
+	@$(BIN)/buf breaking --against $(RELEASED_PROTOS)
 
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+
+# To be run at a release, with the change of the version, and at no other time.
+released-protos: $(INSTALLED)
+	$(BIN)/buf build --exclude-source-info -o $(RELEASED_PROTOS)
 
 proto: $(INSTALLED)
 	$(BIN)/python -m grpc_tools.protoc -I proto \
@@ -77,7 +87,7 @@ proto: $(INSTALLED)
 		--descriptor_set_out=engine/secateur/serve/protocols/open_inference/inference.binpb proto/inference/*.proto
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo-output engine/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist demo-output engine/*.egg-info
 
 # A .venv made for the other kind of hardware is replaced: the two cannot share one environment.
 $(INSTALLED): pyproject.toml

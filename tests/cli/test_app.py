@@ -253,8 +253,9 @@ class TestInterrupts:
         """As `nohup` and shells that start something in the background have it."""
         code = (
             "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-            "from secateur.cli.interrupts import exit_on_interrupt_during_import, enable_immediate_exit\nown_process()\n"
-            "with exit_on_interrupt_during_import(): assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
+            "from secateur.cli import interrupts\ninterrupts.enable_immediate_exit()\n"
+            "with interrupts.exit_on_interrupt_during_import():\n"
+            "    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN\n"
             "assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN"
         )
         subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+RELEASED = ROOT / "proto/released.binpb"
 
 
 def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
@@ -51,10 +52,26 @@ def test_style() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_breaks_clients_is_found(tmp_path: Path) -> None:
+def test_clients_of_the_last_release_understand_us() -> None:
+    done = buf("breaking", "--against", RELEASED)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+BREAKING = {
+    "another type": ("string model = 1;", "int32 model = 1;", "changed type from"),
+    "another number": ("string model = 1;", "string model = 77;", "was deleted"),
+    "a method gone": ("rpc StreamGenerate(", "rpc Streamed(", "was deleted"),
+}
+
+
+@pytest.mark.parametrize("change", BREAKING)
+def test_what_breaks_clients_is_found(tmp_path: Path, change: str) -> None:
     shutil.copy(ROOT / "buf.yaml", tmp_path)
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     file = tmp_path / "proto/secateur/v1/inference.proto"
-    file.write_text(file.read_text().replace("string model = 1;", "int32 model = 1;"))
-    done = buf("breaking", "--against", ROOT, cwd=tmp_path)
-    assert done.returncode != 0 and "changed type from" in done.stdout
+    before, after, complaint = BREAKING[change]
+    text = file.read_text()
+    assert before in text
+    file.write_text(text.replace(before, after))
+    done = buf("breaking", "--against", RELEASED, cwd=tmp_path)
+    assert done.returncode != 0 and complaint in done.stdout

@@ -163,7 +163,7 @@ class TestSeveralAtOnce:
             "import os, sys\n"
             "from pathlib import Path\n"
             "from secateur.study import storage as place\n"
-            "lock = place.KernelLock(Path('s') / (place.JOURNAL + '.lock'))\n"
+            "lock = place.FileLock(Path('s') / (place.JOURNAL + '.lock'))\n"
             "lock.acquire(); print('held', flush=True); sys.stdin.read()\n"
         )
         monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ _process_is_ours = False
 
 
 def enable_immediate_exit() -> None:
-    """Say that this process runs the command line and nothing else: `exit_on_interrupt_during_import` may end it."""
+    """Let `exit_on_interrupt_during_import` end this process: it runs the command line and nothing else."""
     global _process_is_ours
     _process_is_ours = True
 

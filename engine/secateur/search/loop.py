@@ -64,8 +64,8 @@ class Search:
         seed: of everything random.
         sampler: one of `registry.SAMPLERS`.
         predictor: a regressor, or `predictor.AUTO_SELECT` for the one that ranks held-out pairs best.
-        patience: a goal is given up after so many of its rounds without a gain of `MIN_IMPROVEMENT` in its best
-            KL, and the search ends when all are; None goes on until the evaluations are spent.
+        patience: a goal is given up after so many of its rounds without a gain of `MIN_IMPROVEMENT` in its
+            best KL, and the search ends when all are; None goes on until the evaluations are spent.
 
     Attributes:
         choice: the predictor of the last round, and how its rivals did; None without one.

@@ -2,7 +2,7 @@
 
 Both are about what the model learned, not about formats, and tell apart models that are near chance on MMLU.
 
-``cloze_examples``: complete a word of four letters or more that stands at the end of 50 to 100 words and has occurred
+``cloze``: complete a word of four letters or more that stands at the end of 50 to 100 words and has occurred
 in them, as in LAMBADA (arXiv 1606.06031; no human checked that it can be guessed).
 ``ending``: which of four runs of 20 words goes on from 40 words, the other three being ends of other passages
 of the same text, as in HellaSwag (arXiv 1905.07830; wrong ends are real text, not written to mislead).

@@ -22,10 +22,9 @@ def kv_cache_bytes(num_engines: int) -> int:
 
 
 def kv_cache_share(available: int, num_engines: int) -> int:
-    """Return ``KV_CACHE_FRACTION`` of the available bytes, divided by the engines, within `MIN_KV_CACHE_BYTES` and `MAX_KV_CACHE_BYTES`."""
-    return max(
-        MIN_KV_CACHE_BYTES, min(MAX_KV_CACHE_BYTES, int(available * KV_CACHE_FRACTION) // max(1, num_engines))
-    )
+    """Return ``KV_CACHE_FRACTION`` of the available bytes, by engine, within the limits above."""
+    share = int(available * KV_CACHE_FRACTION) // max(1, num_engines)
+    return max(MIN_KV_CACHE_BYTES, min(MAX_KV_CACHE_BYTES, share))
 
 
 def available_bytes() -> int:

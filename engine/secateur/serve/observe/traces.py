@@ -1,7 +1,7 @@
 """OpenTelemetry traces: a span per call, and one per request to an engine.
 
-Off unless `start_tracing` is called; what runs meanwhile costs one look at a variable. The context comes from the
-client's ``traceparent`` (W3C) in the metadata.
+Off unless `start_tracing` is called; what runs meanwhile costs one look at a variable. The context comes from
+the client's ``traceparent`` (W3C) in the metadata.
 """
 
 from __future__ import annotations
