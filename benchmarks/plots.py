@@ -1,8 +1,10 @@
 """Pictures of result files, as SVG beside them.
 
-    python -m benchmarks.plots benchmarks/results/*.json
+    python -m benchmarks.plots                            # the picture in the README
+    python -m benchmarks.plots benchmarks/results/*.json  # every picture there is
 
-Drawn from the numbers of the file alone; a file of a benchmark without a picture is passed over.
+A picture shows the numbers of its file alone; only `prune_quality` adds the peers, from a file of their own.
+Files without a picture are skipped.
 """
 
 from __future__ import annotations
@@ -16,10 +18,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+RESULTS = Path(__file__).parent / "results"
+README_RESULT = RESULTS / "amd-epyc-2-cores-2026-11-27-prune-quality.json"
+PEERS = RESULTS / "peers-smollm2-135m.json"
 
 OURS, OTHERS, QUIET = "#0a7", "#888", "#ccc"
+# These three can be read on a white and on a dark page: at least 3 to 1 on both.
+GREEN, GREY, TEXT = "#0f9d74", "#8a929b", "#6e7781"
 PER_ROW = 0.28  # inches
 
 
@@ -27,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("results", nargs="+", type=Path)
+    parser.add_argument("results", nargs="*", type=Path, default=[README_RESULT])
     for file in parser.parse_args().results:
         figure = figure_of(json.loads(file.read_text()))
         if figure is not None:
@@ -40,13 +50,18 @@ def figure_of(result: Mapping[str, Any]) -> Figure | None:
         ("ranking",): evaluation,
         ("ceilings", "rows"): kernels,
         ("samplers", "learning"): samplers,
+        ("dense", "budgets", "seeds"): prune_quality,
     }
     return next((draw(result) for keys, draw in drawings.items() if set(keys) <= result.keys()), None)
 
 
 def save(figure: Figure, file: Path) -> Path:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
+    # A fixed salt: drawn again from the same numbers, the file is the same.
+    with rc_context({"svg.hashsalt": "secateur"}):
+        figure.savefig(
+            temporary, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None}
+        )
     temporary.rename(file)
     return file
 
@@ -145,6 +160,80 @@ def samplers(result: Mapping[str, Any]) -> Figure:
     _learning(learning, result["learning"])
     _titled(figure, result)
     return figure
+
+
+def prune_quality(result: Mapping[str, Any], peers: Mapping[str, Any] | None = None) -> Figure:
+    """WikiText-2 perplexity against the fraction kept: ours (mean and range of seeds), peers, dense model."""
+    peers = json.loads(PEERS.read_text()) if peers is None else peers
+    figure = Figure(figsize=(8.2, 5))
+    axes = figure.subplots()
+    dense = result["dense"]["wikitext2"]
+    axes.axhline(dense, color=TEXT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "dense model", (0.5, dense), (0, -5), textcoords="offset points",
+        va="top", ha="right", color=TEXT, fontsize=10,
+    )  # fmt: skip
+    for (name, method), marker in zip(peers["methods"].items(), "sD^", strict=False):
+        rows = sorted(method["rows"], key=lambda row: -row["keep"])
+        kept, values = [row["keep"] for row in rows], [row["perplexity"]["wikitext2"] for row in rows]
+        axes.plot(kept, values, color=GREY, marker=marker, markersize=5, linewidth=1.4, label=name)
+        _label_end(axes, kept[-1], values[-1], f"{name} {values[-1]:.0f}", color=TEXT)
+    kept = sorted((float(keep) for keep in result["budgets"]), reverse=True)
+    runs = [
+        [seed[f"{keep:g}"]["perplexity"]["wikitext2"] for seed in result["seeds"].values()] for keep in kept
+    ]
+    means = [fmean(values) for values in runs]
+    spread = [
+        [mean - min(values) for mean, values in zip(means, runs, strict=True)],
+        [max(values) - mean for mean, values in zip(means, runs, strict=True)],
+    ]
+    axes.errorbar(
+        kept, means, yerr=spread, color=GREEN, marker="o", markersize=6, linewidth=2.8, capsize=4, zorder=3,
+        label="Secateur",
+    )  # fmt: skip
+    for x, y in zip(kept[:-1], means[:-1], strict=True):
+        axes.annotate(
+            f"{y:.1f}", (x, y), (0, -7), textcoords="offset points",
+            ha="center", va="top", color=GREEN, fontsize=9,
+        )  # fmt: skip
+    _label_end(axes, kept[-1], means[-1], f"Secateur {means[-1]:.1f}", color=GREEN, weight="bold", size=12)
+    ticks = [dense, 100, 200, 400, 800]
+    axes.set(yscale="log", xlim=(0.93, 0.485), ylim=(31, 1000))
+    axes.set_xticks(kept, [f"{keep:.0%}" for keep in kept])
+    axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.tick_params(colors=TEXT, labelsize=10, length=0)
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GREY)
+    axes.set_xlabel("non-embedding parameters kept", color=TEXT, fontsize=10)
+    axes.set_title(
+        "Perplexity after pruning: lower is better",
+        loc="left",
+        color=TEXT,
+        fontsize=14,
+        weight="bold",
+        pad=24,
+    )
+    seeds = len(result["seeds"])
+    axes.text(
+        0, 1.025,
+        "SmolLM2-135M-Instruct, no training. WikiText-2 test, log scale. "
+        f"Secateur: mean and range of {seeds} seeds.",
+        transform=axes.transAxes, color=TEXT, fontsize=10,
+    )  # fmt: skip
+    return figure
+
+
+def _label_end(
+    axes: Axes, x: float, y: float, text: str, *, color: str, size: int = 10, **style: Any
+) -> None:
+    """Name a line to the right of its last point."""
+    axes.annotate(
+        text, (x, y), (9, 0), textcoords="offset points",
+        va="center", ha="left", color=color, fontsize=size, annotation_clip=False, **style,
+    )  # fmt: skip
 
 
 def _learning(axes: Axes, learning: Mapping[str, Any]) -> None:

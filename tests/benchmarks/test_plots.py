@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from matplotlib.colors import to_hex
 
@@ -64,6 +65,49 @@ def test_samplers() -> None:
     assert list(progress.lines[0].get_ydata()) == [3.5, 1.5]  # type: ignore[arg-type]
     assert sorted(unseen.collections[0].get_offsets()[:, 0]) == [1.5, 2.5]  # type: ignore[index]
     assert list(tau.lines[0].get_ydata()) == [0.5, 0.8]  # type: ignore[arg-type]
+
+
+QUALITY: dict[str, Any] = {
+    "dense": {"wikitext2": 30.0},
+    "budgets": {"0.9": {}, "0.5": {}},
+    "seeds": {
+        str(seed): {
+            keep: {"perplexity": {"wikitext2": value + seed}}
+            for keep, value in (("0.9", 40.0), ("0.5", 80.0))
+        }
+        for seed in (0, 1)
+    },
+}
+
+
+def test_prune_quality() -> None:
+    """Secateur as mean and range of seeds, the dense model and every peer, each named beside its line."""
+    rows = [{"keep": keep, "perplexity": {"wikitext2": value}} for keep, value in ((0.9, 50.0), (0.5, 200.0))]
+    figure = plots.prune_quality(QUALITY, {"methods": {"Peer": {"rows": rows}}})
+    (axes,) = figure.axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}  # type: ignore[arg-type]
+    assert lines["Peer"] == [50.0, 200.0]
+    (container,) = axes.containers
+    ours, _, (bars,) = container.lines  # type: ignore[attr-defined]
+    assert list(ours.get_ydata()) == [40.5, 80.5]
+    assert [list(segment[:, 1]) for segment in bars.get_segments()] == [[40.0, 41.0], [80.0, 81.0]]
+    texts = [text.get_text() for text in axes.texts]
+    assert {"Peer 200", "Secateur 80.5", "dense model"} <= set(texts)
+    assert "lower is better" in axes.get_title(loc="left")
+
+
+def test_the_picture_in_the_readme_is_the_one_of_its_result(tmp_path: Path) -> None:
+    """Drawn again it is the same to the byte, where matplotlib is the version that drew it."""
+    committed = plots.README_RESULT.with_suffix(".svg")
+    figure = plots.figure_of(json.loads(plots.README_RESULT.read_text()))
+    assert figure is not None
+    again = plots.save(figure, tmp_path / "again.svg").read_text()
+    version = matplotlib.__version__
+    if f"Matplotlib v{version}" in committed.read_text():
+        assert again == committed.read_text()
+    assert str(committed.relative_to(plots.RESULTS.parents[1])) in (
+        plots.RESULTS.parents[1] / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_the_speed_ups_ceilings_are_no_kernels() -> None:

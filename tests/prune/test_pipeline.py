@@ -235,7 +235,7 @@ class TestResult:
 
     def test_model_card(self, job: Job) -> None:
         card = (job.options.out / "README.md").read_text()
-        assert card.startswith("---\nbase_model: ")
+        assert card.startswith("---\nlibrary_name: transformers")
         assert f"{job.record['kept']['total']:,}" in card and "| perplexity, validation |" in card
 
     def test_only_the_study_stays_beside_it(self, job: Job) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -15,28 +17,35 @@ def model_card(record: Mapping[str, Any]) -> str:
     kept, dense = record["kept"], record["dense"]["parameters"]
     share = kept["non_embedding"] / dense["non_embedding"]
     return f"""---
-base_model: {record["model"]["reference"]}
 library_name: transformers
 pipeline_tag: text-generation
-tags: [pruned, secateur]
+{_base_model(record["model"])}tags: [pruned, secateur]
 ---
 
 # {record["model"]["reference"]}, pruned to {share:.1%} of its non-embedding parameters
 
-Cut by [Secateur](https://pypi.org/project/secateur) {record["versions"]["secateur"]}: whole KV groups and FFN
-channels removed, the rest repaired by least squares. No training.
+Pruned by Secateur {record["versions"]["secateur"]}: whole KV groups and FFN channels were removed
+and the remaining weights repaired by least squares. No training.
 
 | | dense | slim |
 |---|---|---|
 | parameters, non-embedding | {dense["non_embedding"]:,} | {kept["non_embedding"]:,} |
 | parameters, total | {dense["total"]:,} | {kept["total"]:,} |
 {_perplexity_rows(record)}
-Perplexities over non-overlapping windows of {record["window"]} tokens; calibration, search and
-validation text are disjoint parts of: {", ".join(record["corpora"])}. The validation text chose among
-finalists and how far repair goes. Seed {record["seed"]}.
+Perplexity is measured over non-overlapping windows of {record["window"]} tokens of the validation text.
+That text also chose among the finalists and decided how far repair goes. Calibration, search and
+validation text are disjoint parts of: {", ".join(record["corpora"])}. Seed: {record["seed"]}.
 
-Widths per layer, evaluated pairs and seconds per stage are in `secateur.json`. {_loading(record)}
+`secateur.json` has the width of every layer, all evaluated architectures and the seconds per stage.
+{_loading(record)}
 """
+
+
+def _base_model(model: Mapping[str, Any]) -> str:
+    """The line that makes the hub link to the dense model; none where it is not on the hub."""
+    reference = model["reference"]
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", reference) and Path(model["path"]) != Path(reference).absolute()
+    return f"base_model: {reference}\n" if on_hub else ""
 
 
 def _perplexity_rows(record: Mapping[str, Any]) -> str:
@@ -46,9 +55,9 @@ def _perplexity_rows(record: Mapping[str, Any]) -> str:
 
 def _loading(record: Mapping[str, Any]) -> str:
     if record["layout"] == "stock":
-        return "It is the stock architecture: every tool that loads the dense model loads it."
+        return "This is the stock architecture: any tool that loads the dense model loads it."
     return (
         "Layers differ in width: load with "
         "`AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)`, "
-        "or serve with vLLM where the `secateur` package is installed."
+        "or serve it with vLLM where Secateur is installed."
     )
