@@ -88,7 +88,7 @@ class TestWindows:
 
     @pytest.mark.parametrize("window", [1, 0, -5])
     def test_nothing_to_predict(self, window: int, tiny_tokenizer: Any) -> None:
-        refused(lambda: cut_windows(Corpus("x", "a b c"), tiny_tokenizer, window), "--window: got")
+        refused(lambda: cut_windows(Corpus("x", "a b c"), tiny_tokenizer, window), "window: got")
 
 
 class TestInterleave:
@@ -161,9 +161,8 @@ class TestFiles:
         file.write_bytes(b"ab\xff\xfe")
         refused(lambda: load_corpus(str(file)), "not UTF-8 text .* at byte 2")
 
-    @pytest.mark.parametrize("names", ["", " , "])
-    def test_none_named(self, names: str) -> None:
-        refused(lambda: load_corpora(names), "at least one corpus")
+    def test_none_named(self) -> None:
+        refused(lambda: load_corpora([]), "at least one corpus")
 
     def test_named_twice(self) -> None:
         refused(lambda: load_corpora(["pydoc:test", "pydoc:test"]), "named twice")

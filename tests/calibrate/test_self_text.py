@@ -134,5 +134,5 @@ def test_text_that_changed_is_another_study(tiny_llama: Path, tmp_path: Path) ->
 
 
 def test_only_to_calibrate_on() -> None:
-    with pytest.raises(BadInput, match="--corpus: got self: a model's own text is only to calibrate on"):
+    with pytest.raises(BadInput, match="corpus: got self: a model's own text is only to calibrate on"):
         load_corpora(["pydoc", "self"])

@@ -225,7 +225,7 @@ class TestResult:
             "repair",
             "total",
         }
-        assert record["seed"] == 0 and record["corpora"] == [job.options.corpus]
+        assert record["seed"] == 0 and record["corpora"] == list(job.options.corpus)
         assert record["search"]["evaluations"] == 10
         assert {"secateur", "torch", "transformers", "python"} <= set(record["versions"])
 
@@ -255,7 +255,7 @@ class TestResult:
 
     def test_a_second_run_repeats_it_from_the_study(self, job: Job) -> None:
         """Nothing is evaluated again, and the weights are the same bytes."""
-        again = replace(job.options, out=job.options.out.with_name("again"), study=job.options.study_folder)
+        again = replace(job.options, out=job.options.out.with_name("again"), study=job.options.study_url)
         notes = Notes()
         record = prune(again, notes)
         assert record["architecture"] == job.record["architecture"]
@@ -303,7 +303,7 @@ class TestSeveralBudgets:
         digest = Architecture.from_json(records[0]["architecture"]).digest
         own = replace(options, keep=(0.8,), out=tmp_path / "named", study=options.study_url)
         assert cut_from_study(own, Notes(), digest)["architecture"] == records[0]["architecture"]
-        with pytest.raises(BadInput, match="--id: got nothing: the study has no such architecture"):
+        with pytest.raises(BadInput, match="id: got nothing: the study has no such architecture"):
             cut_from_study(replace(own, out=tmp_path / "other"), Notes(), "nothing")
         assert not (tmp_path / "other").exists()
 
@@ -319,7 +319,7 @@ class TestSeveralBudgets:
 class TestVariants:
     def test_another_family_and_memory(self, tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
         options = options_for(
-            tiny_qwen3, text, tmp_path / "slim", budget="memory", criterion="taylor", evaluations=3
+            tiny_qwen3, text, tmp_path / "slim", budget={"memory": None}, criterion="taylor", evaluations=3
         )
         record = prune(options, Notes())
         assert record["slim"]["memory_bytes"] <= 0.7 * record["dense"]["memory_bytes"]
@@ -365,7 +365,7 @@ class TestVariants:
         other = tmp_path / "other.txt"
         other.write_text(english[50_000:60_000])
         options = options_for(
-            tiny_llama, text, tmp_path / "slim", validation=str(other), dtype="bfloat16", evaluations=2
+            tiny_llama, text, tmp_path / "slim", validation=(str(other),), dtype="bfloat16", evaluations=2
         )
         record = prune(options, Notes())
         assert list(record["slim"]["perplexity"]) == [str(other)]
@@ -387,7 +387,7 @@ class TestRefused:
         """Before the model, which is not there either."""
         (tmp_path / "slim").mkdir()
         options = options_for(tmp_path / "no-model", tmp_path / "no-text", tmp_path / "slim")
-        self.refused(options, BadInput, "--out: got .*slim: exists")
+        self.refused(options, BadInput, "out: got .*slim: exists")
 
     def test_a_per_layer_model(self, job: Job, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         from secateur.calibrate.library import BlockLibrary
@@ -403,8 +403,8 @@ class TestRefused:
         self.refused(options, UnsupportedModel, "already cut per layer")
 
     def test_the_study_of_another_seed(self, job: Job, tmp_path: Path) -> None:
-        options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_folder)
-        self.refused(options, StudyMismatch, "--study: got .* made with another seed")
+        options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_url)
+        self.refused(options, StudyMismatch, "study: got .* made with another seed")
 
     def test_the_study_of_a_host_that_computes_in_another_dtype(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -412,12 +412,12 @@ class TestRefused:
         here = preparation.fastest_dtype()
         there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
         monkeypatch.setattr(preparation, "fastest_dtype", lambda: there)
-        options = replace(job.options, out=tmp_path / "other", study=job.options.study_folder)
+        options = replace(job.options, out=tmp_path / "other", study=job.options.study_url)
         self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
 
     def test_a_file_in_the_place_of_the_study(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        options = options_for(tiny_llama, text, tmp_path / "slim", study=tmp_path / "file")
+        options = options_for(tiny_llama, text, tmp_path / "slim", study=str(tmp_path / "file"))
         self.refused(options, OutputFailed, "file: cannot be written")
 
     @pytest.mark.parametrize(
@@ -430,7 +430,7 @@ class TestRefused:
         options = options_for(
             tiny_llama, Path("unused"), tmp_path / "slim", corpus=(corpus,), validation=(validation,)
         )
-        self.refused(options, BadInput, "--validation: got .*: overlaps --corpus")
+        self.refused(options, BadInput, "validation: got .*: overlaps `corpus`")
 
 
 class TestFullDisk:
@@ -466,7 +466,7 @@ class TestFullDisk:
     def test_while_calibrating(self, disk: Path, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         """What is left of an unfinished calibration does not count when the job starts again."""
         (disk / "other").write_bytes(b"x" * 1_400_000)
-        options = options_for(tiny_llama, text, tmp_path / "slim", study=disk / "study", evaluations=2)
+        options = options_for(tiny_llama, text, tmp_path / "slim", study=str(disk / "study"), evaluations=2)
         with pytest.raises(OutputFailed, match="cannot be written"):
             prune(options, Notes())
         assert not (tmp_path / "slim").exists()

@@ -110,14 +110,15 @@ def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
 
 
 def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
-    from secateur.evaluation.evaluation import EvaluationOptions, evaluate
+    from secateur.config.evaluate import EvaluateOptions
+    from secateur.evaluation.evaluation import evaluate
     from secateur.storage import write_json
 
     file = out / f"evaluation-{slim.name}.json"
     if file.exists():
         return jsonlib.loads(file.read_text(encoding="utf-8"))
     with StageReporter() as reporter:
-        document = evaluate(EvaluationOptions(str(slim), TEST_CORPUS, windows=1_000), reporter)
+        document = evaluate(EvaluateOptions(str(slim), (TEST_CORPUS,), windows=1_000), reporter)
     write_json(file, document)
     return document
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,7 +15,7 @@ from typer.core import TyperCommand
 
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.config.option import Declaration, declared
-from secateur.errors import BadInput, SecateurError, spoken
+from secateur.errors import BadInput, Naming, SecateurError, spoken
 
 T = TypeVar("T")
 
@@ -25,6 +26,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 FROM_FILE = "secateur.config"  # key of what a configuration file gives, in the context of a command
+
+
+_naming: ContextVar[Naming] = ContextVar("naming", default=lambda field: None)
+
+
+def in_flags(text: str) -> str:
+    """A text with the fields in backquotes as the flags of the command that runs."""
+    return spoken(text, _naming.get())
 
 
 class OptionCommand(TyperCommand):
@@ -38,6 +47,7 @@ class OptionCommand(TyperCommand):
         """
         in_file = ctx.meta.get(FROM_FILE, {})
         ctx.params |= {name: value for name, value in in_file.items() if self._is_from_file(ctx, name)}
+        naming = _naming.set(self._flag)
         try:
             return super().invoke(ctx)
         except SecateurError as error:
@@ -45,6 +55,8 @@ class OptionCommand(TyperCommand):
             if isinstance(error, BadInput) and isinstance(in_words, BadInput):
                 in_words = self._from_file(ctx, error.field, in_words)
             raise in_words from error
+        finally:
+            _naming.reset(naming)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """Read the command line, and the configuration file that it names.
@@ -79,7 +91,7 @@ class OptionCommand(TyperCommand):
         A field that is no parameter of the command is in capitals: MODEL, as the arguments are.
         """
         if self._parameter(field) is None:
-            return error.named(lambda name: name.upper() if name == field and name.islower() else None)
+            return error.named(lambda name: name.upper() if name == field and name.isidentifier() else None)
         if not self._is_from_file(ctx, field):
             return error
         key = error.field.lstrip("-")

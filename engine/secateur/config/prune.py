@@ -185,7 +185,7 @@ class PruneOptions:
         message_field="recipe",
     )
     evaluations: int = option(
-        0,
+        None,  # from the recipe, like the others below
         help="Architectures to evaluate, at most; several budgets share them.",
         group=SEARCH,
         default_help=f"150; {PAPER_EVALUATIONS} with `recipe` paper",
@@ -200,7 +200,7 @@ class PruneOptions:
         message_field="patience",
     )
     criterion: str = option(
-        "",
+        None,
         help=f"How units are ranked: {', '.join(CRITERIA)}.",
         group=SEARCH,
         choices=CRITERIA,
@@ -208,7 +208,7 @@ class PruneOptions:
         message_field="criterion",
     )
     sampler: str = option(
-        "",
+        None,
         help=f"Who proposes architectures: {', '.join(SAMPLERS)}.",
         group=SEARCH,
         choices=SAMPLERS,
@@ -223,7 +223,7 @@ class PruneOptions:
         message_field="predictor",
     )
     repair: str = option(
-        "",
+        None,
         help="auto repairs projections by least squares; none only cuts.",
         group=SEARCH,
         choices=REPAIRS,
@@ -339,7 +339,8 @@ class PruneOptions:
         recipe = RECIPES.get(self.recipe)
         if recipe is not None:  # `check` refuses any other
             for name, default in vars(recipe).items():
-                object.__setattr__(self, name, getattr(self, name) or default)
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, default)
 
     def _check_paper(self) -> None:
         if len(self.goals) > 1 or len(self.limits[0]) > 1:

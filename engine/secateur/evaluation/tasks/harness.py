@@ -49,8 +49,8 @@ class LmEvalTask:
     parts: Sequence[tuple[dict[str, object], Data]]
 
 
-def load_tasks(names: str, data: Path | None) -> tuple[LmEvalTask, ...]:
-    """The tasks of a comma-separated list: ``mmlu``, ``cloze:CORPUS``, ``ending:CORPUS``.
+def load_tasks(names: Sequence[str], data: Path | None) -> tuple[LmEvalTask, ...]:
+    """The tasks of those names: ``mmlu``, ``cloze:CORPUS``, ``ending:CORPUS``.
 
     Args:
         data: folder of the tasks that come as files, MMLU.
@@ -61,10 +61,9 @@ def load_tasks(names: str, data: Path | None) -> tuple[LmEvalTask, ...]:
     """
     if find_spec("lm_eval") is None:
         raise BackendUnavailable("`tasks`: lm-eval is not installed: pip install 'secateur[tasks]'")
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise BadInput("tasks", repr(names), "name each task once, at least one")
-    return tuple(_task(name, data) for name in wanted)
+    if not names or len(set(names)) < len(names):
+        raise BadInput("tasks", ",".join(names), "name each task once, at least one")
+    return tuple(_task(name, data) for name in names)
 
 
 def run_tasks(
