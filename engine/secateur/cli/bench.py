@@ -34,7 +34,6 @@ OFFLINE = "Without a server"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command()(bench)
 
 

@@ -14,7 +14,6 @@ from secateur.cli.stages import StageReporter
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command()(evaluate)
 
 

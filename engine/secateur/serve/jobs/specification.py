@@ -94,7 +94,6 @@ def to_json(options: PruneOptions) -> str:
 
 
 def from_json(text: str) -> PruneOptions:
-    """Options that `to_json` wrote."""
     values: dict[str, Any] = json.loads(text)
     values["out"] = Path(values["out"])
     if isinstance(values["keep"], list):
