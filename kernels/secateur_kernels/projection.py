@@ -49,7 +49,6 @@ class ProjectionTable:
 
     @property
     def device(self) -> torch.device:
-        """Where the projections are."""
         return self.weights[0].device
 
     @property

@@ -24,7 +24,6 @@ class DecodeSpeed:
     repeats: int
 
     def to_json(self) -> dict[str, float]:
-        """As in reports."""
         return {
             "ttft_ms": round(self.ttft_ms, 1),
             "tokens_per_second": round(self.tokens_per_second, 1),

@@ -37,7 +37,6 @@ class ModelInfo:
     perplexity: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As in reports."""
         return asdict(self)
 
     def completed_by(self, other: ModelInfo) -> ModelInfo:

@@ -54,7 +54,6 @@ class DecoderShape:
 
     @property
     def _layers(self) -> int:
-        """Parameters of the layers."""
         return self.parameters - self.embedding * (1 if self.tied else 2)
 
 

@@ -37,12 +37,10 @@ class JsonReporter:
     done: int = 0
 
     def stage(self, name: str, total: int) -> None:
-        """A stage begins."""
         self.name, self.total, self.done = name, total, 0
         self.step(count=0)
 
     def step(self, note: str = "", count: int = 1) -> None:
-        """It went on."""
         self.done += count
         write_line(self.answers, {"stage": self.name, "fraction": min(1.0, self.done / self.total)})
 
@@ -88,7 +86,6 @@ def options_of(job: Mapping[str, Any]) -> BenchOptions:
 
 
 def write_line(answers: TextIO, line: Mapping[str, Any]) -> None:
-    """Write a line."""
     answers.write(json.dumps(line) + "\n")
     answers.flush()
 

@@ -45,7 +45,6 @@ class SubBlockStats:
 
     @property
     def num_units(self) -> int:
-        """Units of the sub-block."""
         return self.weight_HN.shape[1] // self.span
 
 

@@ -35,7 +35,6 @@ OFFLINE = "Without a server"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command(cls=OptionCommand)(bench)
 
 

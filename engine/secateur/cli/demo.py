@@ -27,7 +27,6 @@ SPEED_TOKENS = 64
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command(cls=OptionCommand)(demo)
 
 

@@ -16,7 +16,6 @@ from secateur.config.values import from_given
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
     app.command(cls=OptionCommand)(evaluate)
 
 

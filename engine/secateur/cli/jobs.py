@@ -40,7 +40,6 @@ Example: secateur jobs watch prune-1f2e3d4c5b6a
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the command group."""
     parent.add_typer(app)
 
 

@@ -38,7 +38,6 @@ Example: secateur models rollback slim
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the command group."""
     parent.add_typer(app)
 
 

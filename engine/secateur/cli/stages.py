@@ -31,7 +31,6 @@ class StageReporter:
         self._advance = self._open.__enter__()
 
     def step(self, note: str = "", count: int = 1) -> None:
-        """Advance the current stage."""
         if self._advance is not None:
             self._advance(count, note)
 

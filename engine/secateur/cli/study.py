@@ -34,7 +34,6 @@ Example: secateur study cut slim.study --keep 0.7 --out slim-0.7
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the command group."""
     parent.add_typer(app)
 
 

@@ -34,7 +34,6 @@ class AsyncClient(AsyncStub):
 
     @property
     def target(self) -> str:
-        """Where the server is."""
         return self._connection.target
 
     async def __aenter__(self) -> AsyncClient:

@@ -27,7 +27,6 @@ P = ParamSpec("P")
 
 
 def identity(answer: Any) -> Any:
-    """Return the message itself."""
     return answer
 
 

@@ -43,7 +43,6 @@ class Client(SyncStub):
 
     @property
     def target(self) -> str:
-        """Where the server is."""
         return self._connection.target
 
     @property

@@ -31,7 +31,6 @@ class BaseConnection:
 
     @property
     def target(self) -> str:
-        """Where the server is."""
         return self.endpoint.target
 
     def _open(self, grpc_: Any) -> Any:

@@ -57,7 +57,6 @@ def run_job(name: str, *, etag: str = "", request_id: str | None = None) -> RpcC
 
 
 def get_job(name: str) -> RpcCall[prune_pb2.PruneJob]:
-    """Return one job."""
     return RpcCall(f"{SERVICE}.GetPruneJob", prune_pb2.GetPruneJobRequest(name=name))
 
 

@@ -39,7 +39,6 @@ class PrefixCache:
         return 0, None
 
     def put(self, chunk: int, prefix: Sequence[int], state: Tensor) -> None:
-        """Keep a state."""
         key = (chunk, tuple(prefix))
         if state.nbytes > self._limit or key in self._states:
             return

@@ -35,7 +35,6 @@ class Rung:
 
     @property
     def best(self) -> Architecture:
-        """The leader."""
         return next(iter(self.losses))
 
 

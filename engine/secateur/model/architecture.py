@@ -57,12 +57,10 @@ class Architecture:
         return hashlib.blake2b(json.dumps(self.to_json()).encode(), digest_size=8).hexdigest()
 
     def to_json(self) -> dict[str, list[int]]:
-        """As plain lists."""
         return {"groups": list(self.groups), "channels": list(self.channels)}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Architecture:
-        """The inverse of `to_json`."""
         return cls(tuple(document["groups"]), tuple(document["channels"]))
 
 

@@ -104,7 +104,6 @@ class DecoderModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the weights."""
         return self.embedding_VH.dtype
 
     def width(self, layer: int, kind: Kind) -> int:

@@ -48,7 +48,6 @@ class Winner:
 
     @property
     def architecture(self) -> Architecture:
-        """What it keeps."""
         return self.pair.architecture
 
 

@@ -19,7 +19,6 @@ def tag(name: str, content: str = "", **attributes: object) -> str:
 
 
 def text(x: float, y: float, content: str, **attributes: object) -> str:
-    """A line of text."""
     return tag("text", escape(content), x=x, y=y, **attributes)
 
 

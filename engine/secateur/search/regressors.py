@@ -34,7 +34,6 @@ class BoostedTrees:
         self._members = [_xgboost(seed * 1000 + member) for member in range(ENSEMBLE)]
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
-        """Fit every member."""
         for member in self._members:
             member.fit(rows, target)
 
@@ -82,7 +81,6 @@ class RandomForest:
         )
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
-        """Grow the forest."""
         self._forest.fit(rows, target)
 
     def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,6 @@ class HealthReporter:
             await self.report()
 
     async def report(self) -> None:
-        """Report what is."""
         models = dict(self._pool.models)
         for name in self._reported - set(models):
             await self._status.set(f"model/{name}", UNKNOWN)

@@ -43,11 +43,9 @@ class Limit:
     max_value: int
 
     def admits(self, candidate: Architecture) -> bool:
-        """Whether the candidate fits."""
         return self.cost.of(candidate) <= self.max_value
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
         return {"kind": self.kind, "limit": self.max_value, "unit": self.cost.unit}
 
     def counts(self, slot: Slot) -> bool:
@@ -62,7 +60,6 @@ class Budget:
     limits: tuple[Limit, ...]
 
     def admits(self, candidate: Architecture) -> bool:
-        """Whether the candidate fits."""
         return all(limit.admits(candidate) for limit in self.limits)
 
     def slack(self, candidate: Architecture) -> tuple[int, ...]:

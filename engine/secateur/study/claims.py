@@ -51,11 +51,9 @@ class Participant:
 class AttrStore(Protocol):
     """Where claims are written."""
 
-    def get_attr(self, key: str) -> Any:
-        """What is written there."""
+    def get_attr(self, key: str) -> Any: ...
 
-    def set_attr(self, key: str, value: Any) -> None:
-        """Write."""
+    def set_attr(self, key: str, value: Any) -> None: ...
 
 
 class Claims:
@@ -111,7 +109,6 @@ class Claims:
         return len(others)
 
     def beat(self) -> None:
-        """Show that we live."""
         self._self = replace(self._self, beat=self._self.beat + 1)
         self._write(self._living(), self._self.claims)
 
@@ -164,7 +161,6 @@ class Heartbeat(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Beat until `end`."""
         while not self._ended.wait(HEARTBEAT_SECONDS):
             beat = self._beat()
             if beat is None:
@@ -174,7 +170,6 @@ class Heartbeat(threading.Thread):
             del beat
 
     def end(self) -> None:
-        """Stop beating."""
         self._ended.set()
 
 

@@ -226,7 +226,6 @@ class FileLock:
         self._threads = threading.Lock()
 
     def acquire(self) -> bool:
-        """Wait for the lock."""
         self._threads.acquire()
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         if self._lines is not None:
@@ -234,7 +233,6 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back."""
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._threads.release()
 

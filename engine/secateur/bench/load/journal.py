@@ -92,7 +92,6 @@ class BenchmarkLog:
     generators: list[GeneratorStats] = field(default_factory=list)
 
     def add(self, entry: JournalEntry) -> None:
-        """Take one more."""
         match entry:
             case LoadHeader():
                 self.stages.append(entry)

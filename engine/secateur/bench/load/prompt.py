@@ -53,7 +53,6 @@ class RandomTokens:
     seed: int
 
     def make(self, number: int, tokens: int) -> BenchmarkPrompt:
-        """Draw a prompt."""
         chosen = np.random.default_rng([self.seed, number]).integers(len(self.pool), size=tokens)
         return BenchmarkPrompt(tokens, token_ids=tuple(self.pool[place] for place in chosen))
 
@@ -84,7 +83,6 @@ class RandomWords:
     seed: int
 
     def make(self, number: int, tokens: int) -> BenchmarkPrompt:
-        """Draw a prompt."""
         rng = np.random.default_rng([self.seed, number])
         wanted = tokens * self.characters_per_token
         chosen: list[str] = []

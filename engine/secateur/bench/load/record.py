@@ -103,7 +103,6 @@ class RequestRecord:
 
     @property
     def ttft_ms(self) -> float:
-        """Time to first token."""
         return 1e3 * (self.times[0] - self.intended)
 
     @property

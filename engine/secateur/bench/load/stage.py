@@ -34,7 +34,6 @@ class ClosedLoop:
 
     @property
     def label(self) -> str:
-        """As in reports."""
         return f"concurrency {self.concurrency}"
 
     def warmup(self, first: bool) -> int:
@@ -42,7 +41,6 @@ class ClosedLoop:
         return max(2, self.concurrency * (WARMUP_WAVES if first else 1))
 
     def to_json(self) -> dict[str, Any]:
-        """As in reports."""
         return {"kind": "closed", "label": self.label, "concurrency": self.concurrency}
 
 
@@ -64,7 +62,6 @@ class OpenLoop:
 
     @property
     def label(self) -> str:
-        """As in reports."""
         rates = f"{self.rate:g}" if self.to_rate is None else f"{self.rate:g} to {self.to_rate:g}"
         return f"rate {rates}/s"
 
@@ -92,7 +89,6 @@ class OpenLoop:
         return (-self.rate + math.sqrt(self.rate**2 + 2 * slope * work)) / slope
 
     def to_json(self) -> dict[str, Any]:
-        """As in reports."""
         return {
             "kind": "open" if self.to_rate is None else "ramp",
             "label": self.label,
@@ -117,11 +113,9 @@ class TraceReplay:
 
     @property
     def label(self) -> str:
-        """As in reports."""
         return "trace"
 
     def to_json(self) -> dict[str, Any]:
-        """As in reports."""
         return {
             "kind": "trace",
             "label": self.label,

@@ -27,9 +27,7 @@ class OfflineReporter(Protocol):
         """A stage of so many steps begins."""
         ...
 
-    def step(self, note: str = "", count: int = 1) -> None:
-        """It went on."""
-        ...
+    def step(self, note: str = "", count: int = 1) -> None: ...
 
 
 @dataclass

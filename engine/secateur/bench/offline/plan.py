@@ -53,7 +53,6 @@ class OfflinePlan:
                 raise BadInput("input_len", self.input_tokens, f"the context of {folder} is {most} tokens")
 
     def to_json(self) -> dict[str, Any]:
-        """As in reports."""
         return {
             "folders": {name: str(folder) for name, folder in self.folders},
             "batches": list(self.batches),

@@ -86,7 +86,6 @@ class OpenInferenceTarget:
         return ModelInfo(model)
 
     async def close(self) -> None:
-        """Hang up."""
         await self._channel.close()
 
 

@@ -88,7 +88,6 @@ class OpenAITarget:
         return ModelInfo(model)
 
     async def close(self) -> None:
-        """Hang up."""
         if self._opened is not None:
             await self._opened.close()
 

@@ -67,7 +67,6 @@ class SecateurTarget:
         return _facts(response.model)
 
     async def close(self) -> None:
-        """Hang up."""
         await self._channel.close()
 
 

@@ -46,8 +46,7 @@ class WorkerBackend(Protocol):
     """Workers, numbered from 0. Each does the tasks it is given one after the other."""
 
     @property
-    def size(self) -> int:
-        """How many there are."""
+    def size(self) -> int: ...
 
     def start(self, worker: int) -> None:
         """Start a worker, in place of one that died if there was one."""
@@ -58,8 +57,7 @@ class WorkerBackend(Protocol):
     def wait(self) -> Sequence[tuple[int, TaskResult | WorkerDeath]]:
         """Wait until something has happened; a death is told once."""
 
-    def stop(self) -> None:
-        """End all workers."""
+    def stop(self) -> None: ...
 
 
 NO_TASK_ID = -1  # the task of an answer when a worker could not even begin

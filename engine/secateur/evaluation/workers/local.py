@@ -49,7 +49,6 @@ class ProcessBackend:
 
     @property
     def size(self) -> int:
-        """How many there are."""
         return len(self._workers)
 
     @property
@@ -62,7 +61,6 @@ class ProcessBackend:
         ]
 
     def start(self, worker: int) -> None:
-        """Start a process."""
         here, there = self._context.Pipe()
         name = f"worker {worker}"
         process = self._context.Process(
@@ -78,7 +76,6 @@ class ProcessBackend:
         self._workers[worker] = _WorkerHandle(process, here)
 
     def submit(self, worker: int, task: EvaluationTask) -> None:
-        """Send a task."""
         handle = self._workers[worker]
         if handle is not None:
             with suppress(OSError):  # it has died; `wait` will tell

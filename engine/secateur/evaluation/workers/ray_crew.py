@@ -52,7 +52,6 @@ class RayBackend:
 
     @property
     def size(self) -> int:
-        """How many there are."""
         return self._size
 
     def start(self, worker: int) -> None:
@@ -63,7 +62,6 @@ class RayBackend:
         self._pending[actor.ready.remote()] = (worker, None)
 
     def submit(self, worker: int, task: EvaluationTask) -> None:
-        """Send a task."""
         self._pending[self._actors[worker].work.remote(task)] = (worker, task)
 
     def wait(self) -> Sequence[tuple[int, TaskResult | WorkerDeath]]:
@@ -113,7 +111,6 @@ class _Actor:
         return None if self._error is None else TaskResult(NO_TASK_ID, error=self._error)
 
     def work(self, task: EvaluationTask) -> TaskResult:
-        """Do a task."""
         if self._evaluator is None:
             return TaskResult(NO_TASK_ID, error=self._error)
         return run_task(self._evaluator, task, self._name)

@@ -103,7 +103,6 @@ def _mark(point: Point, place: tuple[float, float], kind: str, size: float, styl
 
 
 def described(point: Point, kind: str) -> str:
-    """A pair in words."""
     ratio = point["perplexity_ratio"]
     lines = [
         f"{point['origin']}, " + (f"round {point['round']}" if point["round"] else "for the table"),

@@ -61,7 +61,6 @@ class PaperReport:
     candidates: int
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
         return asdict(self)
 
 

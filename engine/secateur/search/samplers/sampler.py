@@ -63,8 +63,7 @@ class Proposal:
 class SamplerReport(Protocol):
     """What a sampler has to say beyond its proposals."""
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,6 @@ def new_proposals(proposals: Iterable[Proposal], known: Collection[Architecture]
 
 
 def architectures(pairs: Iterable[EvaluatedArchitecture]) -> set[Architecture]:
-    """What was evaluated."""
     return {pair.architecture for pair in pairs}
 
 

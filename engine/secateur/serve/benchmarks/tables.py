@@ -75,7 +75,6 @@ class BenchmarkStore:
         return row
 
     def finish(self, number: int, state: str, result: Mapping[str, Any] | None, error: str = "") -> None:
-        """End a benchmark."""
         with self._sessions.begin() as session:
             row = session.get_one(BenchmarkRow, number)
             row.state, row.error, row.ended_at = state, error, time.time()

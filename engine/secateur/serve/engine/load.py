@@ -40,7 +40,6 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values."""
         return sum(self._counts)
 
 

@@ -38,7 +38,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Generate(
         self, request: inference_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.GenerateResponse:
-        """Return whole continuations."""
         check_deadline(context)
         model = self._find(request)
         check_priority(request.priority)
@@ -56,7 +55,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def StreamGenerate(
         self, request: inference_pb2.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> None:
-        """Stream continuations."""
         check_deadline(context)
         model = self._find(request)
         check_priority(request.priority)

@@ -52,7 +52,6 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        """Return one operation."""
         return await self._operation(request.name)
 
     async def WaitOperation(

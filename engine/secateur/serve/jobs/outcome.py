@@ -30,7 +30,6 @@ class JobOutcome:
 
 
 def write_outcome(folder: Path, outcome: JobOutcome) -> None:
-    """Say it."""
     write_json(folder / OUTCOME_FILE, asdict(outcome))
 
 

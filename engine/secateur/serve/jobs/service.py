@@ -69,7 +69,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
     async def GetPruneJob(
         self, request: prune_pb2.GetPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
-        """Return one job."""
         return self._message(await asyncio.to_thread(self._store.find, parse_job(request.name)))
 
     async def ListPruneJobs(
@@ -97,7 +96,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
     async def RunPruneJob(
         self, request: prune_pb2.RunPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        """Queue a job."""
         self._supervisor.require_charge()
         check_request_id(request.request_id)
         job = parse_job(request.name)
@@ -108,7 +106,6 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
     async def CancelPruneJob(
         self, request: prune_pb2.CancelPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
-        """End a job's run."""
         self._supervisor.require_charge()
         row = await asyncio.to_thread(self._store.cancel, parse_job(request.name))
         self._supervisor.cancel(row.number)

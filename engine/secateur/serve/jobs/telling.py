@@ -42,7 +42,6 @@ class JobReporter:
         self._untold = False
 
     def stage(self, name: str, total: int) -> None:
-        """A stage begins."""
         self._progress.stage, self._progress.stage_done, self._progress.stage_total = name, 0, total
         self._stage_started = time.monotonic()
         self._tell()
@@ -73,7 +72,6 @@ class JobReporter:
             self._progress.best.CopyFrom(self._points.point(fitting[0]))
 
     def evaluated(self, progress: SearchProgress) -> None:
-        """Something was evaluated."""
         assert self._points is not None  # begin() came before
         self._points.add(progress.pair)
         if progress.stage == "search":

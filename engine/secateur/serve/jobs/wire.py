@@ -20,7 +20,6 @@ def timestamp(seconds: float) -> timestamp_pb2.Timestamp:
 
 
 def job_name(row: JobRow) -> str:
-    """The job's resource name."""
     return f"{JOBS}/{row.id}"
 
 

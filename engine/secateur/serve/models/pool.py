@@ -169,6 +169,5 @@ class ModelPool:
         )
 
     def drain(self) -> None:
-        """Refuse new requests everywhere."""
         self._closing = True
         self.changed()

@@ -55,13 +55,11 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def GetModel(
         self, request: models_pb2.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelResponse:
-        """Return one model."""
         return models_pb2.GetModelResponse(model=self._described(self._pool.model(request.name)))
 
     async def GetModelVersion(
         self, request: models_pb2.GetModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.GetModelVersionResponse:
-        """Return one version."""
         version = self._pool.model(request.name).find(request.version)
         return models_pb2.GetModelVersionResponse(version=self._described_version(version))
 
@@ -105,7 +103,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def ActivateModelVersion(
         self, request: models_pb2.ActivateModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.ActivateModelVersionResponse:
-        """Let a version answer."""
         response = models_pb2.ActivateModelVersionResponse()
         if request.validate_only:
             version = self._deployments.version(request.name, request.version)
@@ -134,7 +131,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def DeleteModelVersion(
         self, request: models_pb2.DeleteModelVersionRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.DeleteModelVersionResponse:
-        """Forget a version."""
         await self._deployments.delete(request.name, request.version, request.etag, request.force)
         return models_pb2.DeleteModelVersionResponse()
 
@@ -148,7 +144,6 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
     async def DeleteAlias(
         self, request: models_pb2.DeleteAliasRequest, context: grpc.aio.ServicerContext
     ) -> models_pb2.DeleteAliasResponse:
-        """Forget another name."""
         await self._deployments.delete_alias(request.alias)
         return models_pb2.DeleteAliasResponse()
 

@@ -84,7 +84,6 @@ class ModelStore:
         self._home = home
 
     def read(self) -> StoredModels:
-        """Return everything."""
         with self._sessions() as session:
             models = list(session.scalars(self._all(ModelRow).order_by(ModelRow.name)))
             versions: dict[str, list[VersionRow]] = {model.name: [] for model in models}
@@ -129,17 +128,14 @@ class ModelStore:
                 session.execute(delete(table).where(table.home == self._home, column == name))
 
     def put_alias(self, alias: str, model: str) -> None:
-        """Write an alias."""
         with self._sessions.begin() as session:
             self._add(session, AliasRow(alias=alias, model=model))
 
     def forget_alias(self, alias: str) -> None:
-        """Remove an alias."""
         with self._sessions.begin() as session:
             session.execute(delete(AliasRow).where(AliasRow.home == self._home, AliasRow.alias == alias))
 
     def forget_all(self) -> None:
-        """Remove everything."""
         self.write(StoredModels())
 
     def _all(self, table: type[Row]) -> Select[Row]:

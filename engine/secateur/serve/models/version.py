@@ -57,7 +57,6 @@ class RequestTracker:
         self._totals.prompt_tokens += tokens
 
     def generated(self, tokens: int) -> None:
-        """Count new tokens."""
         self.generated_tokens += tokens
         self._totals.generated_tokens += tokens
 
@@ -109,7 +108,6 @@ class ModelVersion:
 
     @property
     def state(self) -> VersionState:
-        """What it is doing."""
         return self._state
 
     @property
@@ -129,7 +127,6 @@ class ModelVersion:
             self._changed()
 
     def loaded(self, engine: Engine) -> None:
-        """Begin to serve."""
         self._engine = engine
         self.become(VersionState.SERVING)
 

@@ -59,7 +59,6 @@ class Metrics:
 
     @contextmanager
     def __call__(self, call: CallContext) -> Iterator[None]:
-        """Count a call."""
         # What does not exist has one name: clients must not be able to make series.
         labels = (call.service, call.name) if call.known else ("unknown", "unknown")
         running = self._running.labels(*labels)

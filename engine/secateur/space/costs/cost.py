@@ -28,7 +28,6 @@ class Cost:
         return self.table[slot][width]
 
     def of(self, candidate: Architecture) -> int:
-        """Cost of an architecture."""
         return self.fixed + sum(row[candidate.width(*slot)] for slot, row in self.table.items())
 
     def to_json(self) -> dict[str, Any]:

@@ -99,7 +99,6 @@ class LatencyTable:
         return Cost(UNIT, self.fixed, table)
 
     def to_json(self) -> dict[str, Any]:
-        """As in its file."""
         rows = {kind: {str(width): ns for width, ns in sorted(self.rows[kind].items())} for kind in KINDS}
         return {
             "conditions": asdict(self.conditions),

@@ -57,13 +57,11 @@ class OpenInferenceService:
         return wire.ModelReadyResponse(ready=alive and model.state is VersionState.SERVING)
 
     async def ServerMetadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """Describe the server."""
         return wire.ServerMetadataResponse(
             name="secateur", version=version("secateur"), extensions=EXTENSIONS
         )
 
     async def ModelMetadata(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """Describe a model's tensors."""
         model = self._pool.model(request.name)
         if request.version:
             model.find(request.version)
@@ -100,7 +98,6 @@ class OpenInferenceService:
         return repository.empty_response(wire.RepositoryModelUnloadResponse(), name)
 
     async def ModelInfer(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """Return whole continuations."""
         check_deadline(context)
         async with aclosing(self._responses(request, streaming=False)) as responses:
             return await anext(responses)

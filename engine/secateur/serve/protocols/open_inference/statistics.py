@@ -21,7 +21,6 @@ class DurationTotal:
     ns: int = 0
 
     def add(self, seconds: float) -> None:
-        """Count one more."""
         self.count += 1
         self.ns += int(1e9 * seconds)
 

@@ -66,7 +66,6 @@ class VllmEngineService:
         return pb.HealthCheckResponse(healthy=up, message="" if up else "not all models answer")
 
     async def GetModelInfo(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """Describe the default model."""
         model = self._pool.find("")
         engine = model.ready_engine()
         return pb.GetModelInfoResponse(
@@ -80,7 +79,6 @@ class VllmEngineService:
         )
 
     async def GetServerInfo(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """Describe the server."""
         engine = self._pool.find("").ready_engine()
         return pb.GetServerInfoResponse(
             active_requests=self._pool.in_flight,
