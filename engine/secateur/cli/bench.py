@@ -10,7 +10,6 @@ import typer
 from secateur.cli.console import emit_json, print_status, print_table, stdout_to_stderr
 from secateur.cli.interrupts import INTERRUPTED, exit_on_interrupt_during_import
 from secateur.cli.offline import run_offline
-from secateur.cli.options import OptionCommand
 from secateur.cli.stages import StageReporter
 from secateur.cli.target import (
     DEFAULT_TARGET,
@@ -35,7 +34,7 @@ OFFLINE = "Without a server"
 
 
 def register(app: typer.Typer) -> None:
-    app.command(cls=OptionCommand)(bench)
+    app.command()(bench)
 
 
 def bench(

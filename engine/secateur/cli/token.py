@@ -9,13 +9,12 @@ import typer
 
 from secateur.cli.console import emit_json, print_status
 from secateur.cli.interrupts import exit_on_interrupt_during_import
-from secateur.cli.options import OptionCommand
 from secateur.errors import BadInput
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(cls=OptionCommand)(token)
+    app.command()(token)
 
 
 def token(
