@@ -68,7 +68,7 @@ class Bench:
         self.model = load_model(source)
         tokenizer = source.tokenizer()
         cut = {
-            name: cut_windows(load_corpora(str(data / name / "valid.txt"))[0], tokenizer, WINDOW)
+            name: cut_windows(load_corpora([str(data / name / "valid.txt")])[0], tokenizer, WINDOW)
             for name in ("wikitext2", "ptb")
         }
         self._statistics = cut["wikitext2"][:windows]

@@ -25,7 +25,7 @@ from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
 from secateur.progress import StageTimer
 from secateur.prune.preparation import prepare
-from secateur.prune.reopening import options_of
+from secateur.prune.study_options import options_of
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -49,8 +49,10 @@ class Printer:
 
 def main() -> None:
     arguments = _arguments()
-    prepared = prepare(options_of(str(arguments.study), Path("unused"), keep=0.5), Printer(), StageTimer())
-    ptb = load_corpora(str(arguments.data / "ptb/valid.txt"))[0]
+    prepared = prepare(
+        options_of(str(arguments.study), {"out": "unused", "keep": "0.5"}), Printer(), StageTimer()
+    )
+    ptb = load_corpora([str(arguments.data / "ptb/valid.txt")])[0]
     split, window = prepared.split, prepared.options.window
     unseen = {
         "wikitext2": split.validation,

@@ -154,19 +154,19 @@ class TestRequireNew:
     def test_exists(self, what: str, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir() if what == "folder" else out.write_text("")
-        with pytest.raises(BadInput, match=r"--out: got .*out: exists"):
-            check_new_path("--out", out)
+        with pytest.raises(BadInput, match=r"out: got .*out: exists"):
+            check_new_path("out", out)
 
     def test_below_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(BadInput, match="file is not a writable folder"):
-            check_new_path("--out", tmp_path / "file" / "deep" / "out")
+            check_new_path("out", tmp_path / "file" / "deep" / "out")
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_not_writable(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
         with pytest.raises(BadInput, match="is not a writable folder"):
-            check_new_path("--out", tmp_path / "out")
+            check_new_path("out", tmp_path / "out")
 
     def test_new(self, tmp_path: Path) -> None:
         check_new_path("--out", tmp_path / "a" / "b" / "out")

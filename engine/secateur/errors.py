@@ -6,22 +6,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import re
+from collections.abc import Callable
+from typing import Any, Self
+
+_QUOTED = re.compile(r"`([a-z0-9_.]+)`")
+
+Naming = Callable[[str], str | None]
+"""What an edge calls a field: a flag, or the path of a message's field; None if it has no such field."""
 
 
 class SecateurError(Exception):
-    """Base of every error that is reported to the user as one line."""
+    """Base of every error that is reported to the user as one line.
+
+    Its text names fields of options in backquotes: the command line shows them as flags, the server as
+    fields of a request.
+    """
 
     exit_status = 1
+
+    def named(self, naming: Naming) -> Self:
+        """The same error in the words of an edge."""
+        renamed = copy.copy(self)
+        renamed.args = tuple(spoken(arg, naming) if isinstance(arg, str) else arg for arg in self.args)
+        return renamed
 
 
 class BadInput(SecateurError):
     """The user gave something that cannot work.
 
     Args:
-        field: what was given, in the user's words (an option such as ``--keep``, or ``MODEL``).
+        field: the option at fault, by its name (``keep``, ``latency_table``).
         given: the value that was given.
-        allowed: what would be accepted instead, or why this is not.
+        allowed: what would be accepted instead, or why this is not; other options in backquotes.
     """
 
     exit_status = 2
@@ -31,6 +49,14 @@ class BadInput(SecateurError):
         self.given = given
         self.allowed = allowed
         super().__init__(f"{field}: got {given!s}: {allowed}")
+
+    def named(self, naming: Naming) -> Self:
+        """The same error, its field and those in its text in the words of an edge."""
+        renamed = super().named(naming)
+        renamed.field = naming(self.field) or self.field
+        renamed.allowed = spoken(self.allowed, naming)
+        renamed.args = (f"{renamed.field}: got {self.given!s}: {renamed.allowed}",)
+        return renamed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its parts: workers send their errors to the process that asked."""
@@ -63,3 +89,8 @@ class OutputFailed(SecateurError):
     """Writing the result failed (disk full, permission); nothing half-written is left."""
 
     exit_status = 2
+
+
+def spoken(text: str, naming: Naming) -> str:
+    """A text with the fields in backquotes in the words of an edge; others stay as they are."""
+    return _QUOTED.sub(lambda match: naming(match[1]) or match[0], text)

@@ -78,7 +78,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary.chmod(0o755)  # mkdtemp made it private
             if path.exists():
                 raise OutputFailed(
-                    f"--out: {path} appeared while it was being written; nothing was overwritten"
+                    f"`out`: {path} appeared while it was being written; nothing was overwritten"
                 )
             os.rename(temporary, path)
     except BaseException:

@@ -84,7 +84,7 @@ def test_a_whole_one_counts_and_leaves_no_temporary_file(model: DecoderModel, tm
 
 
 def test_unknown_criterion(model: DecoderModel, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="--criterion"):
+    with pytest.raises(BadInput, match="criterion"):
         next(calibrate(model, WINDOWS, tmp_path / "c", CalibrationConfig("best")))
     assert not (tmp_path / "c").exists()
 

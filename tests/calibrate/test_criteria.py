@@ -141,7 +141,7 @@ class TestFisher:
         assert rank("obs-fisher", given)[0] != 4
 
     def test_without_gradients(self) -> None:
-        with pytest.raises(BadInput, match="--criterion: got obs-fisher: needs gradients"):
+        with pytest.raises(BadInput, match="criterion: got obs-fisher: needs gradients"):
             rank("obs-fisher", replace(evidence(0, 3), fisher_HH=None))
 
 
@@ -217,7 +217,7 @@ class TestOthers:
             rank("taylor", replace(evidence(0, 3), taylor_N=None))
 
     def test_unknown(self) -> None:
-        with pytest.raises(BadInput, match="--criterion: got best: allowed are obs-greedy, obs"):
+        with pytest.raises(BadInput, match="criterion: got best: allowed are obs-greedy, obs"):
             criterion_named("best")
 
     def test_damping_is_a_share_of_the_mean_diagonal(self) -> None:

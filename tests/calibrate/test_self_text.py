@@ -16,9 +16,9 @@ from secateur.calibrate import self_text
 from secateur.calibrate.corpus import load_corpora
 from secateur.calibrate.self_text import generate_text
 from secateur.checkpoint.source import ModelSource, open_source
+from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput, StudyMismatch
 from secateur.evaluation.judge import transformers_module
-from secateur.prune.options import PruneOptions
 from secateur.prune.pipeline import prune
 from secateur.prune.preparation import load_model
 
@@ -93,8 +93,8 @@ def options_for(model: Path, out: Path, **changes: Any) -> PruneOptions:
     small = PruneOptions(
         model=str(model),
         out=out,
-        keep=0.7,
-        corpus="self",
+        keep=(0.7,),
+        corpus=("self",),
         evaluations=4,
         window=32,
         calibration_tokens=1600,
@@ -110,7 +110,7 @@ def test_a_job_on_it_is_resumed_without_writing_again(tiny_llama: Path, tmp_path
     assert any(stage.startswith("writing") for stage in notes.stages)
     assert record["corpora"] == ["self"] and record["corpus_digests"]["self"]
     again = Quiet()
-    second = prune(replace(options, out=tmp_path / "again", study=options.study_folder), again)
+    second = prune(replace(options, out=tmp_path / "again", study=options.study_url), again)
     assert not any(stage.startswith("writing") for stage in again.stages)
     assert second["corpus_digests"] == record["corpus_digests"]
     assert second["architecture"] == record["architecture"]
@@ -118,7 +118,7 @@ def test_a_job_on_it_is_resumed_without_writing_again(tiny_llama: Path, tmp_path
 
 def test_mixed_with_other_text_and_judged_by_other_text(tiny_llama: Path, tmp_path: Path) -> None:
     options = options_for(
-        tiny_llama, tmp_path / "slim", corpus="self,pydoc:calibration", validation="pydoc:validation"
+        tiny_llama, tmp_path / "slim", corpus=("self", "pydoc:calibration"), validation=("pydoc:validation",)
     )
     record = prune(options, Quiet())
     assert record["corpora"] == ["self", "pydoc:calibration", "pydoc:validation"]
@@ -130,9 +130,9 @@ def test_text_that_changed_is_another_study(tiny_llama: Path, tmp_path: Path) ->
     (file,) = options.study_folder.glob("self-*.txt")
     file.write_text(file.read_text() + " more")
     with pytest.raises(StudyMismatch, match="another corpus"):
-        prune(replace(options, out=tmp_path / "again", study=options.study_folder), Quiet())
+        prune(replace(options, out=tmp_path / "again", study=options.study_url), Quiet())
 
 
 def test_only_to_calibrate_on() -> None:
-    with pytest.raises(BadInput, match="--corpus: got self: a model's own text is only to calibrate on"):
-        load_corpora("pydoc,self")
+    with pytest.raises(BadInput, match="corpus: got self: a model's own text is only to calibrate on"):
+        load_corpora(["pydoc", "self"])

@@ -19,8 +19,9 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.cli.commands import run
+from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, BrokenCheckpoint
-from secateur.evaluation.evaluation import EvaluationOptions, evaluate
+from secateur.evaluation.evaluation import evaluate
 from secateur.model.architecture import Architecture
 from secateur.prune.preparation import load_model
 from secateur.prune.surgery import build_slim_model
@@ -70,7 +71,10 @@ def slim_of(dense: Path, out: Path) -> Path:
 
 def measure(model: Path, corpus: object, quiet: Quiet | None = None, **changes: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"window": 32, "windows": 10, "dtype": "float32"} | changes
-    return evaluate(EvaluationOptions(str(model), str(corpus), **options), quiet or Quiet())
+    return evaluate(
+        EvaluateOptions(str(model), tuple(str(corpus).split(",")) if corpus else (), **options),
+        quiet or Quiet(),
+    )
 
 
 def judged(model: Path, text: Path, window: int, limit: int) -> float:
@@ -159,7 +163,7 @@ class TestDocument:
             weights.write_bytes(bytes(content))
         quiet = Quiet()
         assert "dense" not in measure(slim, texts[0], quiet)
-        assert len(quiet.said) == 1 and "name it with --dense" in quiet.said[0]
+        assert len(quiet.said) == 1 and "name it with `dense`" in quiet.said[0]
 
     def test_through_the_command_line(
         self,
@@ -182,12 +186,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
-            ({"windows": 0}, "--windows: got 0"),
-            ({"window": 1}, "--window: got 1"),
+            ({"windows": 0}, "windows: got 0"),
+            ({"window": 1}, "window: got 1"),
             ({"window": 400}, "shorter than one window of 400"),
-            ({"window": 513}, "--window: got 513: the model's context is 512"),
-            ({"dtype": "fp8"}, "--dtype: got fp8"),
-            ({"dense": "nowhere"}, "--dense: got nowhere"),
+            ({"window": 513}, "window: got 513: the model's context is 512"),
+            ({"dtype": "fp8"}, "dtype: got fp8"),
+            ({"dense": "nowhere"}, "dense: got nowhere"),
         ],
     )
     def test_bad_options(
@@ -218,4 +222,4 @@ class TestRefused:
         (slim / "secateur.json").write_text(record)
         quiet = Quiet()
         assert measure(slim, texts[0], quiet)["perplexity"]
-        assert "--dense" in quiet.said[0]
+        assert "`dense`" in quiet.said[0]

@@ -82,7 +82,7 @@ class TestSpace:
 
     @pytest.mark.parametrize("quantum", [0, -1, 201])
     def test_bad_quantum(self, quantum: int) -> None:
-        with pytest.raises(BadInput, match=f"--quantum: got {quantum}: allowed are 1 to 200"):
+        with pytest.raises(BadInput, match=f"quantum: got {quantum}: allowed are 1 to 200"):
             self.space(quantum)
 
     def test_contains(self) -> None:

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import open_source
+from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.architecture import Architecture, architecture_of
 from secateur.prune import finish, preparation
-from secateur.prune.options import MIN_WINDOWS, PruneOptions
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.preparation import load_model
 from secateur.prune.windows import WindowSplit, _spread, split_windows
@@ -74,8 +74,8 @@ def options_for(model: Path, text: Path, out: Path, **changes: Any) -> PruneOpti
     small = PruneOptions(
         model=str(model),
         out=out,
-        keep=0.7,
-        corpus=str(text),
+        keep=(0.7,),
+        corpus=(str(text),),
         evaluations=10,
         window=32,
         calibration_tokens=3200,
@@ -134,11 +134,11 @@ class TestSplit:
         split = split_windows(open_source(tiny_llama), named, (), options)
         parts = [split.statistics, split.search, split.validation]
         assert not rows(split.repair) & (rows(split.search) | rows(split.validation))
-        assert split.repair.numel() <= options.effort.repair_tokens < tokens
+        assert split.repair.numel() <= options.evaluation_budget.repair_tokens < tokens
         assert all(len(part) and part.shape[1] == window for part in parts)
         assert sum(map(len, parts)) == len(set().union(*map(rows, parts)))
         assert len(split.search) <= search_windows
-        assert len(split.validation) <= options.effort.validation_windows
+        assert len(split.validation) <= options.evaluation_budget.validation_windows
         assert split.statistics.numel() <= tokens
 
     def split(
@@ -225,7 +225,7 @@ class TestResult:
             "repair",
             "total",
         }
-        assert record["seed"] == 0 and record["corpora"] == [job.options.corpus]
+        assert record["seed"] == 0 and record["corpora"] == list(job.options.corpus)
         assert record["search"]["evaluations"] == 10
         assert {"secateur", "torch", "transformers", "python"} <= set(record["versions"])
 
@@ -255,7 +255,7 @@ class TestResult:
 
     def test_a_second_run_repeats_it_from_the_study(self, job: Job) -> None:
         """Nothing is evaluated again, and the weights are the same bytes."""
-        again = replace(job.options, out=job.options.out.with_name("again"), study=job.options.study_folder)
+        again = replace(job.options, out=job.options.out.with_name("again"), study=job.options.study_url)
         notes = Notes()
         record = prune(again, notes)
         assert record["architecture"] == job.record["architecture"]
@@ -290,7 +290,7 @@ class TestSeveralBudgets:
     ) -> None:
         """The same weights as the search made of them, without evaluating or calibrating anything."""
         options, records = jobs
-        own = replace(options, keep=0.6, out=tmp_path / "again", study=options.study_folder)
+        own = replace(options, keep=(0.6,), out=tmp_path / "again", study=options.study_url)
         notes = Notes()
         record = cut_from_study(own, notes)
         assert record["architecture"] == records[1]["architecture"]
@@ -301,9 +301,9 @@ class TestSeveralBudgets:
     def test_cut_one_by_name(self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path) -> None:
         options, records = jobs
         digest = Architecture.from_json(records[0]["architecture"]).digest
-        own = replace(options, keep=0.8, out=tmp_path / "named", study=options.study_folder)
+        own = replace(options, keep=(0.8,), out=tmp_path / "named", study=options.study_url)
         assert cut_from_study(own, Notes(), digest)["architecture"] == records[0]["architecture"]
-        with pytest.raises(BadInput, match="--id: got nothing: the study has no such architecture"):
+        with pytest.raises(BadInput, match="id: got nothing: the study has no such architecture"):
             cut_from_study(replace(own, out=tmp_path / "other"), Notes(), "nothing")
         assert not (tmp_path / "other").exists()
 
@@ -311,7 +311,7 @@ class TestSeveralBudgets:
         self, jobs: tuple[PruneOptions, list[dict[str, Any]]], tmp_path: Path
     ) -> None:
         options, _ = jobs
-        own = replace(options, keep=0.2, out=tmp_path / "tiny", study=options.study_folder)
+        own = replace(options, keep=(0.2,), out=tmp_path / "tiny", study=options.study_url)
         with pytest.raises(BadInput, match="no pair of the study is within"):
             cut_from_study(own, Notes())
 
@@ -319,7 +319,7 @@ class TestSeveralBudgets:
 class TestVariants:
     def test_another_family_and_memory(self, tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:
         options = options_for(
-            tiny_qwen3, text, tmp_path / "slim", budget="memory", criterion="taylor", evaluations=3
+            tiny_qwen3, text, tmp_path / "slim", budget={"memory": None}, criterion="taylor", evaluations=3
         )
         record = prune(options, Notes())
         assert record["slim"]["memory_bytes"] <= 0.7 * record["dense"]["memory_bytes"]
@@ -342,22 +342,22 @@ class TestVariants:
         assert set(report["ranges"]) == set(report["importance"]) and len(report["ranges"]) == 6
         assert record["repair"] == "none" and record["criterion"] == "taylor"
         assert record["kept_fraction"]["non_embedding"] <= 0.7
-        again = prune(replace(options, out=tmp_path / "again", study=options.study_folder), Notes())
+        again = prune(replace(options, out=tmp_path / "again", study=options.study_url), Notes())
         assert again["search"] == record["search"]
         with pytest.raises(StudyMismatch, match="made with another repair"):
-            prune(replace(options, repair="auto", out=tmp_path / "x", study=options.study_folder), Notes())
+            prune(replace(options, repair="auto", out=tmp_path / "x", study=options.study_url), Notes())
 
     def test_nothing_to_cut(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
-        record = prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1.0), Notes())
+        record = prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(1.0,)), Notes())
         assert record["kept"] == record["parameters"] and record["layout"] == "stock"
         assert record["repair"] == "none" and record["search"]["kl"] == 0.0
 
     def test_as_small_as_it_goes(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         """Whatever the smallest feasible budget leaves can be written and loaded."""
         with pytest.raises(BadInput, match="smallest feasible") as caught:
-            prune(options_for(tiny_llama, text, tmp_path / "slim", keep=1e-6), Notes())
+            prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(1e-6,)), Notes())
         keep = float(str(caught.value).split("smallest feasible is ")[1].split()[0])
-        prune(options_for(tiny_llama, text, tmp_path / "slim", keep=keep), Notes())
+        prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(keep,)), Notes())
         slim = load_model(open_source(tmp_path / "slim"))
         assert sum(architecture_of(slim).groups) == 1
 
@@ -365,7 +365,7 @@ class TestVariants:
         other = tmp_path / "other.txt"
         other.write_text(english[50_000:60_000])
         options = options_for(
-            tiny_llama, text, tmp_path / "slim", validation=str(other), dtype="bfloat16", evaluations=2
+            tiny_llama, text, tmp_path / "slim", validation=(str(other),), dtype="bfloat16", evaluations=2
         )
         record = prune(options, Notes())
         assert list(record["slim"]["perplexity"]) == [str(other)]
@@ -387,7 +387,7 @@ class TestRefused:
         """Before the model, which is not there either."""
         (tmp_path / "slim").mkdir()
         options = options_for(tmp_path / "no-model", tmp_path / "no-text", tmp_path / "slim")
-        self.refused(options, BadInput, "--out: got .*slim: exists")
+        self.refused(options, BadInput, "out: got .*slim: exists")
 
     def test_a_per_layer_model(self, job: Job, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         from secateur.calibrate.library import BlockLibrary
@@ -403,8 +403,8 @@ class TestRefused:
         self.refused(options, UnsupportedModel, "already cut per layer")
 
     def test_the_study_of_another_seed(self, job: Job, tmp_path: Path) -> None:
-        options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_folder)
-        self.refused(options, StudyMismatch, "--study: got .* made with another seed")
+        options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_url)
+        self.refused(options, StudyMismatch, "study: got .* made with another seed")
 
     def test_the_study_of_a_host_that_computes_in_another_dtype(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -412,12 +412,12 @@ class TestRefused:
         here = preparation.fastest_dtype()
         there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
         monkeypatch.setattr(preparation, "fastest_dtype", lambda: there)
-        options = replace(job.options, out=tmp_path / "other", study=job.options.study_folder)
+        options = replace(job.options, out=tmp_path / "other", study=job.options.study_url)
         self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
 
     def test_a_file_in_the_place_of_the_study(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        options = options_for(tiny_llama, text, tmp_path / "slim", study=tmp_path / "file")
+        options = options_for(tiny_llama, text, tmp_path / "slim", study=str(tmp_path / "file"))
         self.refused(options, OutputFailed, "file: cannot be written")
 
     @pytest.mark.parametrize(
@@ -428,9 +428,9 @@ class TestRefused:
         self, corpus: str, validation: str, tiny_llama: Path, tmp_path: Path
     ) -> None:
         options = options_for(
-            tiny_llama, Path("unused"), tmp_path / "slim", corpus=corpus, validation=validation
+            tiny_llama, Path("unused"), tmp_path / "slim", corpus=(corpus,), validation=(validation,)
         )
-        self.refused(options, BadInput, "--validation: got .*: overlaps --corpus")
+        self.refused(options, BadInput, "validation: got .*: overlaps `corpus`")
 
 
 class TestFullDisk:
@@ -466,7 +466,7 @@ class TestFullDisk:
     def test_while_calibrating(self, disk: Path, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         """What is left of an unfinished calibration does not count when the job starts again."""
         (disk / "other").write_bytes(b"x" * 1_400_000)
-        options = options_for(tiny_llama, text, tmp_path / "slim", study=disk / "study", evaluations=2)
+        options = options_for(tiny_llama, text, tmp_path / "slim", study=str(disk / "study"), evaluations=2)
         with pytest.raises(OutputFailed, match="cannot be written"):
             prune(options, Notes())
         assert not (tmp_path / "slim").exists()

@@ -76,7 +76,7 @@ class TestFront:
             assert pair["perplexity_ratio"] == pytest.approx(math.exp(nll[pair["id"]] - DENSE_NLL))
 
     def test_unknown_cost(self, view: StudyView) -> None:
-        with pytest.raises(BadInput, match="--cost"):
+        with pytest.raises(BadInput, match="cost"):
             study_front(view, "watts")
 
     def test_of_the_report(self, document: dict[str, Any], view: StudyView) -> None:

@@ -31,8 +31,8 @@ def test_addresses_of_this_machine(listen: str) -> None:
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "example.org:1", "10.0.0.1:1"])
 def test_addresses_others_can_reach_need_consent(listen: str) -> None:
     check_address("--listen", listen, consent=True)
-    with pytest.raises(BadInput, match="--insecure"):
-        check_address("--listen", listen, consent=False)
+    with pytest.raises(BadInput, match="insecure"):
+        check_address("listen", listen, consent=False)
 
 
 def test_memory_is_shared_between_engines_within_limits() -> None:

@@ -78,12 +78,12 @@ class TestCost:
 class TestKeep:
     @pytest.mark.parametrize("keep", [1.7, 0, -1, math.nan, math.inf, -0.0])
     def test_not_a_fraction(self, keep: float, model: DecoderModel, space: Space) -> None:
-        with pytest.raises(BadInput, match=r"--keep: got .*: allowed is a fraction over 0 and up to 1"):
+        with pytest.raises(BadInput, match=r"keep: got .*: allowed is a fraction over 0 and up to 1"):
             keep_budget(model, space, keep)
 
     def test_unknown_kind(self, model: DecoderModel, space: Space) -> None:
         with pytest.raises(
-            BadInput, match="--budget: got time: allowed are params, total, memory, kv, latency"
+            BadInput, match="budget: got time: allowed are params, total, memory, kv, latency"
         ):
             keep_budget(model, space, 0.5, "time")
 
@@ -96,7 +96,7 @@ class TestKeep:
         self, quantum: int, kind: str, model: DecoderModel, space: Space
     ) -> None:
         narrow = Space(space.dense, quantum)
-        with pytest.raises(InfeasibleBudget, match=r"--keep: got 1e-05") as caught:
+        with pytest.raises(InfeasibleBudget, match=r"keep: got 1e-05") as caught:
             keep_budget(model, narrow, 1e-5, kind)
         named = float(re.search(r"smallest feasible is ([\d.]+)", str(caught.value)).group(1))
         budget = keep_budget(model, narrow, named, kind)

@@ -40,7 +40,7 @@ def test_whatever_is_allowed_can_be_shared_out(
     if quantum > channels:
         return
     if not vllm_serves(groups, queries, channels, tp):
-        with pytest.raises(BadInput, match="--tp: got"):
+        with pytest.raises(BadInput, match="tp: got"):
             Space(dense, quantum, tp, queries)
         return
     space = Space(dense, quantum, tp, queries)
@@ -88,26 +88,26 @@ def test_constraints_are_part_of_the_identity_and_none_is_nothing() -> None:
 
 
 def test_few_shapes_of_a_model_whose_layers_differ() -> None:
-    with pytest.raises(BadInput, match="--max-shapes: got 2: the layers of the dense model differ"):
+    with pytest.raises(BadInput, match="max_shapes: got 2: the layers of the dense model differ"):
         Space(Architecture((3, 2), (64, 64)), 32, max_shapes=2)
 
 
 @pytest.mark.parametrize(
     ("text", "layers"),
     [
-        (None, []),
+        ("", []),
         ("0,1,29", [0, 1, 29]),
         ("first:2,last:1", [0, 1, 29]),
-        ("last:2, 3", [3, 28, 29]),
+        ("last:2,3", [3, 28, 29]),
         ("first:0", []),
         ("first:30", list(range(30))),
     ],
 )
-def test_protected_by_name(text: str | None, layers: list[int]) -> None:
-    assert sorted(parse_protected_layers(text, 30)) == layers
+def test_protected_by_name(text: str, layers: list[int]) -> None:
+    assert sorted(parse_protected_layers(text.split(",") if text else [], 30)) == layers
 
 
-@pytest.mark.parametrize("text", ["", "30", "first:31", "middle:2", "-1", "1-3", "first:", ":2", "first"])
+@pytest.mark.parametrize("text", ["30", "first:31", "middle:2", "-1", "1-3", "first:", ":2", "first"])
 def test_no_layers_by_that_name(text: str) -> None:
-    with pytest.raises(BadInput, match="--protect: got"):
-        parse_protected_layers(text, 30)
+    with pytest.raises(BadInput, match="protect: got"):
+        parse_protected_layers([text], 30)

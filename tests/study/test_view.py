@@ -185,5 +185,5 @@ class TestBadInput:
 
     def test_unknown_cost(self, tmp_path: Path) -> None:
         view = view_study(str(made().write_folder(tmp_path / "study")))
-        with pytest.raises(BadInput, match="--cost: got luck: allowed are params, total, memory, kv"):
+        with pytest.raises(BadInput, match="cost: got luck: allowed are params, total, memory, kv"):
             view.cost("luck")

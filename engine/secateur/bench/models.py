@@ -78,9 +78,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput("--checkpoint", folder, "no checkpoint folder: config.json cannot be read") from error
+        raise BadInput("checkpoint", folder, "no checkpoint folder: config.json cannot be read") from error
     if not isinstance(document, dict):
-        raise BadInput("--checkpoint", folder, "config.json is no configuration")
+        raise BadInput("checkpoint", folder, "config.json is no configuration")
     return document
 
 

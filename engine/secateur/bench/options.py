@@ -66,22 +66,22 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         for spec in self.subjects:
-            check_address("--target", spec.address)
+            check_address("target", spec.address)
             endpoint_of(spec.address, self.access)
         if not self.subjects:
-            raise BadInput("--model", "nothing", "at least one")
+            raise BadInput("model", "nothing", "at least one")
         for option, value, least in (
-            ("--input-len", self.input_tokens, 1),
-            ("--output-len", self.output_tokens, 1),
-            ("--rounds", self.rounds, 1),
-            ("--seed", self.seed, 0),
+            ("input_len", self.input_tokens, 1),
+            ("output_len", self.output_tokens, 1),
+            ("rounds", self.rounds, 1),
+            ("seed", self.seed, 0),
         ):
             if value < least:
                 raise BadInput(option, value, f"at least {least}")
         for label, folder in self.checkpoints:
             if label not in self.labels:
                 known = ", ".join(self.labels)
-                raise BadInput("--checkpoint", f"{label}={folder}", f"MODEL=DIR, MODEL being one of {known}")
+                raise BadInput("checkpoint", f"{label}={folder}", f"MODEL=DIR, MODEL being one of {known}")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -148,19 +148,19 @@ def parse_loads(
         BadInput: a number out of range, or options that exclude each other.
     """
     kinds = {
-        "--concurrency": typed.concurrency,
-        "--rate": typed.rate,
-        "--ramp": typed.ramp,
-        "--sweep": typed.sweep or None,
-        "--trace": typed.trace,
+        "concurrency": typed.concurrency,
+        "rate": typed.rate,
+        "ramp": typed.ramp,
+        "sweep": typed.sweep or None,
+        "trace": typed.trace,
     }
     given = [option for option, value in kinds.items() if value is not None]
-    if len(given) > 1 and given != ["--concurrency", "--trace"]:  # clients may work through a trace
+    if len(given) > 1 and given != ["concurrency", "trace"]:  # clients may work through a trace
         raise BadInput(given[1], kinds[given[1]], f"not together with {given[0]}: one kind of load at a time")
     if typed.arrivals not in ("poisson", "constant"):
-        raise BadInput("--arrivals", typed.arrivals, "poisson or constant")
+        raise BadInput("arrivals", typed.arrivals, "poisson or constant")
     if typed.max_concurrency is not None and typed.max_concurrency < 1:
-        raise BadInput("--max-concurrency", typed.max_concurrency, "at least 1")
+        raise BadInput("max_concurrency", typed.max_concurrency, "at least 1")
     entries = read_trace(typed.trace) if typed.trace else ()
     return _loads(typed, entries), _extent(typed, entries), entries
 
@@ -168,30 +168,30 @@ def parse_loads(
 def _loads(typed: LoadArguments, entries: Sequence[TraceEntry]) -> tuple[LoadPattern, ...]:
     poisson, limit = typed.arrivals == "poisson", typed.max_concurrency
     if typed.rate is not None:
-        rates = _numbers("--rate", typed.rate, MAX_REQUEST_RATE)
+        rates = _numbers("rate", typed.rate, MAX_REQUEST_RATE)
         return tuple(OpenLoop(rate, None, poisson, limit) for rate in rates)
     if typed.ramp is not None:
-        ends = _numbers("--ramp", typed.ramp.replace(":", ","), MAX_REQUEST_RATE)
+        ends = _numbers("ramp", typed.ramp.replace(":", ","), MAX_REQUEST_RATE)
         if len(ends) != 2:
-            raise BadInput("--ramp", typed.ramp, "FROM:TO, requests per second")
+            raise BadInput("ramp", typed.ramp, "FROM:TO, requests per second")
         return (OpenLoop(ends[0], ends[1], poisson, limit),)
     if entries and entries[0].at is not None and typed.concurrency is None:
         return (TraceReplay(tuple(entry.at or 0.0 for entry in entries), limit),)
     if typed.sweep:
         return ()
-    levels = _numbers("--concurrency", typed.concurrency or "1", MAX_CONCURRENCY)
+    levels = _numbers("concurrency", typed.concurrency or "1", MAX_CONCURRENCY)
     if any(level != int(level) for level in levels):
-        raise BadInput("--concurrency", typed.concurrency, "whole numbers, for example 1,4,16")
+        raise BadInput("concurrency", typed.concurrency, "whole numbers, for example 1,4,16")
     return tuple(ClosedLoop(int(level)) for level in levels)
 
 
 def _extent(typed: LoadArguments, entries: Sequence[TraceEntry]) -> StopCondition:
     if typed.seconds is not None and typed.requests is not None:
-        raise BadInput("--seconds", typed.seconds, "give either --seconds or --requests")
+        raise BadInput("seconds", typed.seconds, "give either `seconds` or `requests`")
     if typed.requests is not None and typed.requests < 1:
-        raise BadInput("--requests", typed.requests, "at least 1")
+        raise BadInput("requests", typed.requests, "at least 1")
     if typed.seconds is not None and not 0 < typed.seconds <= 86400:
-        raise BadInput("--seconds", typed.seconds, "above 0, at most 86400")
+        raise BadInput("seconds", typed.seconds, "above 0, at most 86400")
     if typed.seconds is None and typed.requests is None:
         return StopCondition(requests=len(entries)) if entries else DEFAULT_STOP_CONDITION
     return StopCondition(typed.seconds, typed.requests)
@@ -209,7 +209,7 @@ def _numbers(option: str, text: str, most: float) -> Sequence[float]:
 
 
 def parse_targets(target: str, model: str, compare: Sequence[str]) -> tuple[BenchmarkTargetSpec, ...]:
-    """Read ``--target``, ``--model`` and every ``--compare MODEL[@TARGET]``.
+    """Read `target`, `model` and every `compare`, ``MODEL[@TARGET]``.
 
     Raises:
         BadInput: one twice, or an address that is none.
@@ -219,16 +219,16 @@ def parse_targets(target: str, model: str, compare: Sequence[str]) -> tuple[Benc
         name, _, address = text.partition("@")
         subjects.append(BenchmarkTargetSpec(name, address or target))
     for place, spec in enumerate(subjects):
-        check_address("--compare" if place else "--target", spec.address)
+        check_address("compare" if place else "target", spec.address)
         if spec in subjects[:place]:
             raise BadInput(
-                "--compare", compare[place - 1], "is compared with itself; give another model or target"
+                "compare", compare[place - 1], "is compared with itself; give another model or target"
             )
     return tuple(subjects)
 
 
 def parse_checkpoints(arguments: Sequence[str]) -> tuple[tuple[str, Path], ...]:
-    """Read ``--checkpoint MODEL=DIR``.
+    """Read `checkpoint`, ``MODEL=DIR``.
 
     Raises:
         BadInput: not of that form, or no such folder.
@@ -238,8 +238,8 @@ def parse_checkpoints(arguments: Sequence[str]) -> tuple[tuple[str, Path], ...]:
         label, _, folder = argument.partition("=")
         path = Path(folder).expanduser()
         if not label or not folder:
-            raise BadInput("--checkpoint", argument, "MODEL=DIR, for example slim=out/slim")
+            raise BadInput("checkpoint", argument, "MODEL=DIR, for example slim=out/slim")
         if not path.is_dir():
-            raise BadInput("--checkpoint", argument, "no such folder")
+            raise BadInput("checkpoint", argument, "no such folder")
         found.append((label, path))
     return tuple(found)

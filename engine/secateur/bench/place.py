@@ -21,5 +21,5 @@ def output_folder(out: Path | None) -> Path:
         base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         stamp = time.strftime("%Y%m%d-%H%M%S")
         return Path(base) / "secateur" / "benchmarks" / f"{stamp}-{os.getpid()}"
-    check_new_path("--out", out)
+    check_new_path("out", out)
     return out

@@ -98,7 +98,7 @@ def count_parameters(folder: Path) -> int:
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise BadInput("--checkpoint", folder, "no *.safetensors file")
+        raise BadInput("checkpoint", folder, "no *.safetensors file")
     total = 0
     for file in files:
         try:
@@ -109,5 +109,5 @@ def count_parameters(folder: Path) -> int:
                         count *= size
                     total += count
         except SafetensorError as error:
-            raise BadInput("--checkpoint", file, f"cannot be read: {error}") from error
+            raise BadInput("checkpoint", file, f"cannot be read: {error}") from error
     return total

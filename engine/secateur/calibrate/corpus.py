@@ -47,7 +47,7 @@ def load_corpus(name: str) -> Corpus:
     """
     text = _embedded(name) if name.split(":")[0] in _EMBEDDED else _read(name)
     if not text.strip():
-        raise BadInput("--corpus", name, "the corpus is empty")
+        raise BadInput("corpus", name, "the corpus is empty")
     return Corpus(name, text)
 
 
@@ -56,8 +56,8 @@ def is_embedded(name: str) -> bool:
     return name == SELF_CORPUS or name.split(":")[0] in _EMBEDDED
 
 
-def load_corpora(names: str, *, with_self: bool = False) -> tuple[Corpus, ...]:
-    """The corpora of a comma-separated list, in its order.
+def load_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[Corpus, ...]:
+    """The corpora of those names, in their order.
 
     Args:
         with_self: whether `SELF_CORPUS` may be among them; it comes without its text.
@@ -65,16 +65,15 @@ def load_corpora(names: str, *, with_self: bool = False) -> tuple[Corpus, ...]:
     Raises:
         BadInput: as `load_corpus`, or nothing named, or one named twice.
     """
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted:
-        raise BadInput("--corpus", repr(names), "name at least one corpus")
-    if len(set(wanted)) < len(wanted):
-        raise BadInput("--corpus", names, "a corpus is named twice")
-    if SELF_CORPUS in wanted and not with_self:
+    if not names:
+        raise BadInput("corpus", "nothing", "name at least one corpus")
+    if len(set(names)) < len(names):
+        raise BadInput("corpus", ",".join(names), "a corpus is named twice")
+    if SELF_CORPUS in names and not with_self:
         raise BadInput(
-            "--corpus", SELF_CORPUS, "a model's own text is only to calibrate on, as --corpus of prune"
+            "corpus", SELF_CORPUS, "a model's own text is only to calibrate on, as `corpus` of prune"
         )
-    return tuple(Corpus(SELF_CORPUS, "") if name == SELF_CORPUS else load_corpus(name) for name in wanted)
+    return tuple(Corpus(SELF_CORPUS, "") if name == SELF_CORPUS else load_corpus(name) for name in names)
 
 
 def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None = None) -> Tensor:
@@ -84,12 +83,12 @@ def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None =
         BadInput: the corpus is shorter than one window, or the window cannot be predicted in.
     """
     if window < 2:
-        raise BadInput("--window", window, "a window needs at least 2 tokens")
+        raise BadInput("window", window, "a window needs at least 2 tokens")
     text = corpus.text if limit is None else _enough(corpus.text, tokenizer, window * limit)
     ids = torch.tensor(_tokenize(tokenizer, text), dtype=torch.int64)
     count = len(ids) // window
     if count == 0:
-        raise BadInput("--corpus", corpus.name, f"{len(ids)} tokens, shorter than one window of {window}")
+        raise BadInput("corpus", corpus.name, f"{len(ids)} tokens, shorter than one window of {window}")
     count = count if limit is None else min(count, limit)
     return ids[: count * window].view(count, window)
 
@@ -124,25 +123,25 @@ def _read(name: str) -> str:
     if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
         files = sorted(path.glob("*.txt"))
         if not files:
-            raise BadInput("--corpus", name, "the folder has no *.txt file")
+            raise BadInput("corpus", name, "the folder has no *.txt file")
         return "\n\n".join(_read(str(file)) for file in files)
     if not os.path.isfile(path):
         raise BadInput(
-            "--corpus", name, f"unknown; give a text file, a folder of *.txt files, or {', '.join(_EMBEDDED)}"
+            "corpus", name, f"unknown; give a text file, a folder of *.txt files, or {', '.join(_EMBEDDED)}"
         )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput("--corpus", name, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise BadInput("corpus", name, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise BadInput("--corpus", name, f"cannot be read: {error.strerror}") from error
+        raise BadInput("corpus", name, f"cannot be read: {error.strerror}") from error
 
 
 def _pydoc(part: str) -> str:
     from pydoc_data.topics import topics
 
     if part and part not in _PYDOC_PARTS:
-        raise BadInput("--corpus", f"pydoc:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
+        raise BadInput("corpus", f"pydoc:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
     names = _pydoc_parts()[part] if part else sorted(topics)
     return "\n\n".join(topics[name] for name in names)
 

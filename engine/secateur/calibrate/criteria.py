@@ -86,7 +86,7 @@ def activation(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
 def taylor(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """First-order Taylor: the loss change when a unit's activations go to zero (see `taylor`)."""
     if evidence.taylor_N is None:
-        raise BadInput("--criterion", "taylor", "needs gradients, which this calibration did not collect")
+        raise BadInput("criterion", "taylor", "needs gradients, which this calibration did not collect")
     return _by_score(_per_unit(evidence.taylor_N, evidence.span))
 
 
@@ -116,7 +116,7 @@ def obs_greedy(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
 def obs_fisher(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
     """As `obs-greedy`, errors measured by what the model's output feels of them (see `fisher`)."""
     if evidence.fisher_HH is None:
-        raise BadInput("--criterion", "obs-fisher", "needs gradients, which this calibration did not collect")
+        raise BadInput("criterion", "obs-fisher", "needs gradients, which this calibration did not collect")
     root_HH = torch.linalg.cholesky(damped(evidence.fisher_HH, _FISHER_SHRINKAGE))
     felt = replace(evidence, weight_HN=root_HH.T @ evidence.weight_HN.double())
     return obs_greedy(felt, shrinkage=shrinkage)
@@ -141,5 +141,5 @@ def criterion_named(name: str) -> Criterion:
         BadInput: no such criterion.
     """
     if name not in CRITERIA:
-        raise BadInput("--criterion", name, f"allowed are {', '.join(CRITERIA)}")
+        raise BadInput("criterion", name, f"allowed are {', '.join(CRITERIA)}")
     return CRITERIA[name]

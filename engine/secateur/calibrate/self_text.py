@@ -1,4 +1,4 @@
-"""Calibration text that the dense model writes itself, for models whose data nobody has (``--corpus self``).
+"""Calibration text that the dense model writes itself, for models without known data (corpus ``self``).
 
 Every sequence starts with a random token and goes on by sampling from the model, as in LLM-QAT (arXiv
 2305.17888, section 3.1); special tokens are never drawn. The text is kept beside the study: the same model,

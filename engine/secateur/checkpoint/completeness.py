@@ -28,24 +28,24 @@ def check_tensors(config: PreTrainedConfig, stored: Mapping[str, Shape], referen
     expected = expected_shapes(config)
     missing = [name for name in expected if name not in stored]
     if missing:
-        raise BrokenCheckpoint("MODEL", reference, f"tensor {_some(missing)} missing from the weights")
+        raise BrokenCheckpoint("model", reference, f"tensor {_some(missing)} missing from the weights")
     for name, shape in expected.items():
         if stored[name] != shape:
             raise BrokenCheckpoint(
-                "MODEL",
+                "model",
                 reference,
                 f"tensor {name} has shape {list(stored[name])}, its config says {list(shape)}",
             )
     extra = [name for name in stored if name not in expected and not is_redundant(name, config)]
     if extra:
-        raise BrokenCheckpoint("MODEL", reference, f"unexpected tensor {_some(extra)} in the weights")
+        raise BrokenCheckpoint("model", reference, f"unexpected tensor {_some(extra)} in the weights")
 
 
 def check_vocabulary(tokens: int, rows: int, reference: object) -> None:
     """Raise `BrokenCheckpoint` when the tokenizer has more tokens than the embedding has rows."""
     if tokens > rows:
         raise BrokenCheckpoint(
-            "MODEL",
+            "model",
             reference,
             f"its tokenizer has {tokens} tokens, its embedding only {rows} rows: they do not match",
         )

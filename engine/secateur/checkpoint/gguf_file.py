@@ -117,13 +117,13 @@ def open_gguf(file: Path) -> GgufFile:
     size = file.stat().st_size
     with file.open("rb") as stream:
         if stream.read(4) != MAGIC:
-            raise BrokenCheckpoint("MODEL", file, "not a GGUF file (it does not begin with 'GGUF')")
+            raise BrokenCheckpoint("model", file, "not a GGUF file (it does not begin with 'GGUF')")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             try:
                 metadata, lengths, raw_entries, data_start = _header(_BinaryReader(mapped, 4), file)
             except (struct.error, LookupError, ValueError, ArithmeticError, RecursionError) as error:
                 raise BrokenCheckpoint(
-                    "MODEL", file, f"truncated or damaged inside its header ({size:,} bytes)"
+                    "model", file, f"truncated or damaged inside its header ({size:,} bytes)"
                 ) from error
     _check_supported(file, metadata, lengths, raw_entries)
     entries = {}
@@ -131,7 +131,7 @@ def open_gguf(file: Path) -> GgufFile:
         start, length = data_start + offset, _byte_length(file, shape, ggml_type)
         if start + length > size:
             raise BrokenCheckpoint(
-                "MODEL", file, f"truncated: {size:,} bytes, tensor {name} ends at {start + length:,}"
+                "model", file, f"truncated: {size:,} bytes, tensor {name} ends at {start + length:,}"
             )
         entries[_hugging_face_name(file, name)] = GgufTensorInfo(shape, ggml_type, start, length)
     return GgufFile((file,), metadata, lengths, entries)
@@ -169,7 +169,7 @@ def _header(
 ) -> tuple[dict[str, object], dict[str, int], list[RawTensorInfo], int]:
     version = cursor.read("I")
     if version not in SUPPORTED_VERSIONS:
-        raise UnsupportedModel("MODEL", file, f"GGUF version {version}; versions 2 and 3 can be read")
+        raise UnsupportedModel("model", file, f"GGUF version {version}; versions 2 and 3 can be read")
     tensor_count, field_count = cursor.read("Q"), cursor.read("Q")
     metadata: dict[str, object] = {}
     lengths: dict[str, int] = {}
@@ -208,13 +208,13 @@ def _check_supported(
     file: Path, metadata: dict[str, object], lengths: dict[str, int], entries: list[RawTensorInfo]
 ) -> None:
     if any(key.endswith(("head_count", "head_count_kv", "feed_forward_length")) for key in lengths):
-        raise UnsupportedModel("MODEL", file, "a GGUF whose layers differ in width")
+        raise UnsupportedModel("model", file, "a GGUF whose layers differ in width")
     if int(str(metadata.get("split.count", 0))) > 1:
-        raise UnsupportedModel("MODEL", file, "one part of a split GGUF; merge the parts into one file first")
+        raise UnsupportedModel("model", file, "one part of a split GGUF; merge the parts into one file first")
     if any(name == "rope_freqs.weight" for name, *_ in entries):
         # Llama 3.1 rotary scaling: the file keeps the factors, not the parameters the config needs.
         raise UnsupportedModel(
-            "MODEL", file, "a GGUF with scaled rotary frequencies; give the Hugging Face folder instead"
+            "model", file, "a GGUF with scaled rotary frequencies; give the Hugging Face folder instead"
         )
 
 
@@ -229,9 +229,9 @@ def _byte_length(file: Path, shape: tuple[int, ...], ggml_type: int) -> int:
         if kind not in (kind.F32, kind.F16):
             gguf.dequantize(np.zeros((1, type_size), np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise UnsupportedModel("MODEL", file, f"tensor type {ggml_type} cannot be dequantised") from error
+        raise UnsupportedModel("model", file, f"tensor type {ggml_type} cannot be dequantised") from error
     if not shape or shape[-1] % block_size:
-        raise BrokenCheckpoint("MODEL", file, f"a tensor of shape {shape} does not fit its type {kind.name}")
+        raise BrokenCheckpoint("model", file, f"a tensor of shape {shape} does not fit its type {kind.name}")
     count = 1
     for dimension in shape:
         count *= dimension
@@ -246,7 +246,7 @@ def _hugging_face_name(file: Path, name: str) -> str:
     layer, _, part = rest.partition(".")
     if block == "blk" and layer.isdigit() and part in LAYER_NAMES:
         return f"model.layers.{layer}.{LAYER_NAMES[part]}.{suffix}"
-    raise UnsupportedModel("MODEL", file, f"tensor {name} belongs to no family that can be read")
+    raise UnsupportedModel("model", file, f"tensor {name} belongs to no family that can be read")
 
 
 def _unpermuted(name: str, weights: np.ndarray, metadata: dict[str, object]) -> np.ndarray:

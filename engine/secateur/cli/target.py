@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import sign
 from secateur.errors import BadInput
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def connect(
 
 
 def with_client(command: Callable[..., T]) -> Callable[..., T]:
-    """Make a command of a function whose first argument is a client: it gets the options of `connect`."""
+    """Make a command of a function with an argument `client`: it gets the options of `connect` instead."""
     shared = {
         "target": (Target, DEFAULT_TARGET),
         "tls": (Tls, False),
@@ -130,21 +131,14 @@ def with_client(command: Callable[..., T]) -> Callable[..., T]:
     @functools.wraps(command)
     def connected(**given: Any) -> T:
         with connect(**{name: given.pop(name) for name in shared}) as client:
-            return command(client, **given)
+            return command(client=client, **given)
 
-    signature = inspect.signature(command)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    # Annotations are text still; that of the client cannot be read, its class is imported when it is needed.
-    own = [
-        parameter.replace(kind=keyword, annotation=eval(parameter.annotation, command.__globals__))
-        for parameter in list(signature.parameters.values())[1:]
-    ]
     added = [
         inspect.Parameter(name, keyword, default=default, annotation=annotation)
         for name, (annotation, default) in shared.items()
     ]
-    connected.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    connected.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+    sign(connected, command, "client", added)
     return connected
 
 

@@ -9,12 +9,13 @@ import typer
 
 from secateur.cli.console import emit_json, print_status
 from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import OptionCommand
 from secateur.errors import BadInput
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(token)
+    app.command(cls=OptionCommand)(token)
 
 
 def token(

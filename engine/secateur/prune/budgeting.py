@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
 from secateur.model.dense import DecoderModel
 from secateur.progress import ProgressReporter
-from secateur.prune.options import PruneOptions
 from secateur.space.budget import budget_of
 from secateur.space.costs.latency import LatencyTable, model_shape, read_table
 from secateur.space.goal import Goal
@@ -58,10 +58,10 @@ def latency_table_for(
     if options.latency_table is not None:
         table = read_table(options.latency_table)
         if table.conditions.model != model_shape(model):
-            raise BadInput("--latency-table", options.latency_table, f"measured for {table.conditions.model}")
+            raise BadInput("latency_table", options.latency_table, f"measured for {table.conditions.model}")
         return table
     if meter is None:
-        raise BadInput("--latency-table", "nothing", "a limit on latency needs a measured table here")
+        raise BadInput("latency_table", "nothing", "a limit on latency needs a measured table here")
     return meter(model, dtype, options.batch, options.context, reporter)
 
 
@@ -71,11 +71,11 @@ def goals_for(
     """One goal for each budget that was asked for.
 
     Raises:
-        BadInput, InfeasibleBudget: as `budget_of`; in the words of ``--keep`` where that was used.
+        BadInput, InfeasibleBudget: as `budget_of`; in the words of `keep` where that was used.
     """
     return tuple(
-        Goal(_name(keep, limits), budget_of(model, space, limits, table, options.limits_option))
-        for keep, limits in zip(options.keeps, options.limits, strict=True)
+        Goal(_name(keep, limits), budget_of(model, space, limits, table, options.limits_field))
+        for keep, limits in zip(options.goals, options.limits, strict=True)
     )
 
 

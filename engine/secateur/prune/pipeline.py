@@ -6,15 +6,16 @@ import shutil
 from dataclasses import replace
 from typing import Any, Protocol
 
+from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter
 from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
-from secateur.prune.options import PruneOptions
 from secateur.prune.preparation import PreparedRun, prepare
 from secateur.search.loop import Search, SearchProgress
 from secateur.search.samplers.sampler import best_first
 from secateur.storage import check_new_path
+from secateur.study.storage import check_storage
 from secateur.study.study import EvaluatedArchitecture
 
 
@@ -52,8 +53,7 @@ def prune_all(
     observer: SearchObserver | None = None,
 ) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
-    for out in options.outs:
-        check_new_path("--out", out)
+    _require_places(options)
     clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     with prepared.evaluator() as evaluator, clock.stage("search"):
@@ -67,7 +67,7 @@ def prune_all(
             seed=options.seed,
             sampler=options.sampler,
             predictor=options.predictor,
-            patience=options.patience,
+            patience=options.patience or None,
         )
         if observer is not None:
             observer.begin(prepared)
@@ -75,11 +75,11 @@ def prune_all(
     _store_stage_seconds(prepared, clock)
     orders = [
         CheckpointRequest(
-            replace(options, keep=keep, out=out, study=options.study_place),
+            replace(options, keep=(keep,) if keep is not None else (), out=out, study=options.study_url),
             goal,
             finalists(search.ranked(goal)),
         )
-        for goal, keep, out in zip(prepared.goals, options.keeps, options.outs, strict=True)
+        for goal, keep, out in zip(prepared.goals, options.goals, options.outs, strict=True)
     ]
     records = make_checkpoints(prepared, orders, search.choice, reporter, clock)
     others = prepared.study.close()
@@ -104,7 +104,7 @@ def cut_from_study(
         BadInput: as `prune`; or the study has no such architecture, or none within the budget.
         OutputFailed: the result could not be written.
     """
-    check_new_path("--out", options.out)
+    _require_places(options)
     clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
@@ -113,13 +113,25 @@ def cut_from_study(
     return record
 
 
+def _require_places(options: PruneOptions) -> None:
+    """Check where results and the study go, before any work.
+
+    Raises:
+        BadInput: a folder that exists or cannot be made, or a database that is not supported.
+        BackendUnavailable: the driver of the database is not installed.
+    """
+    for out in options.outs:
+        check_new_path("out", out)
+    check_storage(options.study_url)
+
+
 def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArchitecture]:
     (goal,) = prepared.goals
     pairs = prepared.study.pairs
     if digest is not None:
         named = [pair for pair in pairs.values() if pair.architecture.digest == digest]
         if not named:
-            raise BadInput("--id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
+            raise BadInput("id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
         return named
     ranked = best_first(
         pair
@@ -128,7 +140,7 @@ def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArch
     )
     if not ranked:
         limit = " and ".join(f"{limit.max_value:,} {limit.cost.unit}" for limit in goal.budget.limits)
-        raise BadInput("--keep", goal.name, f"no pair of the study is within {limit}; search for it")
+        raise BadInput("keep", goal.name, f"no pair of the study is within {limit}; search for it")
     return finalists(ranked)
 
 

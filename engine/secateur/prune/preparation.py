@@ -18,6 +18,7 @@ from secateur.calibrate.library import BlockLibrary, permute
 from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.source import ModelSource, open_source
+from secateur.config.prune import PruneOptions
 from secateur.errors import UnsupportedModel
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator
@@ -29,7 +30,6 @@ from secateur.model.precision import fastest_dtype, parse_dtype
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.host import machine, versions
-from secateur.prune.options import PruneOptions
 from secateur.prune.windows import WindowSplit, check_context_length, check_disjoint, split_windows
 from secateur.space.budget import COSTS
 from secateur.space.costs.parameters import count_parameters
@@ -101,7 +101,7 @@ def prepare(
         source = open_source(options.model)
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel(
-                "MODEL", options.model, "already cut per layer; prune the model it came from"
+                "model", options.model, "already cut per layer; prune the model it came from"
             )
         check_context_length(source, options.window)
         model = load_model(source)
@@ -115,7 +115,7 @@ def prepare(
     with clock.stage("latency") if options.limits_latency else nullcontext():
         table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
     goals = goals_for(model, space, options, table)
-    study = Study(options.study_place, space, _identity(options, source, corpora, reserved, space))
+    study = Study(options.study_url, space, _identity(options, source, corpora, reserved, space))
     with clock.stage("calibrate"):
         library = _library(model, split, options, reporter)
     _store_study_attrs(study, options, library, split, space, goals)
@@ -140,9 +140,9 @@ def _with_self_text(
     reporter: ProgressReporter,
 ) -> tuple[Corpus, ...]:
     """The corpora, the model's own text among them: its share of all windows."""
-    effort = options.effort
-    windows = effort.search_windows + (0 if options.validation else effort.validation_windows)
-    tokens = (effort.calibration_tokens + windows * options.window) // len(corpora)
+    reads = options.evaluation_budget
+    windows = reads.search_windows + (0 if options.validation else reads.validation_windows)
+    tokens = (reads.calibration_tokens + windows * options.window) // len(corpora)
     with _lock(options).held():  # of several processes on one study the first writes
         written = self_corpus(
             source,
@@ -203,9 +203,9 @@ def _identity(
         "seed": options.seed,
         "window": options.window,
         "choice of windows": "spread",  # formerly the statistics were of the beginning of the text
-        "calibration_tokens": options.effort.calibration_tokens,
-        "search_windows": options.effort.search_windows,
-        "validation_windows": options.effort.validation_windows,  # held back from the others
+        "calibration_tokens": options.evaluation_budget.calibration_tokens,
+        "search_windows": options.evaluation_budget.search_windows,
+        "validation_windows": options.evaluation_budget.validation_windows,  # held back from the others
         "criterion": options.criterion,
         "repair": options.repair,
         "compute_dtype": str(fastest_dtype()),
@@ -223,9 +223,9 @@ def _store_study_attrs(
 ) -> None:
     """What reports of the study, and cutting from it later, need to know."""
     model = library.master
-    study.set_attr("options", options.of_study())
+    study.set_attr("options", options.for_study())
     study.set_attr("model", options.model)
-    study.set_attr("corpora", options.corpus.split(","))
+    study.set_attr("corpora", list(options.corpus))
     study.set_attr("machine", machine())
     study.set_attr("versions", versions())
     costs = {kind: cost(model, space) for kind, cost in COSTS.items()}

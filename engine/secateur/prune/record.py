@@ -1,4 +1,4 @@
-"""The record of a pruning run: what `secateur.json` says and ``--json`` prints."""
+"""The record of a pruning run: what `secateur.json` says and prune prints as JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 from secateur.checkpoint.configuration_secateur import SecateurConfig
 from secateur.checkpoint.export import describe, weight_bytes
+from secateur.config.prune import PruneOptions
 from secateur.model.dense import DecoderModel
 from secateur.prune.host import versions
-from secateur.prune.options import PruneOptions
 from secateur.prune.preparation import PreparedRun
 from secateur.search.predictor import SelectedPredictor
 from secateur.space.budget import Budget
@@ -72,7 +72,7 @@ def build_record(
         "window": options.window,
         "corpora": [corpus.name for corpus in corpora],
         "corpus_digests": {corpus.name: corpus.digest for corpus in corpora},
-        "calibration_tokens": options.effort.calibration_tokens,
+        "calibration_tokens": options.evaluation_budget.calibration_tokens,
         "criterion": options.criterion,
         "dtype": str(stored).removeprefix("torch."),
         "versions": versions(),

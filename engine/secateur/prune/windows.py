@@ -11,8 +11,8 @@ from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus, cut_windows, interleave
 from secateur.checkpoint.source import ModelSource
+from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput
-from secateur.prune.options import MIN_WINDOWS, PruneOptions
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def check_context_length(source: ModelSource, window: int) -> None:
     """
     longest = getattr(source.config, "max_position_embeddings", None)
     if longest is not None and window > longest:
-        raise BadInput("--window", window, f"the model's context is {longest} tokens")
+        raise BadInput("window", window, f"the model's context is {longest} tokens")
 
 
 def check_disjoint(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
@@ -53,7 +53,7 @@ def check_disjoint(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) ->
     for unseen in reserved:
         for seen in corpora:
             if _shared_passages(unseen.text, seen.text) > 1 or _shared_passages(seen.text, unseen.text) > 1:
-                raise BadInput("--validation", unseen.name, f"overlaps --corpus {seen.name}")
+                raise BadInput("validation", unseen.name, f"overlaps `corpus` {seen.name}")
 
 
 def _shared_passages(text: str, other: str) -> int:
@@ -74,20 +74,22 @@ def split_windows(
         BadInput: too little text.
     """
     tokenizer = source.tokenizer()
-    effort, wanted = options.effort, options.effort.validation_windows
+    reads = options.evaluation_budget
     windows = interleave([cut_windows(corpus, tokenizer, options.window) for corpus in corpora])
     if len(windows) < MIN_WINDOWS:
         have = f"{len(windows)} windows of {options.window} tokens, at least {MIN_WINDOWS} are needed"
-        raise BadInput("--corpus", options.corpus, have)
+        raise BadInput("corpus", ",".join(options.corpus), have)
     if reserved:
-        parts = [cut_windows(corpus, tokenizer, options.window, wanted) for corpus in reserved]
-        validation = interleave(parts)[:wanted]
+        parts = [
+            cut_windows(corpus, tokenizer, options.window, reads.validation_windows) for corpus in reserved
+        ]
+        validation = interleave(parts)[: reads.validation_windows]
     else:
-        held = min(wanted, len(windows) // 4)
+        held = min(reads.validation_windows, len(windows) // 4)
         windows, validation = windows[:-held], windows[-held:]
-    search, rest = _spread(windows, min(effort.search_windows, max(1, len(windows) // 4)))
-    statistics, fresh = _spread(rest, effort.calibration_tokens // options.window)
-    fitted = effort.repair_tokens // options.window
+    search, rest = _spread(windows, min(reads.search_windows, max(1, len(windows) // 4)))
+    statistics, fresh = _spread(rest, reads.calibration_tokens // options.window)
+    fitted = reads.repair_tokens // options.window
     repair, _ = _spread(fresh, fitted)
     known, _ = _spread(statistics, fitted - len(repair))
     return WindowSplit(statistics, torch.cat([repair, known]), search, validation)

@@ -16,7 +16,7 @@ _STEEPEST = 700.0  # nats; the exponential of more is no float
 
 
 def study_front(view: StudyView, kind: str = DEFAULT_COST) -> dict[str, Any]:
-    """What ``secateur study front --json`` prints: pairs on the front of cost and KL, cheapest first.
+    """What ``secateur study front`` prints as JSON: pairs on the front of cost and KL, cheapest first.
 
     Raises:
         BadInput: the study does not know such a cost.

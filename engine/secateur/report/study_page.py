@@ -62,13 +62,13 @@ def require_replaceable(path: Path) -> None:
         BadInput: something else lies there, or there is no such folder.
     """
     if not path.absolute().parent.is_dir():
-        raise BadInput("--out", path, f"{path.absolute().parent} is not a folder")
+        raise BadInput("out", path, f"{path.absolute().parent} is not a folder")
     if path.is_dir():
-        raise BadInput("--out", path, "is a folder; give a file, for example report.html")
+        raise BadInput("out", path, "is a folder; give a file, for example report.html")
     if path.exists():
         with path.open("rb") as file:
             if MARK.encode() not in file.readline(200):
-                raise BadInput("--out", path, "exists and is no earlier report; nothing is overwritten")
+                raise BadInput("out", path, "exists and is no earlier report; nothing is overwritten")
 
 
 def _drawings(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 
-from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
 from secateur.search.features import Features
 from secateur.search.regressors import REGRESSORS, Regressor
@@ -107,17 +106,6 @@ class SelectedPredictor:
     def best(self) -> RankQuality | None:
         """The quality of the predictor chosen."""
         return self.quality.get(self.predictor.name)
-
-
-def require_regressor(name: str) -> str:
-    """The name, if there is such a regressor.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if name not in (AUTO_SELECT, *REGRESSORS):
-        raise BadInput("--predictor", name, f"allowed are {', '.join((AUTO_SELECT, *REGRESSORS))}")
-    return name
 
 
 def select_predictor(

@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from secateur.config.schema import first_error
 from secateur.errors import BadInput
-from secateur.serve.schema import first_error
 
 # Parameters of the command whose option has another name.
 RENAMED = {"compiled": "compile", "open_to_all": "open"}
@@ -92,9 +92,9 @@ def read_config(file: Path) -> dict[str, Any]:
         content = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
         given = ServeFile.model_validate(content or {}).model_dump(exclude_none=True)
     except ValidationError as error:
-        raise BadInput("--config", file, first_error(error)) from error
+        raise BadInput("config", file, first_error(error)) from error
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput("--config", file, " ".join(str(error).split())) from error
+        raise BadInput("config", file, " ".join(str(error).split())) from error
     return _parameters(given, file.absolute().parent)
 
 

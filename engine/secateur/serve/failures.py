@@ -93,6 +93,11 @@ def invalid_argument(*violations: FieldViolation) -> RpcError:
     return RpcError(code_pb2.INVALID_ARGUMENT, "INVALID_FIELD", message, violations)
 
 
+def violation(error: BadInput, prefix: str = "") -> FieldViolation:
+    """Return what a client is told of a field that was bad input, whose path in the message begins so."""
+    return FieldViolation(prefix + error.field, f"got {error.given}: {error.allowed}")
+
+
 def unavailable(reason: str, message: str, retry_seconds: float | None = None) -> RpcError:
     """Return the refusal of a request that may succeed later or elsewhere."""
     return RpcError(code_pb2.UNAVAILABLE, reason, message, retry_seconds=retry_seconds)
@@ -105,8 +110,7 @@ def to_rpc_error(error: BaseException) -> RpcError:
     if isinstance(error, DecodeError):
         return RpcError(code_pb2.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the request is not such a message")
     if isinstance(error, BadInput):
-        field = error.field.lstrip("-").replace("-", "_")
-        return invalid_argument(FieldViolation(field, f"got {error.given}: {error.allowed}"))
+        return invalid_argument(violation(error))
     if isinstance(error, SecateurError):
         return RpcError(code_pb2.FAILED_PRECONDITION, _reason(error), str(error))
     message = "an internal error; the server's log has it under this request's id"

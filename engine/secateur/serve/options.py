@@ -61,14 +61,14 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise BadInput("--dtype", self.dtype, f"one of {', '.join(DTYPES)}")
+            raise BadInput("dtype", self.dtype, f"one of {', '.join(DTYPES)}")
         for option, value, least in (
-            ("--max-model-len", self.max_model_len, 2),
-            ("--max-sequences", self.max_sequences, 1),
-            ("--max-queued", self.max_queued, 1),
-            ("--max-queued-tokens", self.max_queued_tokens, 1),
-            ("--kv-cache-memory", self.kv_cache_bytes, 2**20),
-            ("--threads", self.threads, 1),
+            ("max_model_len", self.max_model_len, 2),
+            ("max_sequences", self.max_sequences, 1),
+            ("max_queued", self.max_queued, 1),
+            ("max_queued_tokens", self.max_queued_tokens, 1),
+            ("kv_cache_memory", self.kv_cache_bytes, 2**20),
+            ("threads", self.threads, 1),
         ):
             if value is not None and value < least:
                 raise BadInput(option, value, f"at least {least}")
@@ -91,9 +91,9 @@ class TlsOptions:
 
     def __post_init__(self) -> None:
         for name, file in (
-            ("--tls-cert", self.certificate),
-            ("--tls-key", self.key),
-            ("--client-ca", self.client_ca),
+            ("tls_cert", self.certificate),
+            ("tls_key", self.key),
+            ("client_ca", self.client_ca),
         ):
             if file is not None and not file.is_file():
                 raise BadInput(name, file, "no such file")
@@ -119,18 +119,18 @@ class LimitOptions:
 
     def __post_init__(self) -> None:
         for option, value, least in (
-            ("--rate-limit", self.rate, 1e-3),
-            ("--rate-burst", self.burst, 1),
-            ("--max-calls-per-caller", self.calls_per_caller, 1),
-            ("--max-calls", self.calls, 1),
-            ("--max-message", self.message_bytes, 1024),
+            ("rate_limit", self.rate, 1e-3),
+            ("rate_burst", self.burst, 1),
+            ("max_calls_per_caller", self.calls_per_caller, 1),
+            ("max_calls", self.calls, 1),
+            ("max_message", self.message_bytes, 1024),
         ):
             if value is not None and value < least:
                 raise BadInput(option, value, f"at least {least}")
         if self.message_bytes > MAX_MESSAGE_BYTES:
-            raise BadInput("--max-message", self.message_bytes, f"at most {MAX_MESSAGE_BYTES}")
+            raise BadInput("max_message", self.message_bytes, f"at most {MAX_MESSAGE_BYTES}")
         if self.burst is not None and self.rate is None:
-            raise BadInput("--rate-burst", self.burst, "means nothing without --rate-limit")
+            raise BadInput("rate_burst", self.burst, "means nothing without `rate_limit`")
 
     @property
     def bucket(self) -> float:
@@ -157,10 +157,10 @@ class ConnectionOptions:
 
     def __post_init__(self) -> None:
         for option, value, least in (
-            ("--keepalive", self.keepalive, 1),
-            ("--keepalive-timeout", self.keepalive_timeout, 1),
-            ("--max-connection-age", self.max_age, 1),
-            ("--max-connection-age-grace", self.max_age_grace, 0),
+            ("keepalive", self.keepalive, 1),
+            ("keepalive_timeout", self.keepalive_timeout, 1),
+            ("max_connection_age", self.max_age, 1),
+            ("max_connection_age_grace", self.max_age_grace, 0),
         ):
             if value is not None and not least <= value <= 86400 * 20:
                 raise BadInput(option, value, f"seconds, at least {least}")
@@ -207,7 +207,7 @@ class JobOptions:
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
-            raise BadInput("--jobs", self.concurrency, "at least 1")
+            raise BadInput("jobs", self.concurrency, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -254,27 +254,27 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         consent = self.insecure or self.tls is not None
-        check_address("--listen", self.listen, consent)
+        check_address("listen", self.listen, consent)
         if self.observe.metrics is not None:
-            check_address("--metrics", self.observe.metrics, consent, unix=False)
+            check_address("metrics", self.observe.metrics, consent, unix=False)
         if self.tokens is not None and self.tls is None and not self.local:
             raise BadInput(
-                "--tokens", self.tokens, "would be readable on the way: add --tls-cert and --tls-key"
+                "tokens", self.tokens, "would be readable on the way: add `tls_cert` and `tls_key`"
             )
         for name in self.open_to_all:
             if name not in PUBLIC_SERVICES:
-                raise BadInput("--open", name, f"a list of {', '.join(PUBLIC_SERVICES)}, or nothing")
+                raise BadInput("open_to_all", name, f"a list of {', '.join(PUBLIC_SERVICES)}, or nothing")
         if not self.state:
             object.__setattr__(self, "state", f"sqlite:///{self.state_dir.expanduser().absolute()}/server.db")
         for root in self.roots:
             if not root.is_dir():
-                raise BadInput("--roots", root, "no such folder")
+                raise BadInput("roots", root, "no such folder")
         if self.tokens is not None and not self.tokens.is_file():
-            raise BadInput("--tokens", self.tokens, "no such file")
+            raise BadInput("tokens", self.tokens, "no such file")
         for option, seconds in (
-            ("--drain-seconds", self.drain_seconds),
-            ("--lame-duck-seconds", self.lame_duck_seconds),
-            ("--keep-seconds", self.keep_seconds),
+            ("drain_seconds", self.drain_seconds),
+            ("lame_duck_seconds", self.lame_duck_seconds),
+            ("keep_seconds", self.keep_seconds),
         ):
             if seconds is not None and not 0 <= seconds <= 86400:
                 raise BadInput(option, seconds, "0 to 86400")
@@ -303,14 +303,14 @@ def parse_models(arguments: Sequence[str]) -> tuple[ModelSpec, ...]:
     for argument in arguments:
         name, separator, folder = argument.partition("=")
         if not separator or not folder:
-            raise BadInput("NAME=DIR", argument, "give each model as NAME=DIR, for example slim=out/slim")
+            raise BadInput("models", argument, "give each model as NAME=DIR, for example slim=out/slim")
         if not NAME_PATTERN.fullmatch(name):
-            raise BadInput("NAME=DIR", argument, "a name is letters, digits, '.', '_' and '-', at most 64")
+            raise BadInput("models", argument, "a name is letters, digits, '.', '_' and '-', at most 64")
         if name in specs:
-            raise BadInput("NAME=DIR", argument, f"the name {name} was given before")
+            raise BadInput("models", argument, f"the name {name} was given before")
         specs[name] = ModelSpec(name, Path(folder).expanduser())
     if not specs:
-        raise BadInput("NAME=DIR", "nothing", "at least one model")
+        raise BadInput("models", "nothing", "at least one model")
     for spec in specs.values():
         check_folder(spec)
     return tuple(specs.values())
@@ -330,9 +330,9 @@ def parse_tls(certificate: Path | None, key: Path | None, client_ca: Path | None
     if certificate is None and key is None and client_ca is None:
         return None
     if certificate is None:
-        raise BadInput("--tls-cert", "nothing", "--tls-key and --client-ca need it")
+        raise BadInput("tls_cert", "nothing", "`tls_key` and `client_ca` need it")
     if key is None:
-        raise BadInput("--tls-key", "nothing", "--tls-cert needs it")
+        raise BadInput("tls_key", "nothing", "`tls_cert` needs it")
     return TlsOptions(certificate, key, client_ca)
 
 
@@ -342,7 +342,7 @@ def check_folder(spec: ModelSpec) -> None:
     from secateur.checkpoint.source import open_source
 
     if not spec.folder.is_dir():
-        raise BadInput("NAME=DIR", f"{spec.name}={spec.folder}", "no such folder")
+        raise BadInput("models", f"{spec.name}={spec.folder}", "no such folder")
     register_config()
     with suppress(UnsupportedModel):  # cannot be pruned, but vLLM may well be able to run it
         open_source(spec.folder)
@@ -366,7 +366,7 @@ def check_address(option: str, address: str, consent: bool, unix: bool = True) -
         raise BadInput(
             option,
             address,
-            "reachable from other machines without encryption: add --tls-cert and --tls-key, or --insecure",
+            "reachable from other machines without encryption: add `tls_cert` and `tls_key`, or `insecure`",
         )
 
 

@@ -40,7 +40,7 @@ def open_state(url: str) -> sessionmaker[Session]:
             event.listen(engine, "connect", _durable)
         Base.metadata.create_all(engine)
     except (sqlalchemy.exc.SQLAlchemyError, OSError, ImportError) as error:
-        raise BadInput("--state", url, f"cannot be opened: {' '.join(str(error).split())[:200]}") from error
+        raise BadInput("state", url, f"cannot be opened: {' '.join(str(error).split())[:200]}") from error
     return sessionmaker(engine, expire_on_commit=False)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from secateur.config.prune import BUDGET_KINDS, LATENCY
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
@@ -20,14 +21,12 @@ from secateur.space.costs.latency import LatencyTable
 from secateur.space.costs.parameters import memory_cost, parameter_cost, total_cost
 from secateur.space.space import Slot, Space
 
-LATENCY = "latency"
 COSTS: dict[str, Callable[[DecoderModel, Space], Cost]] = {
     "params": parameter_cost,
     "total": total_cost,
     "memory": memory_cost,
     "kv": kv_cache_cost,
 }
-BUDGET_KINDS = (*COSTS, LATENCY)
 
 
 @dataclass(frozen=True)
@@ -81,37 +80,16 @@ class Budget:
         return tuple(1.0 / max(abs(amount), 1) for amount in room)
 
 
-def parse_limits(text: str) -> dict[str, float]:
-    """Read ``params=0.8,kv=0.67``.
-
-    Raises:
-        BadInput: not of that form, an unknown or repeated kind, no fraction.
-    """
-    limits: dict[str, float] = {}
-    for part in text.split(","):
-        kind, _, number = part.strip().partition("=")
-        try:
-            keep = float(number)
-        except ValueError:
-            form = f"give KIND=FRACTION,..., or one KIND and --keep; kinds are {', '.join(BUDGET_KINDS)}"
-            raise BadInput("--budget", text, form) from None
-        if kind in limits:
-            raise BadInput("--budget", text, f"{kind} is given twice")
-        limits[kind] = keep
-        check_limit("--budget", part.strip(), kind, keep)
-    return limits
-
-
-def check_limit(option: str, given: object, kind: str, keep: float) -> None:
+def check_limit(field: str, given: object, kind: str, keep: float) -> None:
     """Check a kind and a fraction.
 
     Raises:
         BadInput: there is no such kind, or `keep` is not in (0, 1].
     """
     if kind not in BUDGET_KINDS:
-        raise BadInput("--budget", kind, f"allowed are {', '.join(BUDGET_KINDS)}")
+        raise BadInput("budget", kind, f"allowed are {', '.join(BUDGET_KINDS)}")
     if not 0.0 < keep <= 1.0:
-        raise BadInput(option, given, "allowed is a fraction over 0 and up to 1")
+        raise BadInput(field, given, "allowed is a fraction over 0 and up to 1")
 
 
 def budget_of(
@@ -119,45 +97,45 @@ def budget_of(
     space: Space,
     keep: Mapping[str, float],
     latency_table: LatencyTable | None = None,
-    option: str = "--budget",
+    field: str = "budget",
 ) -> Budget:
     """The budget of keeping fractions of the dense model.
 
     Args:
         keep: fraction of the dense model's cost by kind, each in (0, 1].
         latency_table: for a limit on ``latency``.
-        option: what to call an infeasible budget; ``--keep`` names the fraction alone.
+        field: what to call an infeasible budget; `keep` names the fraction alone.
 
     Raises:
         BadInput: no limit, an unknown kind, a fraction that is none, no table for a latency.
         InfeasibleBudget: even the smallest architectures of the space are over it.
     """
     if not keep:
-        raise BadInput("--budget", "nothing", f"at least one of {', '.join(BUDGET_KINDS)}")
+        raise BadInput("budget", "nothing", f"at least one of {', '.join(BUDGET_KINDS)}")
     limits = []
     for kind, fraction in keep.items():
-        check_limit("--budget", f"{kind}={fraction:g}", kind, fraction)
+        check_limit("budget", f"{kind}={fraction:g}", kind, fraction)
         cost = _cost(model, space, kind, latency_table)
         limits.append(Limit(kind, cost, int(fraction * cost.of(space.dense))))
     budget = Budget(tuple(limits))
     if not any(budget.admits(candidate) for candidate in space.narrowest):
-        raise _infeasible(option, space, budget, keep)
+        raise _infeasible(field, space, budget, keep)
     return budget
 
 
 def keep_budget(model: DecoderModel, space: Space, keep: float, kind: str = "params") -> Budget:
-    """The budget of one limit, in the words of ``--keep``.
+    """The budget of one limit, in the words of `keep`.
 
     Raises:
         BadInput, InfeasibleBudget: as `budget_of`.
     """
-    check_limit("--keep", keep, kind, keep)
-    return budget_of(model, space, {kind: keep}, option="--keep")
+    check_limit("keep", keep, kind, keep)
+    return budget_of(model, space, {kind: keep}, field="keep")
 
 
-def _infeasible(option: str, space: Space, budget: Budget, keep: Mapping[str, float]) -> InfeasibleBudget:
+def _infeasible(field: str, space: Space, budget: Budget, keep: Mapping[str, float]) -> InfeasibleBudget:
     """Says the smallest fraction that each limit could be given, if it were alone."""
-    named = option == "--budget"
+    named = field == "budget"
     parts, alone = [], True
     for limit in budget.limits:
         smallest = min(limit.cost.of(candidate) for candidate in space.narrowest)
@@ -169,12 +147,12 @@ def _infeasible(option: str, space: Space, budget: Budget, keep: Mapping[str, fl
         alone = alone and smallest <= limit.max_value
     asked = ",".join(f"{kind}={part:g}" if named else f"{part:g}" for kind, part in keep.items())
     together = ", but not together" if alone else ""
-    return InfeasibleBudget(option, asked, f"the smallest feasible is {', '.join(parts)}{together}")
+    return InfeasibleBudget(field, asked, f"the smallest feasible is {', '.join(parts)}{together}")
 
 
 def _cost(model: DecoderModel, space: Space, kind: str, latency_table: LatencyTable | None) -> Cost:
     if kind != LATENCY:
         return COSTS[kind](model, space)
     if latency_table is None:
-        raise BadInput("--budget", LATENCY, "needs a table of measured latencies")
+        raise BadInput("budget", LATENCY, "needs a table of measured latencies")
     return latency_table.cost(space)

@@ -1,27 +1,31 @@
-"""Layers that the user wants left whole: ``0,1,29`` or ``first:2,last:1``."""
+"""Layers that the user wants left whole: ``0``, ``first:2``, ``last:1``."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from secateur.errors import BadInput
 
 
-def parse_protected_layers(text: str | None, num_layers: int) -> frozenset[int]:
-    """Indices of the layers that a text names; none for None.
+def parse_protected_layers(parts: Sequence[str], num_layers: int) -> frozenset[int]:
+    """Indices of the layers that are named.
 
     Args:
-        text: comma-separated indices from 0, ``first:N`` and ``last:N``.
+        parts: indices from 0, ``first:N`` and ``last:N``.
 
     Raises:
         BadInput: not of that form, or a layer that the model does not have.
     """
     layers: set[int] = set()
-    for part in (text or "").split(",") if text is not None else ():
-        end, colon, number = part.strip().rpartition(":")
+    for part in parts:
+        end, colon, number = part.rpartition(":")
         if not number.isdecimal() or end not in ("", "first", "last") or (colon and not end):
-            raise BadInput("--protect", text, "give layers such as 0,1,29, or first:2,last:1")
+            raise BadInput("protect", ",".join(parts), "give layers such as 0,1,29, or first:2,last:1")
         count = int(number)
         if count >= num_layers + (1 if end else 0):
-            raise BadInput("--protect", text, f"the model has {num_layers} layers, 0 to {num_layers - 1}")
+            raise BadInput(
+                "protect", ",".join(parts), f"the model has {num_layers} layers, 0 to {num_layers - 1}"
+            )
         if end == "first":
             layers.update(range(count))
         elif end == "last":

@@ -49,13 +49,13 @@ class Space:
     def __post_init__(self) -> None:
         widest = max(self.dense.channels)
         if not 1 <= self.quantum <= max(1, widest):
-            raise BadInput("--quantum", self.quantum, f"allowed are 1 to {widest} channels")
+            raise BadInput("quantum", self.quantum, f"allowed are 1 to {widest} channels")
         _require_servable(self.dense, self.tp, self.queries_per_group)
         if self.max_shapes is not None:
             if self.max_shapes < 1:
-                raise BadInput("--max-shapes", self.max_shapes, "at least 1")
+                raise BadInput("max_shapes", self.max_shapes, "at least 1")
             if len(shapes_of(self.dense)) > 1:
-                raise BadInput("--max-shapes", self.max_shapes, "the layers of the dense model differ")
+                raise BadInput("max_shapes", self.max_shapes, "the layers of the dense model differ")
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -163,15 +163,15 @@ def _require_servable(dense: Architecture, tp: int, queries_per_group: int) -> N
     channels divide by the ranks.
     """
     if tp < 1:
-        raise BadInput("--tp", tp, "at least 1 rank")
+        raise BadInput("tp", tp, "at least 1 rank")
     for groups, channels in shapes_of(dense):
         heads = groups * queries_per_group
         if heads % tp:
-            raise BadInput("--tp", tp, f"vLLM cannot share {heads} query heads between {tp} ranks")
+            raise BadInput("tp", tp, f"vLLM cannot share {heads} query heads between {tp} ranks")
         if groups and groups % tp and tp % groups:
-            raise BadInput("--tp", tp, f"vLLM cannot share {groups} KV heads between {tp} ranks")
+            raise BadInput("tp", tp, f"vLLM cannot share {groups} KV heads between {tp} ranks")
         if channels % tp:
-            raise BadInput("--tp", tp, f"vLLM cannot share {channels} channels between {tp} ranks")
+            raise BadInput("tp", tp, f"vLLM cannot share {channels} channels between {tp} ranks")
 
 
 def _partitions(items: list[list[int]]) -> Iterator[list[list[list[int]]]]:

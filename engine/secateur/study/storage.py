@@ -27,6 +27,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
 
+from secateur.config.prune import is_database_url
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.storage import os_errors_as_output_failed
 
@@ -55,11 +56,6 @@ class StudyStorage:
     exclusive: Callable[[], AbstractContextManager[None]]
 
 
-def is_database_url(place: str | os.PathLike[str]) -> bool:
-    """Whether a study's place is a database rather than a folder."""
-    return isinstance(place, str) and "://" in place
-
-
 def check_storage(place: str | os.PathLike[str]) -> None:
     """Check a place without opening it.
 
@@ -67,7 +63,7 @@ def check_storage(place: str | os.PathLike[str]) -> None:
         BadInput: a URL of a database that is not supported, or not a URL at all.
         BackendUnavailable: the driver of the database is not installed.
     """
-    if is_database_url(place):
+    if is_database_url(os.fspath(place)):
         _parse_database_url(os.fspath(place))
 
 
@@ -84,7 +80,9 @@ def open_storage(place: str | os.PathLike[str]) -> StudyStorage:
         OutputFailed: there can be no such folder.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return _open_database(os.fspath(place)) if is_database_url(place) else _open_folder(Path(place))
+    return (
+        _open_database(os.fspath(place)) if is_database_url(os.fspath(place)) else _open_folder(Path(place))
+    )
 
 
 def open_existing_storage(place: str | os.PathLike[str]) -> StudyStorage:
@@ -95,14 +93,14 @@ def open_existing_storage(place: str | os.PathLike[str]) -> StudyStorage:
         BackendUnavailable: the driver of the database is not installed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if is_database_url(place):
+    if is_database_url(os.fspath(place)):
         return _open_existing_database(os.fspath(place))
     folder = Path(place)
     if not folder.exists():
-        raise BadInput("--study", place, "there is no such folder")
+        raise BadInput("study", place, "there is no such folder")
     journal = folder / JOURNAL
     if not journal.is_file():
-        raise BadInput("--study", place, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
+        raise BadInput("study", place, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
     storage = JournalStorage(JournalFileBackend(str(journal)))  # reading takes no lock
     return StudyStorage(str(folder), DEFAULT_NAME, storage, nullcontext)
 
@@ -111,7 +109,7 @@ def _open_existing_database(place: str) -> StudyStorage:
     url = _parse_database_url(place)
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise BadInput("--study", name, "there is no such database")  # opening would make an empty one
+        raise BadInput("study", name, "there is no such database")  # opening would make an empty one
     try:
         storage = RDBStorage(
             url.render_as_string(hide_password=False),
@@ -119,7 +117,7 @@ def _open_existing_database(place: str) -> StudyStorage:
             skip_table_creation=True,
         )
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-        raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
+        raise BadInput("study", name, f"cannot be opened: {_line(error)}") from error
     return StudyStorage(name, _study_name_in_url(place), storage, nullcontext)
 
 
@@ -148,7 +146,7 @@ def _open_database(place: str) -> StudyStorage:
         with exclusive():  # two that make the tables at once get in each other's way
             storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-        raise BadInput("--study", name, f"cannot be opened: {_line(error)}") from error
+        raise BadInput("study", name, f"cannot be opened: {_line(error)}") from error
     return StudyStorage(name, _study_name_in_url(place), _CachedStorage(storage), exclusive)
 
 
@@ -156,14 +154,14 @@ def _parse_database_url(place: str) -> sqlalchemy.URL:
     try:
         url = sqlalchemy.make_url(place.partition("#")[0])
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise BadInput("--study", place.split("@")[-1], "not a database URL") from error
+        raise BadInput("study", place.split("@")[-1], "not a database URL") from error
     backend = url.get_backend_name()
     if backend not in DATABASES or (backend == "sqlite" and url.database in (None, "", ":memory:")):
         allowed = "a folder, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        raise BadInput("--study", url.render_as_string(hide_password=True), f"allowed are {allowed}")
+        raise BadInput("study", url.render_as_string(hide_password=True), f"allowed are {allowed}")
     if backend == "postgresql":
         if find_spec("psycopg") is None:
-            raise BackendUnavailable("--study: PostgreSQL needs psycopg: pip install 'secateur[postgres]'")
+            raise BackendUnavailable("`study`: PostgreSQL needs psycopg: pip install 'secateur[postgres]'")
         url = url.set(drivername="postgresql+psycopg")
     return url
 

@@ -174,7 +174,7 @@ class Study:
             if known.get(field) != identity.get(field):
                 before, now = _short(known.get(field)), _short(identity.get(field))
                 reason = f"made with another {field} ({before}, now {now}); give another place or remove it"
-                raise StudyMismatch("--study", place, reason)
+                raise StudyMismatch("study", place, reason)
 
 
 def _short(value: object) -> str:

@@ -81,9 +81,9 @@ class StudyView:
         """
         if not self.costs:
             reason = "does not say what its pairs cost (an older version made it)"
-            raise BadInput("STUDY", self.place, reason)
+            raise BadInput("study", self.place, reason)
         if kind not in self.costs:
-            raise BadInput("--cost", kind, f"allowed are {', '.join(self.costs)} for this study")
+            raise BadInput("cost", kind, f"allowed are {', '.join(self.costs)} for this study")
         return self.costs[kind]
 
 
@@ -101,24 +101,24 @@ def view_study(place: str) -> StudyView:
         trials, attrs = _read(opened)
         return _view(opened.name, attrs, trials)
     except BadInput as error:
-        raise BadInput("STUDY", error.given, error.allowed) from error
+        raise BadInput("study", error.given, error.allowed) from error
     except (SecateurError, MemoryError):
         raise
     except Exception as error:  # every database and every kind of damage has errors of its own
-        raise BadInput("STUDY", place.split("@")[-1], f"cannot be read as a study: {_line(error)}") from error
+        raise BadInput("study", place.split("@")[-1], f"cannot be read as a study: {_line(error)}") from error
 
 
 def _read(place: StudyStorage) -> tuple[list[FrozenTrial], dict[str, Any]]:
     names = optuna.get_all_study_names(place.storage)
     if not names:
-        raise BadInput("STUDY", place.name, "nothing is in it yet")
+        raise BadInput("study", place.name, "nothing is in it yet")
     if place.study_name not in names:
         reason = f"no study named {place.study_name} is in it; after a # give one of {', '.join(names)}"
-        raise BadInput("STUDY", place.name, reason)
+        raise BadInput("study", place.name, reason)
     study = optuna.load_study(study_name=place.study_name, storage=place.storage)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not trials:
-        raise BadInput("STUDY", place.name, "no architecture was evaluated yet")
+        raise BadInput("study", place.name, "no architecture was evaluated yet")
     return trials, study.user_attrs
 
 

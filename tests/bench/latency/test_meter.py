@@ -87,7 +87,7 @@ def test_a_broken_file_is_measured_again(model: DecoderModel, runs: list[Latency
 
 
 def test_a_context_that_the_model_does_not_have(model: DecoderModel, runs: list[LatencyConditions]) -> None:
-    with pytest.raises(BadInput, match="--context: got 500: the model's context is 512 tokens"):
+    with pytest.raises(BadInput, match="context: got 500: the model's context is 512 tokens"):
         meter.get_latency_table(model, "bfloat16", 1, 500, Silent())
     assert not runs
 

@@ -38,7 +38,7 @@ def test_another_seed_gives_other_prompts() -> None:
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 9))
 def test_every_passage_is_used_once_before_one_is_used_again(length: int, size: int, seed: int) -> None:
     if size > length:
-        with pytest.raises(BadInput, match="--corpus"):
+        with pytest.raises(BadInput, match="corpus"):
             passage_start(length, size, 0, seed, "tokens")
         return
     places = length - size + 1

@@ -21,7 +21,7 @@ def test_read() -> None:
     "text", ["", "ttft", "ttft=500", "ttft=0ms", "ttft=-5ms", "itl=5ms", "ttft=1s,ttft=2s", "mlperf-gpt2"]
 )
 def test_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="--slo: got"):
+    with pytest.raises(BadInput, match="slo: got"):
         parse_slo(text)
 
 

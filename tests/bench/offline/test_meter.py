@@ -53,12 +53,12 @@ def test_read() -> None:
     assert parse_batches("1,8") == (1, 8)
     assert parse_folders([".", "x=/tmp"])[1] == ("x", Path("/tmp"))
     for folders in (["/nowhere"], ["x=/tmp", "x=."]):
-        with pytest.raises(BadInput, match="--offline"):
+        with pytest.raises(BadInput, match="offline"):
             parse_folders(folders)
 
 
 def test_a_context_that_the_model_does_not_have(tiny_llama: Path) -> None:
-    with pytest.raises(BadInput, match=r"--input-len: got 600: the context of .* is 512"):
+    with pytest.raises(BadInput, match=r"input_len: got 600: the context of .* is 512"):
         OfflinePlan((("dense", tiny_llama),), input_tokens=600)
 
 

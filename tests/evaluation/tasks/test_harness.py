@@ -93,7 +93,7 @@ def log_likelihood(
 
 def accuracy(model: DecoderModel, tokenizer: Any, name: str) -> dict[str, Any]:
     counts = Counts()
-    result = run_tasks(model, tokenizer, load_tasks(name, None), LIMIT, "answering", counts)[name]
+    result = run_tasks(model, tokenizer, load_tasks([name], None), LIMIT, "answering", counts)[name]
     assert counts.done == counts.total > 0
     return result
 
@@ -138,7 +138,7 @@ def test_mmlu_is_the_mean_over_subjects(tiny_llama: Path, tokenizer: Any, tmp_pa
         answer = "ABCD"[best if hit else (best + 1) % 4]
         file = tmp_path / "test" / f"{subject}_test.csv"
         file.write_text(rows.format(answer) * file.read_text().count("\n"))
-    result = run_tasks(model, tokenizer, load_tasks("mmlu", tmp_path), None, "answering", Counts())["mmlu"]
+    result = run_tasks(model, tokenizer, load_tasks(["mmlu"], tmp_path), None, "answering", Counts())["mmlu"]
     assert result["accuracy"] == 0.5
     assert (result["examples"], result["subjects"], result["chance"]) == (8, 2, 0.25)
 
@@ -153,17 +153,17 @@ def test_positions_that_are_not_asked_for_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        ("hellaswag", "--tasks: got hellaswag: allowed are mmlu, cloze:CORPUS and ending:CORPUS"),
+        ("hellaswag", "tasks: got hellaswag: allowed are mmlu, cloze:CORPUS and ending:CORPUS"),
         ("cloze", "allowed are"),
-        ("cloze:nowhere", "--tasks: got cloze:nowhere: unknown; give a text file"),
-        ("mmlu", "--task-data: got nothing"),
+        ("cloze:nowhere", "tasks: got cloze:nowhere: unknown; give a text file"),
+        ("mmlu", "task_data: got nothing"),
         (",", "name each task once"),
         ("cloze:pydoc,cloze:pydoc", "name each task once"),
     ],
 )
 def test_no_such_task(names: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        load_tasks(names, None)
+        load_tasks([name for name in names.split(",") if name], None)
 
 
 def test_command(tiny_llama: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,9 +53,9 @@ def test_rows_that_are_no_questions(tmp_path: Path, text: str, words: str) -> No
 
 
 def test_folders_that_are_no_mmlu(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"--task-data: got nothing: mmlu needs dev/SUBJECT_dev\.csv"):
+    with pytest.raises(BadInput, match=r"task_data: got nothing: mmlu needs dev/SUBJECT_dev\.csv"):
         load_mmlu(None)
-    with pytest.raises(BadInput, match=r"--task-data: got .*: needs dev/SUBJECT_dev\.csv"):
+    with pytest.raises(BadInput, match=r"task_data: got .*: needs dev/SUBJECT_dev\.csv"):
         load_mmlu(tmp_path)
     folder(tmp_path, RELEASED)
     (tmp_path / "dev" / "extra_dev.csv").write_text(RELEASED)

@@ -65,5 +65,5 @@ def test_many_passages_are_thinned_over_the_whole_text(
 
 @pytest.mark.parametrize("kind", ["cloze", "ending"])
 def test_too_little_text(kind: str) -> None:
-    with pytest.raises(BadInput, match=f"--tasks: got {kind}:tiny: the text is too short"):
+    with pytest.raises(BadInput, match=f"tasks: got {kind}:tiny: the text is too short"):
         require_examples(kind, Corpus("tiny", "a few words"))

@@ -121,7 +121,7 @@ def test_an_error_comes_out_as_itself(spec: WorkerSpec, space: Space) -> None:
         pytest.raises(BadInput, match="another model on the machine") as caught,
     ):
         list(pool.losses([space.dense]))
-    assert caught.value.field == "MODEL"
+    assert caught.value.field == "model"
     assert "worker" in "".join(caught.value.__notes__)
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from secateur.config.prune import PAPER_EVALUATIONS
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.search.samplers import paper as paper_module
-from secateur.search.samplers.paper import BASELINE, EVALUATIONS, FINALIST, PaperReport, PaperSampler
+from secateur.search.samplers.paper import BASELINE, FINALIST, PaperReport, PaperSampler
 from secateur.search.samplers.sampler import Problem, Proposal, best_first
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
@@ -37,7 +38,7 @@ def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper_module, "CANDIDATES", 1000)
 
 
-def sampler(evaluations: int = EVALUATIONS, seed: int = 0) -> PaperSampler:
+def sampler(evaluations: int = PAPER_EVALUATIONS, seed: int = 0) -> PaperSampler:
     return PaperSampler(Problem(SPACE, LIMIT, None, evaluations, seed))
 
 
@@ -62,7 +63,7 @@ def measured(proposals: Sequence[Proposal], number: int = 1) -> list[EvaluatedAr
 def played(seed: int = 0) -> tuple[list[EvaluatedArchitecture], Sequence[Proposal], PaperReport]:
     made = sampler(seed=seed)
     pairs = measured(made.propose([], 1, made.round_size).proposals)
-    last = made.propose(pairs, 2, EVALUATIONS - len(pairs))
+    last = made.propose(pairs, 2, PAPER_EVALUATIONS - len(pairs))
     assert isinstance(last.report, PaperReport)
     return pairs, last.proposals, last.report
 

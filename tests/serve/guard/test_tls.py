@@ -109,12 +109,12 @@ def test_files_that_are_none(tmp_path: Path, authority: Identity) -> None:
     tls = install(issue("localhost", authority), tmp_path, authority)
     assert server_credentials(tls)
     tls.key.write_bytes(issue("x").key_pem)
-    with pytest.raises(BadInput, match=r"--tls-cert: got .*cert.pem: not a PEM certificate with its key in"):
+    with pytest.raises(BadInput, match=r"tls_cert: got .*cert.pem: not a PEM certificate with its key in"):
         server_credentials(tls)
     tls = install(issue("localhost", authority), tmp_path, authority)
     assert tls.client_ca is not None
     tls.client_ca.write_text("nonsense")
-    with pytest.raises(BadInput, match=r"--client-ca: got .*ca.pem: not PEM certificates"):
+    with pytest.raises(BadInput, match=r"client_ca: got .*ca.pem: not PEM certificates"):
         server_credentials(tls)
     locked = serialization.BestAvailableEncryption(b"password")
     form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked
@@ -122,11 +122,11 @@ def test_files_that_are_none(tmp_path: Path, authority: Identity) -> None:
     tls.key.write_bytes(identity.key.private_bytes(*form))
     with pytest.raises(BadInput, match="locked with a password"):
         server_credentials(tls)
-    with pytest.raises(BadInput, match=r"--tls-key: got .*: no such file"):
+    with pytest.raises(BadInput, match=r"tls_key: got .*: no such file"):
         TlsOptions(tls.certificate, tmp_path / "none.pem")
-    with pytest.raises(BadInput, match="--tls-key: got nothing: --tls-cert needs it"):
+    with pytest.raises(BadInput, match="tls_key: got nothing: `tls_cert` needs it"):
         parse_tls(tls.certificate, None, None)
-    with pytest.raises(BadInput, match="--tls-cert: got nothing"):
+    with pytest.raises(BadInput, match="tls_cert: got nothing"):
         parse_tls(None, None, tls.certificate)
 
 
@@ -136,12 +136,12 @@ def test_what_leaves_the_machine_is_encrypted(tmp_path: Path, authority: Identit
     tokens.write_text("")
     models = parse_models([f"a={tiny_llama}"])
     for open_to_others in ("0.0.0.0:0", "[::]:0", "example.org:1"):
-        with pytest.raises(BadInput, match=r"--listen: .* without encryption: add --tls-cert"):
+        with pytest.raises(BadInput, match=r"listen: .* without encryption: add `tls_cert`"):
             ServeOptions(models, listen=open_to_others)
         ServeOptions(models, listen=open_to_others, insecure=True)
         ServeOptions(models, listen=open_to_others, tls=tls, tokens=tokens)
         # Consent to plain text does not extend to secrets in it.
-        with pytest.raises(BadInput, match=r"--tokens: .* would be readable on the way"):
+        with pytest.raises(BadInput, match=r"tokens: .* would be readable on the way"):
             ServeOptions(models, listen=open_to_others, insecure=True, tokens=tokens)
     for local in ("127.0.0.1:0", "unix:/run/a.sock"):
         assert ServeOptions(models, listen=local, tokens=tokens).lame_duck == 0

@@ -35,7 +35,7 @@ class TestSpecification:
         ("changes", "field", "description"),
         [
             ({"keep": [1.5]}, "keep", "got 1.5: allowed is a fraction over 0 and up to 1"),
-            ({"keep": []}, "keep", "got nothing: give --keep 0.8"),
+            ({"keep": []}, "keep", "got nothing: give keep 0.8"),
             ({"keep": [0.5, 0.5]}, "keep", "each fraction once"),
             ({"budget": "watts"}, "budget", "allowed are params, total, memory, kv, latency"),
             ({"evaluations": 0}, "evaluations", "got 0: at least 1"),
@@ -122,10 +122,10 @@ class TestSpecification:
             query = "SELECT options FROM prune_jobs WHERE id = ?"
             (text,) = database.execute(query, (job.name.removeprefix("pruneJobs/"),)).fetchone()
         options = json.loads(text)
-        expected = {**given, "validation": "pydoc:test", "keep": 0.7, "quantum": 32, "window": 32}
-        del expected["recipe"]
+        lists = {"keep": [0.7], "budget": {"params": None}, "protect": ["first:1"]}
+        expected = {**given, **lists, "quantum": 32, "window": 32}
         assert {name: options[name] for name in expected} == expected
-        assert options["corpus"] == str(job_server.root / "text.txt")
+        assert options["corpus"] == [str(job_server.root / "text.txt")]
         assert options["model"] == str(job_server.model)
 
 

@@ -26,7 +26,7 @@ def test_one_server_at_a_time(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="--state-dir"):
+    with pytest.raises(BadInput, match="state_dir"):
         acquire_state_lock(tmp_path / "file")
 
 

@@ -179,5 +179,5 @@ async def test_lag_is_seen() -> None:
 
 
 def test_address_taken(served: Served) -> None:
-    with pytest.raises(BadInput, match=r"--metrics: got .*: cannot be bound"):
+    with pytest.raises(BadInput, match=r"metrics: got .*: cannot be bound"):
         served.metrics.serve(served.address, None)

@@ -40,17 +40,17 @@ def test_file_and_back(tmp_path: Path) -> None:
 def test_a_file_that_is_no_table(tmp_path: Path, content: str) -> None:
     file = tmp_path / "table.json"
     file.write_text(content)
-    with pytest.raises(BadInput, match=r"--latency-table: got .* is not a latency table"):
+    with pytest.raises(BadInput, match=r"latency_table: got .* is not a latency table"):
         read_table(file)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"--latency-table: got .*nothing.json: No such file"):
+    with pytest.raises(BadInput, match=r"latency_table: got .*nothing.json: No such file"):
         read_table(tmp_path / "nothing.json")
 
 
 def test_another_model() -> None:
-    with pytest.raises(BadInput, match="--latency-table: got ffn: measured for a model of another width"):
+    with pytest.raises(BadInput, match="latency_table: got ffn: measured for a model of another width"):
         TABLE.cost(Space(Architecture((2, 2), (128, 128)), 32))
 
 
@@ -62,12 +62,10 @@ def test_a_budget_of_time(model: DecoderModel, space: Space) -> None:
     (limit,) = budget.limits
     assert limit.cost.of(space.dense) == 500 + shape.layers * 1000
     assert limit.max_value == int(limit.cost.of(space.dense) / 1.3)
-    with pytest.raises(
-        BadInput, match=r"--budget: got latency=0.1: the smallest feasible is .* a speed-up of"
-    ):
+    with pytest.raises(BadInput, match=r"budget: got latency=0.1: the smallest feasible is .* a speed-up of"):
         budget_of(model, space, {"latency": 0.1}, table)
 
 
 def test_a_budget_of_time_without_a_table(model: DecoderModel, space: Space) -> None:
-    with pytest.raises(BadInput, match="--budget: got latency: needs a table"):
+    with pytest.raises(BadInput, match="budget: got latency: needs a table"):
         budget_of(model, space, {"latency": 0.8})

@@ -54,7 +54,7 @@ def get_latency_table(
     """
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and context + TOKENS > longest:
-        raise BadInput("--context", context, f"the model's context is {longest} tokens, {TOKENS} are decoded")
+        raise BadInput("context", context, f"the model's context is {longest} tokens, {TOKENS} are decoded")
     conditions = current_conditions(model, dtype, batch, context)
     table = cache.load_cached_table(conditions)
     if table is None:

@@ -120,7 +120,7 @@ def passage_start(length: int, size: int, number: int, seed: int, unit: str) -> 
     """
     places = length - size + 1
     if places < 1:
-        raise BadInput("--corpus", f"{length} {unit}", f"a prompt takes {size}")
+        raise BadInput("corpus", f"{length} {unit}", f"a prompt takes {size}")
     # A multiplicative walk visits all places, far from each other.
     step = max(1, int(places * 0.6180339887))
     while np.gcd(step, places) != 1:

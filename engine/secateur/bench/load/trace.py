@@ -53,13 +53,13 @@ def read_trace(file: Path) -> tuple[TraceEntry, ...]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise BadInput("--trace", file, reason) from error
+        raise BadInput("trace", file, reason) from error
     entries = [_entry(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not entries:
-        raise BadInput("--trace", file, "has no line")
+        raise BadInput("trace", file, "has no line")
     timed = sum(entry.at is not None for entry in entries)
     if timed not in (0, len(entries)):
-        raise BadInput("--trace", file, f"{timed} of {len(entries)} lines have a timestamp: all or none")
+        raise BadInput("trace", file, f"{timed} of {len(entries)} lines have a timestamp: all or none")
     ordered = sorted(entries, key=lambda entry: entry.at or 0.0)
     begin = ordered[0].at or 0.0
     return tuple(
@@ -72,14 +72,14 @@ def _entry(number: int, line: str) -> TraceEntry:
     try:
         given = json.loads(line)
     except ValueError as error:
-        raise BadInput("--trace", f"line {number}", f"not JSON: {error}") from error
+        raise BadInput("trace", f"line {number}", f"not JSON: {error}") from error
     if not isinstance(given, dict):
-        raise BadInput("--trace", f"line {number}", "not a JSON object")
+        raise BadInput("trace", f"line {number}", "not a JSON object")
     text = _field(number, given, "prompt", str)
     length = _field(number, given, "input", int)
     if text is None and length is None:
         raise BadInput(
-            "--trace",
+            "trace",
             f"line {number}",
             f"give one of {', '.join(FIELD_NAMES['input'] + FIELD_NAMES['prompt'])}",
         )
@@ -100,5 +100,5 @@ def _field(number: int, given: Mapping[str, Any], what: str, kind: type) -> Any:
         if kind is str and isinstance(value, str) and value:
             return value
         wanted = {float: "a number of at least 0", int: "a whole number above 0", str: "a text"}[kind]
-        raise BadInput("--trace", f"line {number}, {name}={value!r:.50}", wanted)
+        raise BadInput("trace", f"line {number}, {name}={value!r:.50}", wanted)
     return None

@@ -55,11 +55,11 @@ def parse_slo(text: str) -> LatencySlo:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", value.strip())
         if metric not in METRICS or found is None or float(found[1]) <= 0:
             raise BadInput(
-                "--slo",
+                "slo",
                 text,
                 f"METRIC=TIME with {', '.join(METRICS)} and us, ms or s; or {', '.join(PRESETS)}",
             )
         if metric in limits:
-            raise BadInput("--slo", text, f"{metric} is given twice")
+            raise BadInput("slo", text, f"{metric} is given twice")
         limits[metric] = float(found[1]) * UNITS[found[2]]
     return LatencySlo(limits)

@@ -39,9 +39,9 @@ class OfflinePlan:
 
     def __post_init__(self) -> None:
         for option, value, least in (
-            ("--input-len", self.input_tokens, 1),
-            ("--context", self.context, DECODE_STEPS),
-            ("--rounds", self.rounds, 1),
+            ("input_len", self.input_tokens, 1),
+            ("context", self.context, DECODE_STEPS),
+            ("rounds", self.rounds, 1),
         ):
             if value < least:
                 raise BadInput(option, value, f"at least {least}")
@@ -50,7 +50,7 @@ class OfflinePlan:
             config = read_config(folder)
             most = config.get("max_position_embeddings")
             if most is not None and longest > most:
-                raise BadInput("--input-len", self.input_tokens, f"the context of {folder} is {most} tokens")
+                raise BadInput("input_len", self.input_tokens, f"the context of {folder} is {most} tokens")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,9 +76,9 @@ def parse_folders(arguments: Sequence[str]) -> tuple[tuple[str, Path], ...]:
         path = Path(folder if separator else argument).expanduser()
         name = name if separator else path.absolute().name
         if not path.is_dir():
-            raise BadInput("--offline", argument, "no such folder")
+            raise BadInput("offline", argument, "no such folder")
         if name in found:
-            raise BadInput("--offline", argument, f"{name} is there already: give NAME=DIR")
+            raise BadInput("offline", argument, f"{name} is there already: give NAME=DIR")
         found[name] = path
     return tuple(found.items())
 
@@ -92,7 +92,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     try:
         batches = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise BadInput("--batch", text, "whole numbers separated by commas") from None
+        raise BadInput("batch", text, "whole numbers separated by commas") from None
     if not all(1 <= batch <= MAX_BATCH for batch in batches):
-        raise BadInput("--batch", text, f"1 to {MAX_BATCH}")
+        raise BadInput("batch", text, f"1 to {MAX_BATCH}")
     return batches

@@ -49,8 +49,8 @@ class LmEvalTask:
     parts: Sequence[tuple[dict[str, object], Data]]
 
 
-def load_tasks(names: str, data: Path | None) -> tuple[LmEvalTask, ...]:
-    """The tasks of a comma-separated list: ``mmlu``, ``cloze:CORPUS``, ``ending:CORPUS``.
+def load_tasks(names: Sequence[str], data: Path | None) -> tuple[LmEvalTask, ...]:
+    """The tasks of those names: ``mmlu``, ``cloze:CORPUS``, ``ending:CORPUS``.
 
     Args:
         data: folder of the tasks that come as files, MMLU.
@@ -60,11 +60,10 @@ def load_tasks(names: str, data: Path | None) -> tuple[LmEvalTask, ...]:
         BadInput: no such task, or its data is not there or not what it should be.
     """
     if find_spec("lm_eval") is None:
-        raise BackendUnavailable("--tasks: lm-eval is not installed: pip install 'secateur[tasks]'")
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise BadInput("--tasks", repr(names), "name each task once, at least one")
-    return tuple(_task(name, data) for name in wanted)
+        raise BackendUnavailable("`tasks`: lm-eval is not installed: pip install 'secateur[tasks]'")
+    if not names or len(set(names)) < len(names):
+        raise BadInput("tasks", ",".join(names), "name each task once, at least one")
+    return tuple(_task(name, data) for name in names)
 
 
 def run_tasks(
@@ -108,11 +107,11 @@ def _task(name: str, data: Path | None) -> LmEvalTask:
         try:
             text = load_corpus(corpus)
         except BadInput as error:
-            raise BadInput("--tasks", name, error.allowed) from error
+            raise BadInput("tasks", name, error.allowed) from error
         rows = [example.row() for example in require_examples(kind, text)]
         chance = 1 / ENDINGS if kind == "ending" else None
         return LmEvalTask(name, chance, [(passage_config(kind, name), {"test": rows})])
-    raise BadInput("--tasks", name, "allowed are mmlu, cloze:CORPUS and ending:CORPUS")
+    raise BadInput("tasks", name, "allowed are mmlu, cloze:CORPUS and ending:CORPUS")
 
 
 def _build(task: LmEvalTask) -> Any:

@@ -49,11 +49,11 @@ def load_mmlu(folder: Path | None) -> tuple[MmluSubject, ...]:
         BadInput: the folder is not laid out as MMLU is, or a row is not a question.
     """
     if folder is None:
-        raise BadInput("--task-data", "nothing", f"mmlu {LAYOUT}")
+        raise BadInput("task_data", "nothing", f"mmlu {LAYOUT}")
     dev, test = (_files(folder, split) for split in ("dev", "test"))
     if not dev or dev.keys() != test.keys():
         odd = sorted(dev.keys() ^ test.keys())
-        raise BadInput("--task-data", folder, f"{LAYOUT}" + (f"; {odd[0]} is in one alone" if odd else ""))
+        raise BadInput("task_data", folder, f"{LAYOUT}" + (f"; {odd[0]} is in one alone" if odd else ""))
     return tuple(MmluSubject(name, _questions(dev[name]), _questions(test[name])) for name in sorted(dev))
 
 
@@ -87,16 +87,16 @@ def _questions(file: Path) -> tuple[MmluQuestion, ...]:
         with file.open(encoding="utf-8", newline="") as lines:
             rows = [row for row in csv.reader(lines) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput("--task-data", file, f"cannot be read: {error}") from error
+        raise BadInput("task_data", file, f"cannot be read: {error}") from error
     if rows and rows[0][-1].strip().lower() == "answer":
         rows = rows[1:]
     if not rows:
-        raise BadInput("--task-data", file, "has no question")
+        raise BadInput("task_data", file, "has no question")
     return tuple(_question(file, number, row) for number, row in enumerate(rows, start=1))
 
 
 def _question(file: Path, number: int, row: list[str]) -> MmluQuestion:
     answers = {**{letter: index for index, letter in enumerate(CHOICES)}, **{str(i): i for i in range(4)}}
     if len(row) != 6 or row[-1].strip() not in answers:
-        raise BadInput("--task-data", file, f"row {number} is not a question, four choices and an answer")
+        raise BadInput("task_data", file, f"row {number} is not a question, four choices and an answer")
     return MmluQuestion(row[0], tuple(row[1:5]), answers[row[-1].strip()])

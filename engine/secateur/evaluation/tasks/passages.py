@@ -100,7 +100,7 @@ def require_examples(kind: str, corpus: Corpus) -> tuple[ClozeExample, ...] | tu
         cloze_examples(corpus) if kind == "cloze" else ending_examples(corpus)
     )
     if not found:
-        raise BadInput("--tasks", f"{kind}:{corpus.name}", "the text is too short for a single example")
+        raise BadInput("tasks", f"{kind}:{corpus.name}", "the text is too short for a single example")
     return found
 
 

@@ -154,7 +154,7 @@ class WorkerPool:
             self.close()
             at = f" at architecture {task.candidate.digest}" if task else ""
             raise SecateurError(
-                f"--workers: a worker died {MAX_DEATHS} times{at} ({death.cause}); "
+                f"`workers`: a worker died {MAX_DEATHS} times{at} ({death.cause}); "
                 "if memory is short, fewer workers need less"
             )
         self._backend.start(worker)

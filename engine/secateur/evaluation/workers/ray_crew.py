@@ -119,7 +119,7 @@ class _Actor:
 def _connected(address: str) -> Any:
     """Ray, connected to a cluster."""
     if find_spec("ray") is None:
-        raise BackendUnavailable("--ray: Ray is not installed: pip install 'secateur[ray]'")
+        raise BackendUnavailable("`ray`: Ray is not installed: pip install 'secateur[ray]'")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     import ray
 
@@ -129,5 +129,5 @@ def _connected(address: str) -> Any:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise BadInput("--ray", address, f"no cluster answers: {reason}") from error
+            raise BadInput("ray", address, f"no cluster answers: {reason}") from error
     return ray

@@ -61,10 +61,10 @@ def open_evaluator(spec: WorkerSpec) -> Evaluator:
     set_malloc_trim_threshold()
     source = open_source(spec.model)
     if source.fingerprint != spec.fingerprint:
-        raise BadInput("MODEL", spec.model, "is another model on the machine of this worker")
+        raise BadInput("model", spec.model, "is another model on the machine of this worker")
     if not is_complete(spec.calibration):
         reason = "the statistics are not there on the machine of this worker; give a folder that all share"
-        raise BadInput("--study", spec.calibration, reason)
+        raise BadInput("study", spec.calibration, reason)
     model = build_model(source.config, source.tensors(), source.reference)
     calibration = Calibration(spec.calibration)
     library = BlockLibrary(

@@ -27,8 +27,6 @@ from secateur.search.samplers.sampler import Problem, Proposal, Round, architect
 from secateur.study.study import EvaluatedArchitecture
 
 PAIRS, FINALISTS = 525, 18
-EVALUATIONS = PAIRS + FINALISTS + 1  # the baseline is evaluated too
-MIN_EVALUATIONS = 12  # with fewer there is nothing to fit on 70 % and to tell on 30 %
 GROUPED = 400 / 525
 TRAIN = 0.7
 CANDIDATES = 10_000

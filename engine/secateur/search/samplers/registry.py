@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from secateur.errors import BadInput
+from secateur.config.prune import GUIDED, PAPER
 from secateur.search.samplers.blackbox import OPTIMISERS, BlackboxSampler
 from secateur.search.samplers.even_trim import UniformPruningSampler
 from secateur.search.samplers.greedy_removal import GreedySampler
@@ -15,8 +15,6 @@ from secateur.search.samplers.paper import PaperSampler
 from secateur.search.samplers.random_widths import RandomSampler
 from secateur.search.samplers.sampler import Problem, Sampler
 
-GUIDED = "guided"
-PAPER = "paper"
 SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     GUIDED: GuidedSampler,
     "random": RandomSampler,
@@ -27,17 +25,6 @@ SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     PAPER: PaperSampler,
 }
 _WITH_TABLE = (GUIDED, "knapsack", "greedy")
-
-
-def require_sampler(name: str) -> str:
-    """The name, if there is such a sampler.
-
-    Raises:
-        BadInput: there is none.
-    """
-    if name not in SAMPLERS:
-        raise BadInput("--sampler", name, f"allowed are {', '.join(SAMPLERS)}")
-    return name
 
 
 def needs_table(name: str) -> bool:

@@ -259,7 +259,7 @@ def start_engine(spec: ModelSpec, options: EngineOptions, num_engines: int) -> E
                 stat_loggers=[_logger_factory(load)],
             )
     except (ValueError, NotImplementedError, OSError) as error:
-        raise BrokenCheckpoint("NAME=DIR", f"{spec.name}={spec.folder}", _line(error)) from error
+        raise BrokenCheckpoint("models", f"{spec.name}={spec.folder}", _line(error)) from error
     except (RuntimeError, ZMQError) as error:
         raise BackendUnavailable(f"the engine of {spec.name} did not start: {_line(error)}") from error
     config = vllm.model_config

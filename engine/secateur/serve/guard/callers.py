@@ -31,9 +31,9 @@ from pathlib import Path
 from google.rpc import code_pb2
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from secateur.config.schema import first_error
 from secateur.errors import BadInput
 from secateur.serve.failures import RpcError
-from secateur.serve.schema import first_error
 
 TOKEN_PREFIX = "sct_"  # lets secret scanners find leaked ones
 
@@ -139,7 +139,7 @@ def read_callers(file: Path) -> CallerRegistry:
         entries = _File.model_validate(tomllib.loads(file.read_text())).caller
     except (OSError, ValueError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
-        raise BadInput("--tokens", file, reason) from error
+        raise BadInput("tokens", file, reason) from error
     callers = [(entry, Caller(entry.name, entry.scopes, entry.expires)) for entry in entries]
     return CallerRegistry(
         ((bytes.fromhex(entry.sha256), caller) for entry, caller in callers if entry.sha256 is not None),

@@ -48,7 +48,7 @@ def bind_server(server: grpc.aio.Server, listen: str, tls: TlsOptions | None = N
         else:
             port = server.add_secure_port(listen, credentials)
     except RuntimeError as error:
-        raise BadInput("--listen", listen, "cannot be bound: in use, or not this machine's") from error
+        raise BadInput("listen", listen, "cannot be bound: in use, or not this machine's") from error
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
 
 

@@ -50,13 +50,13 @@ def check_certificates(options: TlsOptions) -> None:
         context.load_cert_chain(options.certificate, options.key, password=_no_password)
     except (OSError, ValueError) as error:
         reason = f"not a PEM certificate with its key in {options.key} ({_line(error)})"
-        raise BadInput("--tls-cert", options.certificate, reason) from error
+        raise BadInput("tls_cert", options.certificate, reason) from error
     if options.client_ca is not None:
         try:
             context.load_verify_locations(options.client_ca)
         except (OSError, ValueError) as error:
             reason = f"not PEM certificates ({_line(error)})"
-            raise BadInput("--client-ca", options.client_ca, reason) from error
+            raise BadInput("client_ca", options.client_ca, reason) from error
 
 
 def _changes(options: TlsOptions) -> Callable[[], grpc.ServerCertificateConfiguration | None]:

@@ -18,7 +18,7 @@ from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, STATE_VARIABLE, acqu
 from secateur.storage import write_json
 
 if TYPE_CHECKING:
-    from secateur.prune.options import PruneOptions
+    from secateur.config.prune import PruneOptions
 
 SPEC_FILE = "spec.json"
 REFUSED_EXIT_STATUS = 2
@@ -30,7 +30,7 @@ def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> 
     Args:
         number: of the job in the state database.
         nice: how much it stands back for others.
-        options: of the prune, as `specification.to_json` wrote them.
+        options: of the prune, as JSON.
     """
     document = {"number": number, "run": run, "nice": nice, "options": json.loads(options)}
     write_json(folder / SPEC_FILE, document)
@@ -57,16 +57,16 @@ def lower_priority(nice: int) -> None:
 
 
 def _prune(folder: Path, spec: dict[str, Any]) -> int:
+    from secateur.config.values import from_json
     from secateur.errors import BadInput, SecateurError
     from secateur.prune.pipeline import prune_all
     from secateur.serve.jobs.outcome import JobOutcome, write_outcome
-    from secateur.serve.jobs.specification import from_json
     from secateur.serve.jobs.store import JobStore
     from secateur.serve.jobs.telling import JobReporter
     from secateur.serve.state import open_state
 
     try:
-        options = from_json(json.dumps(spec["options"]))
+        options = from_json(PruneOptions, spec["options"])
         if not _is_done(options):
             store = JobStore(open_state(os.environ[STATE_VARIABLE]), home="")
             teller = JobReporter(store, spec["number"], spec["run"], options.evaluations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -15,10 +16,11 @@ import grpc
 from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2, json_format
 
+from secateur.config.values import to_json
 from secateur.serve.failures import FieldViolation, invalid_argument, unavailable
 from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.names import ID_PATTERN, parse_job, parse_page
-from secateur.serve.jobs.specification import options_of, to_json
+from secateur.serve.jobs.specification import options_of
 from secateur.serve.jobs.states import CREATED, TERMINAL_STATES
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
@@ -143,7 +145,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         if earlier is not None:
             return earlier
         folder = self._supervisor.folder_of(row.id)
-        row.options = to_json(options_of(job, folder, self._roots, self._activator.folder))
+        row.options = json.dumps(to_json(options_of(job, folder, self._roots, self._activator.folder)))
         return row if request.validate_only else self._store.create(row)
 
     def _message(self, row: JobRow) -> prune_pb2.PruneJob:

@@ -6,16 +6,16 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from secateur.calibrate.corpus import is_embedded
 from secateur.checkpoint.source import DEFAULT_MODEL, HUB_ID
+from secateur.config.message import field_of, given_in
+from secateur.config.prune import PruneOptions
+from secateur.config.values import from_given
 from secateur.errors import BadInput
-from secateur.prune.options import PruneOptions
-from secateur.prune.recipes import recipe_named
-from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, violation
 from secateur.serve.guard.roots import resolve_within_roots
 from secateur.serve.options import NAME_PATTERN
 from secateur.v1 import prune_pb2
@@ -23,29 +23,6 @@ from secateur.v1 import prune_pb2
 CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
 MAX_DISPLAY_NAME = 200
 SPEC = "prune_job.spec"
-# Fields of the specification that are options of the same name, taken where they are given.
-_PLAIN = (
-    "budget",
-    "speedup",
-    "evaluations",
-    "window",
-    "calibration_tokens",
-    "search_windows",
-    "quantum",
-    "tp",
-    "protect",
-    "max_shapes",
-    "batch",
-    "context",
-    "criterion",
-    "sampler",
-    "repair",
-    "predictor",
-    "workers",
-    "dtype",
-)
-_FIELDS = {"--corpus": "corpora", "MODEL": "path"}
-
 FolderOf = Callable[[str], Path]
 """The checkpoint folder of a model of this server; raises `Refused` if there is none."""
 
@@ -64,43 +41,25 @@ def options_of(
     _check_job(job)
     spec = job.spec
     try:
-        recipe = recipe_named(spec.recipe or "secateur")
-        given = asdict(recipe) | {name: getattr(spec, name) for name in _PLAIN if _is_given(spec, name)}
-        if spec.HasField("patience"):
-            given["patience"] = spec.patience or None
-        given |= _corpora(spec, roots) | _latency_table(spec, roots)
-        options = PruneOptions(
-            model=_model(spec, roots, folder_of),
-            out=folder / CHECKPOINT,
-            keep=_keep(spec),
-            seed=spec.seed,
-            **given,
-        )
+        given = given_in(spec, PruneOptions)
+        for name in ("corpus", "validation"):
+            if name in given:
+                given[name] = _texts(name, given[name], roots)
+        if "latency_table" in given:
+            given["latency_table"] = resolve_within_roots(
+                f"{SPEC}.latency_table", given["latency_table"], roots
+            )
+        given |= {"model": _model(spec, roots, folder_of), "out": folder / CHECKPOINT}
+        options = from_given(PruneOptions, given)
     except BadInput as error:
-        field = _FIELDS.get(error.field, error.field.removeprefix("--").replace("-", "_"))
-        raise invalid_argument(
-            FieldViolation(f"{SPEC}.{field}", f"got {error.given}: {error.allowed}")
-        ) from error
+        raise invalid_argument(violation(error.named(_field), f"{SPEC}.")) from error
     _check_options(job, options)
     return options
 
 
-def to_json(options: PruneOptions) -> str:
-    """Options as text, for `from_json`."""
-    values = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()
-    }
-    return json.dumps(values)
-
-
-def from_json(text: str) -> PruneOptions:
-    values: dict[str, Any] = json.loads(text)
-    values["out"] = Path(values["out"])
-    if isinstance(values["keep"], list):
-        values["keep"] = tuple(values["keep"])
-    if values["latency_table"] is not None:
-        values["latency_table"] = Path(values["latency_table"])
-    return PruneOptions(**values)
+def _field(name: str) -> str | None:
+    """What an option is called in the specification."""
+    return "path" if name == "model" else field_of(PruneOptions, name)
 
 
 def _check_job(job: prune_pb2.PruneJob) -> None:
@@ -128,7 +87,7 @@ def _check_activation(activation: prune_pb2.PruneActivation) -> None:
 
 
 def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
-    if job.HasField("activation") and len(options.keeps) > 1:
+    if job.HasField("activation") and len(options.goals) > 1:
         raise invalid_argument(
             FieldViolation(f"{SPEC}.keep", "one fraction, as its result is to be activated")
         )
@@ -140,18 +99,6 @@ def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
         raise invalid_argument(
             FieldViolation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core")
         )
-
-
-def _is_given(spec: prune_pb2.PruneSpec, name: str) -> bool:
-    """Whether a field is there: text is if it is not empty, numbers know."""
-    value = getattr(spec, name)
-    return bool(value) if isinstance(value, str) else spec.HasField(name)
-
-
-def _keep(spec: prune_pb2.PruneSpec) -> float | tuple[float, ...] | None:
-    if len(spec.keep) > 1:
-        return tuple(spec.keep)
-    return spec.keep[0] if spec.keep else None
 
 
 def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf) -> str:
@@ -185,26 +132,9 @@ def _dense(folder: Path) -> Path | str:
     return Path(model["path"])
 
 
-def _corpora(spec: prune_pb2.PruneSpec, roots: Sequence[Path]) -> dict[str, str]:
-    corpora = {"corpus": _texts("corpora", spec.corpora, roots)}
-    corpora["validation"] = _texts("validation", spec.validation, roots)
-    return {name: text for name, text in corpora.items() if text}
-
-
-def _texts(field: str, names: Sequence[str], roots: Sequence[Path]) -> str:
-    texts = [
+def _texts(option: str, names: Sequence[str], roots: Sequence[Path]) -> list[str]:
+    field = field_of(PruneOptions, option)
+    return [
         name if is_embedded(name) else str(resolve_within_roots(f"{SPEC}.{field}[{index}]", name, roots))
         for index, name in enumerate(names)
     ]
-    for index, text in enumerate(texts):
-        if "," in text:
-            raise invalid_argument(
-                FieldViolation(f"{SPEC}.{field}[{index}]", f"got {text}, without a comma in it")
-            )
-    return ",".join(texts)
-
-
-def _latency_table(spec: prune_pb2.PruneSpec, roots: Sequence[Path]) -> dict[str, Path]:
-    if not spec.latency_table:
-        return {}
-    return {"latency_table": resolve_within_roots(f"{SPEC}.latency_table", spec.latency_table, roots)}

@@ -45,7 +45,7 @@ def acquire_state_lock(state_dir: Path) -> StateLock:
             return StateLock(uuid.uuid4().hex, True, None)
         return StateLock(_identity(folder / "id"), False, lock)
     except OSError as error:
-        raise BadInput("--state-dir", state_dir, f"cannot be used: {error.strerror or error}") from error
+        raise BadInput("state_dir", state_dir, f"cannot be used: {error.strerror or error}") from error
 
 
 def release_state_lock(home: StateLock) -> None:

@@ -78,7 +78,7 @@ class MemoryPlan:
                 f"{what} needs {self.needed:,} bytes of memory ({self.weights:,} for weights, "
                 f"{self.kv_cache:,} for keys and values, {self.overhead:,} for its process), "
                 f"{self.available:,} are available: "
-                "unload a version, or serve with a smaller --kv-cache-memory",
+                "unload a version, or serve with a smaller `kv_cache_memory`",
                 metadata={"needed_bytes": str(self.needed), "available_bytes": str(self.available)},
             )
 

