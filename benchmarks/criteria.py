@@ -29,8 +29,8 @@ from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.calibrate.taylor import taylor_scores
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import Kind
+from secateur.model.architecture import Architecture, Kind
+from secateur.model.dense import architecture_of
 from secateur.model.forward import forward_context
 from secateur.model.memory import set_malloc_trim_threshold
 from secateur.prune.preparation import load_model

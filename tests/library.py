@@ -12,8 +12,7 @@ from torch import Tensor
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
-from secateur.model.architecture import architecture_of
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.dense import DecoderModel, architecture_of, build_model
 from secateur.space.budget import Budget, keep_budget
 from secateur.space.space import Space
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.calibrate.library import BlockLibrary, expand_units, last_projection, permute, with_projection
 from secateur.checkpoint.source import ModelSource
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, DecoderLayer, DecoderModel, Kind, build_model
+from secateur.model.architecture import KINDS, Architecture, Kind
+from secateur.model.dense import DecoderLayer, DecoderModel, architecture_of, build_model
 from secateur.model.forward import forward_context, hidden_states
 from secateur.prune.surgery import build_slim_model
 

@@ -26,7 +26,8 @@ from benchmarks.host import write_result
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import CHUNK_WINDOWS, PrefixEvaluator
 from secateur.evaluation.measurement import Losses
-from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.architecture import Architecture
+from secateur.model.dense import architecture_of
 from secateur.model.memory import set_malloc_trim_threshold
 from secateur_kernels.work import attention_work, linear_loss_work, mlp_work
 

@@ -17,7 +17,8 @@ from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.architecture import Architecture
+from secateur.model.dense import architecture_of
 from secateur.prune.preparation import load_model
 from secateur.search.loop import Search
 from secateur.search.samplers.random_widths import random_architecture

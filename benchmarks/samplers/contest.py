@@ -15,7 +15,8 @@ from secateur.calibrate.library import BlockLibrary, permute
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
-from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.architecture import Architecture
+from secateur.model.dense import architecture_of
 from secateur.prune.preparation import load_model
 from secateur.search.loop import Search
 from secateur.search.samplers.registry import needs_table

@@ -30,7 +30,8 @@ from secateur.calibrate.library import (
 from secateur.calibrate.repair import factorise, repaired
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import KINDS, AttentionWeights, DecoderModel, SubBlock, build_model, tensors_of
+from secateur.model.architecture import KINDS
+from secateur.model.dense import AttentionWeights, DecoderModel, SubBlock, build_model, tensors_of
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))

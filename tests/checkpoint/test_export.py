@@ -26,8 +26,8 @@ from secateur.checkpoint import export as export_module
 from secateur.checkpoint.export import describe, export, weight_bytes
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import OutputFailed
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.architecture import Architecture
+from secateur.model.dense import DecoderModel, architecture_of, build_model
 from secateur.model.forward import forward_context, hidden_states
 from secateur.prune.surgery import build_slim_model
 

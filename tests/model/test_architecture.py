@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import BadInput
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, DecoderModel
+from secateur.model.architecture import KINDS, Architecture
+from secateur.model.dense import DecoderModel, architecture_of
 from secateur.space.space import Space
 
 WIDTHS = st.integers(1, 12).flatmap(

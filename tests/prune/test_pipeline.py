@@ -26,7 +26,8 @@ from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import open_source
 from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
-from secateur.model.architecture import Architecture, architecture_of
+from secateur.model.architecture import Architecture
+from secateur.model.dense import architecture_of
 from secateur.prune import finish, preparation
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.preparation import load_model

@@ -14,8 +14,8 @@ from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import DecoderModel, build_model, named_tensors
+from secateur.model.architecture import Architecture
+from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
 from secateur.model.forward import forward_context, hidden_states
 from secateur.model.precision import fastest_dtype
 from secateur.prune.repair import parabola_minimum, repair

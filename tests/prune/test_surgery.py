@@ -20,8 +20,8 @@ from secateur.calibrate.library import BlockLibrary, expand_units, permute, unit
 from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, DecoderModel, build_model, named_tensors
+from secateur.model.architecture import KINDS, Architecture
+from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
 from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence
 

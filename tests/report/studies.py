@@ -16,9 +16,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import create_trial
 
 from secateur.evaluation.measurement import Measurement
-from secateur.model.architecture import Architecture
-from secateur.model.dense import KINDS
-from secateur.space.space import Slot, Space
+from secateur.model.architecture import KINDS, Architecture, Slot
+from secateur.space.space import Space
 from secateur.study.study import JOURNAL
 
 DENSE_NLL = 3.5

@@ -21,8 +21,8 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import weight_bytes
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput, InfeasibleBudget
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.architecture import Architecture
+from secateur.model.dense import DecoderModel, architecture_of, build_model
 from secateur.prune.surgery import build_slim_model
 from secateur.space.budget import keep_budget
 from secateur.space.costs.parameters import count_parameters, parameter_cost

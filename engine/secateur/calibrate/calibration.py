@@ -22,7 +22,8 @@ from secateur.calibrate.library import expand_units, last_projection, unit_span
 from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
 from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.calibrate.taylor import taylor_scores
-from secateur.model.dense import DecoderModel, Kind
+from secateur.model.architecture import Kind
+from secateur.model.dense import DecoderModel
 from secateur.model.forward import forward_context
 from secateur.storage import os_errors_as_output_failed, write_json
 

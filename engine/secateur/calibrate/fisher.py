@@ -15,7 +15,8 @@ from torch import Tensor
 
 from secateur.calibrate.gradients import backward_by_sub_block
 from secateur.calibrate.statistics import accumulate
-from secateur.model.dense import DecoderModel, Kind
+from secateur.model.architecture import Kind
+from secateur.model.dense import DecoderModel
 from secateur.model.forward import ForwardContext
 
 Metrics = dict[tuple[int, Kind], Tensor]

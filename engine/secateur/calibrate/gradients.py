@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.dense import KINDS, DecoderModel, Kind
+from secateur.model.architecture import KINDS, Kind
+from secateur.model.dense import DecoderModel
 from secateur.model.forward import (
     ForwardContext,
     apply_block,

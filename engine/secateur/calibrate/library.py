@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.repair import repaired, residual_errors
+from secateur.model.architecture import Kind
 from secateur.model.dense import (
     AttentionWeights,
     DecoderLayer,
     DecoderModel,
     FfnWeights,
-    Kind,
     SubBlock,
     map_block,
     tensors_of,

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.model.dense import KINDS, DecoderModel, Kind
+from secateur.model.architecture import KINDS, Kind
+from secateur.model.dense import DecoderModel
 from secateur.model.forward import ForwardContext, embed, project_output, sub_block_inner
 
 CHUNK_WINDOWS = 16

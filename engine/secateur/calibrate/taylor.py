@@ -10,7 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.calibrate.gradients import backward_by_sub_block
-from secateur.model.dense import DecoderModel, Kind
+from secateur.model.architecture import Kind
+from secateur.model.dense import DecoderModel
 from secateur.model.forward import ForwardContext
 
 Scores = dict[tuple[int, Kind], Tensor]

@@ -18,8 +18,8 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary, last_projection
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Losses
-from secateur.model.architecture import Architecture
-from secateur.model.dense import AttentionWeights, FfnWeights, Kind, SubBlock
+from secateur.model.architecture import Architecture, Kind
+from secateur.model.dense import AttentionWeights, FfnWeights, SubBlock
 from secateur.model.forward import embed, final_hidden, rms_norm
 from secateur_kernels import Backend, ProjectionTable, masked_attention, masked_mlp
 

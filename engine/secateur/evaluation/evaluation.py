@@ -16,8 +16,7 @@ from secateur.checkpoint.source import ModelSource, open_source
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
-from secateur.model.architecture import architecture_of
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.dense import DecoderModel, architecture_of, build_model
 from secateur.model.memory import set_malloc_trim_threshold
 from secateur.model.precision import fastest_dtype, parse_dtype
 from secateur.progress import ProgressReporter, StageTimer

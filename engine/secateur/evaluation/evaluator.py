@@ -21,9 +21,8 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
 from secateur.evaluation.prefixes import PrefixCache
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.model.forward import apply_block, embed, final_hidden, forward_context
-from secateur.space.space import Slot
 from secateur_kernels import Teacher, linear_kl, prepare_teacher
 
 DEFAULT_STATE_BYTES = 2 << 30

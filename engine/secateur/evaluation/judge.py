@@ -20,8 +20,8 @@ from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_conf
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.evaluation.evaluator import CHUNK_WINDOWS
 from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import DecoderLayer, DecoderModel, named_tensors
+from secateur.model.architecture import Architecture
+from secateur.model.dense import DecoderLayer, DecoderModel, architecture_of, named_tensors
 
 
 class TransformersEvaluator:

@@ -6,9 +6,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
-from secateur.model.dense import DecoderModel, Kind
+Kind = Literal["attention", "ffn"]
+KINDS: tuple[Kind, Kind] = ("attention", "ffn")
+
+Slot = tuple[int, Kind]
+"""Layer and kind of a sub-block."""
+
+
+def slot_name(layer: int, kind: Kind) -> str:
+    """What the width of a sub-block is called in a study: ``layer_003.channels``."""
+    return f"layer_{layer:03d}.{'groups' if kind == 'attention' else 'channels'}"
 
 
 @dataclass(frozen=True, order=True)
@@ -62,12 +71,3 @@ class Architecture:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Architecture:
         return cls(tuple(document["groups"]), tuple(document["channels"]))
-
-
-def architecture_of(model: DecoderModel) -> Architecture:
-    """The architecture that a model has."""
-    layers = range(model.num_layers)
-    return Architecture(
-        tuple(model.width(layer, "attention") for layer in layers),
-        tuple(model.width(layer, "ffn") for layer in layers),
-    )

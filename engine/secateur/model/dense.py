@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from secateur.errors import BrokenCheckpoint, UnsupportedModel
+from secateur.model.architecture import Architecture, Kind
 from secateur.model.families import ModelFamily, family_of
-
-Kind = Literal["attention", "ffn"]
-KINDS: tuple[Kind, Kind] = ("attention", "ffn")
 
 
 @dataclass(frozen=True)
@@ -126,6 +124,15 @@ class DecoderModel:
             final_norm_H=convert(self.final_norm_H),
             head_VH=embedding if self.tied else convert(self.head_VH),
         )
+
+
+def architecture_of(model: DecoderModel) -> Architecture:
+    """The architecture that a model has."""
+    layers = range(model.num_layers)
+    return Architecture(
+        tuple(model.width(layer, "attention") for layer in layers),
+        tuple(model.width(layer, "ffn") for layer in layers),
+    )
 
 
 def tensors_of(block: SubBlock) -> dict[str, Tensor]:

@@ -16,9 +16,8 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import KINDS, Architecture
 from secateur.model.dense import (
-    KINDS,
     AttentionWeights,
     Block,
     DecoderLayer,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from secateur.model.architecture import Architecture
-from secateur.model.dense import Kind
-from secateur.space.space import Slot
+from secateur.model.architecture import Architecture, Kind, Slot
 from secateur.study.view import StudyView
 
 MILLION = 1e6

@@ -16,14 +16,14 @@ from typing import Any
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.measurement import Evaluator, Measurement
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, slot_name
 from secateur.search.predictor import AUTO_SELECT, RankQuality, SelectedPredictor
 from secateur.search.samplers.registry import GUIDED, SAMPLERS, learns_from_all, needs_table
 from secateur.search.samplers.sampler import Problem, Proposal, Round, Sampler, best_first
 from secateur.search.table import AdditiveTable, build_table, single_cuts
 from secateur.space.budget import Budget
 from secateur.space.goal import Goal
-from secateur.space.space import Space, slot_name
+from secateur.space.space import Space
 from secateur.study.cooperation import evaluate_shared
 from secateur.study.study import EvaluatedArchitecture, Study
 

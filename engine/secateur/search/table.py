@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.model.architecture import Architecture
-from secateur.space.space import Slot, Space
+from secateur.model.architecture import Architecture, Slot
+from secateur.space.space import Space
 
 # What is measured: deep enough to stand out from noise, and near what budgets lead to.
 MEASURED_SHARE = {"attention": 0.7, "ffn": 0.5}

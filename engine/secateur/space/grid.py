@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.space.budget import Budget
-from secateur.space.space import Slot, Space
+from secateur.space.space import Space
 
 
 class Grid:

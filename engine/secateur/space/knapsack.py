@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.space.budget import Budget
-from secateur.space.space import Slot, Space
+from secateur.space.space import Space
 
 Values = Mapping[Slot, Mapping[int, float]]
 _Costs = Mapping[Slot, Mapping[int, float]]

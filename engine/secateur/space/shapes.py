@@ -15,8 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from secateur.model.architecture import Architecture
-from secateur.model.dense import Kind
+from secateur.model.architecture import Architecture, Kind
 from secateur.space.budget import Budget
 from secateur.space.knapsack import Values
 from secateur.space.space import Space

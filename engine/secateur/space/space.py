@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from secateur.errors import BadInput
-from secateur.model.architecture import Architecture, architecture_of
-from secateur.model.dense import KINDS, DecoderModel, Kind
-
-Slot = tuple[int, Kind]
-
-
-def slot_name(layer: int, kind: Kind) -> str:
-    """What the width of a sub-block is called in a study: ``layer_003.channels``."""
-    return f"layer_{layer:03d}.{'groups' if kind == 'attention' else 'channels'}"
+from secateur.model.architecture import KINDS, Architecture, Kind, Slot
+from secateur.model.dense import DecoderModel, architecture_of
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from secateur.errors import StudyMismatch
 from secateur.evaluation.measurement import Measurement
-from secateur.model.architecture import Architecture
-from secateur.model.dense import KINDS
-from secateur.space.space import Space, slot_name
+from secateur.model.architecture import KINDS, Architecture, slot_name
+from secateur.space.space import Space
 from secateur.study.claims import Claims, Heartbeat
 from secateur.study.storage import JOURNAL, open_storage
 

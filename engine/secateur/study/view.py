@@ -15,13 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.measurement import Measurement
-from secateur.model.architecture import Architecture
-from secateur.model.dense import Kind
+from secateur.model.architecture import Architecture, Kind, Slot
 from secateur.search.samplers.sampler import best_first
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.goal import Goal
-from secateur.space.space import Slot
 from secateur.study.storage import StudyStorage, open_existing_storage
 from secateur.study.study import EvaluatedArchitecture
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
-from secateur.model.architecture import Architecture
-from secateur.model.dense import KINDS, Kind
+from secateur.model.architecture import KINDS, Architecture, Kind
 from secateur.space.costs.latency import ModelShape
 
 CHANNEL_FRACTIONS = (0.0, 0.25, 0.5, 0.75)

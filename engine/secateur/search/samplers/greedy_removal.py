@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first, new_proposals
 from secateur.space.budget import Limit
-from secateur.space.space import Slot
 from secateur.study.study import EvaluatedArchitecture
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.search.features import Features
 from secateur.search.predictor import Predictor, select_predictor
 from secateur.search.samplers.breeding import Breeder
@@ -25,7 +25,6 @@ from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Roun
 from secateur.search.samplers.shrinking import allowed_widths
 from secateur.space.grid import Grid
 from secateur.space.knapsack import Values, solve
-from secateur.space.space import Slot
 from secateur.study.study import EvaluatedArchitecture
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.space.budget import Budget, Limit
-from secateur.space.space import Slot, Space
+from secateur.space.space import Space
 
 TENTHS = 10
 INITIAL_TENTHS = (1, 5)  # tenths pruned: 0.1 to 0.5

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Slot
 from secateur.search.predictor import AUTO_SELECT, SelectedPredictor
 from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget
 from secateur.space.shapes import consolidate
-from secateur.space.space import Slot, Space
+from secateur.space.space import Space
 from secateur.study.study import EvaluatedArchitecture
 
 ROUND_SIZE = 12  # proposals that are evaluated together, sharing prefixes

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from secateur.model.architecture import Architecture
-from secateur.space.space import Slot, slot_name
+from secateur.model.architecture import Architecture, Slot, slot_name
 
 
 @dataclass(frozen=True)

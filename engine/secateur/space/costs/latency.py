@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import BadInput
-from secateur.model.architecture import architecture_of
-from secateur.model.dense import KINDS, DecoderModel, Kind
+from secateur.model.architecture import KINDS, Kind
+from secateur.model.dense import DecoderModel, architecture_of
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.calibrate.library import num_parameters, prefix_of_units
-from secateur.model.dense import DecoderModel, Kind
+from secateur.model.architecture import Kind, Slot
+from secateur.model.dense import DecoderModel
 from secateur.space.costs.cost import Cost
-from secateur.space.space import Slot, Space
+from secateur.space.space import Space
 
 
 @dataclass(frozen=True)
