@@ -68,6 +68,8 @@ lint: $(INSTALLED)
 	@$(BIN)/ruff format --check
 	@echo '== mypy'
 	@$(BIN)/mypy
+	@echo '== import-linter'
+	@$(BIN)/lint-imports --no-logo
 	@echo '== buf'
 	@$(BIN)/buf lint
 	@$(BIN)/buf breaking --against $(RELEASED_PROTOS)

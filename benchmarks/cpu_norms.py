@@ -19,7 +19,7 @@ from secateur.bench.models import read_config
 from secateur.bench.offline.worker import _decode, _engine
 from secateur.serve.engine.environment import set_engine_environment
 from secateur.serve.options import EngineOptions
-from secateur.vllm_plugin.plugin import CPU_NORMS, NORMS
+from secateur.vllm_plugin.cpu_norms import CPU_NORMS, NORMS
 
 STEPS = 20
 CHOICES = {"torch": ["native"], "kernels": [CPU_NORMS, "native"]}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.evaluation.judge import transformers_module
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderLayer
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.samplers.contest import Contest
-from secateur.search.features import Features
-from secateur.search.predictor import ResidualPredictor, rank_quality
+from secateur.search.predictor import Features, ResidualPredictor, rank_quality
 from secateur.search.regressors import REGRESSORS
 from secateur.search.samplers.paper import boosted_trees
 from secateur.study.study import EvaluatedArchitecture

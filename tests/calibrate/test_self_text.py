@@ -16,9 +16,9 @@ from secateur.calibrate import self_text
 from secateur.calibrate.corpus import load_corpora
 from secateur.calibrate.self_text import generate_text
 from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput, StudyMismatch
-from secateur.evaluation.judge import transformers_module
 from secateur.prune.pipeline import prune
 from secateur.prune.preparation import load_model
 

@@ -14,9 +14,9 @@ import pytest
 from scipy.stats import kendalltau
 
 from secateur.model.architecture import Architecture
-from secateur.search.features import Features
 from secateur.search.predictor import (
     MIN_PAIRS,
+    Features,
     RankQuality,
     ResidualPredictor,
     cross_validated,

@@ -11,8 +11,7 @@ from vllm import ir
 from vllm.platforms import current_platform
 
 from secateur.serve.engine.kernels import kernel_choice
-from secateur.vllm_plugin.cpu_norms import register_norms
-from secateur.vllm_plugin.plugin import CPU_NORMS
+from secateur.vllm_plugin.cpu_norms import CPU_NORMS, register_norms
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="kernels of a CPU")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -17,11 +17,11 @@ from secateur.bench.load.journal import BenchmarkLog, Journal, LoadHeader
 from secateur.bench.load.record import Phase, RequestRecord, StreamedResponse
 from secateur.bench.load.source import RequestSpec, make_requests
 from secateur.bench.load.stage import ClosedLoop, LoadPattern, OpenLoop, Stage, StopCondition
+from secateur.bench.load.target import RequestFailed, Target, TargetUnusable
 from secateur.bench.metrics.row import throughput
 from secateur.bench.models import ModelInfo, checkpoint_info
 from secateur.bench.options import DEFAULT_STOP_CONDITION, BenchOptions
 from secateur.bench.targets.registry import open_target
-from secateur.bench.targets.target import RequestFailed, Target, TargetUnusable
 
 SATURATION_GAIN = 1.05
 """A sweep ends when twice the clients get less than so many times the throughput."""

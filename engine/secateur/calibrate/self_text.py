@@ -22,7 +22,7 @@ from torch.nn import Module
 
 from secateur.calibrate.corpus import SELF_CORPUS, Corpus
 from secateur.checkpoint.source import ModelSource
-from secateur.evaluation.judge import transformers_module
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.model.dense import DecoderModel
 from secateur.model.precision import fastest_dtype
 from secateur.progress import ProgressReporter

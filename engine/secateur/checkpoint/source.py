@@ -118,6 +118,17 @@ def open_source(reference: str | os.PathLike[str], *, revision: str | None = Non
     return source
 
 
+def check_context_length(source: ModelSource, window: int) -> None:
+    """Check that the model was made for windows that long.
+
+    Raises:
+        BadInput: it was not.
+    """
+    longest = getattr(source.config, "max_position_embeddings", None)
+    if longest is not None and window > longest:
+        raise BadInput("window", window, f"the model's context is {longest} tokens")
+
+
 def _locate(named: str, revision: str | None) -> Path:
     if named == DEFAULT_MODEL and not Path(named).exists():
         return _embedded_default()

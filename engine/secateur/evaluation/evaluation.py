@@ -12,7 +12,7 @@ from torch import Tensor
 from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
 from secateur.calibrate.perplexity import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.checkpoint.export import RECORD
-from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
@@ -20,7 +20,6 @@ from secateur.model.dense import DecoderModel, architecture_of, build_model
 from secateur.model.memory import set_malloc_trim_threshold
 from secateur.model.precision import fastest_dtype, parse_dtype
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.windows import check_context_length
 from secateur.space.costs.parameters import ParameterCount, count_parameters
 
 

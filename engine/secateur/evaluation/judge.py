@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config
-from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.evaluation.evaluator import CHUNK_WINDOWS
 from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderLayer, DecoderModel, architecture_of, named_tensors
+from secateur.model.dense import DecoderLayer, architecture_of
 
 
 class TransformersEvaluator:
@@ -79,19 +78,3 @@ class TransformersEvaluator:
         kl_B = (log_p_BTV.exp() * (log_p_BTV - log_q_BTV)).sum(-1).double().mean(1)
         nll_B = -log_q_BTV.gather(-1, tokens_BT[:, 1:, None])[..., 0].double().mean(1)
         return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), tokens_BT.shape[1] - 1)
-
-
-def transformers_module(model: DecoderModel) -> Module:
-    """Transformers' module of a model of any widths, with copies of its weights, ready to run."""
-    from transformers.initialization import no_init_weights
-
-    config = model.config
-    if not isinstance(config, SecateurConfig):  # that of the dense model
-        shape = architecture_of(model)
-        config = slim_config(config, shape.groups, shape.channels)
-    with no_init_weights():
-        module: Module = SecateurForCausalLM(config)
-    module.load_state_dict(named_tensors(model), strict=False)
-    if model.tied:
-        module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr]
-    return module.to(model.dtype).eval()

@@ -13,10 +13,9 @@ from secateur.prune.budgeting import LatencyMeter
 from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
 from secateur.prune.preparation import PreparedRun, prepare
 from secateur.search.loop import Search, SearchProgress
-from secateur.search.samplers.sampler import best_first
 from secateur.storage import check_new_path
 from secateur.study.storage import check_storage
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.study import EvaluatedArchitecture, best_first
 
 
 class SearchObserver(Protocol):

@@ -17,7 +17,7 @@ from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.calibrate.library import BlockLibrary, permute
 from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.self_text import self_corpus
-from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import PruneOptions
 from secateur.errors import UnsupportedModel
 from secateur.evaluation.evaluator import PrefixEvaluator
@@ -30,7 +30,7 @@ from secateur.model.precision import fastest_dtype, parse_dtype
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.host import machine, versions
-from secateur.prune.windows import WindowSplit, check_context_length, check_disjoint, split_windows
+from secateur.prune.windows import WindowSplit, check_disjoint, split_windows
 from secateur.space.budget import COSTS
 from secateur.space.costs.parameters import count_parameters
 from secateur.space.goal import Goal

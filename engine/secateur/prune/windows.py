@@ -33,17 +33,6 @@ class WindowSplit:
     validation: Tensor
 
 
-def check_context_length(source: ModelSource, window: int) -> None:
-    """Check that the model was made for windows that long.
-
-    Raises:
-        BadInput: it was not.
-    """
-    longest = getattr(source.config, "max_position_embeddings", None)
-    if longest is not None and window > longest:
-        raise BadInput("window", window, f"the model's context is {longest} tokens")
-
-
 def check_disjoint(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
     """Check that validation text is not text that the search sees, by passages of each in the other.
 

@@ -19,13 +19,13 @@ from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture, slot_name
 from secateur.search.predictor import AUTO_SELECT, RankQuality, SelectedPredictor
 from secateur.search.samplers.registry import GUIDED, SAMPLERS, learns_from_all, needs_table
-from secateur.search.samplers.sampler import Problem, Proposal, Round, Sampler, best_first
+from secateur.search.samplers.sampler import Problem, Proposal, Round, Sampler
 from secateur.search.table import AdditiveTable, build_table, single_cuts
 from secateur.space.budget import Budget
 from secateur.space.goal import Goal
 from secateur.space.space import Space
 from secateur.study.cooperation import evaluate_shared
-from secateur.study.study import EvaluatedArchitecture, Study
+from secateur.study.study import EvaluatedArchitecture, Study, best_first
 
 PATIENCE_ROUNDS = 4  # rounds of a goal
 MIN_IMPROVEMENT = 0.005  # of the best KL: what counts as progress

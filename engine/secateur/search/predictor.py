@@ -4,6 +4,8 @@ Fitted on the log of the ratio between the measured KL and what the additive tab
 regressor only has to learn where errors do not add up. Which regressor is decided by cross-validated
 rank correlation on the pairs at hand. Source: arXiv 2309.09507, section 2 (a non-neural predictor
 on architecture-accuracy pairs); the paper reports squared errors only, a search needs ranks.
+
+Shape suffixes: N candidates, S sub-blocks, W widths.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from typing import Protocol
 import numpy as np
 
 from secateur.model.architecture import Architecture
-from secateur.search.features import Features
 from secateur.search.regressors import REGRESSORS, Regressor
+from secateur.search.table import AdditiveTable
+from secateur.space.grid import Grid, at
+from secateur.space.space import Space
 
 MIN_PAIRS = 8
 DEFAULT_REGRESSOR = "xgboost"
 AUTO_SELECT = "auto"
 TOP = 10
 _FOLDS = 5
+_MIN_KL = 1e-9  # nats; the dense model loses nothing, which has no logarithm
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,42 @@ class RankQuality:
     recall: float
 
 
+class Features:
+    """Architectures as rows of numbers, which is what a regressor sees of them.
+
+    Kept fraction per sub-block; the additive table's log sum (also of square roots, which weighs
+    many small cuts against few deep ones); removed sub-blocks; mean kept fraction per third of the depth.
+    """
+
+    def __init__(self, space: Space, table: AdditiveTable) -> None:
+        self._grid = Grid(space)
+        self._values_SW = self._grid.values(table.kl)
+        self._full_S = np.array(space.dense.path, dtype=np.float64)
+
+    def prior(self, candidates: Sequence[Architecture]) -> np.ndarray:
+        """Log of the additive table's KL."""
+        return _log_sum(at(self._values_SW, self._grid.encode(candidates)))
+
+    def matrix(self, candidates: Sequence[Architecture]) -> np.ndarray:
+        """One row per candidate."""
+        path_NS = np.array([candidate.path for candidate in candidates], dtype=np.float64)
+        kept_NS = np.divide(path_NS, self._full_S, out=np.ones_like(path_NS), where=self._full_S > 0)
+        lost_NS = at(self._values_SW, self._grid.encode(candidates))
+        sums = np.stack([_log_sum(lost_NS), _log_sum(np.sqrt(lost_NS))], axis=1)
+        removed = np.stack([(path_NS[:, 0::2] == 0).sum(1), (path_NS[:, 1::2] == 0).sum(1)], axis=1)
+        thirds = [
+            part.mean(1, keepdims=True)
+            for half in (kept_NS[:, 0::2], kept_NS[:, 1::2])
+            for part in np.array_split(half, 3, axis=1)
+            if part.shape[1]
+        ]
+        return np.hstack([kept_NS, sums, removed, *thirds])
+
+
+def _log_sum(lost_NS: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(lost_NS.sum(1), _MIN_KL))
+
+
 class ResidualPredictor:
     """A regressor on the residual of the additive table; deterministic for a seed.
 
@@ -75,7 +116,7 @@ class ResidualPredictor:
         self._offset = 0.0
         if not candidates:
             return
-        residual = np.log(np.maximum(kl, 1e-9)) - self._features.prior(candidates)
+        residual = np.log(np.maximum(kl, _MIN_KL)) - self._features.prior(candidates)
         self._offset = float(residual.mean())
         if len(candidates) < MIN_PAIRS:
             return

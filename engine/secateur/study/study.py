@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,11 @@ class EvaluatedArchitecture:
     round: int
     origin: str
     predicted: float | None = None
+
+
+def best_first(pairs: Iterable[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
+    """By KL, ties by architecture."""
+    return sorted(pairs, key=lambda pair: (pair.measurement.kl, pair.architecture))
 
 
 class Study:

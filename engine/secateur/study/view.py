@@ -16,12 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture, Kind, Slot
-from secateur.search.samplers.sampler import best_first
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.goal import Goal
 from secateur.study.storage import StudyStorage, open_existing_storage
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.study import EvaluatedArchitecture, best_first
 
 _PARAMETER = re.compile(r"layer_(\d+)\.(groups|channels)")
 

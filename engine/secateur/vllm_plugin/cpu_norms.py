@@ -11,7 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.vllm_plugin.plugin import CPU_NORMS, NORMS
+CPU_NORMS = "secateur_cpu"
+"""Provider of `NORMS` that an engine on a CPU may choose."""
+
+NORMS = ("rms_norm", "fused_add_rms_norm")
+"""Of ``vllm.ir.ops``, and the names of the kernels behind them."""
 
 
 def register_norms() -> None:

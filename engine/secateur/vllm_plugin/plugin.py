@@ -17,12 +17,6 @@ SERVER_PID = "SECATEUR_SERVER_PID"
 
 POLL_SECONDS = 1.0
 
-CPU_NORMS = "secateur_cpu"
-"""Provider of `NORMS` that an engine on a CPU may choose; see `slim.cpu_norms`."""
-
-NORMS = ("rms_norm", "fused_add_rms_norm")
-"""Of ``vllm.ir.ops``, and the names of the kernels behind them."""
-
 
 def register() -> None:
     """Make known the configuration class and, lazily, the model class. May be called repeatedly."""

@@ -9,9 +9,9 @@ import pytest
 from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
 from secateur.bench.load.record import StreamedResponse
 from secateur.bench.load.source import RequestSpec, make_requests
+from secateur.bench.load.target import RequestFailed
 from secateur.bench.targets.openai import OpenAITarget
 from secateur.bench.targets.registry import endpoint_of, open_target
-from secateur.bench.targets.target import RequestFailed
 from secateur.client.endpoint import Endpoint
 from secateur.errors import BadInput
 from tests.bench.null_http import HttpBehaviour, null_http

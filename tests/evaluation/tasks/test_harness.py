@@ -16,9 +16,9 @@ from secateur.calibrate.corpus import load_corpus
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.cli.commands import run
 from secateur.errors import BadInput
-from secateur.evaluation.judge import transformers_module
 from secateur.evaluation.tasks.harness import _first_needed, load_tasks, run_tasks
 from secateur.evaluation.tasks.passages import cloze_examples, ending_examples
 from secateur.model.architecture import Architecture

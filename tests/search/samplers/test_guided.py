@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.model.architecture import Architecture
-from secateur.search.features import Features
-from secateur.search.predictor import Prediction, ResidualPredictor
+from secateur.search.predictor import Features, Prediction, ResidualPredictor
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.guided import MIN_DISTANCE, GuidedSampler
 from secateur.search.samplers.random_widths import random_architecture

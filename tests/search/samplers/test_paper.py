@@ -14,11 +14,11 @@ from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.search.samplers import paper as paper_module
 from secateur.search.samplers.paper import BASELINE, FINALIST, PaperReport, PaperSampler
-from secateur.search.samplers.sampler import Problem, Proposal, best_first
+from secateur.search.samplers.sampler import Problem, Proposal
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.study import EvaluatedArchitecture, best_first
 
 SPACE = Space(Architecture((4,) * 20, (640,) * 20), 64)
 COST = Cost(

@@ -26,7 +26,7 @@ from secateur.bench.load.stage import (
     Stage,
     TraceReplay,
 )
-from secateur.bench.targets.target import RequestFailed, Target
+from secateur.bench.load.target import RequestFailed, Target
 
 CANCELLED = "CANCELLED"
 """Error of a request that we gave up ourselves; it says nothing about the server."""

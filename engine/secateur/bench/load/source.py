@@ -15,8 +15,8 @@ from secateur.bench.load.prompt import (
     TokenPassages,
 )
 from secateur.bench.load.record import StreamedResponse
+from secateur.bench.load.target import Target
 from secateur.bench.load.trace import TraceEntry
-from secateur.bench.targets.target import Target
 
 POOL_CHARACTERS = 100_000
 CALIBRATION_CHARACTERS = 2000

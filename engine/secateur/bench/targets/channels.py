@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 
-from secateur.bench.targets.target import NOT_REACHABLE, RequestFailed
+from secateur.bench.load.target import NOT_REACHABLE, RequestFailed
 from secateur.client.endpoint import Endpoint
 
 LOCAL_SUBCHANNEL_POOL = ("grpc.use_local_subchannel_pool", 1)

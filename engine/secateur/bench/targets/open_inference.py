@@ -9,9 +9,9 @@ from typing import Any
 
 from secateur.bench.load.prompt import BenchmarkRequest
 from secateur.bench.load.record import StreamedResponse
+from secateur.bench.load.target import RequestFailed
 from secateur.bench.models import ModelInfo
 from secateur.bench.targets.channels import open_channel, translate_errors
-from secateur.bench.targets.target import RequestFailed
 from secateur.client.endpoint import Endpoint
 from secateur.serve.protocols.open_inference.wire import SERVICE, ModelInferRequest, message
 

@@ -12,8 +12,8 @@ import aiohttp
 
 from secateur.bench.load.prompt import BenchmarkRequest
 from secateur.bench.load.record import StreamedResponse
+from secateur.bench.load.target import NOT_REACHABLE, RequestFailed
 from secateur.bench.models import ModelInfo
-from secateur.bench.targets.target import NOT_REACHABLE, RequestFailed
 from secateur.client.endpoint import Endpoint
 
 DATA, DONE = b"data:", b"[DONE]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from secateur.bench.targets.target import Target
+from secateur.bench.load.target import Target
 from secateur.client.endpoint import Endpoint
 from secateur.client.retries import RetryPolicy
 from secateur.errors import BadInput

@@ -7,9 +7,9 @@ from typing import Any
 
 from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
 from secateur.bench.load.record import EngineTimings, StreamedResponse
+from secateur.bench.load.target import RequestFailed
 from secateur.bench.models import ModelInfo
 from secateur.bench.targets.channels import open_channel, translate_errors
-from secateur.bench.targets.target import RequestFailed
 from secateur.client.endpoint import Endpoint
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 

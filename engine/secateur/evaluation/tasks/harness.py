@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.calibrate.corpus import load_corpus
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.errors import BackendUnavailable, BadInput
-from secateur.evaluation.judge import transformers_module
 from secateur.evaluation.tasks import mmlu
 from secateur.evaluation.tasks.passages import ENDINGS, passage_config, require_examples
 from secateur.model.dense import DecoderModel

@@ -11,9 +11,9 @@ import math
 from collections.abc import Collection, Sequence
 
 from secateur.model.architecture import Architecture, Slot
-from secateur.search.samplers.sampler import Problem, Proposal, Round, best_first, new_proposals
+from secateur.search.samplers.sampler import Problem, Proposal, Round, new_proposals
 from secateur.space.budget import Limit
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.study import EvaluatedArchitecture, best_first
 
 
 class GreedySampler:

@@ -17,15 +17,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from secateur.model.architecture import Architecture, Slot
-from secateur.search.features import Features
-from secateur.search.predictor import Predictor, select_predictor
+from secateur.search.predictor import Features, Predictor, select_predictor
 from secateur.search.samplers.breeding import Breeder
 from secateur.search.samplers.even_trim import uniform_prunings
-from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, best_first, new_proposals
+from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, new_proposals
 from secateur.search.samplers.shrinking import allowed_widths
 from secateur.space.grid import Grid
 from secateur.space.knapsack import Values, solve
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.study import EvaluatedArchitecture, best_first
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 EVEN_TRIMS = 3

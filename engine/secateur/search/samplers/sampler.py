@@ -127,8 +127,3 @@ def new_proposals(proposals: Iterable[Proposal], known: Collection[Architecture]
 
 def architectures(pairs: Iterable[EvaluatedArchitecture]) -> set[Architecture]:
     return {pair.architecture for pair in pairs}
-
-
-def best_first(pairs: Iterable[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
-    """By KL, ties by architecture."""
-    return sorted(pairs, key=lambda pair: (pair.measurement.kl, pair.architecture))

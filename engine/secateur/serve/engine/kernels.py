@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from secateur.serve.engine.environment import on_cpu
-from secateur.vllm_plugin.plugin import CPU_NORMS, NORMS
+from secateur.vllm_plugin.cpu_norms import CPU_NORMS, NORMS
 
 
 def kernel_choice(compiled: bool) -> dict[str, Any]:

@@ -18,6 +18,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from secateur.storage import write_json
+
+SPEC_FILE = "spec.json"
 LOCK = "runner.lock"
 LOCKED_EXIT_STATUS = 75  # of a process that found another at the job
 STATE_VARIABLE = "SECATEUR_STATE"
@@ -76,6 +79,18 @@ class JobProcess:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
+
+
+def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> None:
+    """Say what a job's process is to do.
+
+    Args:
+        number: of the job in the state database.
+        nice: how much it stands back for others.
+        options: of the prune, as JSON.
+    """
+    document = {"number": number, "run": run, "nice": nice, "options": json.loads(options)}
+    write_json(folder / SPEC_FILE, document)
 
 
 def start_process(folder: Path, state: str, log: Path) -> JobProcess:

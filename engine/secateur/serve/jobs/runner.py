@@ -14,26 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, STATE_VARIABLE, acquire_job_lock
-from secateur.storage import write_json
+from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, SPEC_FILE, STATE_VARIABLE, acquire_job_lock
 
 if TYPE_CHECKING:
     from secateur.config.prune import PruneOptions
 
-SPEC_FILE = "spec.json"
 REFUSED_EXIT_STATUS = 2
-
-
-def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> None:
-    """Say what a job's process is to do.
-
-    Args:
-        number: of the job in the state database.
-        nice: how much it stands back for others.
-        options: of the prune, as JSON.
-    """
-    document = {"number": number, "run": run, "nice": nice, "options": json.loads(options)}
-    write_json(folder / SPEC_FILE, document)
 
 
 def main(folder: Path) -> int:

@@ -33,7 +33,7 @@ from secateur.serve.jobs.ending import (
     read_process_exit,
 )
 from secateur.serve.jobs.outcome import clear_outcome
-from secateur.serve.jobs.runner import write_spec
+from secateur.serve.jobs.process import write_spec
 from secateur.serve.jobs.states import (
     ACTIVATING,
     CANCELLED,
