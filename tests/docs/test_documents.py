@@ -112,6 +112,19 @@ def test_options_in_prose_exist(document: Path) -> None:
     assert unknown == set()
 
 
+def test_the_options_of_prune_are_grouped_as_in_its_help() -> None:
+    text = (ROOT / "docs" / "prune.md").read_text(encoding="utf-8").split("## Options\n")[1].split("\n## ")[0]
+    written = {
+        title: set(re.findall(r"(?<=`)--[a-z-]+", section))
+        for title, section in (part.split("\n", 1) for part in text.split("\n### ")[1:])
+    }
+    groups: dict[str, set[str]] = {"General": set()}
+    for parameter in command_line().commands["prune"].params:  # type: ignore[attr-defined]
+        if parameter.param_type_name == "option" and "--help" not in parameter.opts:
+            groups.setdefault(parameter.rich_help_panel or "General", set()).add(parameter.opts[0])
+    assert {title: options & our_options() for title, options in written.items()} == groups
+
+
 def test_length_of_the_readme() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= MAX_WORDS_OF_README
 
