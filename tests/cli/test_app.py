@@ -304,7 +304,7 @@ class TestDoctor:
         monkeypatch.setattr("secateur.cli.doctor.find_spec", lambda name: None)
         assert run(["doctor"]) == 1
         shown = capsys.readouterr().err
-        assert "pip install 'secateur[cpu]'" in shown.replace("\n", " ")
+        assert "pip install '.[cpu]'" in shown.replace("\n", " ")
         assert "not everything needed is here" in shown
 
     def test_torchvision_of_another_build(self, monkeypatch: pytest.MonkeyPatch) -> None:

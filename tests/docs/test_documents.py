@@ -159,6 +159,19 @@ def test_files_it_names_exist(document: Path) -> None:
     assert missing == set()
 
 
+def test_nobody_is_told_to_install_from_pypi() -> None:
+    """The project of this name there is not ours."""
+    files = [*DOCUMENTS, *(ROOT / "examples").glob("*.md"), *(ROOT / "engine").rglob("*.py")]
+    told = re.compile(r"pip install[^\n]*[ '\"]secateur\b|pypi\.org/project/secateur", re.IGNORECASE)
+    offers = [
+        f"{file.name}: {match.group()}"
+        for file in files
+        for match in told.finditer(file.read_text(encoding="utf-8"))
+        if "in a checkout of secateur" not in match.group()
+    ]
+    assert offers == []
+
+
 @cache
 def headings(document: Path) -> frozenset[str]:
     """The anchors that GitHub gives the headings of a document."""

@@ -79,7 +79,7 @@ def test_missing_vllm_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(environment, "version", missing)
-    with pytest.raises(BackendUnavailable, match=r"pip install 'secateur\[cpu\]'"):
+    with pytest.raises(BackendUnavailable, match=r"pip install '\.\[cpu\]'"):
         environment.on_cpu()
 
 

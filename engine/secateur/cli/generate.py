@@ -1,4 +1,4 @@
-"""`secateur generate`: ask a running server, and watch the answer come."""
+"""`secateur generate`: stream an answer from a running server."""
 
 from __future__ import annotations
 
@@ -30,23 +30,41 @@ def register(app: typer.Typer) -> None:
 @with_client
 def generate(
     client: Client,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text; - reads it from stdin.")],
-    model: Annotated[str, typer.Option(help="Name of the model. Default: the server's default.")] = "",
-    version: Annotated[str, typer.Option("--model-version", help="Default: the active one.")] = "",
-    chat: Annotated[bool, typer.Option("--chat", help="Send it as a message, not as plain text.")] = False,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Prompt text; - reads it from stdin.")],
+    model: Annotated[str, typer.Option(help="Name of the model. Default: the server's default model.")] = "",
+    version: Annotated[
+        str, typer.Option("--model-version", help="Version of the model. Default: the active one.")
+    ] = "",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send the prompt as a chat message instead of plain text.")
+    ] = False,
     system: Annotated[str | None, typer.Option(help="System message; implies --chat.")] = None,
-    n: Annotated[int, typer.Option("--n", help="So many answers.", min=1)] = 1,
-    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of the answer (256).", min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy, up to 2 (1).")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to here (1).")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Keep this many likeliest tokens (all).", min=0)] = None,
-    seed: Annotated[int | None, typer.Option(help="Make sampling repeatable.", min=0)] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; repeatable.")] = None,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past the end of sequence.")] = False,
-    logprobs: Annotated[
-        int | None, typer.Option(help="With --json: log-probabilities of this many likeliest tokens.", min=0)
+    n: Annotated[int, typer.Option("--n", help="Number of answers.", min=1)] = 1,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of new tokens. Default: 256.", min=1)
     ] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first where requests wait (0).")] = 0,
+    temperature: Annotated[float | None, typer.Option(help="0 (greedy) to 2. Default: 1.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Sample from the most likely tokens up to this total probability. Default: 1."),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Sample from this many most likely tokens. Default: all.", min=0)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed for repeatable sampling.", min=0)] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends the answer. May be given several times.")
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Continue past the end-of-sequence token.")
+    ] = False,
+    logprobs: Annotated[
+        int | None,
+        typer.Option(help="With --json: log-probabilities of this many most likely tokens.", min=0),
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(help="-100 to 100; waiting requests with a higher one go first. Default: 0.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
     """Generate text with a model of a running server.

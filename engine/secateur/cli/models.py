@@ -1,4 +1,4 @@
-"""`secateur models`: the models of a running server, and swapping them."""
+"""`secateur models`: list, load and swap the models of a running server."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from secateur.client import Client
     from secateur.v1 import models_pb2
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A model, or an alias of it.")]
-Version = Annotated[str, typer.Argument(metavar="VERSION", help="A version of it, such as 2.")]
-Etag = Annotated[str, typer.Option(help="Only if the model is still as `get` showed it.")]
-Force = Annotated[bool, typer.Option("--force", help="Even if it is active.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check, and plan the memory.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name or alias of a model.")]
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="Version of the model, such as 2.")]
+Etag = Annotated[
+    str, typer.Option(help="Act only if the model has not changed since `get` showed this etag.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Act even if the version is active.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check, and plan the memory; change nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 app = typer.Typer(
     name="models",
     no_args_is_help=True,
-    help="""See and change the models of a running server. Every command takes --json.
+    help="""List, load and swap the models of a running server. Every command takes --json.
 
 Example: secateur models list
 
@@ -58,7 +60,7 @@ def list_(client: Client, json: Json = False) -> None:
 @app.command(cls=OptionCommand)
 @with_client
 def get(client: Client, name: Name, json: Json = False) -> None:
-    """Show a model: its versions, what they were cut from and what they do.
+    """Show a model: its versions, where they came from, and their requests.
 
     Example: secateur models get slim
     """
@@ -70,12 +72,17 @@ def get(client: Client, name: Name, json: Json = False) -> None:
 def load(
     client: Client,
     name: Name,
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Folder on the server; or a version.")],
-    activate: Annotated[bool, typer.Option("--activate", help="Then let it answer.")] = False,
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR", help="Checkpoint folder on the server, or a version that the model has."
+        ),
+    ],
+    activate: Annotated[bool, typer.Option("--activate", help="Activate it once it is loaded.")] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Load a checkpoint as a version of a model, beside what is served.
+    """Load a checkpoint as a new version of a model, while the others keep answering.
 
     Example: secateur models load slim /srv/checkpoints/slim-0.7 --activate
     """
@@ -107,7 +114,7 @@ def activate(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Let a version answer the calls that name none; it is loaded first if need be.
+    """Make a version answer the calls that name no version. It is loaded first if necessary.
 
     Example: secateur models activate slim 2
     """
@@ -121,7 +128,7 @@ def activate(
 @app.command(cls=OptionCommand)
 @with_client
 def rollback(client: Client, name: Name, etag: Etag = "", json: Json = False) -> None:
-    """Let the version answer again that did before.
+    """Go back to the version that was active before.
 
     Example: secateur models rollback slim
     """
@@ -138,7 +145,7 @@ def unload(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Let a version finish its requests, and free its memory.
+    """Let a version finish its requests, then free its memory.
 
     Example: secateur models unload slim 1
     """
@@ -155,7 +162,7 @@ def delete(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Unload a version and forget it; its folder stays.
+    """Unload a version and remove it from the model. Its folder stays.
 
     Example: secateur models delete slim 1
     """
@@ -170,11 +177,13 @@ def delete(
 @with_client
 def alias(
     client: Client,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", help='Another name, such as "default".')],
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model meant; none: forget.")] = "",
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help='Other name for a model, such as "default".')],
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="The model; without it, the alias is removed.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Make a name stand for a model, or forget it.
+    """Give a model another name, or remove that name.
 
     Example: secateur models alias default slim
     """
@@ -185,7 +194,7 @@ def alias(
     if json:
         emit_json({"alias": alias, "deleted": True})
     else:
-        print_status(f"alias {alias} forgotten")
+        print_status(f"alias {alias} removed")
 
 
 def _load(client: Client, name: str, source: str) -> models_pb2.ModelVersion:

@@ -1,4 +1,4 @@
-"""`secateur study`: what a search found, to look at and to choose from."""
+"""`secateur study`: look at what a search found, and cut other checkpoints from it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from secateur.config.prune import PruneOptions
 
 DEFAULT_PAGE = Path("report.html")
 StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="Folder of a study (prune makes OUT.study), or a database URL.")
+    str,
+    typer.Argument(
+        metavar="STUDY", help="Folder of a study (prune makes OUT.study), or the URL of its database."
+    ),
 ]
 
 app = typer.Typer(
     name="study",
     no_args_is_help=True,
-    help="""Look into the study of a search, and choose from it. Every command takes --json.
+    help="""Look at the study of a search, and cut other checkpoints from it. Every command takes --json.
 
 Example: secateur study front slim.study
 
@@ -41,11 +44,11 @@ def register(parent: typer.Typer) -> None:
 def front(
     study: StudyArgument,
     cost: Annotated[
-        str, typer.Option(help="What is traded against KL: params, total, memory, kv, or what the study has.")
+        str, typer.Option(help="Cost to compare with KL: params, total, memory, kv, or the study's own.")
     ] = "params",
     json: Json = False,
 ) -> None:
-    """List the architectures that no other beats in both cost and KL.
+    """List the architectures that no other one beats in both cost and KL.
 
     Example: secateur study front slim.study --cost params
     """
@@ -67,11 +70,11 @@ def report(
     study: StudyArgument,
     out: Annotated[
         Path | None,
-        typer.Option(help=f"The HTML file to write; {DEFAULT_PAGE} if neither this nor --json is given."),
+        typer.Option(help=f"HTML file to write. Default: {DEFAULT_PAGE}, unless --json is given."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Report on a study: tables here, and one HTML file with its figures that needs no network.
+    """Report on a study: tables on the terminal, and one HTML page with figures that needs no network.
 
     Example: secateur study report slim.study --out report.html
     """
@@ -103,11 +106,11 @@ def cut(
     study: StudyArgument,
     given: Given,
     id: Annotated[
-        str | None, typer.Option("--id", help="The architecture to cut, as `study front` names it.")
+        str | None, typer.Option("--id", help="The architecture to cut, by its id in `study front`.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Cut a checkpoint from the architectures that a study has evaluated; nothing is searched.
+    """Cut a checkpoint from the architectures that a study has evaluated, without another search.
 
     Example: secateur study cut slim.study --keep 0.7 --out slim-0.7
     """

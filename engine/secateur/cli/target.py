@@ -27,23 +27,24 @@ PANEL = "Server"
 TOKEN_VARIABLE = "SECATEUR_TOKEN"
 
 Target = Annotated[
-    str, typer.Option(help="Where the server is.", envvar="SECATEUR_TARGET", rich_help_panel=PANEL)
+    str, typer.Option(help="Address of the server.", envvar="SECATEUR_TARGET", rich_help_panel=PANEL)
 ]
 Tls = Annotated[
-    bool, typer.Option("--tls", help="Encrypt, trusting the system's authorities.", rich_help_panel=PANEL)
+    bool,
+    typer.Option("--tls", help="Use TLS with the system's certificate authorities.", rich_help_panel=PANEL),
 ]
 TlsCa = Annotated[
     Path | None,
-    typer.Option(help="Encrypt, trusting the authorities in this PEM file.", rich_help_panel=PANEL),
+    typer.Option(help="Use TLS with the certificate authorities in this PEM file.", rich_help_panel=PANEL),
 ]
 TlsCert = Annotated[
-    Path | None, typer.Option(help="Show this certificate (PEM) to the server.", rich_help_panel=PANEL)
+    Path | None, typer.Option(help="Client certificate (PEM), for mutual TLS.", rich_help_panel=PANEL)
 ]
 TlsKey = Annotated[Path | None, typer.Option(help="Private key of --tls-cert (PEM).", rich_help_panel=PANEL)]
 Token = Annotated[
     str | None,
     typer.Option(
-        help="Bearer token; other users can see a command line, so better in the variable or a file.",
+        help="Bearer token. Other users can see command lines: prefer the variable or a file.",
         envvar=TOKEN_VARIABLE,
         show_envvar=True,
         rich_help_panel=PANEL,
@@ -55,12 +56,10 @@ TokenFile = Annotated[
 Insecure = Annotated[
     bool,
     typer.Option(
-        "--insecure", help="Send the token unencrypted, even to another machine.", rich_help_panel=PANEL
+        "--insecure", help="Allow sending the token unencrypted to another machine.", rich_help_panel=PANEL
     ),
 ]
-Wait = Annotated[
-    bool, typer.Option("--wait", help="Wait for a server that is not there yet.", rich_help_panel=PANEL)
-]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until the server is up.", rich_help_panel=PANEL)]
 Timeout = Annotated[
     float, typer.Option(help="Give up after this many seconds.", min=0.001, rich_help_panel=PANEL)
 ]

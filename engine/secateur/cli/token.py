@@ -1,4 +1,4 @@
-"""`secateur token`: let someone call a server."""
+"""`secateur token`: make a bearer token for a caller of a server."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ def register(app: typer.Typer) -> None:
 
 
 def token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it; stands in logs.")],
-    file: Annotated[Path, typer.Option(metavar="FILE", help="What the server gets as --tokens; added to.")],
-    scopes: Annotated[str, typer.Option(help="infer, admin, or both with a comma.")] = "infer",
-    days: Annotated[float | None, typer.Option(help="It ends after so many days. Default: never.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the caller, as shown in logs.")],
+    file: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Token file, as in `secateur serve --tokens`; the new token is added."
+        ),
+    ],
+    scopes: Annotated[str, typer.Option(help="infer, admin, or infer,admin.")] = "infer",
+    days: Annotated[float | None, typer.Option(help="Days until it expires. Default: never.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON document with name, scopes, end and token.")
+        bool, typer.Option("--json", help="Print one JSON document: name, scopes, expiry and token.")
     ] = False,
 ) -> None:
-    """Make a bearer token: printed once, on stdout; the file keeps only its hash.
+    """Make a bearer token. It is printed once, on stdout; the file stores only its hash.
 
     Example: secateur token dashboard --scopes infer --days 90 --file tokens.toml
     """

@@ -161,7 +161,9 @@ def _parse_database_url(place: str) -> sqlalchemy.URL:
         raise BadInput("study", url.render_as_string(hide_password=True), f"allowed are {allowed}")
     if backend == "postgresql":
         if find_spec("psycopg") is None:
-            raise BackendUnavailable("`study`: PostgreSQL needs psycopg: pip install 'secateur[postgres]'")
+            raise BackendUnavailable(
+                "`study`: PostgreSQL needs psycopg: pip install '.[postgres]' in a checkout of secateur"
+            )
         url = url.set(drivername="postgresql+psycopg")
     return url
 

@@ -60,7 +60,9 @@ def load_tasks(names: Sequence[str], data: Path | None) -> tuple[LmEvalTask, ...
         BadInput: no such task, or its data is not there or not what it should be.
     """
     if find_spec("lm_eval") is None:
-        raise BackendUnavailable("`tasks`: lm-eval is not installed: pip install 'secateur[tasks]'")
+        raise BackendUnavailable(
+            "`tasks`: lm-eval is not installed: pip install '.[tasks]' in a checkout of secateur"
+        )
     if not names or len(set(names)) < len(names):
         raise BadInput("tasks", ",".join(names), "name each task once, at least one")
     return tuple(_task(name, data) for name in names)

