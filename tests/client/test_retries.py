@@ -14,7 +14,7 @@ from google.rpc import code_pb2
 
 from secateur.client import AsyncClient, CallFailed, Client, RetryPolicy
 from secateur.client.retries import RetryState, is_idempotent
-from secateur.serve.failures import FieldViolation, invalid_argument
+from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from tests.client.conftest import AWAY, FULL, WORDS, Script
 
 Start = Callable[..., tuple[Script, str]]
@@ -181,6 +181,36 @@ def test_waiting_for_a_server_that_is_not_there_yet(start: Start) -> None:
             return (await answer).text
 
     assert asyncio.run(ask()) == "".join(WORDS)
+
+
+LOADING = RpcError(code_pb2.UNAVAILABLE, "MODEL_LOADING", "still loading", retry_seconds=0.05)
+
+
+@ways
+def test_waiting_for_a_model_that_is_loading(start: Start, ask: Callable[..., str]) -> None:
+    """However often it takes: the deadline alone ends it."""
+    script, target = start()
+    script.failures = [LOADING] * 30
+    assert ask(target, retries=FAST, wait_for_ready=True) == "".join(WORDS)
+    assert len(script.calls) == 31
+
+
+@ways
+def test_who_does_not_wait_gives_up_on_a_model_that_is_loading(start: Start, ask: Callable[..., str]) -> None:
+    script, target = start()
+    script.failures = [LOADING] * 30
+    with pytest.raises(CallFailed, match="still loading"):
+        ask(target, retries=FAST)
+    assert script.failures
+
+
+def test_the_deadline_ends_the_waiting_for_a_model(start: Start) -> None:
+    script, target = start()
+    script.failures = [LOADING] * 10_000
+    started = time.monotonic()
+    with Client(target, 1.0, retries=FAST, wait_for_ready=True) as client, pytest.raises(CallFailed):
+        client.complete("m", "x")
+    assert time.monotonic() - started < 5
 
 
 def test_without_a_server_it_fails_fast() -> None:

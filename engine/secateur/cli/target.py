@@ -59,7 +59,12 @@ Insecure = Annotated[
         "--insecure", help="Allow sending the token unencrypted to another machine.", rich_help_panel=PANEL
     ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until the server is up.", rich_help_panel=PANEL)]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait", help="Wait until the server is up and has loaded the model.", rich_help_panel=PANEL
+    ),
+]
 Timeout = Annotated[
     float, typer.Option(help="Give up after this many seconds.", min=0.001, rich_help_panel=PANEL)
 ]

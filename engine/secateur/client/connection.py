@@ -50,7 +50,7 @@ class BaseConnection:
 
     def _attempts(self, call: RpcCall[Any]) -> RetryState:
         timeout = self.endpoint.timeout if call.timeout is None else call.timeout
-        return RetryState(self.endpoint.retries, call.method, timeout)
+        return RetryState(self.endpoint.retries, call.method, timeout, self.endpoint.wait_for_ready)
 
     def _wait_after(self, error: grpc.RpcError, attempts: RetryState, delivered: bool = False) -> float:
         """Return how long to wait before the next attempt; raise `CallFailed` if there is to be none."""

@@ -7,7 +7,8 @@ Two mechanisms, each where it is the better one:
   message of an answer has arrived. It knows nothing of RetryInfo, and would repeat every
   RESOURCE_EXHAUSTED, also that of a message too large, which stays too large.
 - So what a server asks for with a RetryInfo (its queue is full, a model still loads) is repeated here,
-  as long as nothing of the answer was delivered and the call's deadline leaves time to wait.
+  as long as nothing of the answer was delivered and the call's deadline leaves time to wait. A client that
+  waits for the server to be ready also waits for the model: that is not counted as an attempt.
 
 Only methods that may run twice are repeated: those in `IDEMPOTENT_METHODS`.
 """
@@ -50,6 +51,7 @@ IDEMPOTENT_METHODS: dict[str, tuple[str, ...]] = {
 """Service -> methods that may be sent twice; none named = all."""
 
 RETRY_INFO_CODES = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+LOADING_REASON = "MODEL_LOADING"  # of the ErrorInfo
 JITTER = 0.25
 
 
@@ -94,17 +96,21 @@ class RetryPolicy:
 class RetryState:
     """One call's attempts: what is left of its time, and whether it is worth another."""
 
-    def __init__(self, retries: RetryPolicy, method: str, timeout: float) -> None:
+    def __init__(
+        self, retries: RetryPolicy, method: str, timeout: float, wait_for_ready: bool = False
+    ) -> None:
         """Start the clock.
 
         Args:
             retries: how often.
             method: full name, ``PACKAGE.SERVICE.METHOD``.
             timeout: for all attempts and the waits between them, in seconds.
+            wait_for_ready: wait within the timeout for a model that is loading.
         """
         self._retries = retries
         self._repeatable = is_idempotent(method)
         self._deadline = time.monotonic() + timeout
+        self._wait_for_ready = wait_for_ready
         self._failures = 0
 
     def seconds_left(self) -> float:
@@ -113,7 +119,8 @@ class RetryState:
 
     def wait_after(self, failure: CallFailed) -> float | None:
         """Return how many seconds to wait before the next attempt; None = give up."""
-        self._failures += 1
+        if not (self._wait_for_ready and failure.reason == LOADING_REASON):
+            self._failures += 1
         if (
             not self._repeatable
             or failure.code not in RETRY_INFO_CODES
@@ -121,7 +128,7 @@ class RetryState:
             or self._failures >= self._retries.attempts
         ):
             return None
-        wait = max(failure.retry_seconds, self._retries.backoff(self._failures))
+        wait = max(failure.retry_seconds, self._retries.backoff(max(1, self._failures)))
         wait *= 1 + JITTER * random.random()  # never before the server wants it
         return wait if wait < self.seconds_left() else None
 
