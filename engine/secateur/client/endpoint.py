@@ -38,7 +38,7 @@ class Endpoint:
         token: bearer token sent with every call.
         insecure: allow a token to travel unencrypted to another machine.
         timeout: deadline of each call, in seconds, retries included.
-        wait_for_ready: wait, within the deadline, for a server that is not there yet, or still loads the model.
+        wait_for_ready: wait, within the deadline, for a server to start and to load the model.
         retries: how often and how fast a failed call is sent again.
     """
 
