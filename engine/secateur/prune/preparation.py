@@ -11,19 +11,18 @@ from typing import Any
 
 import torch
 
-from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
+from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.corpus import SELF_CORPUS, Corpus, load_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
-from secateur.calibrate.library import BlockLibrary, permute
+from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import PruneOptions
 from secateur.errors import UnsupportedModel
-from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator
+from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.choice import open_pool
-from secateur.evaluation.workers.spec import WorkerSpec
 from secateur.model.dense import DecoderModel, base_model_type, build_model
 from secateur.model.memory import set_malloc_trim_threshold
 from secateur.model.precision import fastest_dtype, parse_dtype
@@ -68,16 +67,10 @@ class PreparedRun:
         Raises:
             BackendUnavailable: Ray is asked for and not installed.
         """
+        spec = EvaluatorSpec(_library_spec(self.options, self.source), self.split.search)
         if self.options.workers is None and self.options.ray is None:
-            yield PrefixEvaluator(self.library, self.split.search)
+            yield open_evaluator(spec, self.library)
             return
-        spec = WorkerSpec(
-            self.options.model,
-            self.source.fingerprint,
-            self.options.study_folder / "calibration",
-            self.split.search,
-            fastest_dtype(),
-        )
         with open_pool(spec, self.options.workers, self.options.ray) as pool:
             yield pool
 
@@ -117,7 +110,7 @@ def prepare(
     goals = goals_for(model, space, options, table)
     study = Study(options.study_url, space, _identity(options, source, corpora, reserved, space))
     with clock.stage("calibrate"):
-        library = _library(model, split, options, reporter)
+        library = _library(source, model, split, options, reporter)
     _store_study_attrs(study, options, library, split, space, goals)
     return PreparedRun(options, source, corpora, reserved, model, split, space, goals, study, library)
 
@@ -157,11 +150,22 @@ def _with_self_text(
 
 
 def _library(
-    model: DecoderModel, split: WindowSplit, options: PruneOptions, reporter: ProgressReporter
+    source: ModelSource,
+    model: DecoderModel,
+    split: WindowSplit,
+    options: PruneOptions,
+    reporter: ProgressReporter,
 ) -> BlockLibrary:
-    folder = options.study_folder / "calibration"
+    spec = _library_spec(options, source)
     with _lock(options).held():  # of several processes on one study the first calibrates
-        return _load_or_calibrate(folder, model, split, options, reporter)
+        _calibrate_if_needed(spec.calibration, model, split, options, reporter)
+        return open_library(spec, model)
+
+
+def _library_spec(options: PruneOptions, source: ModelSource) -> LibrarySpec:
+    calibration = options.study_folder / "calibration"
+    repair = options.repair != "none"
+    return LibrarySpec(options.model, source.fingerprint, calibration, repair, fastest_dtype())
 
 
 def _lock(options: PruneOptions) -> FileLock:
@@ -170,22 +174,19 @@ def _lock(options: PruneOptions) -> FileLock:
         return FileLock(options.study_folder / "calibration.lock")
 
 
-def _load_or_calibrate(
+def _calibrate_if_needed(
     folder: Path, model: DecoderModel, split: WindowSplit, options: PruneOptions, reporter: ProgressReporter
-) -> BlockLibrary:
+) -> None:
     if is_complete(folder):
         reporter.say("statistics are there from an earlier run")
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        tokens = split.statistics.numel()
-        reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
-        recipe = CalibrationConfig(options.criterion)
-        with torch.inference_mode(options.criterion not in GRADIENT_CRITERIA):
-            for _ in calibrate(model.to(fastest_dtype()), split.statistics, folder, recipe):
-                reporter.step()
-    calibration = Calibration(folder)
-    factors = None if options.repair == "none" else calibration.factors
-    return BlockLibrary(permute(model, calibration.orders), factors, fastest_dtype())
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    tokens = split.statistics.numel()
+    reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
+    config = CalibrationConfig(options.criterion)
+    with torch.inference_mode(options.criterion not in GRADIENT_CRITERIA):
+        for _ in calibrate(model.to(fastest_dtype()), split.statistics, folder, config):
+            reporter.step()
 
 
 def _identity(

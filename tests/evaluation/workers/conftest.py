@@ -8,28 +8,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
-from secateur.calibrate.library import BlockLibrary, permute
+from secateur.calibrate.calibration import CalibrationConfig, calibrate
+from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
-from secateur.evaluation.workers.spec import WorkerSpec
+from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_library
 from secateur.model.dense import build_model
 
 
 @pytest.fixture(scope="session")
-def spec(tiny_llama: Path, windows: Tensor, tmp_path_factory: pytest.TempPathFactory) -> WorkerSpec:
+def spec(tiny_llama: Path, windows: Tensor, tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
     source = open_source(tiny_llama)
     model = build_model(source.config, source.tensors(), source.reference)
     folder = tmp_path_factory.mktemp("workers") / "calibration"
     text = torch.randint(2, 300, (24, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         list(calibrate(model, text, folder, CalibrationConfig()))
-    return WorkerSpec(str(tiny_llama), source.fingerprint, folder, windows, torch.float32)
+    library = LibrarySpec(str(tiny_llama), source.fingerprint, folder, repair=True, dtype=torch.float32)
+    return EvaluatorSpec(library, windows)
 
 
 @pytest.fixture(scope="session")
-def library(spec: WorkerSpec) -> BlockLibrary:
+def library(spec: EvaluatorSpec) -> BlockLibrary:
     """The library that the workers have."""
-    source = open_source(spec.model)
-    calibration = Calibration(spec.calibration)
-    model = build_model(source.config, source.tensors(), source.reference)
-    return BlockLibrary(permute(model, calibration.orders), calibration.factors, spec.dtype)
+    return open_library(spec.library)

@@ -27,24 +27,24 @@ from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.judge import TransformersEvaluator
 from secateur.evaluation.measurement import Evaluator
+from secateur.evaluation.spec import EvaluatorSpec
 from secateur.evaluation.workers.choice import open_pool
 from secateur.evaluation.workers.crew import picklable_error
 from secateur.evaluation.workers.local import ProcessBackend
 from secateur.evaluation.workers.pool import WorkerPool
-from secateur.evaluation.workers.spec import WorkerSpec
 from secateur.space.space import Space
 from tests.evaluation.conformance import EvaluatorConformance, random_architectures
 
 
 @pytest.fixture(scope="module")
-def crew(spec: WorkerSpec) -> Iterator[ProcessBackend]:
+def crew(spec: EvaluatorSpec) -> Iterator[ProcessBackend]:
     crew = ProcessBackend(spec, 2, threads=1)
     yield crew
     crew.stop()
 
 
 @pytest.fixture(scope="module")
-def pool(crew: ProcessBackend, spec: WorkerSpec) -> WorkerPool:
+def pool(crew: ProcessBackend, spec: EvaluatorSpec) -> WorkerPool:
     return WorkerPool(crew, spec.num_chunks)
 
 
@@ -98,7 +98,7 @@ def test_one_broken_off_leaves_nothing_behind(
     assert dict(pool.losses(shapes)) == expected
 
 
-def test_one_that_always_dies_is_one_line(spec: WorkerSpec, space: Space) -> None:
+def test_one_that_always_dies_is_one_line(spec: EvaluatorSpec, space: Space) -> None:
     """As when there is no memory for a model."""
 
     class Short(ProcessBackend):
@@ -115,9 +115,9 @@ def test_one_that_always_dies_is_one_line(spec: WorkerSpec, space: Space) -> Non
     assert pool.deaths == 3
 
 
-def test_an_error_comes_out_as_itself(spec: WorkerSpec, space: Space) -> None:
+def test_an_error_comes_out_as_itself(spec: EvaluatorSpec, space: Space) -> None:
     with (
-        open_pool(replace(spec, fingerprint="another"), 2) as pool,
+        open_pool(replace(spec, library=replace(spec.library, fingerprint="another")), 2) as pool,
         pytest.raises(BadInput, match="another model on the machine") as caught,
     ):
         list(pool.losses([space.dense]))
@@ -143,13 +143,13 @@ if __name__ == "__main__":
     with open_pool(spec, 2) as pool:
         while True:
             for _ in pool.losses(shapes):
-                print(*pool._crew.pids, flush=True)
+                print(*pool._backend.pids, flush=True)
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_no_worker_outlives_its_master(
-    number: signal.Signals, spec: WorkerSpec, space: Space, tmp_path: Path
+    number: signal.Signals, spec: EvaluatorSpec, space: Space, tmp_path: Path
 ) -> None:
     (tmp_path / "spec").write_bytes(pickle.dumps((spec, random_architectures(space, 4))))
     (tmp_path / "master.py").write_text(SCRIPT)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
+from secateur.evaluation.spec import EvaluatorSpec
 from secateur.evaluation.workers.choice import open_pool
 from secateur.evaluation.workers.pool import WorkerPool
-from secateur.evaluation.workers.spec import WorkerSpec
 from secateur.space.space import Space
 from tests.evaluation.conformance import random_architectures
 
@@ -19,7 +19,7 @@ ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
 
 @pytest.fixture
-def pool(spec: WorkerSpec) -> Iterator[WorkerPool]:
+def pool(spec: EvaluatorSpec) -> Iterator[WorkerPool]:
     with open_pool(spec, 2, "local") as pool:
         yield pool
     ray.shutdown()
@@ -34,7 +34,7 @@ def test_an_actor_killed_in_mid_search_changes_nothing(
     for number, item in enumerate(pool.losses(shapes)):
         found.append(item)
         if number == 3:
-            ray.kill(pool._crew._actors[0])
+            ray.kill(pool._backend._actors[0])
     assert len(found) == len(dict(found))
     assert dict(found) == dict(PrefixEvaluator(library, windows).losses(shapes))
     assert pool.deaths == 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from secateur.evaluation.spec import EvaluatorSpec
 from secateur.evaluation.workers.crew import WorkerBackend
 from secateur.evaluation.workers.local import ProcessBackend
 from secateur.evaluation.workers.pool import WorkerPool
-from secateur.evaluation.workers.spec import WorkerSpec
 
 
-def open_pool(spec: WorkerSpec, workers: int | None = None, ray: str | None = None) -> WorkerPool:
+def open_pool(spec: EvaluatorSpec, workers: int | None = None, ray: str | None = None) -> WorkerPool:
     """A pool of local processes, or of a Ray cluster's actors; starts none of them yet.
 
     Args:
@@ -29,6 +29,7 @@ def open_pool(spec: WorkerSpec, workers: int | None = None, ray: str | None = No
         backend: WorkerBackend = RayBackend(spec, ray, workers)
     else:
         size = workers or 1
-        share = replace(spec, state_bytes=spec.state_bytes // size, library_bytes=spec.library_bytes // size)
+        library = replace(spec.library, cache_bytes=spec.library.cache_bytes // size)
+        share = replace(spec, library=library, state_bytes=spec.state_bytes // size)
         backend = ProcessBackend(share, size)
     return WorkerPool(backend, spec.num_chunks)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from secateur.evaluation.spec import EvaluatorSpec, open_evaluator
 from secateur.evaluation.workers.crew import (
     NO_TASK_ID,
     EvaluationTask,
@@ -27,7 +28,6 @@ from secateur.evaluation.workers.crew import (
     picklable_error,
     run_task,
 )
-from secateur.evaluation.workers.spec import WorkerSpec, open_evaluator
 
 
 class ProcessBackend:
@@ -39,7 +39,7 @@ class ProcessBackend:
         threads: of each for torch; None divides what this process has.
     """
 
-    def __init__(self, spec: WorkerSpec, size: int, *, threads: int | None = None) -> None:
+    def __init__(self, spec: EvaluatorSpec, size: int, *, threads: int | None = None) -> None:
         self._spec = pickle.dumps(
             spec
         )  # not by multiprocessing's own means: they share tensors by descriptor

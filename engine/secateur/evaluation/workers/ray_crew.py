@@ -12,6 +12,7 @@ import torch
 
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.evaluation.measurement import Evaluator
+from secateur.evaluation.spec import EvaluatorSpec, open_evaluator
 from secateur.evaluation.workers.crew import (
     NO_TASK_ID,
     EvaluationTask,
@@ -20,7 +21,6 @@ from secateur.evaluation.workers.crew import (
     picklable_error,
     run_task,
 )
-from secateur.evaluation.workers.spec import WorkerSpec, open_evaluator
 
 LOCAL = "local"
 
@@ -41,7 +41,7 @@ class RayBackend:
         BadInput: there is no such cluster.
     """
 
-    def __init__(self, spec: WorkerSpec, address: str, size: int | None = None) -> None:
+    def __init__(self, spec: EvaluatorSpec, address: str, size: int | None = None) -> None:
         self._ray = _connected(address)
         cpus = int(self._ray.cluster_resources().get("CPU", 0))
         self._size = size or max(1, cpus)
@@ -96,7 +96,7 @@ class RayBackend:
 class _Actor:
     """A worker; what it runs on is Ray's business."""
 
-    def __init__(self, spec: WorkerSpec, threads: int, name: str) -> None:
+    def __init__(self, spec: EvaluatorSpec, threads: int, name: str) -> None:
         torch.set_num_threads(threads)
         self._name = name
         self._evaluator: Evaluator | None = None

@@ -1,0 +1,107 @@
+"""What a block library and an evaluator are opened from.
+
+The process that searches, its workers, the actors of a Ray cluster and a later cut from the study all
+open them here, from one description, so all of them measure the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from secateur.calibrate.calibration import Calibration, is_complete
+from secateur.calibrate.library import DEFAULT_CACHE_BYTES, BlockLibrary, permute
+from secateur.checkpoint.source import open_source
+from secateur.errors import BadInput
+from secateur.evaluation.evaluator import (
+    CHUNK_WINDOWS,
+    DEFAULT_STATE_BYTES,
+    DEFAULT_TEACHER_BYTES,
+    PrefixEvaluator,
+)
+from secateur.model.dense import DecoderModel, build_model
+from secateur.model.memory import set_malloc_trim_threshold
+
+
+@dataclass(frozen=True)
+class LibrarySpec:
+    """A description of a block library, small enough to send.
+
+    Attributes:
+        model: as `open_source` takes it; a worker on another machine finds it there by the same name.
+        fingerprint: of the model (`ModelSource.fingerprint`): a worker that finds another one says so.
+        calibration: folder of a complete calibration, also for workers on other machines.
+        repair: whether the last projection of what is cut is fitted again; otherwise it is only cut.
+        dtype: what is computed in.
+        cache_bytes: how much memory built projections may take.
+    """
+
+    model: str
+    fingerprint: str
+    calibration: Path
+    repair: bool
+    dtype: torch.dtype
+    cache_bytes: int = DEFAULT_CACHE_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatorSpec:
+    """A description of an evaluator, small enough to send.
+
+    Attributes:
+        windows_BT: the windows that candidates are measured on.
+        state_bytes, teacher_bytes: limits of the caches of one evaluator.
+    """
+
+    library: LibrarySpec
+    windows_BT: Tensor
+    state_bytes: int = DEFAULT_STATE_BYTES
+    teacher_bytes: int = DEFAULT_TEACHER_BYTES
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of windows there are."""
+        return math.ceil(len(self.windows_BT) / CHUNK_WINDOWS)
+
+
+def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockLibrary:
+    """The block library that a description is of.
+
+    Args:
+        model: the dense model as it is stored, if this process has loaded it already.
+
+    Raises:
+        BadInput: the model or its calibration is not here, or the model is another one.
+    """
+    if model is None:
+        source = open_source(spec.model)
+        if source.fingerprint != spec.fingerprint:
+            raise BadInput("model", spec.model, "is another model on the machine of this worker")
+        model = build_model(source.config, source.tensors(), source.reference)
+    if not is_complete(spec.calibration):
+        reason = "the statistics are not there on the machine of this worker; give a folder that all share"
+        raise BadInput("study", spec.calibration, reason)
+    calibration = Calibration(spec.calibration)
+    factors = calibration.factors if spec.repair else None
+    return BlockLibrary(permute(model, calibration.orders), factors, spec.dtype, cache_bytes=spec.cache_bytes)
+
+
+def open_evaluator(spec: EvaluatorSpec, library: BlockLibrary | None = None) -> PrefixEvaluator:
+    """The evaluator that a description is of.
+
+    Args:
+        library: the one that `spec.library` describes, if this process has opened it already.
+
+    Raises:
+        BadInput: as `open_library`.
+    """
+    set_malloc_trim_threshold()
+    if library is None:
+        library = open_library(spec.library)
+    return PrefixEvaluator(
+        library, spec.windows_BT, state_bytes=spec.state_bytes, teacher_bytes=spec.teacher_bytes
+    )
