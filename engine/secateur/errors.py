@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
 from typing import Any, Self
@@ -28,7 +27,9 @@ class SecateurError(Exception):
 
     def named(self, naming: Naming) -> Self:
         """The same error in the words of an edge."""
-        renamed = copy.copy(self)
+        # Not copy.copy, which calls __init__ with ``args``: errors take other arguments than their text.
+        renamed = type(self).__new__(type(self))
+        renamed.__dict__.update(self.__dict__)
         renamed.args = tuple(spoken(arg, naming) if isinstance(arg, str) else arg for arg in self.args)
         return renamed
 

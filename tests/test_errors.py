@@ -1,0 +1,37 @@
+"""Errors in the words of an edge."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from secateur.client.failures import CallFailed
+from secateur.errors import BadInput, SecateurError
+
+
+class Refused(grpc.RpcError):
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.NOT_FOUND
+
+    def details(self) -> str:
+        return "no model `keep`"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CallFailed("localhost:1", Refused()),
+        BadInput("keep", 2, "at most 1"),
+        SecateurError("`keep` is missing"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_error_can_be_named(error: SecateurError) -> None:
+    """Whatever its constructor takes: it stays what it is, and only its words change."""
+    named = error.named(lambda field: "--keep" if field == "keep" else None)
+    assert type(named) is type(error) and named.exit_status == error.exit_status
+    assert "--keep" in str(named) and "--keep" not in str(error)
+    assert vars(named).keys() == vars(error).keys()
