@@ -166,3 +166,23 @@ def test_modules_are_named_in_strings_only_where_said() -> None:
         if node.value.partition(":")[0].rstrip(".") in modules or node.value.endswith(".")
     }
     assert files == set(NAMED_MODULES)
+
+
+def test_optuna_is_used_by_its_public_names() -> None:
+    """Its releases within a major version, which pyproject.toml admits, may change all others."""
+    private = []
+    for name, tree in syntax_trees():
+        nodes = list(ast.walk(tree))
+        imported = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        imported = [node for node in imported if str(node.module).partition(".")[0] == "optuna"]
+        for node in imported:
+            path = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+            private += [f"{name}: {part}" for part in path if part.startswith("_")]
+        if imported or any(isinstance(node, ast.Import) and node.names[0].name == "optuna" for node in nodes):
+            for node in nodes:
+                owner = node.value if isinstance(node, ast.Attribute) else None
+                if owner is None or (isinstance(owner, ast.Name) and owner.id in ("self", "cls")):
+                    continue
+                if re.match(r"_[^_]", node.attr):  # type: ignore[attr-defined]
+                    private.append(f"{name}: {ast.unparse(node)}")
+    assert private == []

@@ -20,11 +20,8 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
 
 from secateur.config.prune import is_database_url
@@ -144,10 +141,12 @@ def _open_database(place: str) -> StudyStorage:
         exclusive = _AdvisoryLock(sqlalchemy.create_engine(url, **_engine_options(url))).held
     try:
         with exclusive():  # two that make the tables at once get in each other's way
-            storage = _Rows(url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url))
+            storage = RDBStorage(
+                url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url)
+            )
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("study", name, f"cannot be opened: {_line(error)}") from error
-    return StudyStorage(name, _study_name_in_url(place), _CachedStorage(storage), exclusive)
+    return StudyStorage(name, _study_name_in_url(place), storage, exclusive)
 
 
 def _parse_database_url(place: str) -> sqlalchemy.URL:
@@ -184,33 +183,6 @@ def _line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())[:200]
-
-
-class _Rows(RDBStorage):
-    """Optuna's tables, filled a trial at a time.
-
-    Optuna looks up the trial and an earlier value of the parameter for every single parameter: with 60 of
-    them that is most of a second (docs/architecture.md). Here they go in together; all trials of
-    a study have the same parameters, which `Study` sees to.
-    """
-
-    def _set_trial_param_without_commit(
-        self,
-        session: Any,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,
-    ) -> None:
-        session.add(
-            models.TrialParamModel(
-                trial_id=trial_id,
-                param_name=param_name,
-                param_value=param_value_internal,
-                distribution_json=distribution_to_json(distribution),
-            )
-        )
 
 
 class FileLock:

@@ -69,7 +69,6 @@ class Study:
     def __init__(self, place: str | os.PathLike[str], space: Space, identity: Mapping[str, Any]) -> None:
         opened = open_storage(place)
         self._exclusive = opened.exclusive
-        self._storage = opened.storage
         self._distributions = {
             slot_name(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
             for layer, kind in space.slots
@@ -98,7 +97,7 @@ class Study:
 
     def refresh(self) -> None:
         """Bring in the pairs that others added."""
-        trials = self._storage.get_all_trials(self._study._study_id, deepcopy=False)
+        trials = self._study.get_trials(deepcopy=False)
         for trial in trials[self._trials_read :]:
             if trial.state == TrialState.COMPLETE:
                 pair = _pair_of(trial)
@@ -143,7 +142,7 @@ class Study:
 
     def get_attr(self, key: str) -> Any:
         """What was noted, by whatever process, not to be changed; None where nothing was."""
-        return self._storage.get_study_user_attrs(self._study._study_id).get(key)
+        return self._study.user_attrs.get(key)
 
     def _beat(self) -> None:
         with self._exclusive():
