@@ -142,7 +142,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("url", ["nonsense://host/db", "sqlite://///"])
     def test_no_such_kind_of_database(self, url: str) -> None:
-        with pytest.raises(BadInput, match="STUDY"):
+        with pytest.raises(BadInput, match="study"):
             view_study(url)
 
     def test_a_database_of_something_else(self, tmp_path: Path) -> None:
