@@ -256,8 +256,8 @@ def _secateur(checkpoint: Path) -> Iterator[str]:
 @contextmanager
 def _vllm(checkpoint: Path) -> Iterator[str]:
     """vLLM's OpenAI server with the same settings of the engine."""
+    from secateur.config.serve import EngineOptions, parse_bytes
     from secateur.serve.engine.environment import set_engine_environment
-    from secateur.serve.options import EngineOptions, parse_bytes
 
     environment = dict(os.environ)
     set_engine_environment(EngineOptions(threads=int(ENGINE["threads"])), 1, environment)

@@ -17,8 +17,8 @@ from benchmarks.host import cpu, write_result
 from secateur.bench.metrics.statistics import ratio_of_rounds
 from secateur.bench.models import read_config
 from secateur.bench.offline.worker import _decode, _engine
+from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import set_engine_environment
-from secateur.serve.options import EngineOptions
 from secateur.vllm_plugin.cpu_norms import CPU_NORMS, NORMS
 
 STEPS = 20

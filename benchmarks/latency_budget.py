@@ -117,15 +117,15 @@ def time_served() -> None:
 async def _time_served(
     folders: dict[str, Path], batch: int, context: int, rounds: int
 ) -> dict[str, list[float]]:
+    from secateur.config.serve import EngineOptions
     from secateur.serve.engine.engine import import_vllm, start_engine
     from secateur.serve.engine.environment import set_engine_environment
-    from secateur.serve.options import EngineOptions, ModelSpec
 
     options = EngineOptions(max_model_len=context + 2 * TOKENS, max_sequences=batch, prefix_caching=False)
     set_engine_environment(options, len(folders))
     import_vllm()
     engines = {
-        name: await asyncio.to_thread(start_engine, ModelSpec(name, folder), options, len(folders))
+        name: await asyncio.to_thread(start_engine, name, folder, options, len(folders))
         for name, folder in folders.items()
     }
     steps: dict[str, list[float]] = {name: [] for name in engines}

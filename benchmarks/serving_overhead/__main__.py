@@ -124,14 +124,14 @@ class Bench:
 
 
 async def _measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from secateur.config.serve import EngineOptions
     from secateur.serve.engine.engine import import_vllm, start_engine
     from secateur.serve.engine.environment import set_engine_environment
-    from secateur.serve.options import EngineOptions, ModelSpec
 
     options = EngineOptions(dtype=arguments.dtype, prefix_caching=False)
     set_engine_environment(options, 1)
     import_vllm()
-    engine = await asyncio.to_thread(start_engine, ModelSpec("model", folder), options, 1)
+    engine = await asyncio.to_thread(start_engine, "model", folder, options, 1)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.shutdown)
         vllm = engine._vllm

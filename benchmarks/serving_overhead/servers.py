@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from benchmarks.serving_overhead.ways import MODEL
+from secateur.config.serve import ConnectionOptions, LimitOptions, ObserveOptions
 from secateur.serve.engine.engine import Engine
 from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.channel import bind_server, channel_options
@@ -20,7 +21,6 @@ from secateur.serve.guard.limits import RateLimiter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.models.pool import ModelPool
 from secateur.serve.observe.observation import observing
-from secateur.serve.options import ServeOptions
 from secateur.v1 import inference_pb2_grpc
 
 
@@ -29,10 +29,9 @@ async def grpc_server(engine: Engine) -> AsyncIterator[str]:
     """Serve as `secateur serve` does by default, with all that every call goes through."""
     pool = ModelPool([MODEL])
     pool.model(MODEL).find().loaded(engine)
-    options = ServeOptions(models=())
-    async with observing(options, lambda: ()) as observers:
-        guard = GuardInterceptor(observers, [AccessControl(), RateLimiter(options.limits)])
-        settings = channel_options(options.limits, options.connections)
+    async with observing(ObserveOptions(), None, lambda: ()) as observers:
+        guard = GuardInterceptor(observers, [AccessControl(), RateLimiter(LimitOptions())])
+        settings = channel_options(LimitOptions(), ConnectionOptions())
         server = grpc.aio.server(interceptors=[guard], options=settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
         address = bind_server(server, "127.0.0.1:0")

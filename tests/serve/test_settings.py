@@ -7,30 +7,31 @@ from pathlib import Path
 
 import pytest
 
+from secateur.config.address import check_address
+from secateur.config.serve import EngineOptions, parse_bytes
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.engine import environment, memory
 from secateur.serve.failures import RpcError
 from secateur.serve.models.pool import ModelPool, VersionState
-from secateur.serve.options import EngineOptions, check_address, parse_bytes
 from secateur.v1 import models_pb2
 
 
 @pytest.mark.parametrize(
     ("text", "bytes_"),
-    [("512MiB", 2**29), ("2GiB", 2**31), ("1.5 gib", 3 * 2**29), ("1000", 1000), (None, None)],
+    [("512MiB", 2**29), ("2GiB", 2**31), ("1.5 gib", 3 * 2**29), ("1000", 1000), (1000, 1000)],
 )
-def test_sizes(text: str | None, bytes_: int | None) -> None:
-    assert parse_bytes("--kv-cache-memory", text) == bytes_
+def test_sizes(text: str | int, bytes_: int) -> None:
+    assert parse_bytes("kv_cache_memory", text) == bytes_
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "localhost:50051", "[::1]:1", "unix:/run/s.sock"])
 def test_addresses_of_this_machine(listen: str) -> None:
-    check_address("--listen", listen, consent=False)
+    check_address("listen", listen, consent=False)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:1", "[::]:1", "example.org:1", "10.0.0.1:1"])
 def test_addresses_others_can_reach_need_consent(listen: str) -> None:
-    check_address("--listen", listen, consent=True)
+    check_address("listen", listen, consent=True)
     with pytest.raises(BadInput, match="insecure"):
         check_address("listen", listen, consent=False)
 

@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.config.option import Declaration, declared
+from secateur.config.values import as_text, convert
 from secateur.errors import BadInput, Naming, SecateurError, spoken
 
 T = TypeVar("T")
@@ -90,11 +91,12 @@ class OptionCommand(TyperCommand):
 
         A field that is no parameter of the command is in capitals: MODEL, as the arguments are.
         """
-        if self._parameter(field) is None:
+        parameter = self._parameter(field)
+        if parameter is None:
             return error.named(lambda name: name.upper() if name == field and name.isidentifier() else None)
         if not self._is_from_file(ctx, field):
             return error
-        key = error.field.lstrip("-")
+        key = parameter.name if parameter.param_type_name == "argument" else error.field.lstrip("-")
         return BadInput("--config", ctx.params["config"], f"{key}: got {error.given}: {error.allowed}")
 
 
@@ -188,14 +190,16 @@ def _switch(declaration: Declaration) -> str:
 
 
 def _help(declaration: Declaration, options: type) -> str:
-    from secateur.config.values import as_text
-
     flags = {other.name: other.flag for other in declared(options)}
     about = declaration.option
     default = about.default_help
     if not default and not _is_required(declaration) and declaration.type is not bool:
         shown = as_text(declaration, declaration.default)
-        default = str(shown) if shown not in (None, "") else ""
+        default = str(shown) if shown not in (None, "", []) else ""
+    if declaration.default is True:
+        default = "on"
+    elif isinstance(declaration.default, float):
+        default = f"{declaration.default:g}"
     return spoken(f"{about.help} Default: {default}." if default else about.help, flags.get)
 
 
@@ -207,6 +211,8 @@ def _config_parameter(options: type) -> inspect.Parameter:
                 from secateur.config.file import read_config
             values = read_config(file, options)
             # As text they are read like defaults of the command line; the values themselves take their place.
+            by_name = {declaration.name: declaration for declaration in declared(options)}
+            values = {name: _as_given(by_name[name], value) for name, value in values.items()}
             context.default_map = {name: _as_default(value) for name, value in values.items()}
             context.meta[FROM_FILE] = values
         return file
@@ -221,5 +227,10 @@ def _config_parameter(options: type) -> inspect.Parameter:
     return inspect.Parameter("config", keyword, default=None, annotation=Annotated[Path | None, made])
 
 
+def _as_given(declaration: Declaration, value: Any) -> Any:
+    """A value of a file; of what may be given several times, the arguments that say the same."""
+    return as_text(declaration, convert(declaration, value)) if declaration.option.repeatable else value
+
+
 def _as_default(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str) else str(value)
+    return value if isinstance(value, bool | int | float | str | list) else str(value)

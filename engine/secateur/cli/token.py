@@ -10,6 +10,7 @@ import typer
 from secateur.cli.console import emit_json, print_status
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import OptionCommand
+from secateur.config.values import words
 from secateur.errors import BadInput
 
 
@@ -40,19 +41,18 @@ def token(
         from datetime import UTC, datetime, timedelta
 
         from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token, read_callers
-        from secateur.serve.options import parse_list
 
     known = [scope.value for scope in Scope]
-    wanted = parse_list(scopes)
+    wanted = words(scopes)
     if not wanted or set(wanted) - set(known):
-        raise BadInput("--scopes", scopes, f"a list of {', '.join(known)}")
+        raise BadInput("scopes", scopes, f"a list of {', '.join(known)}")
     if days is not None and not 0 < days < 36500:
-        raise BadInput("--days", days, "more than 0, at most 36500")
+        raise BadInput("days", days, "more than 0, at most 36500")
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     made = generate_token()
     text = format_caller_entry(name, map(Scope, wanted), made, expires)
     if file.exists():
-        read_callers(file)
+        read_callers(file, "file")
         text = "\n" + text
     else:
         file.touch(mode=0o600)

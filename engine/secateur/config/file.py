@@ -57,6 +57,8 @@ def schema(options: type) -> type[BaseModel]:
 
 def _accepted(declaration: Declaration) -> Any:
     """The types that YAML and TOML may have for an option."""
+    if declaration.option.in_file is not None:
+        return declaration.option.in_file
     one: Any = str if declaration.type is Path else declaration.type
     if declaration.option.parse is not None:
         return str | int | float | dict[str, Any] | list[Any]
@@ -91,5 +93,7 @@ def document(options: Any) -> dict[str, Any]:
 
 
 def _shown(declaration: Declaration, value: Any) -> Any:
-    redact = declaration.option.redact
+    redact, show = declaration.option.redact, declaration.option.show
+    if show is not None and isinstance(value, int):
+        return show(value)
     return redact(value) if redact is not None and value is not None else value

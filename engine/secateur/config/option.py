@@ -15,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, is_dataclass
+from dataclasses import MISSING, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class Option:
         default_help: what ``help`` shows as the default where the declared one says nothing to a person.
         parse: reads the value from text, or from a number of a configuration file.
         show: the text that `parse` reads, of a value.
+        in_file: type in a configuration file, where it does not follow from the option's own.
         is_path: whether values are paths, relative to a configuration file that names them; or which are.
         message_field: field of a request that sets it; empty where clients of a server may not.
         redact: of a value with a secret in it, what may be printed.
@@ -66,6 +67,7 @@ class Option:
     default_help: str = ""
     parse: Callable[[Any], Any] | None = None
     show: Callable[[Any], Any] | None = None
+    in_file: Any = None
     is_path: bool | Callable[[str], bool] = False
     message_field: str = ""
     redact: Callable[[Any], Any] | None = None
@@ -82,9 +84,9 @@ class Option:
     @property
     def range(self) -> str:
         """The range in words."""
-        lower = f"at least {self.min_value:g}" if self.min_value is not None else ""
-        lower = f"above {self.above:g}" if self.above is not None else lower
-        upper = f"at most {self.max_value:g}" if self.max_value is not None else ""
+        lower = f"at least {self.min_value:.15g}" if self.min_value is not None else ""
+        lower = f"above {self.above:.15g}" if self.above is not None else lower
+        upper = f"at most {self.max_value:.15g}" if self.max_value is not None else ""
         return ", ".join(filter(None, (lower, upper)))
 
 
@@ -122,9 +124,9 @@ class Declaration:
         return self.option.flag.lstrip("-") or self.name.replace("_", "-")
 
     def value_in(self, options: Any) -> Any:
-        """The value that `options` have."""
+        """The value that `options` have; None in a part of them that is None."""
         for part in self.path:
-            options = getattr(options, part)
+            options = None if options is None else getattr(options, part)
         return options
 
 
@@ -160,13 +162,22 @@ def _declared(options: type, path: tuple[str, ...]) -> Sequence[Declaration]:
         here = (*path, member.name)
         hint = hints[member.name]
         if KEY not in member.metadata:
-            if isinstance(hint, type) and is_dataclass(hint):
-                declarations += _declared(hint, here)
+            nested = nested_options(hint)
+            if nested is not None:
+                inner = _declared(nested, here)
+                declarations += inner if nested is hint else [replace(one, default=None) for one in inner]
             continue
         about: Option = member.metadata[KEY]
         default = member.default_factory() if member.default_factory is not MISSING else member.default
         declarations.append(Declaration(about.name or member.name, here, *_type_of(hint), default, about))
     return declarations
+
+
+def nested_options(hint: Any) -> type | None:
+    """The dataclass that a field nests, which may be None where the annotation says so."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint if isinstance(hint, type) and is_dataclass(hint) else None
 
 
 def _type_of(hint: Any) -> tuple[type, bool, bool]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from secateur.config.option import KEY, Declaration, declared
+from secateur.config.option import KEY, Declaration, declared, nested_options
 from secateur.errors import BadInput
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def convert(declaration: Declaration, value: Any) -> Any:
         return declaration.option.parse(value)
     if not declaration.many:
         return _convert_one(declaration, value, value)
-    parts = _words(value) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    parts = words(value) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
     return tuple(_convert_one(declaration, part, value) for part in parts)
 
 
@@ -76,7 +76,8 @@ def as_text(declaration: Declaration, value: Any) -> Any:
     return value
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text with commas between them."""
     return [word for word in (part.strip() for part in text.split(",")) if word]
 
 
@@ -110,7 +111,11 @@ def _nested(
             if names[here] in values:
                 arguments[member.name] = values[names[here]]
             elif member.default is MISSING and member.default_factory is MISSING:
-                raise BadInput(names[here], "nothing", "is needed")
-        elif is_dataclass(hints[member.name]):
-            arguments[member.name] = _nested(hints[member.name], here, names, values)
+                raise BadInput(names[here], "nothing", member.metadata[KEY].allowed or "is needed")
+            continue
+        nested = nested_options(hints[member.name])
+        inner = [name for member_path, name in names.items() if member_path[: len(here)] == here]
+        given = any(values.get(name) is not None for name in inner)
+        if nested is not None and (given or nested is hints[member.name]):
+            arguments[member.name] = _nested(nested, here, names, values)
     return options(**arguments)

@@ -18,6 +18,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from sqlalchemy.orm import Session, sessionmaker
 
+from secateur.config.serve import ServeOptions
 from secateur.serve.activator import ModelActivator
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
@@ -42,7 +43,6 @@ from secateur.serve.models.startup import start_up
 from secateur.serve.models.tables import ModelStore
 from secateur.serve.models.version import ModelVersion
 from secateur.serve.observe.observation import observing
-from secateur.serve.options import ServeOptions
 from secateur.serve.private_folder import private_folder
 from secateur.serve.protocols.open_inference import wire as open_inference
 from secateur.serve.protocols.open_inference.service import OpenInferenceService
@@ -111,7 +111,7 @@ async def serve(options: ServeOptions, ready: Callable[[ServerReady], None], say
     interrupts = InterruptHandler()
     pool = ModelPool()
     pool.opening = True
-    async with observing(options, lambda: _loads(pool)) as observers:
+    async with observing(options.observe, options.tls, lambda: _loads(pool)) as observers:
         with private_folder() as private, sockets_in(private):
             await _serve(options, pool, _guarded_server(options, observers), private, interrupts, ready, say)
     say("stopped")
@@ -127,21 +127,21 @@ async def _serve(
     say: StatusCallback,
 ) -> None:
     started = time.monotonic()
-    sessions = open_state(options.state)
+    sessions = open_state(options.state_url)
     home = acquire_state_lock(options.state_dir)
     store = ModelStore(sessions, home.name)
     loader = EngineLoader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = DeploymentManager(pool, store, loader, options.engine, retention, say)
-    folder = options.state_dir.expanduser() / "jobs"
+    folder = options.state_dir / "jobs"
     activator = ModelActivator(pool, deployments)
-    jobs = JobManager(sessions, options.state, folder, activator, options.roots, options.jobs)
+    jobs = JobManager(sessions, options.state_url, folder, activator, options.roots, options.jobs)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
     benchmarks = _add_benchmarks(server, pool, sessions, options, private)
     reporter = HealthReporter(status, pool, SERVICES)
-    for spec in options.models:
-        await status.set(f"model/{spec.name}", DOWN)
+    for name in options.models:
+        await status.set(f"model/{name}", DOWN)
     await reporter.report()
     address = bind_server(server, options.listen, options.tls)
     await server.start()
@@ -233,7 +233,7 @@ def _add_benchmarks(
     """Add the service, and a socket for its load generator in a folder of ours alone, without TLS."""
     socket = f"unix:{private}/benchmarks"
     server.add_insecure_port(socket)
-    folder = options.state_dir.expanduser() / "benchmarks"
+    folder = options.state_dir / "benchmarks"
     service = BenchmarkService(pool, BenchmarkStore(sessions), socket, folder)
     benchmarks_pb2_grpc.add_BenchmarkServiceServicer_to_server(service, server)
     return service

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from secateur.serve.options import TlsOptions
+from secateur.config.serve import TlsOptions
 
 
 @dataclass(frozen=True)

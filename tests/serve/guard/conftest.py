@@ -14,12 +14,12 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 
+from secateur.config.serve import ConnectionOptions, LimitOptions, TlsOptions
 from secateur.errors import BadInput
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.guard.call import current_call
 from secateur.serve.guard.channel import bind_server, channel_options
 from secateur.serve.guard.interceptor import CallStage, GuardInterceptor
-from secateur.serve.options import ConnectionOptions, LimitOptions, TlsOptions
 
 SERVICE = "secateur.v1.InferenceService"
 ADMIN_SERVICE = "secateur.v1.PruneService"
@@ -52,7 +52,7 @@ class Handlers:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._answer("refuse", context))
         if word == "bad input":
-            raise BadInput("--keep", "2", "0 to 1")
+            raise BadInput("keep", "2", "0 to 1")
         if word == "abort":
             await context.abort(grpc.StatusCode.NOT_FOUND, "not here")
         if word == "trailers":

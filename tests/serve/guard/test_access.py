@@ -149,7 +149,7 @@ def test_a_bad_file_is_explained_in_one_line(tmp_path: Path, text: str, complain
     with pytest.raises(BadInput) as caught:
         read_callers(file)
     message = str(caught.value)
-    assert message.startswith(f"--tokens: got {file}: ") and "\n" not in message
+    assert message.startswith(f"tokens: got {file}: ") and "\n" not in message
     assert complaint in message
 
 

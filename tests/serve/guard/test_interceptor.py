@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int32Value
 
-from secateur.serve.options import ConnectionOptions, LimitOptions
+from secateur.config.serve import ConnectionOptions, LimitOptions
 from tests.serve.guard.conftest import Calls, Running, failure
 
 
@@ -230,4 +230,4 @@ async def test_stages_wrap_calls_in_order(running: Running) -> None:
 
     async with running(observers=[stage("observer")], checks=[stage("check")]) as calls:
         await failure(calls.say("bug"))
-    assert seen == ["+observer", "+check", "check:KeyError", "-check", "observer:Refused", "-observer"]
+    assert seen == ["+observer", "+check", "check:KeyError", "-check", "observer:RpcError", "-observer"]

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from secateur.config.serve import LimitOptions
 from secateur.errors import BadInput
 from secateur.serve.failures import RpcError
 from secateur.serve.guard import limits
@@ -16,7 +17,6 @@ from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.call import CallContext
 from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
 from secateur.serve.guard.limits import RateLimiter
-from secateur.serve.options import LimitOptions
 from tests.serve.guard.conftest import Running, failure
 
 
@@ -105,12 +105,12 @@ async def test_calls_at_once(running: Running, options: LimitOptions, reason: st
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"rate": 0}, "--rate-limit: got 0: at least 0.001"),
-        ({"burst": 3}, "--rate-burst: got 3: means nothing without --rate-limit"),
-        ({"rate": 1, "burst": 0.5}, "--rate-burst: got 0.5: at least 1"),
-        ({"calls": 0}, "--max-calls: got 0: at least 1"),
-        ({"calls_per_caller": 0}, "--max-calls-per-caller: got 0: at least 1"),
-        ({"message_bytes": 2**31}, "--max-message: got 2147483648: at most"),
+        ({"rate": 0}, "rate_limit: got 0: at least 0.001"),
+        ({"burst": 3}, "rate_burst: got 3: means nothing without `rate_limit`"),
+        ({"rate": 1, "burst": 0.5}, "rate_burst: got 0.5: at least 1"),
+        ({"calls": 0}, "max_calls: got 0: at least 1"),
+        ({"calls_per_caller": 0}, "max_calls_per_caller: got 0: at least 1"),
+        ({"message_bytes": 2**31}, "max_message: got 2147483648: at least 1024, at most"),
     ],
 )
 def test_what_cannot_be_meant(options: dict, complaint: str) -> None:

@@ -9,11 +9,12 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from secateur.config.serve import ServeOptions, TlsOptions
+from secateur.config.values import from_given
 from secateur.errors import BadInput
 from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
 from secateur.serve.guard.tls import server_credentials
-from secateur.serve.options import ServeOptions, TlsOptions, parse_models, parse_tls
 from tests.serve.guard.certificates import Identity, install, issue
 from tests.serve.guard.conftest import ADMIN_SERVICE, Calls, Running, failure
 
@@ -125,16 +126,16 @@ def test_files_that_are_none(tmp_path: Path, authority: Identity) -> None:
     with pytest.raises(BadInput, match=r"tls_key: got .*: no such file"):
         TlsOptions(tls.certificate, tmp_path / "none.pem")
     with pytest.raises(BadInput, match="tls_key: got nothing: `tls_cert` needs it"):
-        parse_tls(tls.certificate, None, None)
+        from_given(ServeOptions, {"models": [f"a={tmp_path}"], "tls_cert": tls.certificate})
     with pytest.raises(BadInput, match="tls_cert: got nothing"):
-        parse_tls(None, None, tls.certificate)
+        from_given(ServeOptions, {"models": [f"a={tmp_path}"], "client_ca": tls.certificate})
 
 
 def test_what_leaves_the_machine_is_encrypted(tmp_path: Path, authority: Identity, tiny_llama: Path) -> None:
     tls = install(issue("localhost", authority), tmp_path)
     tokens = tmp_path / "callers.toml"
     tokens.write_text("")
-    models = parse_models([f"a={tiny_llama}"])
+    models = {"a": tiny_llama}
     for open_to_others in ("0.0.0.0:0", "[::]:0", "example.org:1"):
         with pytest.raises(BadInput, match=r"listen: .* without encryption: add `tls_cert`"):
             ServeOptions(models, listen=open_to_others)

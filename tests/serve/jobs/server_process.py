@@ -17,10 +17,10 @@ import grpc
 from google.rpc import code_pb2
 from grpc_reflection.v1alpha import reflection
 
+from secateur.config.serve import JobOptions
 from secateur.serve.failures import RpcError
 from secateur.serve.guard.interceptor import GuardInterceptor
 from secateur.serve.jobs.jobs import SERVICES, JobManager
-from secateur.serve.options import JobOptions
 from secateur.serve.state import open_state
 
 

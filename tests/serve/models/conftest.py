@@ -19,6 +19,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from secateur.client import AsyncClient, CallFailed, RetryPolicy
+from secateur.config.serve import EngineOptions
 from secateur.errors import SecateurError
 from secateur.serve.engine.backoff import Backoff
 from secateur.serve.engine.check import EngineCheckResult
@@ -36,7 +37,6 @@ from secateur.serve.models.service import ModelService
 from secateur.serve.models.startup import snapshot_rows
 from secateur.serve.models.tables import ModelStore
 from secateur.serve.models.version import ModelVersion
-from secateur.serve.options import EngineOptions, ModelSpec
 from secateur.serve.state import open_state
 from secateur.v1 import models_pb2_grpc
 
@@ -75,9 +75,9 @@ class Factory:
     def __post_init__(self) -> None:
         self.open.set()
 
-    def start(self, spec: ModelSpec, options: EngineOptions, engines: int) -> Any:
+    def start(self, name: str, folder: Path, options: EngineOptions, engines: int) -> Any:
         self.open.wait(10)
-        engine = StandIn(spec.folder)
+        engine = StandIn(folder)
         self.started.append(engine)
         if self.failure is not None:
             raise self.failure

@@ -53,7 +53,7 @@ class Probe:
 
 async def measure(first: Path, second: Path, state: Path, streams: int) -> dict[str, Any]:
     """Serve, let the other process load, and return the lags of both phases."""
-    from secateur.serve.options import EngineOptions, ModelSpec, ServeOptions
+    from secateur.config.serve import EngineOptions, ServeOptions
     from secateur.serve.server import ServerReady, serve
 
     probe = Probe()
@@ -65,7 +65,7 @@ async def measure(first: Path, second: Path, state: Path, streams: int) -> dict[
         clients.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
 
     options = ServeOptions(
-        models=(ModelSpec("m", first),),
+        models={"m": first},
         listen="127.0.0.1:0",
         engine=EngineOptions(kv_cache_bytes=64 * 2**20, max_sequences=8),
         state_dir=state,

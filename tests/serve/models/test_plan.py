@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from secateur.config.serve import EngineOptions
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.plan import AvailableMemory, plan_memory
 from secateur.serve.models.pool import ModelPool
 from secateur.serve.models.restore import restore_pool
 from secateur.serve.models.tables import ModelRow, StoredModels, VersionRow
-from secateur.serve.options import EngineOptions
 
 MIB = 2**20
 EXPLICIT = EngineOptions(kv_cache_bytes=100 * MIB)

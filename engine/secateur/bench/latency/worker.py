@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_environment
-from secateur.serve.options import EngineOptions
 
 STEPS = 9  # of a turn; the first finds cold caches and is not counted
 ROUNDS = 5

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from secateur.bench.offline.ceilings import matmul_rate, memory_bandwidth
+from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_environment
-from secateur.serve.options import EngineOptions
 
 
 def main() -> None:

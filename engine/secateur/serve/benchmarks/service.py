@@ -20,7 +20,7 @@ from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.models.pool import ModelPool
 from secateur.v1 import benchmarks_pb2, benchmarks_pb2_grpc
 
-NAME_PATTERN = re.compile(r"benchmarks/([1-9][0-9]{0,17})")
+BENCHMARK_NAME = re.compile(r"benchmarks/([1-9][0-9]{0,17})")
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
 
@@ -100,7 +100,7 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
         self, request: benchmarks_pb2.GetBenchmarkRequest, context: grpc.aio.ServicerContext
     ) -> benchmarks_pb2.GetBenchmarkResponse:
         """Return one, with its result."""
-        found = NAME_PATTERN.fullmatch(request.name)
+        found = BENCHMARK_NAME.fullmatch(request.name)
         if found is None:
             raise invalid_argument(
                 FieldViolation("name", f"got {request.name[:100]!r}, give benchmarks/NUMBER")

@@ -15,16 +15,17 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from google.rpc import code_pb2
 
+from secateur.config.serve import EngineOptions
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.environment import kernel_choice, on_cpu
 from secateur.serve.engine.load import EngineStats
 from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
-from secateur.serve.options import EngineOptions, ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,13 +232,14 @@ def free_device_bytes() -> int:
         pynvml.nvmlShutdown()
 
 
-def start_engine(spec: ModelSpec, options: EngineOptions, num_engines: int) -> Engine:
+def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: int) -> Engine:
     """Load a model and wait until it answers; takes about ten seconds on a CPU, mostly imports.
 
     Blocks; call it off the event loop, after `environment.set_engine_environment` and `import_vllm`.
 
     Args:
-        spec: the model.
+        name: the model's, in errors.
+        folder: its checkpoint.
         options: how to run it.
         num_engines: how many engines share the machine, this one included.
 
@@ -254,13 +256,13 @@ def start_engine(spec: ModelSpec, options: EngineOptions, num_engines: int) -> E
     try:
         with _sigint_ignored():
             vllm = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**_arguments(spec, options, num_engines)),
+                AsyncEngineArgs(**_arguments(folder, options, num_engines)),
                 stat_loggers=[_logger_factory(load)],
             )
     except (ValueError, NotImplementedError, OSError) as error:
-        raise BrokenCheckpoint("models", f"{spec.name}={spec.folder}", _line(error)) from error
+        raise BrokenCheckpoint("models", f"{name}={folder}", _line(error)) from error
     except (RuntimeError, ZMQError) as error:
-        raise BackendUnavailable(f"the engine of {spec.name} did not start: {_line(error)}") from error
+        raise BackendUnavailable(f"the engine of {name} did not start: {_line(error)}") from error
     config = vllm.model_config
     return Engine(
         architecture=config.architectures[0],
@@ -274,11 +276,11 @@ def start_engine(spec: ModelSpec, options: EngineOptions, num_engines: int) -> E
     )
 
 
-def _arguments(spec: ModelSpec, options: EngineOptions, num_engines: int) -> dict[str, Any]:
+def _arguments(folder: Path, options: EngineOptions, num_engines: int) -> dict[str, Any]:
     cpu = on_cpu()
     compiled = not cpu if options.compiled is None else options.compiled
     arguments: dict[str, Any] = {
-        "model": str(spec.folder),
+        "model": str(folder),
         "dtype": options.dtype,
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
         "max_num_seqs": options.max_sequences,

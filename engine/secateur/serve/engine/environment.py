@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from secateur.config.serve import EngineOptions
 from secateur.errors import BackendUnavailable, BadInput
-from secateur.serve.options import EngineOptions
 from secateur.vllm_plugin.plugin import SERVER_PID
 
 PLUGIN = "secateur"

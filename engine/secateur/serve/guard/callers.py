@@ -129,8 +129,11 @@ class _File(BaseModel):
     caller: list[_Entry] = []
 
 
-def read_callers(file: Path) -> CallerRegistry:
+def read_callers(file: Path, field: str = "tokens") -> CallerRegistry:
     """Read the file.
+
+    Args:
+        field: the option that named it, for the error.
 
     Raises:
         BadInput: not such a file; names the entry and key at fault.
@@ -139,7 +142,7 @@ def read_callers(file: Path) -> CallerRegistry:
         entries = _File.model_validate(tomllib.loads(file.read_text())).caller
     except (OSError, ValueError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
-        raise BadInput("tokens", file, reason) from error
+        raise BadInput(field, file, reason) from error
     callers = [(entry, Caller(entry.name, entry.scopes, entry.expires)) for entry in entries]
     return CallerRegistry(
         ((bytes.fromhex(entry.sha256), caller) for entry, caller in callers if entry.sha256 is not None),
@@ -161,7 +164,7 @@ def format_caller_entry(
         BadInput: the name cannot stand in the file.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", name):
-        raise BadInput("NAME", name, "letters, digits, '.', '_', '@' and '-', at most 64")
+        raise BadInput("name", name, "letters, digits, '.', '_', '@' and '-', at most 64")
     listed = ", ".join(f'"{scope.value}"' for scope in sorted(set(scopes), key=lambda scope: scope.value))
     lines = [
         "[[caller]]",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import grpc
 
+from secateur.config.serve import ConnectionOptions, LimitOptions, TlsOptions
 from secateur.errors import BadInput
 from secateur.serve.guard.tls import server_credentials
-from secateur.serve.options import ConnectionOptions, LimitOptions, TlsOptions
 
 
 def channel_options(limits: LimitOptions, connections: ConnectionOptions) -> list[tuple[str, int]]:

@@ -26,7 +26,7 @@ def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
     """
     if not text:
         raise invalid_argument(
-            FieldViolation(field, "got nothing, a path on the server, below one of its --roots")
+            FieldViolation(field, "got nothing, a path on the server, below a folder it opens to clients")
         )
     try:
         candidates = [(root / text).resolve() for root in roots]
@@ -51,8 +51,8 @@ def _holds_nothing_else(path: Path, roots: Sequence[Path]) -> bool:
 
 def _path_denied(field: str, text: str, roots: Sequence[Path]) -> RpcError:
     if roots:
-        reason = f"got {text[:200]}, allowed are paths below {', '.join(map(str, roots))} (--roots)"
+        reason = f"got {text[:200]}, allowed are paths below {', '.join(map(str, roots))}"
     else:
-        reason = f"got {text[:200]}, but the server opens no folder to clients (--roots)"
+        reason = f"got {text[:200]}, but the server opens no folder to clients"
     violations = [FieldViolation(field, reason)]
     return RpcError(code_pb2.PERMISSION_DENIED, "PATH_NOT_ALLOWED", f"{field}: {reason}", violations)

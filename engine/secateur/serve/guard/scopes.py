@@ -6,7 +6,7 @@ from secateur.serve.guard.callers import Scope
 
 HEALTH = "grpc.health.v1.Health"
 REFLECTION = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
-# What the operator may open to everyone, by the names of `serve.options.PUBLIC_SERVICES`.
+# What the operator may open to everyone, by the names of `config.serve.PUBLIC_SERVICES`.
 OPEN = {"health": frozenset({HEALTH}), "reflection": frozenset(REFLECTION)}
 
 # Service -> beginnings of the methods that `infer` allows; "" = all.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import grpc
 
+from secateur.config.serve import TlsOptions
 from secateur.errors import BadInput
-from secateur.serve.options import TlsOptions
 
 log = logging.getLogger(__name__)
 

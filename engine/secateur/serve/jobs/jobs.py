@@ -12,12 +12,12 @@ import grpc
 from google.longrunning import operations_pb2, operations_pb2_grpc
 from sqlalchemy.orm import Session, sessionmaker
 
+from secateur.config.serve import JobOptions
 from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.operations import OperationsService
 from secateur.serve.jobs.service import PruneService
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
-from secateur.serve.options import JobOptions
 from secateur.v1 import prune_pb2, prune_pb2_grpc
 
 SERVICES = (

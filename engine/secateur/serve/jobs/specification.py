@@ -13,11 +13,11 @@ from secateur.calibrate.corpus import is_embedded
 from secateur.checkpoint.source import DEFAULT_MODEL, HUB_ID
 from secateur.config.message import field_of, given_in
 from secateur.config.prune import PruneOptions
+from secateur.config.serve import MODEL_NAME
 from secateur.config.values import from_given
 from secateur.errors import BadInput
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, violation
 from secateur.serve.guard.roots import resolve_within_roots
-from secateur.serve.options import NAME_PATTERN
 from secateur.v1 import prune_pb2
 
 CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
@@ -81,7 +81,7 @@ def _check_activation(activation: prune_pb2.PruneActivation) -> None:
             raise invalid_argument(
                 FieldViolation(f"{field}.{name}", f"got {value:g}, a number over {least:g}")
             )
-    if not NAME_PATTERN.fullmatch(activation.model):
+    if not MODEL_NAME.fullmatch(activation.model):
         allowed = "letters, digits, '.', '_' and '-', at most 64"
         raise invalid_argument(FieldViolation(f"{field}.model", f"got {activation.model[:100]!r}, {allowed}"))
 

@@ -22,6 +22,7 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
+from secateur.config.serve import JobOptions
 from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.jobs import process
 from secateur.serve.jobs.activation import Activator, activate_if_good
@@ -45,7 +46,6 @@ from secateur.serve.jobs.states import (
 )
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.tables import JobRow
-from secateur.serve.options import JobOptions
 from secateur.v1 import prune_pb2
 
 POLL_SECONDS = 1.0

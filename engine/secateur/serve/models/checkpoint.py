@@ -64,13 +64,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         SecateurError: it is not whole, or no checkpoint.
     """
-    from secateur.checkpoint.registration import register_config
     from secateur.checkpoint.safetensors_file import open_safetensors
-    from secateur.checkpoint.source import open_source
 
-    register_config()
-    with suppress(UnsupportedModel):  # cannot be pruned, but vLLM may well be able to run it
-        open_source(folder)
+    _open(folder)
     weights = open_safetensors(folder)
     return Checkpoint(
         folder,
@@ -80,6 +76,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         sum(math.prod(shape) for shape in weights.shapes.values()),
         _read(folder / RECORD),
     )
+
+
+def check_whole(folders: Mapping[str, Path]) -> None:
+    """Prove that each model's checkpoint is whole: nobody waits for an engine that cannot start.
+
+    Raises:
+        BrokenCheckpoint: a folder lacks weights, config or tokenizer, or a file is truncated.
+    """
+    for folder in folders.values():
+        _open(folder)
+
+
+def _open(folder: Path) -> None:
+    from secateur.checkpoint.registration import register_config
+    from secateur.checkpoint.source import open_source
+
+    register_config()
+    with suppress(UnsupportedModel):  # cannot be pruned, but vLLM may well be able to run it
+        open_source(folder)
 
 
 def fingerprint(folder: Path) -> str:

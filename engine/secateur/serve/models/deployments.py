@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from google.rpc import code_pb2
 
+from secateur.config.serve import MODEL_NAME, EngineOptions
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
 from secateur.serve.models.checkpoint import Checkpoint, read_checkpoint_in_subprocess
 from secateur.serve.models.description import etag as etag_of
@@ -24,7 +25,6 @@ from secateur.serve.models.plan import AvailableMemory, MemoryPlan, plan_memory
 from secateur.serve.models.pool import ModelEntry, ModelPool
 from secateur.serve.models.tables import ModelRow, ModelStore, VersionRow
 from secateur.serve.models.version import LOADING_RETRY_SECONDS, ModelVersion, VersionState
-from secateur.serve.options import NAME_PATTERN, EngineOptions
 
 RETENTION_SECONDS = 600.0
 DRAIN_SECONDS = 30.0
@@ -353,7 +353,7 @@ class DeploymentManager:
         Raises:
             Refused: INVALID_ARGUMENT, NOT_FOUND, or ALREADY_EXISTS if it is the name of a model.
         """
-        if not NAME_PATTERN.fullmatch(alias):
+        if not MODEL_NAME.fullmatch(alias):
             raise invalid_argument(FieldViolation("alias", f"got {alias[:100]!r}, {_NAMES}"))
         if not name:
             raise invalid_argument(FieldViolation("model", "got none, the name of a model"))
@@ -401,7 +401,7 @@ class DeploymentManager:
     def _name_for(self, name: str) -> str:
         """Return the name of the model that is meant, which may be a new one."""
         self._require_open()
-        if not NAME_PATTERN.fullmatch(name):
+        if not MODEL_NAME.fullmatch(name):
             raise invalid_argument(FieldViolation("name", f"got {name[:100]!r}, {_NAMES}"))
         return self._pool.aliases.get(name, name)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from google.rpc import code_pb2
 
+from secateur.config.serve import EngineOptions
 from secateur.errors import SecateurError
 from secateur.serve.engine.check import EngineCheckResult, check_engine
 from secateur.serve.engine.engine import Engine, start_engine
@@ -14,9 +15,8 @@ from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import checkpoint_error, error_reason, fingerprint
 from secateur.serve.models.version import ModelVersion
-from secateur.serve.options import EngineOptions, ModelSpec
 
-StartEngine = Callable[[ModelSpec, EngineOptions, int], Engine]
+StartEngine = Callable[[str, Path, EngineOptions, int], Engine]
 CheckEngine = Callable[[Engine, Path], Awaitable[EngineCheckResult]]
 
 
@@ -70,7 +70,7 @@ class EngineLoader:
         assert version.checkpoint is not None
         folder = version.checkpoint.folder
         try:
-            engine = await in_thread(self._start, ModelSpec(version.name, folder), options, num_engines)
+            engine = await in_thread(self._start, version.name, folder, options, num_engines)
         except SecateurError as error:
             raise RpcError(
                 code_pb2.FAILED_PRECONDITION,

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from google.rpc import code_pb2
 
+from secateur.config.serve import EngineOptions
 from secateur.serve.engine.engine import free_device_bytes
 from secateur.serve.engine.environment import on_cpu
 from secateur.serve.engine.memory import available_bytes, kv_cache_share
 from secateur.serve.failures import RpcError
-from secateur.serve.options import EngineOptions
 
 CPU_OVERHEAD_BYTES = 900 * 2**20
 """Of an engine's process beside weights, keys and values: 750 MiB were seen, 1020 with what it shares."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from secateur.config.serve import EngineOptions, ServeOptions
 from secateur.errors import BrokenCheckpoint
 from secateur.serve.engine.engine import import_vllm
 from secateur.serve.engine.environment import on_cpu, set_engine_environment
@@ -19,7 +20,6 @@ from secateur.serve.models.pool import ModelPool
 from secateur.serve.models.restore import restore_pool
 from secateur.serve.models.tables import ModelStore, StoredModels
 from secateur.serve.models.version import ModelVersion, VersionState
-from secateur.serve.options import EngineOptions, ServeOptions
 
 StatusCallback = Callable[[str], None]
 
@@ -35,7 +35,9 @@ async def start_up(
         SecateurError: a checkpoint of the command line cannot be loaded.
     """
     before = await in_thread(store.read)
-    given = {spec.name: await in_thread(read_checkpoint, spec.folder.resolve()) for spec in options.models}
+    given = {
+        name: await in_thread(read_checkpoint, folder.resolve()) for name, folder in options.models.items()
+    }
     wanted = restore_pool(pool, before, given)
     pool.opening = False
     set_engine_environment(options.engine, len(wanted))

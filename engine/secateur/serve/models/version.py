@@ -11,12 +11,12 @@ from enum import Enum
 
 from google.rpc import code_pb2
 
+from secateur.config.serve import EngineOptions
 from secateur.serve.engine.check import EngineCheckResult
 from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.observe.traces import trace_request
-from secateur.serve.options import EngineOptions
 
 LOADING_RETRY_SECONDS = 5.0
 

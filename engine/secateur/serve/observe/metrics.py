@@ -16,11 +16,12 @@ from prometheus_client import (
     start_http_server,
 )
 
+from secateur.config.address import host_of
+from secateur.config.serve import TlsOptions
 from secateur.errors import BadInput
 from secateur.serve.engine.load import LATENCY_BUCKETS, EngineStats
 from secateur.serve.guard.call import CallContext
 from secateur.serve.observe.engines import EngineCollector
-from secateur.serve.options import TlsOptions, host_of
 
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 

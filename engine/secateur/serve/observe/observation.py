@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+from secateur.config.serve import ObserveOptions, TlsOptions
 from secateur.serve.engine.load import EngineStats
 from secateur.serve.guard.interceptor import CallStage
 from secateur.serve.observe import traces
 from secateur.serve.observe.lag import watch_lag
 from secateur.serve.observe.logs import log_call
 from secateur.serve.observe.metrics import Metrics
-from secateur.serve.options import ServeOptions
 
 SCRAPE_SECONDS = 5.0
 log = logging.getLogger(__name__)
@@ -22,12 +22,15 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def observing(
-    options: ServeOptions, loads: Callable[[], Iterable[tuple[str, str, EngineStats]]]
+    options: ObserveOptions,
+    tls: TlsOptions | None,
+    loads: Callable[[], Iterable[tuple[str, str, EngineStats]]],
 ) -> AsyncIterator[tuple[CallStage, ...]]:
     """Observe until the context ends; yields the observers that calls are to go through.
 
     Args:
         options: what to observe.
+        tls: how metrics are encrypted.
         loads: yields model, version and what its engine counts, for every engine.
 
     Raises:
@@ -35,19 +38,18 @@ async def observing(
         BadInput: the metrics' address cannot be bound.
     """
     observers: list[CallStage] = []
-    wanted = options.observe
     async with AsyncExitStack() as ending:
-        if wanted.log_calls:
+        if options.log_calls:
             observers.append(log_call)
-        if wanted.metrics is not None:
+        if options.metrics is not None:
             metrics = Metrics(_run_on_loop(loads))
-            address, stop = metrics.serve(wanted.metrics, options.tls)
+            address, stop = metrics.serve(options.metrics, tls)
             ending.push_async_callback(asyncio.to_thread, stop)
-            log.info("metrics on http%s://%s/metrics", "s" if options.tls else "", address)
+            log.info("metrics on http%s://%s/metrics", "s" if tls else "", address)
             await ending.enter_async_context(_running(watch_lag(metrics.lag.observe)))
             observers.append(metrics)
-        if wanted.traces is not None:
-            stop = traces.start_tracing(traces.otlp_exporter(wanted.traces))
+        if options.traces is not None:
+            stop = traces.start_tracing(traces.otlp_exporter(options.traces))
             ending.push_async_callback(asyncio.to_thread, stop)
             observers.append(traces.trace_call)
         yield tuple(observers)
