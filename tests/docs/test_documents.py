@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 import pytest
@@ -157,6 +159,16 @@ def test_files_it_names_exist(document: Path) -> None:
     named = {path for span in spans for path in re.findall(r"[\w*/]+\.py\b", span)} - FOREIGN_FILES
     missing = {path for path in named if not any(PurePath(file).match(path) for file in tree)}
     assert missing == set()
+
+
+@all_documents
+def test_what_its_python_imports_exists(document: Path) -> None:
+    """In blocks of Python and in scripts within blocks of commands."""
+    text = document.read_text(encoding="utf-8")
+    for module, names in re.findall(r"^from (secateur\S*) import (.+)$", text, re.MULTILINE):
+        imported = import_module(module)
+        for name in names.split(", "):
+            assert hasattr(imported, name) or find_spec(f"{module}.{name}"), f"from {module} import {name}"
 
 
 def test_nobody_is_told_to_install_from_pypi() -> None:
