@@ -26,6 +26,7 @@ SHARED = {90: 232_448, 80: 166_912}
 pytestmark = [
     pytest.mark.compile,
     pytest.mark.slow,
+    pytest.mark.timeout(1500),  # all kernels are compiled for a GPU at once
     pytest.mark.skipif(not triton_installed(), reason="triton is not installed"),
 ]
 
