@@ -1,6 +1,6 @@
-"""Backward through the model sub-block by sub-block, with memory for one layer's graph at a time.
+"""What gradients say of sub-blocks, backward one after the other, with memory for one layer's graph at a time.
 
-Shape suffixes: B windows, T tokens, H hidden, N inner channels, P predicted positions of a window.
+Shape suffixes: B windows, T tokens, H hidden, N inner channels, P predicted positions of a window, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.architecture import KINDS, Kind
+from secateur.calibrate.statistics import accumulate
+from secateur.model.architecture import KINDS, Kind, Slot
 from secateur.model.dense import DecoderModel
 from secateur.model.forward import (
     ForwardContext,
@@ -41,8 +42,45 @@ class SubBlockGradients:
     output_gradient_BTH: Tensor
 
 
+def taylor_scores(
+    model: DecoderModel, windows_BT: Tensor, context: ForwardContext, *, chunk: int = 4
+) -> dict[Slot, Tensor]:
+    """First-order Taylor scores [N] fp32 of every sub-block's inner activations, `chunk` windows at a time.
+
+    score_j = sum over windows of | sum over tokens of a_j dL/da_j |, L the next-token loss: the change
+    of the loss when the activation is set to zero, to first order (Molchanov et al., arXiv 1611.06440;
+    the activation form of LLM-Pruner's criterion).
+    """
+    scores: dict[Slot, Tensor] = {}
+    for tokens_BT in windows_BT.split(chunk):
+        for gradients in backward_by_sub_block(model, tokens_BT, context):
+            score_N = (gradients.inner_BTN.float() * gradients.inner_gradient_BTN.float()).sum(1).abs().sum(0)
+            key = (gradients.layer, gradients.kind)
+            scores[key] = scores[key] + score_N if key in scores else score_N
+    return scores
+
+
+def fisher_matrices(
+    model: DecoderModel, windows_BT: Tensor, context: ForwardContext, *, seed: int = 0, chunk: int = 4
+) -> dict[Slot, Tensor]:
+    """Fisher matrices F [H, H] fp32 of the residual stream after every sub-block, `chunk` windows at a time.
+
+    F = sum over tokens of g g^T, g the gradient of the loss with labels drawn from the model itself. To
+    second order e^T F e is twice the KL that an error e of the stream costs, tokens and errors taken as
+    independent (as K-FAC does, arXiv 1503.05671). Which projection repairs best does not depend on F, as
+    every output is fitted on its own; which units are worth keeping does.
+    """
+    labels = torch.Generator().manual_seed(seed)
+    matrices: dict[Slot, Tensor] = {}
+    for tokens_BT in windows_BT.split(chunk):
+        for gradients in backward_by_sub_block(model, tokens_BT, context, labels):
+            key = (gradients.layer, gradients.kind)
+            matrices[key] = accumulate(matrices.get(key), gradients.output_gradient_BTH)
+    return matrices
+
+
 def backward_by_sub_block(
-    model: DecoderModel, tokens_BT: Tensor, geo: ForwardContext, labels: torch.Generator | None = None
+    model: DecoderModel, tokens_BT: Tensor, context: ForwardContext, labels: torch.Generator | None = None
 ) -> Iterator[SubBlockGradients]:
     """Gradients at every sub-block that exists, the last one first.
 
@@ -54,13 +92,13 @@ def backward_by_sub_block(
     ]
     inputs = [embed(model, tokens_BT)]
     for index, _, block in halves:
-        inputs.append(apply_block(inputs[-1], block, geo, index))
+        inputs.append(apply_block(inputs[-1], block, context, index))
     upstream_BTH = _loss_gradient(model, inputs.pop(), tokens_BT, labels)
     for (index, kind, block), state in zip(reversed(halves), reversed(inputs), strict=True):
         if block is None:
             continue
         state = state.detach().requires_grad_()
-        inner_BTN = sub_block_inner(state, block, geo, index)
+        inner_BTN = sub_block_inner(state, block, context, index)
         output = state + project_output(inner_BTN, block)
         after_BTH = upstream_BTH
         upstream_BTH, inner_gradient = torch.autograd.grad(output, (state, inner_BTN), after_BTH)

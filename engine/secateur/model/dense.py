@@ -115,7 +115,10 @@ class DecoderModel:
 
     def to(self, dtype: torch.dtype) -> DecoderModel:
         """The same model with every tensor in `dtype`."""
-        convert = lambda tensor: tensor.to(dtype)  # noqa: E731
+
+        def convert(tensor: Tensor) -> Tensor:
+            return tensor.to(dtype)
+
         embedding = convert(self.embedding_VH)
         return replace(
             self,
@@ -137,8 +140,8 @@ def architecture_of(model: DecoderModel) -> Architecture:
 
 def tensors_of(block: SubBlock) -> dict[str, Tensor]:
     """The tensors of a sub-block by field name, absent ones left out."""
-    named = ((field.name, getattr(block, field.name)) for field in fields(block))
-    return {name: tensor for name, tensor in named if tensor is not None}
+    values = ((field.name, getattr(block, field.name)) for field in fields(block))
+    return {name: tensor for name, tensor in values if tensor is not None}
 
 
 def map_block(block: Block, change: Callable[[Tensor], Tensor]) -> Block:
@@ -155,8 +158,7 @@ def map_layer(layer: DecoderLayer, change: Callable[[Tensor], Tensor]) -> Decode
     )
 
 
-# field of the sub-block -> (attribute of the family row, tensor kind)
-ATTENTION_FIELDS = {
+_ATTENTION_FIELDS = {
     "norm_H": ("attention_norm", "weight"),
     "query_QH": ("query", "weight"),
     "key_KH": ("key", "weight"),
@@ -169,7 +171,7 @@ ATTENTION_FIELDS = {
     "query_norm_D": ("query_norm", "weight"),
     "key_norm_D": ("key_norm", "weight"),
 }
-FFN_FIELDS = {
+_FFN_FIELDS = {
     "norm_H": ("ffn_norm", "weight"),
     "gate_CH": ("gate", "weight"),
     "up_CH": ("up", "weight"),
@@ -178,6 +180,8 @@ FFN_FIELDS = {
     "up_bias_C": ("up", "bias"),
     "down_bias_H": ("down", "bias"),
 }
+# class of the sub-block -> its field -> (attribute of the family row, what of that module)
+_FIELDS = {AttentionWeights: _ATTENTION_FIELDS, FfnWeights: _FFN_FIELDS}
 
 
 def base_model_type(config: Any) -> str:
@@ -211,7 +215,11 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
     head_name = f"{family.head}.weight"
     tied = head_name not in remaining and bool(config.tie_word_embeddings)
     layers = tuple(
-        _take_layer(family, index, remaining, reference) for index in range(config.num_hidden_layers)
+        DecoderLayer(
+            _take_block(AttentionWeights, family, index, remaining, reference),
+            _take_block(FfnWeights, family, index, remaining, reference),
+        )
+        for index in range(config.num_hidden_layers)
     )
     model = DecoderModel(
         config=config,
@@ -235,53 +243,38 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
 def named_tensors(model: DecoderModel) -> dict[str, Tensor]:
     """The inverse of `build_model`: every tensor by its Hugging Face name."""
     family = model.family
-    named = {f"{family.embedding}.weight": model.embedding_VH}
+    tensors = {f"{family.embedding}.weight": model.embedding_VH}
     for index, layer in enumerate(model.layers):
-        for block, table in ((layer.attention, ATTENTION_FIELDS), (layer.ffn, FFN_FIELDS)):
-            if block is None:
-                continue
-            for field, tensor in tensors_of(block).items():
-                role, kind = table[field]
-                named[family.layer_tensor(index, getattr(family, role), kind)] = tensor
-    named[f"{family.final_norm}.weight"] = model.final_norm_H
+        for block in (layer.attention, layer.ffn):
+            for field, tensor in tensors_of(block).items() if block else ():
+                role, part = _FIELDS[type(block)][field]
+                tensors[family.layer_tensor(index, getattr(family, role), part)] = tensor
+    tensors[f"{family.final_norm}.weight"] = model.final_norm_H
     if not model.tied:
-        named[f"{family.head}.weight"] = model.head_VH
-    return named
+        tensors[f"{family.head}.weight"] = model.head_VH
+    return tensors
 
 
-def _take_layer(
-    family: ModelFamily, index: int, remaining: dict[str, Tensor], reference: str
-) -> DecoderLayer:
-    attention = _take_fields(family, index, ATTENTION_FIELDS, remaining)
-    ffn = _take_fields(family, index, FFN_FIELDS, remaining)
-    return DecoderLayer(
-        attention=_whole(AttentionWeights, attention, f"layer {index} attention", reference)
-        if attention
-        else None,
-        ffn=_whole(FfnWeights, ffn, f"layer {index} ffn", reference) if ffn else None,
-    )
-
-
-def _whole(kind: type[Block], found: dict[str, Tensor], where: str, reference: str) -> Block:
-    required = [field.name for field in fields(kind) if field.default is MISSING]
-    missing = [name for name in required if name not in found]
-    if missing:
-        raise BrokenCheckpoint("model", reference, f"{where} lacks {', '.join(missing)}")
-    return kind(**found)
-
-
-def _take_fields(
-    family: ModelFamily, index: int, table: Mapping[str, tuple[str, str]], remaining: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    found = {}
-    for field, (role, kind) in table.items():
+def _take_block(
+    block_class: type[Block], family: ModelFamily, layer: int, remaining: dict[str, Tensor], reference: str
+) -> Block | None:
+    """A sub-block of the tensors that are its own, taken out of `remaining`; None where there are none."""
+    tensors: dict[str, Tensor] = {}
+    for field, (role, part) in _FIELDS[block_class].items():
         module = getattr(family, role)
-        if module is None or (kind == "bias" and module not in family.biased):
+        if module is None or (part == "bias" and module not in family.biased):
             continue
-        name = family.layer_tensor(index, module, kind)
+        name = family.layer_tensor(layer, module, part)
         if name in remaining:
-            found[field] = remaining.pop(name)
-    return found
+            tensors[field] = remaining.pop(name)
+    if not tensors:
+        return None
+    required = (field.name for field in fields(block_class) if field.default is MISSING)
+    missing = [name for name in required if name not in tensors]
+    if missing:
+        half = "attention" if block_class is AttentionWeights else "ffn"
+        raise BrokenCheckpoint("model", reference, f"layer {layer} {half} lacks {', '.join(missing)}")
+    return block_class(**tensors)
 
 
 def _head_dim(config: Any) -> int:
