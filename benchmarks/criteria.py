@@ -22,17 +22,17 @@ from benchmarks.host import cpu, write_result
 from secateur.calibrate.calibration import FISHER_WINDOWS, TAYLOR_WINDOWS
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats
-from secateur.calibrate.fisher import fisher_metrics
-from secateur.calibrate.library import BlockLibrary, expand_units, last_projection, permute, unit_span
+from secateur.calibrate.gradients import fisher_matrices, taylor_scores
+from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
 from secateur.calibrate.statistics import GramMatrix, collect_grams
-from secateur.calibrate.taylor import taylor_scores
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture, Kind
 from secateur.model.dense import architecture_of
 from secateur.model.forward import forward_context
-from secateur.model.memory import set_malloc_trim_threshold
+from secateur.model.host import set_malloc_trim_threshold
+from secateur.model.units import expand_units, last_projection, permute, unit_span
 from secateur.prune.preparation import load_model
 
 WINDOW, HELD_OUT = 256, 16
@@ -74,7 +74,7 @@ class Bench:
         self._statistics = cut["wikitext2"][:windows]
         self._unseen = {"wikitext2": cut["wikitext2"][-HELD_OUT:], "ptb": cut["ptb"][:HELD_OUT]}
         self._fast = self.model.to(torch.bfloat16)
-        self._geo = forward_context(self._fast, WINDOW)
+        self._context = forward_context(self._fast, WINDOW)
         dense = architecture_of(self.model)
         self._shapes = {
             "ffn 0.75": Architecture(dense.groups, tuple(3 * c // 4 for c in dense.channels)),
@@ -90,8 +90,8 @@ class Bench:
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row for every criterion; then for the default with other damping, and with fewer tokens."""
         grams = self._grams(self._statistics)
-        taylor = taylor_scores(self._fast, self._statistics[:TAYLOR_WINDOWS], self._geo)
-        fisher = fisher_metrics(self._fast, self._statistics[:FISHER_WINDOWS], self._geo)
+        taylor = taylor_scores(self._fast, self._statistics[:TAYLOR_WINDOWS], self._context)
+        fisher = fisher_matrices(self._fast, self._statistics[:FISHER_WINDOWS], self._context)
         for name in CRITERIA:
             yield self._row(grams, name, taylor=taylor, fisher=fisher)
         for shrinkage in SHRINKAGES:
@@ -102,7 +102,7 @@ class Bench:
 
     def _grams(self, windows_BT: Tensor) -> list[GramMatrix]:
         with torch.inference_mode():
-            return list(collect_grams(self._fast, windows_BT, self._geo))
+            return list(collect_grams(self._fast, windows_BT, self._context))
 
     def _row(
         self,

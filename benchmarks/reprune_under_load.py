@@ -28,7 +28,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.host import cpu, write_result
-from secateur.checkpoint.dense import export_dense
+from secateur.checkpoint.export import export_dense
 from secateur.client import AsyncClient, CallFailed
 from secateur.serve.process import served
 from secateur.v1 import prune_pb2

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
-from secateur.calibrate.library import BlockLibrary, permute
+from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.model.dense import DecoderModel, architecture_of, build_model
+from secateur.model.units import permute
 from secateur.space.budget import Budget, keep_budget
 from secateur.space.space import Space
 

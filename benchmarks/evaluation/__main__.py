@@ -28,7 +28,7 @@ from secateur.evaluation.evaluator import CHUNK_WINDOWS, PrefixEvaluator
 from secateur.evaluation.measurement import Losses
 from secateur.model.architecture import Architecture
 from secateur.model.dense import architecture_of
-from secateur.model.memory import set_malloc_trim_threshold
+from secateur.model.host import set_malloc_trim_threshold
 from secateur_kernels.work import attention_work, linear_loss_work, mlp_work
 
 THROUGHPUT_WINDOWS = 16

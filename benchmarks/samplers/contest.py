@@ -11,12 +11,13 @@ import torch
 
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.corpus import cut_windows, load_corpora
-from secateur.calibrate.library import BlockLibrary, permute
+from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.model.dense import architecture_of
+from secateur.model.units import permute
 from secateur.prune.preparation import load_model
 from secateur.search.loop import Search
 from secateur.search.samplers.registry import needs_table

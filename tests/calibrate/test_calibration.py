@@ -11,11 +11,11 @@ from torch import Tensor
 
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.criteria import CRITERIA
-from secateur.calibrate.library import expand_units, unit_span
 from secateur.calibrate.repair import factorise
 from secateur.checkpoint.source import open_source
-from secateur.errors import BadInput, OutputFailed
+from secateur.errors import OutputFailed
 from secateur.model.dense import DecoderModel, build_model
+from secateur.model.units import expand_units, unit_span
 
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
 
@@ -83,12 +83,6 @@ def test_a_whole_one_counts_and_leaves_no_temporary_file(model: DecoderModel, tm
     ]
 
 
-def test_unknown_criterion(model: DecoderModel, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="criterion"):
-        next(calibrate(model, WINDOWS, tmp_path / "c", CalibrationConfig("best")))
-    assert not (tmp_path / "c").exists()
-
-
 def test_a_place_that_cannot_be_written(model: DecoderModel, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputFailed, match="cannot be written"):
@@ -111,7 +105,7 @@ def test_inside_inference_mode(model: DecoderModel, tmp_path: Path) -> None:
 def test_taylor_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -> None:
     """The ranking is that of the scores of `taylor_scores` on the first windows."""
     from secateur.calibrate.calibration import TAYLOR_WINDOWS
-    from secateur.calibrate.taylor import taylor_scores
+    from secateur.calibrate.gradients import taylor_scores
     from secateur.model.forward import forward_context
 
     model = load(make_tiny("mistral", seed=4))
@@ -125,21 +119,21 @@ def test_fisher_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -
     """The ranking is that of the Fisher matrices of the first windows."""
     from secateur.calibrate.calibration import FISHER_WINDOWS
     from secateur.calibrate.criteria import SubBlockStats, obs_fisher
-    from secateur.calibrate.fisher import fisher_metrics
-    from secateur.calibrate.library import last_projection
+    from secateur.calibrate.gradients import fisher_matrices
     from secateur.calibrate.statistics import collect_grams
     from secateur.model.forward import forward_context
+    from secateur.model.units import last_projection
 
     model = load(make_tiny("qwen3", seed=4))
-    geo = forward_context(model, 24)
+    context = forward_context(model, 24)
     found = run(model, tmp_path / "c", CalibrationConfig("obs-fisher"))
-    metrics = fisher_metrics(model, WINDOWS[:FISHER_WINDOWS], geo)
-    for gram in collect_grams(model, WINDOWS, geo):
+    matrices = fisher_matrices(model, WINDOWS[:FISHER_WINDOWS], context)
+    for gram in collect_grams(model, WINDOWS, context):
         block = model.layers[gram.layer].sub_block(gram.kind)
         assert block is not None
         if gram.kind == "ffn":
             seen = SubBlockStats(
-                block, last_projection(block), gram.gram_NN, 1, fisher_HH=metrics[gram.layer, "ffn"]
+                block, last_projection(block), gram.gram_NN, 1, fisher_HH=matrices[gram.layer, "ffn"]
             )
             order = obs_fisher(seen, shrinkage=CalibrationConfig().shrinkage)
             assert torch.equal(order, found.orders[gram.layer, "ffn"])

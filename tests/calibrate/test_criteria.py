@@ -15,18 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.calibrate.criteria import CRITERIA, SubBlockStats, criterion_named, obs, obs_greedy
-from secateur.calibrate.library import expand_units
+from secateur.calibrate.criteria import CRITERIA, SubBlockStats, obs, obs_greedy
 from secateur.calibrate.repair import damped, factorise, residual_errors
 from secateur.errors import BadInput
 from secateur.model.dense import AttentionWeights, FfnWeights
+from secateur.model.units import expand_units
 
 HIDDEN = 6
 SHRINKAGE = 0.01
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 
-def evidence(seed: int, units: int, span: int = 1, *, gram_NN: Tensor | None = None) -> SubBlockStats:
+def random_stats(seed: int, units: int, span: int = 1, *, gram_NN: Tensor | None = None) -> SubBlockStats:
     """Random weights and correlated activations of a sub-block; attention when a unit spans channels."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
@@ -75,18 +75,18 @@ class TestEvery:
     @settings(max_examples=15, deadline=None)
     @given(seed=st.integers(0, 2**16), units=st.integers(1, 14), span=st.sampled_from([1, 3]))
     def test_permutation(self, name: str, seed: int, units: int, span: int) -> None:
-        assert sorted(rank(name, evidence(seed, units, span))) == list(range(units))
+        assert sorted(rank(name, random_stats(seed, units, span))) == list(range(units))
 
     @pytest.mark.parametrize("units", [95, 96, 192, 200, 385])
     def test_permutation_of_many_channels(self, units: int) -> None:
         """Greedy elimination takes several per step from 192 units up."""
-        assert sorted(rank("obs-greedy", evidence(0, units))) == list(range(units))
+        assert sorted(rank("obs-greedy", random_stats(0, units))) == list(range(units))
 
     @every_criterion
     @pytest.mark.parametrize("span", [1, 3])
     def test_dead_units_come_last(self, name: str, span: int) -> None:
         """No weight reads them, nothing activates them, no gradient reaches them."""
-        given, dead = evidence(1, 8, span), [2, 5]
+        given, dead = random_stats(1, 8, span), [2, 5]
         channels = expand_units(torch.tensor(dead), span)
         given.weight_HN[:, channels] = 0
         given.gram_NN[channels] = 0
@@ -105,21 +105,21 @@ class TestEvery:
     @pytest.mark.parametrize("name", ["activation", "obs", "obs-greedy"])
     def test_never_activated_comes_last(self, name: str) -> None:
         """However large its weights."""
-        given = evidence(2, 10)
+        given = random_stats(2, 10)
         given.gram_NN[4] = 0
         given.gram_NN[:, 4] = 0
         assert rank(name, given)[-1] == 4
 
     @every_criterion
     def test_evidence_is_not_changed(self, name: str) -> None:
-        given = evidence(3, 9)
+        given = random_stats(3, 9)
         before = (given.weight_HN.clone(), given.gram_NN.clone())
         rank(name, given)
         assert torch.equal(given.weight_HN, before[0]) and torch.equal(given.gram_NN, before[1])
 
     @every_criterion
     def test_bf16_weights(self, name: str) -> None:
-        given = evidence(4, 9)
+        given = random_stats(4, 9)
         half = replace(given, weight_HN=given.weight_HN.bfloat16())
         assert sorted(rank(name, half)) == list(range(9))
 
@@ -127,14 +127,14 @@ class TestEvery:
 class TestFisher:
     def test_an_even_metric_is_none(self) -> None:
         """Errors felt alike in every direction: the order of greedy OBS."""
-        given = replace(evidence(5, 12), fisher_HH=3.0 * torch.eye(HIDDEN))
+        given = replace(random_stats(5, 12), fisher_HH=3.0 * torch.eye(HIDDEN))
         assert rank("obs-fisher", given) == rank("obs-greedy", given)
 
     def test_what_nobody_feels_is_spared_last(self) -> None:
         """The largest weights of one channel go where the output feels hardly anything."""
         felt = torch.full((HIDDEN,), 100.0)
         felt[0] = 0.0
-        given = replace(evidence(6, 10, gram_NN=torch.eye(10)), fisher_HH=torch.diag(felt))
+        given = replace(random_stats(6, 10, gram_NN=torch.eye(10)), fisher_HH=torch.diag(felt))
         given.weight_HN[:, 4] = 0.0
         given.weight_HN[0, 4] = 4.0
         assert rank("obs-greedy", given)[0] == 4
@@ -142,14 +142,14 @@ class TestFisher:
 
     def test_without_gradients(self) -> None:
         with pytest.raises(BadInput, match="criterion: got obs-fisher: needs gradients"):
-            rank("obs-fisher", replace(evidence(0, 3), fisher_HH=None))
+            rank("obs-fisher", replace(random_stats(0, 3), fisher_HH=None))
 
 
 class TestObs:
     @settings(max_examples=30, deadline=None)
     @given(seed=st.integers(0, 2**16), units=st.integers(2, 9), span=st.sampled_from([1, 2, 4]))
     def test_ranks_by_the_error_that_refitting_leaves(self, seed: int, units: int, span: int) -> None:
-        given = evidence(seed, units, span)
+        given = random_stats(seed, units, span)
         alone = [refit_error(given, [u for u in range(units) if u != unit]) for unit in range(units)]
         costs = [alone[unit] for unit in obs(given, shrinkage=SHRINKAGE).tolist()]
         # Sorted, up to the fp32 of the factor.
@@ -160,7 +160,7 @@ class TestObsGreedy:
     @settings(max_examples=30, deadline=None)
     @given(seed=st.integers(0, 2**16), units=st.integers(2, 9), span=st.sampled_from([1, 2, 4]))
     def test_is_the_naive_greedy_algorithm(self, seed: int, units: int, span: int) -> None:
-        given = evidence(seed, units, span)
+        given = random_stats(seed, units, span)
         found, naive = rank("obs-greedy", given), naive_greedy(given)
         # Near-ties may fall either way: compare what every prefix leaves, not the names of the units.
         for keep in range(1, units):
@@ -168,12 +168,12 @@ class TestObsGreedy:
             assert left == pytest.approx(refit_error(given, naive[:keep]), rel=1e-2)
 
     def test_orthogonal_activations_need_no_greed(self) -> None:
-        given = evidence(5, 12, gram_NN=torch.diag(torch.arange(1.0, 13.0)))
+        given = random_stats(5, 12, gram_NN=torch.diag(torch.arange(1.0, 13.0)))
         assert rank("obs-greedy", given) == rank("obs", given)
 
     def test_of_two_duplicates_one_stays(self) -> None:
         """Each can stand in for the other, so one is worthless and then the other is worth both."""
-        given = evidence(6, 8, gram_NN=torch.eye(8) * 100)
+        given = random_stats(6, 8, gram_NN=torch.eye(8) * 100)
         given.gram_NN[3, 5] = given.gram_NN[5, 3] = 100.0
         given.weight_HN[:, 3] *= 4
         given.weight_HN[:, 5] = given.weight_HN[:, 3]
@@ -183,7 +183,7 @@ class TestObsGreedy:
 
     def test_steps_leave_little_on_the_table(self) -> None:
         """Several channels per step: the error at half width stays near that of one at a time."""
-        given = evidence(7, 200)
+        given = random_stats(7, 200)
         found = obs_greedy(given, shrinkage=SHRINKAGE).tolist()
         by_activation = rank("activation", given)
         assert refit_error(given, found[:100]) < refit_error(given, by_activation[:100])
@@ -191,7 +191,7 @@ class TestObsGreedy:
     def test_singular_gram(self) -> None:
         """Fewer tokens than channels."""
         x = torch.randn(5, 30, generator=torch.Generator().manual_seed(0))
-        given = evidence(8, 30, gram_NN=x.T @ x)
+        given = random_stats(8, 30, gram_NN=x.T @ x)
         assert sorted(rank("obs-greedy", given)) == list(range(30))
 
 
@@ -209,16 +209,12 @@ class TestOthers:
         assert rank("activation", given) == [0, 1, 2]
 
     def test_taylor_sums_over_a_unit(self) -> None:
-        given = replace(evidence(0, 3, 2), taylor_N=torch.tensor([5.0, 0.0, 3.0, 3.0, 0.0, 1.0]))
+        given = replace(random_stats(0, 3, 2), taylor_N=torch.tensor([5.0, 0.0, 3.0, 3.0, 0.0, 1.0]))
         assert rank("taylor", given) == [1, 0, 2]
 
     def test_taylor_without_gradients(self) -> None:
         with pytest.raises(BadInput, match="gradients"):
-            rank("taylor", replace(evidence(0, 3), taylor_N=None))
-
-    def test_unknown(self) -> None:
-        with pytest.raises(BadInput, match="criterion: got best: allowed are obs-greedy, obs"):
-            criterion_named("best")
+            rank("taylor", replace(random_stats(0, 3), taylor_N=None))
 
     def test_damping_is_a_share_of_the_mean_diagonal(self) -> None:
         gram = torch.diag(torch.tensor([1.0, 3.0]))

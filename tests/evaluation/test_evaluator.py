@@ -23,7 +23,7 @@ from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel, named_tensors
-from secateur.model.precision import fastest_dtype
+from secateur.model.host import fastest_dtype
 from secateur.prune.surgery import build_slim_model
 from secateur.space.space import Space
 

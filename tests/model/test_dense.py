@@ -120,7 +120,7 @@ class TestRefused:
 
     def test_another_activation(self, make_tiny: MakeTiny) -> None:
         config, tensors = parts(make_tiny("llama", hidden_act="gelu"))
-        with pytest.raises(UnsupportedModel, match="gelu"):
+        with pytest.raises(UnsupportedModel, match="model: got tiny: activation gelu"):
             build_model(config, tensors, "tiny")
 
     def test_unknown_family(self) -> None:

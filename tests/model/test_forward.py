@@ -123,10 +123,10 @@ class TestSlidingWindow:
     def test_it_matters(self, make_tiny: MakeTiny) -> None:
         """The comparisons above would notice a mask that is left out."""
         model = load(make_tiny("mistral", sliding_window=7))
-        geo = forward_context(model, 40)
+        context = forward_context(model, 40)
         with torch.inference_mode():
-            whole = hidden_states(model, TOKENS, replace(geo, spans=(None,) * 3))
-            windowed = hidden_states(model, TOKENS, geo)
+            whole = hidden_states(model, TOKENS, replace(context, spans=(None,) * 3))
+            windowed = hidden_states(model, TOKENS, context)
         assert torch.allclose(whole[:, :7], windowed[:, :7], atol=1e-4)
         assert float((whole[:, 7:] - windowed[:, 7:]).abs().max()) > 1e-2
 
@@ -163,9 +163,9 @@ def test_whole_model_in_bf16(tiny_model: Path) -> None:
 def test_inner_activations_do_not_depend_on_gradients(tiny_llama: Path) -> None:
     """The in-place product of the FFN is only taken where no graph needs its argument."""
     model = load(tiny_llama)
-    geo = forward_context(model, 40)
+    context = forward_context(model, 40)
     state = forward.embed(model, TOKENS)
-    plain = forward.ffn_inner(state, model.layers[0].ffn, geo)
-    tracked = forward.ffn_inner(state.detach().requires_grad_(), model.layers[0].ffn, geo)
+    plain = forward.ffn_inner(state, model.layers[0].ffn, context)
+    tracked = forward.ffn_inner(state.detach().requires_grad_(), model.layers[0].ffn, context)
     assert tracked.requires_grad
     assert torch.equal(plain, tracked.detach())

@@ -17,7 +17,7 @@ from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
 from secateur.model.forward import forward_context, hidden_states
-from secateur.model.precision import fastest_dtype
+from secateur.model.host import fastest_dtype
 from secateur.prune.repair import parabola_minimum, repair
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit

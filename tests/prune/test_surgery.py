@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from secateur.calibrate.library import BlockLibrary, expand_units, permute, unit_span
+from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Architecture
 from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
+from secateur.model.units import expand_units, permute, unit_span
 from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
@@ -142,14 +143,14 @@ def residual_error(model: DecoderModel, dense: DecoderModel) -> float:
 @torch.inference_mode()
 def up_projected(model: DecoderModel, layer: int) -> Tensor:
     """What the up projection of a layer makes of the calibration windows."""
-    geo, state = forward_context(model, 24), embed(model, CALIBRATION)
+    context, state = forward_context(model, 24), embed(model, CALIBRATION)
     for index in range(layer):
         for block in (model.layers[index].attention, model.layers[index].ffn):
-            state = apply_block(state, block, geo, index)
-    state = apply_block(state, model.layers[layer].attention, geo, layer)
+            state = apply_block(state, block, context, index)
+    state = apply_block(state, model.layers[layer].attention, context, layer)
     ffn = model.layers[layer].ffn
     assert ffn is not None
-    return rms_norm(state, ffn.norm_H, geo.norm_eps) @ ffn.up_CH.T
+    return rms_norm(state, ffn.norm_H, context.norm_eps) @ ffn.up_CH.T
 
 
 class TestRepairInSequence:

@@ -49,9 +49,9 @@ class SubBlockStats:
 
 
 class Criterion(Protocol):
-    """Orders units. Implementations are stateless functions of the evidence."""
+    """Orders units: a function of the statistics of one sub-block and nothing else."""
 
-    def __call__(self, evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
+    def __call__(self, stats: SubBlockStats, *, shrinkage: float) -> Tensor:
         """Unit indices [U], most important first."""
 
 
@@ -63,63 +63,63 @@ def _per_unit(score_N: Tensor, span: int) -> Tensor:
     return score_N.view(-1, span).sum(-1)
 
 
-def magnitude(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
+def magnitude(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     """Squared norm of all coupled weights of a unit (the L2 criterion of LLM-Pruner)."""
-    block = evidence.block
+    block = stats.block
     rows: tuple[Tensor, ...]
     if isinstance(block, AttentionWeights):
         rows = (block.query_QH, block.key_KH, block.value_KH)
     else:
         rows = (block.gate_CH, block.up_CH)
-    score_U = _per_unit(evidence.weight_HN.float().square().sum(0), evidence.span)
+    score_U = _per_unit(stats.weight_HN.float().square().sum(0), stats.span)
     for matrix in rows:
-        score_U = score_U + matrix.float().square().sum(-1).view(evidence.num_units, -1).sum(-1)
+        score_U = score_U + matrix.float().square().sum(-1).view(stats.num_units, -1).sum(-1)
     return _by_score(score_U)
 
 
-def activation(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
+def activation(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     """||w_j||^2 E[x_j^2], the structured form of Wanda (arXiv 2306.11695)."""
-    score_N = evidence.weight_HN.float().square().sum(0) * evidence.gram_NN.diagonal()
-    return _by_score(_per_unit(score_N, evidence.span))
+    score_N = stats.weight_HN.float().square().sum(0) * stats.gram_NN.diagonal()
+    return _by_score(_per_unit(score_N, stats.span))
 
 
-def taylor(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
-    """First-order Taylor: the loss change when a unit's activations go to zero (see `taylor`)."""
-    if evidence.taylor_N is None:
+def taylor(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
+    """First-order Taylor: the loss change when a unit's activations go to zero (see `gradients`)."""
+    if stats.taylor_N is None:
         raise BadInput("criterion", "taylor", "needs gradients, which this calibration did not collect")
-    return _by_score(_per_unit(evidence.taylor_N, evidence.span))
+    return _by_score(_per_unit(stats.taylor_N, stats.span))
 
 
-def obs(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
+def obs(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     """OBS cost of removing one unit with all others re-fitted: tr(w_j ((C^-1)_jj)^-1 w_j^T)."""
-    inverse = inverse_of(damped(evidence.gram_NN, shrinkage))
-    return _by_score(obs_cost(evidence.weight_HN.double(), inverse, evidence.span))
+    inverse = inverse_of(damped(stats.gram_NN, shrinkage))
+    return _by_score(obs_cost(stats.weight_HN.double(), inverse, stats.span))
 
 
-def obs_greedy(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
+def obs_greedy(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     """Units removed a few at a time by OBS cost, the rest re-fitted after each step (arXiv 2302.04089).
 
     The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
     not both called unimportant.
     """
-    inverse = inverse_of(damped(evidence.gram_NN, shrinkage))
-    left = Elimination(evidence.weight_HN.double(), inverse, evidence.span)
+    inverse = inverse_of(damped(stats.gram_NN, shrinkage))
+    elimination = Elimination(stats.weight_HN.double(), inverse, stats.span)
     removed: list[Tensor] = []
-    step = max(1, evidence.num_units // _GREEDY_FRACTION_PER_STEP)
-    while left.num_units > step:
-        removed.append(left.take(torch.argsort(left.cost(), stable=True)[:step]))
-    left.compact()
-    last = left.names_U[_by_score(left.cost())]
+    step = max(1, stats.num_units // _GREEDY_FRACTION_PER_STEP)
+    while elimination.num_units > step:
+        removed.append(elimination.remove(torch.argsort(elimination.cost(), stable=True)[:step]))
+    elimination.compact()
+    last = elimination.units_U[_by_score(elimination.cost())]
     return torch.cat([last, *reversed([part.flip(0) for part in removed])])
 
 
-def obs_fisher(evidence: SubBlockStats, *, shrinkage: float) -> Tensor:
-    """As `obs-greedy`, errors measured by what the model's output feels of them (see `fisher`)."""
-    if evidence.fisher_HH is None:
+def obs_fisher(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
+    """As `obs-greedy`, errors measured by what the model's output feels of them (see `gradients`)."""
+    if stats.fisher_HH is None:
         raise BadInput("criterion", "obs-fisher", "needs gradients, which this calibration did not collect")
-    root_HH = torch.linalg.cholesky(damped(evidence.fisher_HH, _FISHER_SHRINKAGE))
-    felt = replace(evidence, weight_HN=root_HH.T @ evidence.weight_HN.double())
-    return obs_greedy(felt, shrinkage=shrinkage)
+    root_HH = torch.linalg.cholesky(damped(stats.fisher_HH, _FISHER_SHRINKAGE))
+    weighted = replace(stats, weight_HN=root_HH.T @ stats.weight_HN.double())
+    return obs_greedy(weighted, shrinkage=shrinkage)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -130,16 +130,5 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": taylor,
     "obs-fisher": obs_fisher,
 }
-# Those whose evidence takes a backward pass.
+# Those whose statistics take a backward pass.
 GRADIENT_CRITERIA = ("taylor", "obs-fisher")
-
-
-def criterion_named(name: str) -> Criterion:
-    """The criterion of that name.
-
-    Raises:
-        BadInput: no such criterion.
-    """
-    if name not in CRITERIA:
-        raise BadInput("criterion", name, f"allowed are {', '.join(CRITERIA)}")
-    return CRITERIA[name]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import expand_units
+from secateur.model.units import expand_units
 
 _COMPACT_BELOW = 0.75  # of the units are left: then it pays to copy what is left
 
@@ -20,7 +20,7 @@ class Elimination:
     """A sub-block whose units are taken away, fp64. It changes in place.
 
     Attributes:
-        names_U: which units the places are.
+        units_U: which units the places are.
         alive_U: places of units that are left. Others stay where they were, as zeros, for a while: with
             copies of the matrices at every step 1536 channels took 0.87 s, without 0.36 s.
         weight_HN: the last projection.
@@ -29,8 +29,8 @@ class Elimination:
     """
 
     def __init__(self, weight_HN: Tensor, inverse_NN: Tensor, span: int) -> None:
-        self.names_U = torch.arange(weight_HN.shape[1] // span)
-        self.alive_U = torch.ones_like(self.names_U, dtype=torch.bool)
+        self.units_U = torch.arange(weight_HN.shape[1] // span)
+        self.alive_U = torch.ones_like(self.units_U, dtype=torch.bool)
         self.weight_HN = weight_HN.clone()
         self.inverse_NN = inverse_NN.clone()
         self.span = span
@@ -45,24 +45,24 @@ class Elimination:
         cost_U = obs_cost(self.weight_HN, self.inverse_NN, self.span, self.alive_U)
         return torch.where(self.alive_U, cost_U, torch.inf)
 
-    def take(self, places: Tensor) -> Tensor:
+    def remove(self, places: Tensor) -> Tensor:
         """Take the units at some places away and fit the rest again; returns which they were."""
-        taken = self.names_U[places]
+        removed_U = self.units_U[places]
         gone_R = expand_units(places, self.span)
         rows_RN = self.inverse_NN[gone_R]
         update_RN = torch.cholesky_solve(rows_RN, torch.linalg.cholesky(rows_RN[:, gone_R]))
         self.weight_HN.addmm_(self.weight_HN[:, gone_R], update_RN, alpha=-1)
         self.inverse_NN.addmm_(rows_RN.T, update_RN, alpha=-1)
         self.alive_U[places] = False
-        if self.num_units <= _COMPACT_BELOW * len(self.names_U):
+        if self.num_units <= _COMPACT_BELOW * len(self.units_U):
             self.compact()
-        return taken
+        return removed_U
 
     def compact(self) -> None:
         """Store nothing of what is gone."""
         keep_N = self.alive_U.repeat_interleave(self.span)
-        self.names_U = self.names_U[self.alive_U]
-        self.alive_U = torch.ones_like(self.names_U, dtype=torch.bool)
+        self.units_U = self.units_U[self.alive_U]
+        self.alive_U = torch.ones_like(self.units_U, dtype=torch.bool)
         self.weight_HN = self.weight_HN[:, keep_N]
         self.inverse_NN = self.inverse_NN[keep_N][:, keep_N]
 

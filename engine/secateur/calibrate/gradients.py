@@ -1,6 +1,8 @@
-"""What gradients say of sub-blocks, backward one after the other, with memory for one layer's graph at a time.
+"""Gradients at every sub-block, and what criteria make of them: Taylor scores and Fisher matrices.
 
-Shape suffixes: B windows, T tokens, H hidden, N inner channels, P predicted positions of a window, V vocabulary.
+Backward goes through the model sub-block by sub-block, with memory for one layer's graph at a time.
+
+Shape suffixes: B windows, T tokens, H hidden, N inner channels, P predicted positions, V vocabulary.
 """
 
 from __future__ import annotations

@@ -95,4 +95,6 @@ class BlockLibrary:
     def _projection(self, full: SubBlock, layer: int, kind: Kind, units: int) -> Tensor:
         """The last projection for so many units, repaired unless repair is off, in the stored dtype."""
         weight, keep = last_projection(full), units * unit_span(self.master, kind)
-        return weight[:, :keep] if self._factors is None else repaired(weight, self._factors[layer, kind], keep)
+        return (
+            weight[:, :keep] if self._factors is None else repaired(weight, self._factors[layer, kind], keep)
+        )

@@ -23,10 +23,10 @@ def mean_nll(
 
     Weights and matrix products in the model's dtype, losses in fp32. `advance` is told of windows done.
     """
-    geo = forward_context(model, windows_BT.shape[1])
+    context = forward_context(model, windows_BT.shape[1])
     total = 0.0
     for tokens_BT in windows_BT.split(BATCH_WINDOWS):
-        hidden_BTH = hidden_states(model, tokens_BT, geo)
+        hidden_BTH = hidden_states(model, tokens_BT, context)
         target_N = tokens_BT[:, 1:].flatten()
         total += float(linear_nll(hidden_BTH[:, :-1].flatten(0, 1), model.head_VH, target_N).double().sum())
         advance(len(tokens_BT))

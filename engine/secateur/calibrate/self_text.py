@@ -24,7 +24,7 @@ from secateur.calibrate.corpus import SELF_CORPUS, Corpus
 from secateur.checkpoint.source import ModelSource
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.model.dense import DecoderModel
-from secateur.model.precision import fastest_dtype
+from secateur.model.host import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.storage import os_errors_as_output_failed
 

@@ -39,7 +39,7 @@ class GramMatrix:
     tokens: int
 
 
-def collect_grams(model: DecoderModel, windows_BT: Tensor, geo: ForwardContext) -> Iterator[GramMatrix]:
+def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardContext) -> Iterator[GramMatrix]:
     """The Gram matrices of every sub-block that exists, in order of depth.
 
     Arguments to the products are in the model's dtype, sums in fp32. Cost per token: one forward
@@ -54,7 +54,7 @@ def collect_grams(model: DecoderModel, windows_BT: Tensor, geo: ForwardContext) 
                 continue
             gram_NN: Tensor | None = None
             for position, state_BTH in enumerate(states):
-                inner_BTN = sub_block_inner(state_BTH, block, geo, index)
+                inner_BTN = sub_block_inner(state_BTH, block, context, index)
                 gram_NN = accumulate(gram_NN, inner_BTN)
                 states[position] = state_BTH + project_output(inner_BTN, block)
             assert gram_NN is not None  # windows_BT is never empty

@@ -14,8 +14,8 @@ def model_card(record: Mapping[str, Any]) -> str:
     Args:
         record: the content of ``secateur.json``.
     """
-    kept, dense = record["kept"], record["dense"]["parameters"]
-    share = kept["non_embedding"] / dense["non_embedding"]
+    slim, dense = record["kept"], record["dense"]["parameters"]
+    share = slim["non_embedding"] / dense["non_embedding"]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -29,8 +29,8 @@ and the remaining weights repaired by least squares. No training.
 
 | | dense | slim |
 |---|---|---|
-| parameters, non-embedding | {dense["non_embedding"]:,} | {kept["non_embedding"]:,} |
-| parameters, total | {dense["total"]:,} | {kept["total"]:,} |
+| parameters, non-embedding | {dense["non_embedding"]:,} | {slim["non_embedding"]:,} |
+| parameters, total | {dense["total"]:,} | {slim["total"]:,} |
 {_perplexity_rows(record)}
 Perplexity is measured over non-overlapping windows of {record["window"]} tokens of the validation text.
 That text also chose among the finalists and decided how far repair goes. Calibration, search and

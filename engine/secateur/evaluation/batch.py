@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary, last_projection
+from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Losses
 from secateur.model.architecture import Architecture, Kind
 from secateur.model.dense import AttentionWeights, FfnWeights, SubBlock
 from secateur.model.forward import embed, final_hidden, rms_norm
+from secateur.model.units import last_projection
 from secateur_kernels import Backend, ProjectionTable, masked_attention, masked_mlp
 
 DEFAULT_GROUP = 8
@@ -90,7 +91,7 @@ class BatchEvaluator(PrefixEvaluator):
             return state_MNH
         self.sub_blocks_run += sum(width > 0 for width in widths)
         table = ProjectionTable(tuple(self._projection(full, layer, kind, width) for width in widths))
-        normed_MNH = rms_norm(state_MNH, full.norm_H, self._geo.norm_eps).contiguous()
+        normed_MNH = rms_norm(state_MNH, full.norm_H, self._context.norm_eps).contiguous()
         if isinstance(full, AttentionWeights):
             out_MNH = self._attention(normed_MNH, full, table, layer, widths, windows)
         else:
@@ -127,9 +128,9 @@ class BatchEvaluator(PrefixEvaluator):
     ) -> Tensor:
         return masked_attention(
             x_MNH,
-            self._geo.heads(full, layer),
+            self._context.heads(full, layer),
             output,
-            self._geo.packing(windows),
+            self._context.packing(windows),
             widths,
             output_bias_H=full.output_bias_H,
             backend=self._backend,

@@ -17,8 +17,7 @@ from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
 from secateur.model.dense import DecoderModel, architecture_of, build_model
-from secateur.model.memory import set_malloc_trim_threshold
-from secateur.model.precision import fastest_dtype, parse_dtype
+from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.space.costs.parameters import ParameterCount, count_parameters
 
@@ -30,7 +29,7 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         BadInput, BrokenCheckpoint, UnsupportedModel: as the corpora and models say.
     """
     set_malloc_trim_threshold()
-    dtype = parse_dtype(options.dtype, auto=fastest_dtype())
+    dtype = named_dtype(options.dtype, auto=fastest_dtype())
     corpora = load_corpora(options.corpus) if options.corpus else ()
     tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
     source = open_source(options.model)

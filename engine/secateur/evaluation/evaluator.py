@@ -64,7 +64,7 @@ class PrefixEvaluator:
         self._library = library
         self._model = library.model
         self._chunks = windows_BT.split(CHUNK_WINDOWS)
-        self._geo = forward_context(self._model, windows_BT.shape[1])
+        self._context = forward_context(self._model, windows_BT.shape[1])
         self._slots: list[Slot] = [
             (layer, kind) for layer in range(self._model.num_layers) for kind in ("attention", "ffn")
         ]
@@ -139,7 +139,7 @@ class PrefixEvaluator:
             layer, kind = self._slots[index]
             sub_block = self._library.block(layer, kind, path[index])
             if sub_block is not None:
-                state_BTH = apply_block(state_BTH, sub_block, self._geo, layer)
+                state_BTH = apply_block(state_BTH, sub_block, self._context, layer)
                 self.sub_blocks_run += 1
             if index + 1 < len(path):
                 self._prefixes.put(chunk, path[: index + 1], state_BTH)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.calibration import Calibration, is_complete
-from secateur.calibrate.library import DEFAULT_CACHE_BYTES, BlockLibrary, permute
+from secateur.calibrate.library import DEFAULT_CACHE_BYTES, BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput
 from secateur.evaluation.evaluator import (
@@ -23,8 +23,9 @@ from secateur.evaluation.evaluator import (
     DEFAULT_TEACHER_BYTES,
     PrefixEvaluator,
 )
-from secateur.model.dense import DecoderModel, build_model
-from secateur.model.memory import set_malloc_trim_threshold
+from secateur.model.dense import DecoderModel
+from secateur.model.host import set_malloc_trim_threshold
+from secateur.model.units import permute
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockL
         source = open_source(spec.model)
         if source.fingerprint != spec.fingerprint:
             raise BadInput("model", spec.model, "is another model on the machine of this worker")
-        model = build_model(source.config, source.tensors(), source.reference)
+        model = source.load_model()
     if not is_complete(spec.calibration):
         reason = "the statistics are not there on the machine of this worker; give a folder that all share"
         raise BadInput("study", spec.calibration, reason)

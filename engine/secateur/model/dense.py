@@ -203,7 +203,9 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
     """
     family = family_of(base_model_type(config))
     if getattr(config, "hidden_act", "silu") != "silu":
-        raise UnsupportedModel("MODEL activation", config.hidden_act, "only silu (SwiGLU) is supported")
+        raise UnsupportedModel(
+            "model", reference, f"activation {config.hidden_act}; only silu (SwiGLU) is supported"
+        )
     remaining = dict(tensors)
 
     def take(name: str) -> Tensor:

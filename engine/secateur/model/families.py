@@ -70,7 +70,5 @@ def family_of(model_type: str) -> ModelFamily:
         UnsupportedModel: no such row; names those that exist.
     """
     if model_type not in FAMILIES:
-        raise UnsupportedModel(
-            "MODEL architecture", model_type, f"supported are {', '.join(sorted(FAMILIES))}"
-        )
+        raise UnsupportedModel("model", model_type, f"supported are {', '.join(sorted(FAMILIES))}")
     return FAMILIES[model_type]

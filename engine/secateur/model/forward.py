@@ -101,17 +101,17 @@ def rms_norm(x_BTH: Tensor, weight_H: Tensor, eps: float) -> Tensor:
     return (x32 * scale).to(x_BTH.dtype) * weight_H
 
 
-def attention_inner(x_BTH: Tensor, block: AttentionWeights, geo: ForwardContext, layer: int) -> Tensor:
+def attention_inner(x_BTH: Tensor, block: AttentionWeights, context: ForwardContext, layer: int) -> Tensor:
     """What the output projection reads, [B, T, Q]: the attended values of every query head."""
-    normed_NH = rms_norm(x_BTH, block.norm_H, geo.norm_eps).flatten(0, 1)
-    inner_NQ = attend(normed_NH, geo.heads(block, layer), geo.packing(len(x_BTH)))
+    normed_NH = rms_norm(x_BTH, block.norm_H, context.norm_eps).flatten(0, 1)
+    inner_NQ = attend(normed_NH, context.heads(block, layer), context.packing(len(x_BTH)))
     return inner_NQ.unflatten(0, x_BTH.shape[:2])
 
 
-def ffn_inner(x_BTH: Tensor, block: FfnWeights, geo: ForwardContext) -> Tensor:
+def ffn_inner(x_BTH: Tensor, block: FfnWeights, context: ForwardContext) -> Tensor:
     """What the down projection reads, [B, T, C]: silu(gate) * up."""
     inner_NC = gated_inner(
-        rms_norm(x_BTH, block.norm_H, geo.norm_eps).flatten(0, 1),
+        rms_norm(x_BTH, block.norm_H, context.norm_eps).flatten(0, 1),
         block.gate_CH,
         block.up_CH,
         gate_bias_C=block.gate_bias_C,
@@ -120,11 +120,11 @@ def ffn_inner(x_BTH: Tensor, block: FfnWeights, geo: ForwardContext) -> Tensor:
     return inner_NC.unflatten(0, x_BTH.shape[:2])
 
 
-def sub_block_inner(x_BTH: Tensor, block: SubBlock, geo: ForwardContext, layer: int) -> Tensor:
+def sub_block_inner(x_BTH: Tensor, block: SubBlock, context: ForwardContext, layer: int) -> Tensor:
     """The inner activations of a sub-block of either kind."""
     if isinstance(block, AttentionWeights):
-        return attention_inner(x_BTH, block, geo, layer)
-    return ffn_inner(x_BTH, block, geo)
+        return attention_inner(x_BTH, block, context, layer)
+    return ffn_inner(x_BTH, block, context)
 
 
 def project_output(inner_BTN: Tensor, block: SubBlock) -> Tensor:
@@ -134,11 +134,11 @@ def project_output(inner_BTN: Tensor, block: SubBlock) -> Tensor:
     return functional.linear(inner_BTN, block.down_HC, block.down_bias_H)
 
 
-def apply_block(x_BTH: Tensor, block: SubBlock | None, geo: ForwardContext, layer: int) -> Tensor:
+def apply_block(x_BTH: Tensor, block: SubBlock | None, context: ForwardContext, layer: int) -> Tensor:
     """The residual stream after a sub-block; unchanged where it is removed."""
     if block is None:
         return x_BTH
-    return x_BTH + project_output(sub_block_inner(x_BTH, block, geo, layer), block)
+    return x_BTH + project_output(sub_block_inner(x_BTH, block, context, layer), block)
 
 
 def embed(model: DecoderModel, tokens_BT: Tensor) -> Tensor:
@@ -151,16 +151,18 @@ def final_hidden(model: DecoderModel, x_BTH: Tensor) -> Tensor:
     return rms_norm(x_BTH, model.final_norm_H, model.config.rms_norm_eps)
 
 
-def run_blocks(x_BTH: Tensor, blocks: Iterable[tuple[int, SubBlock | None]], geo: ForwardContext) -> Tensor:
+def run_blocks(
+    x_BTH: Tensor, blocks: Iterable[tuple[int, SubBlock | None]], context: ForwardContext
+) -> Tensor:
     """The residual stream after several sub-blocks, given as (layer, sub-block)."""
     for layer, block in blocks:
-        x_BTH = apply_block(x_BTH, block, geo, layer)
+        x_BTH = apply_block(x_BTH, block, context, layer)
     return x_BTH
 
 
-def hidden_states(model: DecoderModel, tokens_BT: Tensor, geo: ForwardContext) -> Tensor:
+def hidden_states(model: DecoderModel, tokens_BT: Tensor, context: ForwardContext) -> Tensor:
     """What the output head reads for whole windows, [B, T, H]."""
     blocks = (
         (index, half) for index, layer in enumerate(model.layers) for half in (layer.attention, layer.ffn)
     )
-    return final_hidden(model, run_blocks(embed(model, tokens_BT), blocks, geo))
+    return final_hidden(model, run_blocks(embed(model, tokens_BT), blocks, context))

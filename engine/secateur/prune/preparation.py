@@ -24,8 +24,7 @@ from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.choice import open_pool
 from secateur.model.dense import DecoderModel, base_model_type, build_model
-from secateur.model.memory import set_malloc_trim_threshold
-from secateur.model.precision import fastest_dtype, parse_dtype
+from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.host import machine, versions
@@ -117,7 +116,7 @@ def prepare(
 
 def stored_dtype(options: PruneOptions, source: ModelSource, model: DecoderModel) -> torch.dtype:
     """The dtype of weights on disk."""
-    return parse_dtype(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
+    return named_dtype(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
 
 
 def load_model(source: ModelSource) -> DecoderModel:

@@ -16,7 +16,7 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.perplexity import mean_nll
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel, architecture_of
-from secateur.model.precision import fastest_dtype
+from secateur.model.host import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit

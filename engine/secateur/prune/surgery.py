@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary, last_projection, with_projection
+from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.repair import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
 from secateur.model.architecture import KINDS, Architecture
@@ -36,6 +36,7 @@ from secateur.model.forward import (
     rms_norm,
     sub_block_inner,
 )
+from secateur.model.units import last_projection, with_projection
 
 INPUT_PROJECTIONS = {AttentionWeights: ("query_QH", "key_KH", "value_KH"), FfnWeights: ("gate_CH", "up_CH")}
 
@@ -90,20 +91,20 @@ def repair_in_sequence(
         advance: called after each sub-block of the dense model.
     """
     dense = library.model
-    geo = forward_context(dense, windows_BT.shape[1])
+    context = forward_context(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
     states_of = [list(dense_states) for _ in slims]
     layers_of = [list(slim.layers) for slim in slims]
     for index, teacher_layer in enumerate(dense.layers):
         for kind in KINDS:
             teacher, before = teacher_layer.sub_block(kind), dense_states
-            dense_states = [apply_block(state, teacher, geo, index) for state in before]
+            dense_states = [apply_block(state, teacher, context, index) for state in before]
             for number, layers in enumerate(layers_of):
                 block = layers[index].sub_block(kind)
                 if block is not None:
                     drift = _Drift(states_of[number], before, dense_states)
-                    aimed = _refit_inputs(block, drift, geo, shrinkage.inputs)
-                    fitted, states_of[number] = _refit_last(aimed, drift, geo, index, shrinkage.last)
+                    aimed = _refit_inputs(block, drift, context, shrinkage.inputs)
+                    fitted, states_of[number] = _refit_last(aimed, drift, context, index, shrinkage.last)
                     layers[index] = replace(layers[index], **{kind: fitted})  # type: ignore[arg-type]
             advance()
     return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
@@ -138,7 +139,7 @@ class _Drift:
     dense_after: list[Tensor]
 
 
-def _refit_inputs(block: Block, drift: _Drift, geo: ForwardContext, shrinkage: float) -> Block:
+def _refit_inputs(block: Block, drift: _Drift, context: ForwardContext, shrinkage: float) -> Block:
     """The sub-block with input projections W + W A, x + A x being the best guess at the dense normed stream.
 
     A^T = (X^T X + damping I)^-1 X^T (D - X) of the normed streams, slim X and dense D: one map for all input
@@ -151,7 +152,7 @@ def _refit_inputs(block: Block, drift: _Drift, geo: ForwardContext, shrinkage: f
     gram_HH: Tensor | None = None
     cross_HH: Tensor | None = None
     for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_before, strict=True):
-        x_BTH, wanted_BTH = (rms_norm(state, norm_H, geo.norm_eps) for state in (slim_BTH, dense_BTH))
+        x_BTH, wanted_BTH = (rms_norm(state, norm_H, context.norm_eps) for state in (slim_BTH, dense_BTH))
         gram_HH = accumulate(gram_HH, x_BTH)
         cross_HH = accumulate(cross_HH, x_BTH, (wanted_BTH.float() - x_BTH.float()).to(dtype))
     map_HH = _ridge(gram_HH, cross_HH, shrinkage)
@@ -163,7 +164,7 @@ def _refit_inputs(block: Block, drift: _Drift, geo: ForwardContext, shrinkage: f
 
 
 def _refit_last(
-    block: SubBlock, drift: _Drift, geo: ForwardContext, layer: int, shrinkage: float
+    block: SubBlock, drift: _Drift, context: ForwardContext, layer: int, shrinkage: float
 ) -> tuple[SubBlock, list[Tensor]]:
     """The sub-block with its last projection fitted again, and the slim residual streams after it.
 
@@ -175,7 +176,7 @@ def _refit_last(
     cross_KH: Tensor | None = None
     inners = []  # kept: computing them twice would cost more than the fit
     for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_after, strict=True):
-        inner_BTK = sub_block_inner(slim_BTH, fast, geo, layer)
+        inner_BTK = sub_block_inner(slim_BTH, fast, context, layer)
         left_BTH = (dense_BTH.float() - slim_BTH).sub_(project_output(inner_BTK, fast))
         gram_KK = accumulate(gram_KK, inner_BTK)
         cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.calibrate.library import num_parameters, prefix_of_units
 from secateur.model.architecture import Kind, Slot
 from secateur.model.dense import DecoderModel
+from secateur.model.units import num_parameters, prefix_of_units
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
 
