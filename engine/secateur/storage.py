@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import BadInput, OutputFailed
+from secateur.locks import try_lock
 
 _RANDOM = 8  # characters that mkdtemp puts at the end of a name
 
@@ -113,16 +113,9 @@ def _lock(folder: Path) -> int | None:
 
     That is where another process holds it, and where the file system has no such locks.
     """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    with suppress(OSError):
+        return try_lock(folder, create=False)
+    return None
 
 
 def check_disk_space(path: Path, needed_bytes: int) -> None:

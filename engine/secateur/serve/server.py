@@ -19,11 +19,10 @@ from grpc_reflection.v1alpha import reflection
 from sqlalchemy.orm import Session, sessionmaker
 
 from secateur.config.serve import ServeOptions
-from secateur.serve.activator import ModelActivator
 from secateur.serve.benchmarks.service import BenchmarkService
 from secateur.serve.benchmarks.tables import BenchmarkStore
 from secateur.serve.engine.environment import sockets_in
-from secateur.serve.engine.load import EngineStats
+from secateur.serve.engine.stats import EngineStats
 from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.channel import bind_server, channel_options
 from secateur.serve.guard.interceptor import CallStage, GuardInterceptor
@@ -31,17 +30,16 @@ from secateur.serve.guard.limits import RateLimiter
 from secateur.serve.handlers import add_to_server
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
-from secateur.serve.jobs.jobs import SERVICES as JOB_SERVICES
-from secateur.serve.jobs.jobs import JobManager
+from secateur.serve.jobs.manager import SERVICES as JOB_SERVICES
+from secateur.serve.jobs.manager import JobManager
 from secateur.serve.models.deployments import DeploymentManager, Retention
-from secateur.serve.models.home import acquire_state_lock, release_state_lock
-from secateur.serve.models.keeper import EngineWatchdog
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.pool import ModelPool
 from secateur.serve.models.service import ModelService
 from secateur.serve.models.startup import start_up
 from secateur.serve.models.tables import ModelStore
 from secateur.serve.models.version import ModelVersion
+from secateur.serve.models.watchdog import EngineWatchdog
 from secateur.serve.observe.observation import observing
 from secateur.serve.private_folder import private_folder
 from secateur.serve.protocols.open_inference import wire as open_inference
@@ -49,6 +47,7 @@ from secateur.serve.protocols.open_inference.service import OpenInferenceService
 from secateur.serve.protocols.vllm_engine import messages as vllm_engine
 from secateur.serve.protocols.vllm_engine.service import VllmEngineService
 from secateur.serve.state import open_state
+from secateur.serve.state_lock import acquire_state_lock, release_state_lock
 from secateur.v1 import (
     benchmarks_pb2,
     benchmarks_pb2_grpc,
@@ -134,8 +133,7 @@ async def _serve(
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = DeploymentManager(pool, store, loader, options.engine, retention, say)
     folder = options.state_dir / "jobs"
-    activator = ModelActivator(pool, deployments)
-    jobs = JobManager(sessions, options.state_url, folder, activator, options.roots, options.jobs)
+    jobs = JobManager(sessions, options.state_url, folder, deployments, options.roots, options.jobs)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
     benchmarks = _add_benchmarks(server, pool, sessions, options, private)

@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
 from secateur.serve.process import ServerProcess
 from secateur.serve.protocols.open_inference import wire
-from secateur.serve.protocols.open_inference.contract import INPUTS, OUTPUTS
+from secateur.serve.protocols.open_inference.tensors import INPUTS, OUTPUTS
 from tests.serve.foreign.installed import node_clients, python_clients
 from tests.serve.foreign.running import HERE, PROMPT, ROOT, continuation, run
 

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from secateur.config.serve import JobOptions
 from secateur.serve.failures import RpcError
 from secateur.serve.guard.interceptor import GuardInterceptor
-from secateur.serve.jobs.jobs import SERVICES, JobManager
+from secateur.serve.jobs.manager import SERVICES, JobManager
 from secateur.serve.state import open_state
 
 
@@ -30,7 +30,7 @@ class Models:
     def __init__(self, folder: Path, log: Path) -> None:
         self._folder, self._log = folder, log
 
-    def folder(self, model: str) -> Path:
+    def checkpoint_folder(self, model: str) -> Path:
         if model not in ("dense", "broken"):
             raise RpcError(
                 code_pb2.NOT_FOUND, "MODEL_NOT_FOUND", f"no model {model!r}; there are: broken, dense"

@@ -21,7 +21,7 @@ class Models:
         self.asked: list[tuple[str, ...]] = []
         self._failing, self._error = failing, error
 
-    def folder(self, model: str) -> Path:
+    def checkpoint_folder(self, model: str) -> Path:
         raise AssertionError("is not needed to activate")
 
     async def load(self, model: str, folder: Path) -> str:

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from secateur.serve.failures import RpcError
-from secateur.serve.jobs.ending import cancelled_error
-from secateur.serve.jobs.states import CANCELLED, RETRYING, RUNNING
+from secateur.serve.jobs.outcome import cancelled_error
 from secateur.serve.jobs.store import JobStore
-from secateur.serve.jobs.tables import JobRow
+from secateur.serve.jobs.tables import CANCELLED, RETRYING, RUNNING, JobRow
 from secateur.serve.state import open_state
 from secateur.v1 import prune_pb2
 

@@ -21,14 +21,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from secateur.client import AsyncClient, CallFailed, RetryPolicy
 from secateur.config.serve import EngineOptions
 from secateur.errors import SecateurError
-from secateur.serve.engine.backoff import Backoff
 from secateur.serve.engine.check import EngineCheckResult
 from secateur.serve.failures import RpcError
 from secateur.serve.guard.interceptor import GuardInterceptor
 from secateur.serve.health import HealthReporter
 from secateur.serve.models.checkpoint import Checkpoint, checkpoint_error, error_reason, read_checkpoint
 from secateur.serve.models.deployments import DeploymentManager, Retention
-from secateur.serve.models.keeper import EngineWatchdog
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.plan import AvailableMemory
 from secateur.serve.models.pool import ModelPool
@@ -37,6 +35,7 @@ from secateur.serve.models.service import ModelService
 from secateur.serve.models.startup import snapshot_rows
 from secateur.serve.models.tables import ModelStore
 from secateur.serve.models.version import ModelVersion
+from secateur.serve.models.watchdog import Backoff, EngineWatchdog
 from secateur.serve.state import open_state
 from secateur.v1 import models_pb2_grpc
 

@@ -13,9 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from secateur.errors import BadInput
-from secateur.serve.engine.load import LATENCY_BUCKETS, EngineStats, Histogram
-from secateur.serve.observe.lag import watch_lag
-from secateur.serve.observe.metrics import Metrics
+from secateur.serve.engine.stats import LATENCY_BUCKETS, EngineStats, Histogram
+from secateur.serve.observe.metrics import Metrics, watch_lag
 from tests.serve.guard.conftest import Calls, Running, failure
 
 

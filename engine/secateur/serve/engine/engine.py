@@ -23,8 +23,8 @@ from google.rpc import code_pb2
 from secateur.config.serve import EngineOptions
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.environment import kernel_choice, on_cpu
-from secateur.serve.engine.load import EngineStats
 from secateur.serve.engine.memory import kv_cache_bytes
+from secateur.serve.engine.stats import EngineStats
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
 
 if TYPE_CHECKING:

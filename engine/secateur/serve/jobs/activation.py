@@ -4,41 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Protocol
 
 from secateur.serve.failures import RpcError
+from secateur.serve.models.deployments import DeploymentManager
 from secateur.v1 import prune_pb2
 
 log = logging.getLogger(__name__)
 
 
-class Activator(Protocol):
-    """What jobs need of the models of a server."""
-
-    def folder(self, model: str) -> Path:
-        """The checkpoint folder of a model's active version.
-
-        Raises:
-            Refused: there is no such model.
-        """
-
-    async def load(self, model: str, folder: Path) -> str:
-        """Load a checkpoint as a new version of a model, beside the active one; return the version.
-
-        Raises:
-            Refused: it cannot be loaded.
-        """
-
-    async def activate(self, model: str, version: str) -> None:
-        """Let a loaded version answer from now on.
-
-        Raises:
-            Refused: it cannot.
-        """
-
-
 async def activate_if_good(
-    wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint, activator: Activator
+    wanted: prune_pb2.PruneActivation, checkpoint: prune_pb2.PruneCheckpoint, deployments: DeploymentManager
 ) -> prune_pb2.PruneActivationResult:
     """Load and activate a checkpoint if it meets the conditions; says what became of it."""
     result = prune_pb2.PruneActivationResult(model=wanted.model)
@@ -47,8 +22,8 @@ async def activate_if_good(
         result.reason = reason
         return result
     try:
-        result.model_version = await activator.load(wanted.model, Path(checkpoint.folder))
-        await activator.activate(wanted.model, result.model_version)
+        result.model_version = await deployments.load(wanted.model, Path(checkpoint.folder))
+        await deployments.activate(wanted.model, result.model_version)
         result.outcome = prune_pb2.PRUNE_ACTIVATION_OUTCOME_ACTIVATED
     except Exception as error:  # the checkpoint is made whatever comes; the reason is told
         if not isinstance(error, RpcError):

@@ -8,7 +8,6 @@ never goes to a process that got the same number later.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
@@ -18,9 +17,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from secateur.storage import write_json
+from secateur.locks import is_locked, try_lock
 
-SPEC_FILE = "spec.json"
 LOCK = "runner.lock"
 LOCKED_EXIT_STATUS = 75  # of a process that found another at the job
 STATE_VARIABLE = "SECATEUR_STATE"
@@ -81,28 +79,19 @@ class JobProcess:
             signal.pidfd_send_signal(self._descriptor, number)
 
 
-def write_spec(folder: Path, number: int, run: int, nice: int, options: str) -> None:
-    """Say what a job's process is to do.
+def start_process(folder: Path, number: int, nice: int, state: str, log: Path) -> JobProcess:
+    """Start a process for a job.
 
     Args:
-        number: of the job in the state database.
+        folder: the job's own.
+        number: of the job in the state database, which has its options.
         nice: how much it stands back for others.
-        options: of the prune, as JSON.
-    """
-    document = {"number": number, "run": run, "nice": nice, "options": json.loads(options)}
-    write_json(folder / SPEC_FILE, document)
-
-
-def start_process(folder: Path, state: str, log: Path) -> JobProcess:
-    """Start a process for the job whose specification lies in a folder.
-
-    Args:
         state: URL of the database it tells its progress to; not on its command line, it may hold a password.
         log: takes what it prints.
     """
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-m", "secateur.serve.jobs.runner", str(folder)],
+            [sys.executable, "-m", "secateur.serve.jobs.runner", str(folder), str(number), str(nice)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -116,7 +105,7 @@ def find_process(folder: Path) -> JobProcess | None:
     """Find the process that works on a job, whoever started it; None if there is none."""
     file = folder / LOCK
     for _ in range(_TRIES):
-        if not file.is_file() or not _is_locked(file):
+        if not file.is_file() or not is_locked(file):
             return None
         if (found := _opened(file)) is not None:
             return found
@@ -130,26 +119,14 @@ def acquire_job_lock(folder: Path) -> int | None:
     Returns:
         The descriptor that holds the lock, to be kept open.
     """
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     for _ in range(_TRIES):
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (descriptor := try_lock(folder / LOCK)) is not None:
             os.ftruncate(descriptor, 0)
             owner = {"pid": os.getpid(), "started": _started(os.getpid())}
             os.pwrite(descriptor, json.dumps(owner).encode(), 0)
             return descriptor
         time.sleep(_TRY_SECONDS)  # a server that looks whether it is locked holds it for an instant
-    os.close(descriptor)
     return None
-
-
-def _is_locked(file: Path) -> bool:
-    with file.open("r") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
 
 
 def _opened(file: Path) -> JobProcess | None:

@@ -1,4 +1,4 @@
-"""The process of a job: ``python -m secateur.serve.jobs.runner FOLDER``.
+"""The process of a job: ``python -m secateur.serve.jobs.runner FOLDER NUMBER NICE``.
 
 It needs nothing of the server but the folder and the state database. What it evaluates lies in the study
 as soon as it is evaluated, so it may be killed at any time and started again.
@@ -12,24 +12,22 @@ import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, SPEC_FILE, STATE_VARIABLE, acquire_job_lock
-
-if TYPE_CHECKING:
-    from secateur.config.prune import PruneOptions
+from secateur.config.prune import PruneOptions
+from secateur.config.values import from_json
+from secateur.errors import BadInput, SecateurError
+from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, STATE_VARIABLE, acquire_job_lock
 
 REFUSED_EXIT_STATUS = 2
 
 
-def main(folder: Path) -> int:
-    """Do the job; returns the exit status: 0 done, 2 refused, 75 another process is at it."""
+def main(folder: Path, number: int, nice: int) -> int:
+    """Do the job of that number; returns the exit status: 0 done, 2 refused, 75 another process is at it."""
     lock = acquire_job_lock(folder)  # before what takes seconds to import
     if lock is None:
         return LOCKED_EXIT_STATUS
-    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    lower_priority(spec["nice"])
-    return _prune(folder, spec)
+    lower_priority(nice)
+    return _prune(folder, number)
 
 
 def lower_priority(nice: int) -> None:
@@ -42,22 +40,21 @@ def lower_priority(nice: int) -> None:
             Path(f"/proc/self/{file}").write_text(str(value))
 
 
-def _prune(folder: Path, spec: dict[str, Any]) -> int:
-    from secateur.config.values import from_json
-    from secateur.errors import BadInput, SecateurError
+def _prune(folder: Path, number: int) -> int:
     from secateur.prune.pipeline import prune_all
     from secateur.serve.jobs.outcome import JobOutcome, write_outcome
+    from secateur.serve.jobs.reporter import JobReporter
     from secateur.serve.jobs.store import JobStore
-    from secateur.serve.jobs.telling import JobReporter
     from secateur.serve.state import open_state
 
     try:
-        options = from_json(PruneOptions, spec["options"])
+        store = JobStore(open_state(os.environ[STATE_VARIABLE]), home="")
+        row = store.read(number)
+        options = from_json(PruneOptions, json.loads(row.options))
         if not _is_done(options):
-            store = JobStore(open_state(os.environ[STATE_VARIABLE]), home="")
-            teller = JobReporter(store, spec["number"], spec["run"], options.evaluations)
-            prune_all(options, teller, observer=teller)
-            teller.flush()
+            reporter = JobReporter(store, number, row.run, options.evaluations)
+            prune_all(options, reporter, observer=reporter)
+            reporter.flush()
     except SecateurError as error:
         print(f"error: {error}", file=sys.stderr)
         field = error.field if isinstance(error, BadInput) else ""
@@ -81,4 +78,4 @@ def _is_done(options: PruneOptions) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

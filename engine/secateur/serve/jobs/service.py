@@ -18,14 +18,13 @@ from google.protobuf import empty_pb2, json_format
 
 from secateur.config.values import to_json
 from secateur.serve.failures import FieldViolation, invalid_argument, unavailable
-from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.names import ID_PATTERN, parse_job, parse_page
 from secateur.serve.jobs.specification import options_of
-from secateur.serve.jobs.states import CREATED, TERMINAL_STATES
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
-from secateur.serve.jobs.tables import JobRow
+from secateur.serve.jobs.tables import CREATED, TERMINAL_STATES, JobRow
 from secateur.serve.jobs.wire import job_message, operation_message, timestamp
+from secateur.serve.models.deployments import DeploymentManager
 from secateur.v1 import prune_pb2, prune_pb2_grpc
 
 WATCH_SECONDS = 0.25  # between two looks for events
@@ -42,11 +41,11 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
     """
 
     def __init__(
-        self, store: JobStore, supervisor: Supervisor, activator: Activator, roots: Sequence[Path]
+        self, store: JobStore, supervisor: Supervisor, deployments: DeploymentManager, roots: Sequence[Path]
     ) -> None:
         self._store = store
         self._supervisor = supervisor
-        self._activator = activator
+        self._deployments = deployments
         self._roots = tuple(root.resolve() for root in roots)
         self._closing = asyncio.Event()
 
@@ -145,7 +144,9 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         if earlier is not None:
             return earlier
         folder = self._supervisor.folder_of(row.id)
-        row.options = json.dumps(to_json(options_of(job, folder, self._roots, self._activator.folder)))
+        row.options = json.dumps(
+            to_json(options_of(job, folder, self._roots, self._deployments.checkpoint_folder))
+        )
         return row if request.validate_only else self._store.create(row)
 
     def _message(self, row: JobRow) -> prune_pb2.PruneJob:

@@ -17,15 +17,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
-from secateur.serve.jobs.states import (
+from secateur.serve.jobs.tables import (
     ACTIVE_STATES,
     CANCELLING,
     QUEUED,
     RUNNABLE_STATES,
     TERMINAL_STATES,
+    EventRow,
+    JobRow,
+    RunRow,
     name_of,
 )
-from secateur.serve.jobs.tables import EventRow, JobRow, RunRow
 from secateur.serve.jobs.wire import ended_operation, etag, job_name, timestamp
 from secateur.v1 import prune_pb2
 

@@ -8,7 +8,6 @@ that started them.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import shutil
@@ -23,19 +22,20 @@ from google.rpc import status_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
 from secateur.config.serve import JobOptions
+from secateur.locks import try_lock
 from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.jobs import process
-from secateur.serve.jobs.activation import Activator, activate_if_good
-from secateur.serve.jobs.ending import (
+from secateur.serve.jobs.activation import activate_if_good
+from secateur.serve.jobs.outcome import (
     ProcessExit,
     cancelled_error,
+    clear_outcome,
     died_error,
     internal_error,
     read_process_exit,
 )
-from secateur.serve.jobs.outcome import clear_outcome
-from secateur.serve.jobs.process import write_spec
-from secateur.serve.jobs.states import (
+from secateur.serve.jobs.store import JobStore
+from secateur.serve.jobs.tables import (
     ACTIVATING,
     CANCELLED,
     FAILED,
@@ -43,9 +43,9 @@ from secateur.serve.jobs.states import (
     RETRYING,
     RUNNING,
     SUCCEEDED,
+    JobRow,
 )
-from secateur.serve.jobs.store import JobStore
-from secateur.serve.jobs.tables import JobRow
+from secateur.serve.models.deployments import DeploymentManager
 from secateur.v1 import prune_pb2
 
 POLL_SECONDS = 1.0
@@ -62,12 +62,12 @@ class Supervisor:
     """
 
     def __init__(
-        self, store: JobStore, state: str, folder: Path, activator: Activator, options: JobOptions
+        self, store: JobStore, state: str, folder: Path, deployments: DeploymentManager, options: JobOptions
     ) -> None:
         self._store = store
         self._state = state
         self._folder = folder
-        self._activator = activator
+        self._deployments = deployments
         self._options = options
         self._lock: int | None = None
         self._wake = asyncio.Event()
@@ -134,14 +134,9 @@ class Supervisor:
     def _take_charge(self) -> None:
         """Hold the lock if nobody does."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            return
-        self._lock = lock
-        self.sweep()
+        self._lock = try_lock(self._folder / "server.lock")
+        if self._lock is not None:
+            self.sweep()
 
     async def _keep_working(self) -> None:
         while True:
@@ -215,16 +210,14 @@ class Supervisor:
         if await self._is_cancelled(row):
             return None, attempt
         folder = self.folder_of(row.id)
-        await asyncio.to_thread(self._prepare, folder, row)
+        await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
+        await asyncio.to_thread(clear_outcome, folder)
         await self._move(row, RUNNING, attempt=attempt)
-        return await asyncio.to_thread(
-            process.start_process, folder, self._state, _log(folder, row, attempt)
-        ), attempt
-
-    def _prepare(self, folder: Path, row: JobRow) -> None:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        clear_outcome(folder)
-        write_spec(folder, row.number, row.run, self._options.nice, row.options)
+        log_file = _log(folder, row, attempt)
+        started = await asyncio.to_thread(
+            process.start_process, folder, row.number, self._options.nice, self._state, log_file
+        )
+        return started, attempt
 
     async def _ending(
         self, row: JobRow, runner: process.JobProcess | None, attempt: int, wanted: asyncio.Event
@@ -253,7 +246,9 @@ class Supervisor:
         wanted = _asked(row)
         if wanted is not None:
             await self._move(row, ACTIVATING)
-            result.activation.CopyFrom(await activate_if_good(wanted, result.checkpoints[0], self._activator))
+            result.activation.CopyFrom(
+                await activate_if_good(wanted, result.checkpoints[0], self._deployments)
+            )
         await self._finish(row, SUCCEEDED, result)
 
     async def _is_cancelled(self, row: JobRow) -> bool:

@@ -118,6 +118,17 @@ class DeploymentManager:
         await self._join(("load", served.name, version), lambda: self._ensure_loaded(served))
         return served
 
+    def checkpoint_folder(self, name: str) -> Path:
+        """The checkpoint folder of a model's active version.
+
+        Raises:
+            Refused: there is no such model, or its checkpoint is still being read.
+        """
+        checkpoint = self._pool.find(name).checkpoint
+        if checkpoint is None:
+            raise unavailable("MODEL_LOADING", f"{name} is still loading", 1.0)
+        return checkpoint.folder
+
     async def plan(self, name: str, folder: Path) -> tuple[ModelVersion | Checkpoint, MemoryPlan]:
         """Say what `load` would do: the version that there is or the checkpoint of a new one, and its memory.
 
@@ -451,17 +462,17 @@ class DeploymentManager:
 _NAMES = "letters, digits, '.', '_' and '-', at most 64"
 
 
-async def drain(version: ModelVersion, seconds: float, at_once: asyncio.Event | None = None) -> None:
+async def drain(version: ModelVersion, seconds: float) -> None:
     """Wait until nobody uses a version's engine, then end what is left."""
-    await _until_idle(version, seconds, at_once)
+    await _until_idle(version, seconds)
     if not version.idle and version.engine is not None:
         await version.engine.abort_all()
-        await _until_idle(version, ABORT_SECONDS, None)
+        await _until_idle(version, ABORT_SECONDS)
 
 
-async def _until_idle(version: ModelVersion, seconds: float, at_once: asyncio.Event | None) -> None:
+async def _until_idle(version: ModelVersion, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not version.idle and time.monotonic() < deadline and not (at_once and at_once.is_set()):
+    while not version.idle and time.monotonic() < deadline:
         await asyncio.sleep(POLL_SECONDS)
 
 

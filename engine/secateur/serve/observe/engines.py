@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from secateur.serve.engine.load import EngineStats, Histogram
+from secateur.serve.engine.stats import EngineStats, Histogram
 
 LABELS = ("model", "version")
 GAUGES: Mapping[str, tuple[str, Callable[[EngineStats], float]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from prometheus_client import (
 from secateur.config.address import host_of
 from secateur.config.serve import TlsOptions
 from secateur.errors import BadInput
-from secateur.serve.engine.load import LATENCY_BUCKETS, EngineStats
+from secateur.serve.engine.stats import LATENCY_BUCKETS, EngineStats
 from secateur.serve.guard.call import CallContext
 from secateur.serve.observe.engines import EngineCollector
 
@@ -97,3 +98,15 @@ class Metrics:
             thread.join()
 
         return f"{address.rpartition(':')[0]}:{server.server_port}", stop
+
+
+INTERVAL = 0.1
+
+
+async def watch_lag(observe: Callable[[float], None]) -> None:
+    """Report, ten times a second, by how many seconds the loop woke up late; runs until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + INTERVAL
+        await asyncio.sleep(INTERVAL)
+        observe(max(0.0, loop.time() - due))

@@ -9,12 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from secateur.config.serve import ObserveOptions, TlsOptions
-from secateur.serve.engine.load import EngineStats
+from secateur.serve.engine.stats import EngineStats
 from secateur.serve.guard.interceptor import CallStage
 from secateur.serve.observe import traces
-from secateur.serve.observe.lag import watch_lag
 from secateur.serve.observe.logs import log_call
-from secateur.serve.observe.metrics import Metrics
+from secateur.serve.observe.metrics import Metrics, watch_lag
 
 SCRAPE_SECONDS = 5.0
 log = logging.getLogger(__name__)

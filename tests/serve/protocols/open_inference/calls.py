@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from secateur.serve.protocols.open_inference import wire
-from secateur.serve.protocols.open_inference.contract import INPUTS
+from secateur.serve.protocols.open_inference.tensors import INPUTS
 
 
 class Calls:

@@ -15,7 +15,7 @@ import pytest
 from secateur.client import Client
 from secateur.serve.process import ServerProcess
 from secateur.serve.protocols.open_inference import wire
-from secateur.serve.protocols.open_inference.contract import INPUTS, OUTPUTS
+from secateur.serve.protocols.open_inference.tensors import INPUTS, OUTPUTS
 from secateur.v1 import inference_pb2, inference_pb2_grpc
 from tests.serve.protocols.open_inference.calls import Calls, outputs, reason_of, request, text_of
 from tests.waiting import eventually

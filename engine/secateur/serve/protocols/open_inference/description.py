@@ -6,8 +6,8 @@ from typing import Any
 
 from secateur.serve.models.pool import ModelEntry, ModelVersion
 from secateur.serve.protocols.open_inference import wire
-from secateur.serve.protocols.open_inference.contract import BOOL, BYTES, FP32, INPUTS, OUTPUTS, UINT32
-from secateur.serve.protocols.open_inference.question import DEFAULT_PRIORITY, PRIORITIES
+from secateur.serve.protocols.open_inference.infer_request import DEFAULT_PRIORITY, PRIORITIES
+from secateur.serve.protocols.open_inference.tensors import BOOL, BYTES, FP32, INPUTS, OUTPUTS, UINT32
 
 PLATFORM = "vllm"
 CONFIG_TYPES = {BYTES: "TYPE_STRING", BOOL: "TYPE_BOOL", FP32: "TYPE_FP32", UINT32: "TYPE_UINT32"}

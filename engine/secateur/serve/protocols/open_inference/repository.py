@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from google.rpc import code_pb2
 
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
+from secateur.serve.models.deployments import DeploymentManager
 from secateur.serve.models.pool import ModelEntry, ModelPool, ModelVersion, VersionState
 from secateur.serve.protocols.open_inference import wire
 from secateur.serve.protocols.open_inference.parameters import read_parameters
@@ -24,16 +25,6 @@ UNLOAD_DEPENDENTS = "unload_dependents"
 """Triton's clients always send it; no model here depends on another."""
 
 
-class VersionLoader(Protocol):
-    """What can change which versions are loaded."""
-
-    async def load_version(self, name: str, version: str) -> Any:
-        """Start a version that is known, unless it is loaded, and wait until it answers."""
-
-    async def unload(self, name: str, version: str, etag: str = "", force: bool = False) -> Any:
-        """Let a version finish its requests, if it is active only with ``force``, and free its memory."""
-
-
 class ModelRepository:
     """Lists, loads and unloads versions.
 
@@ -42,7 +33,7 @@ class ModelRepository:
         deployments: what changes it.
     """
 
-    def __init__(self, pool: ModelPool, deployments: VersionLoader) -> None:
+    def __init__(self, pool: ModelPool, deployments: DeploymentManager) -> None:
         self._pool = pool
         self._deployments = deployments
 

@@ -17,13 +17,14 @@ from secateur.serve.inference import generation
 from secateur.serve.inference.deadline import check_deadline
 from secateur.serve.inference.generation import ABORT, CompletionChunk
 from secateur.serve.inference.prompt import GenerationPrompt
+from secateur.serve.models.deployments import DeploymentManager
 from secateur.serve.models.pool import ModelPool, ModelVersion, VersionState
 from secateur.serve.protocols.open_inference import description, repository, wire
-from secateur.serve.protocols.open_inference.answer import ResponseBuilder, error_response
-from secateur.serve.protocols.open_inference.conversation import handle_stream
-from secateur.serve.protocols.open_inference.question import InferRequest, read_infer_request
-from secateur.serve.protocols.open_inference.repository import ModelRepository, VersionLoader
+from secateur.serve.protocols.open_inference.infer_request import InferRequest, read_infer_request
+from secateur.serve.protocols.open_inference.repository import ModelRepository
+from secateur.serve.protocols.open_inference.response import ResponseBuilder, error_response
 from secateur.serve.protocols.open_inference.statistics import RequestStatistics
+from secateur.serve.protocols.open_inference.stream import handle_stream
 
 EXTENSIONS = ("model_repository", "model_configuration", "parameters", "schedule_policy", "statistics")
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 class OpenInferenceService:
     """Answers for every model of the pool. It has no calls for shared memory, traces and logs."""
 
-    def __init__(self, pool: ModelPool, deployments: VersionLoader) -> None:
+    def __init__(self, pool: ModelPool, deployments: DeploymentManager) -> None:
         self._pool = pool
         self._repository = ModelRepository(pool, deployments)
         self._statistics = RequestStatistics()

@@ -5,10 +5,45 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from secateur.serve.failures import FieldViolation, invalid_argument
-from secateur.serve.protocols.open_inference.contract import BOOL, BYTES, FP32, INPUTS, OUTPUTS, UINT32
+
+BYTES, BOOL, FP32, UINT32 = "BYTES", "BOOL", "FP32", "UINT32"
+RETURN_PREFIX = "return_"
+
+
+class TensorSpec(NamedTuple):
+    """What may, or must, be given or asked for; -1 in its shape is the number of completions."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] = (1,)
+    optional: bool = True
+
+
+OUTPUTS = {
+    tensor.name: tensor
+    for tensor in (
+        TensorSpec("text_output", BYTES, (-1,), optional=False),
+        TensorSpec("finish_reason", BYTES, (-1,)),
+        TensorSpec("cumulative_logprob", FP32, (-1,)),
+        TensorSpec("logprobs", BYTES, (-1,)),
+        TensorSpec("num_input_tokens", UINT32),
+        TensorSpec("num_output_tokens", UINT32, (-1,)),
+    )
+}
+INPUTS = {
+    tensor.name: tensor
+    for tensor in (
+        TensorSpec("text_input", BYTES, optional=False),
+        TensorSpec("stream", BOOL),
+        TensorSpec("sampling_parameters", BYTES),
+        TensorSpec("exclude_input_in_output", BOOL),
+        *(TensorSpec(RETURN_PREFIX + output.name, BOOL) for output in OUTPUTS.values() if output.optional),
+    )
+}
+
 
 CONTENTS = {
     BYTES: "bytes_contents",

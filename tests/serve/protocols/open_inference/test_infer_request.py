@@ -9,8 +9,8 @@ from google.rpc import code_pb2
 
 from secateur.serve.failures import RpcError
 from secateur.serve.inference.sampling import SamplingSettings
-from secateur.serve.protocols.open_inference.contract import INPUTS, OUTPUTS
-from secateur.serve.protocols.open_inference.question import read_infer_request
+from secateur.serve.protocols.open_inference.infer_request import read_infer_request
+from secateur.serve.protocols.open_inference.tensors import INPUTS, OUTPUTS
 from tests.serve.protocols.open_inference.calls import add_tensor, request
 
 

@@ -13,7 +13,7 @@ from secateur.serve.failures import RpcError
 from secateur.serve.inference.generation import CompletionChunk, PositionLogprobs, TokenCandidate
 from secateur.serve.models.pool import ModelVersion
 from secateur.serve.protocols.open_inference import wire
-from secateur.serve.protocols.open_inference.question import InferRequest
+from secateur.serve.protocols.open_inference.infer_request import InferRequest
 from secateur.serve.protocols.open_inference.tensors import write_outputs
 
 FINAL = "triton_final_response"

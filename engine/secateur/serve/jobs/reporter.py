@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from secateur.prune.preparation import PreparedRun
 from secateur.search.loop import SearchProgress
 from secateur.serve.failures import RpcError
-from secateur.serve.jobs.points import ParetoFront
+from secateur.serve.jobs.front import ParetoFront
 from secateur.serve.jobs.store import JobStore
 from secateur.study.study import best_first
 from secateur.v1 import prune_pb2

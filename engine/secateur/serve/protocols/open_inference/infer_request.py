@@ -8,7 +8,6 @@ from typing import Any
 
 from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.inference.sampling import SamplingSettings
-from secateur.serve.protocols.open_inference.contract import OUTPUTS, RETURN_PREFIX
 from secateur.serve.protocols.open_inference.parameters import (
     READERS,
     read_bool,
@@ -17,7 +16,7 @@ from secateur.serve.protocols.open_inference.parameters import (
     read_parameters,
     read_sampling,
 )
-from secateur.serve.protocols.open_inference.tensors import read_inputs
+from secateur.serve.protocols.open_inference.tensors import OUTPUTS, RETURN_PREFIX, read_inputs
 
 PRIORITIES, DEFAULT_PRIORITY = 100, 50
 """As Triton counts: 1 goes first, 100 last; 0 = the default."""

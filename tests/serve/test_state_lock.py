@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import BadInput
-from secateur.serve.models.home import acquire_state_lock, release_state_lock
 from secateur.serve.models.tables import ModelRow, ModelStore
 from secateur.serve.state import open_state
+from secateur.serve.state_lock import acquire_state_lock, release_state_lock
 
 
 def test_one_server_at_a_time(tmp_path: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -13,11 +10,12 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from sqlalchemy.orm import Session, sessionmaker
 
 from secateur.config.serve import JobOptions
-from secateur.serve.jobs.activation import Activator
 from secateur.serve.jobs.operations import OperationsService
 from secateur.serve.jobs.service import PruneService
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
+from secateur.serve.models.deployments import DeploymentManager
+from secateur.serve.state_lock import folder_identity
 from secateur.v1 import prune_pb2, prune_pb2_grpc
 
 SERVICES = (
@@ -33,7 +31,7 @@ class JobManager:
         sessions: of the state database.
         state: its URL.
         folder: for the files of jobs; made when missing.
-        activator: puts results into service.
+        deployments: the models to prune, and where results are put into service.
         roots: folders below which clients may name files.
 
     Raises:
@@ -45,15 +43,15 @@ class JobManager:
         sessions: sessionmaker[Session],
         state: str,
         folder: Path,
-        activator: Activator,
+        deployments: DeploymentManager,
         roots: Sequence[Path],
         options: JobOptions,
     ) -> None:
         folder = folder.absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = JobStore(sessions, _identity(folder))
-        self._supervisor = Supervisor(store, state, folder, activator, options)
-        self._prune = PruneService(store, self._supervisor, activator, roots)
+        store = JobStore(sessions, folder_identity(folder))
+        self._supervisor = Supervisor(store, state, folder, deployments, options)
+        self._prune = PruneService(store, self._supervisor, deployments, roots)
         self._operations = OperationsService(store, self._supervisor)
 
     @property
@@ -75,14 +73,3 @@ class JobManager:
         self._prune.close()
         self._operations.close()
         await self._supervisor.close()
-
-
-def _identity(folder: Path) -> str:
-    """What the folder is called in the database, whatever its path is; given once."""
-    file, new = folder / "id", folder / f".id-{uuid.uuid4().hex}"
-    if not file.is_file():
-        new.write_text(uuid.uuid4().hex, encoding="utf-8")
-        with suppress(FileExistsError):  # another server was first
-            os.link(new, file)
-        new.unlink()
-    return file.read_text(encoding="utf-8")

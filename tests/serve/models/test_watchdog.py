@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from secateur.errors import BackendUnavailable
-from secateur.serve.engine.backoff import Backoff
 from secateur.serve.failures import RpcError
+from secateur.serve.models.watchdog import Backoff
 from secateur.v1 import models_pb2
 from tests.serve.models.conftest import House, engine_of, eventually
 
