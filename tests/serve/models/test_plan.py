@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from secateur.config.serve import EngineOptions
+from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.plan import AvailableMemory, plan_memory
 from secateur.serve.models.pool import ModelPool
@@ -61,6 +64,17 @@ def test_the_same_command_line_goes_on_where_it_was() -> None:
     pool, wanted = served(remembered(row("1", A, loaded=False), row("2", B), active="2"), {"m": A})
     assert wanted == ["m/2"] and pool.find("").version == "2"
     assert pool.aliases == {"default": "m"}
+
+
+def test_what_is_to_be_loaded_is_loading_at_once() -> None:
+    """Between the restart and its turn to load, callers are told to come back, not that it is unloaded."""
+    pool, _ = served(remembered(row("1", A, loaded=False), row("2", B), active="2"), {"m": A})
+    with pytest.raises(RpcError) as refusal:
+        pool.find("m").ready_engine()
+    assert refusal.value.reason == "MODEL_LOADING"
+    with pytest.raises(RpcError) as unloaded:
+        pool.find("m", "1").ready_engine()
+    assert unloaded.value.reason == "VERSION_NOT_LOADED"
 
 
 def test_another_folder_wins() -> None:

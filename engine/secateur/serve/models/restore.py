@@ -42,7 +42,11 @@ def restore_pool(
             pool.aliases[alias] = name
     active = [model.answering for model in pool.models.values() if model.answering is not None]
     there = set(pool)
-    return list(dict.fromkeys([*active, *(one for one in wanted if one in there)]))
+    to_load = list(dict.fromkeys([*active, *(one for one in wanted if one in there)]))
+    for one in to_load:
+        # From now on: until its turn comes, callers must be told that it is loading, not that it is unloaded.
+        one.become(VersionState.LOADING)
+    return to_load
 
 
 def _model(row: ModelRow) -> ModelEntry:
