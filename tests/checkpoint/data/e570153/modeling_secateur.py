@@ -1,0 +1,118 @@
+"""A causal language model whose layers differ in width, or lack a sub-block.
+
+This file travels inside checkpoints (``trust_remote_code=True``) and imports only torch, transformers
+and its sibling. It adds no computation: the model is the dense family's own model class, with each
+decoder layer built for its own widths and removed sub-blocks put out of action. Masks, rotary
+embedding, sliding window and key/value cache are therefore exactly the family's.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import LlamaForCausalLM, LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from .configuration_secateur import SecateurConfig
+
+
+class Family(NamedTuple):
+    """The classes of a dense family that a pruned model is put together from."""
+
+    model: type[PreTrainedModel]
+    layer: type[nn.Module]
+
+
+FAMILIES = {
+    "llama": Family(LlamaModel, LlamaDecoderLayer),
+    "mistral": Family(MistralModel, MistralDecoderLayer),
+    "qwen2": Family(Qwen2Model, Qwen2DecoderLayer),
+    "qwen3": Family(Qwen3Model, Qwen3DecoderLayer),
+}
+
+
+class NoAttention(nn.Module):
+    """Stands where attention was removed: adds nothing to the residual stream, caches nothing."""
+
+    def forward(self, hidden_states: torch.Tensor, **_: Any) -> tuple[torch.Tensor, None]:
+        return hidden_states.new_zeros(()), None
+
+
+class NoMLP(nn.Module):
+    """Stands where the FFN was removed: adds nothing to the residual stream."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states.new_zeros(())
+
+
+class SecateurForCausalLM(LlamaForCausalLM):
+    """The pruned model; what is inherited from Llama (head, loss, tying) is common to all families."""
+
+    config_class = SecateurConfig
+
+    def __init__(self, config: SecateurConfig) -> None:
+        # Not LlamaForCausalLM's: that would build the dense model first.
+        super(LlamaForCausalLM, self).__init__(config)
+        self.model = _pruned_model(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+def _pruned_model(config: SecateurConfig) -> PreTrainedModel:
+    """The family's model class with this config's decoder layers in place of the dense ones."""
+    family = FAMILIES[config.base_model_type]
+    layerless = copy.copy(config)
+    layerless.num_hidden_layers = 0
+    model = family.model(layerless)
+    model.config = config
+    slots = _cache_slots(config)
+    model.layers = nn.ModuleList(
+        [_pruned_layer(family, config, index, slots.get(index)) for index in range(config.num_hidden_layers)]
+    )
+    return model
+
+
+def _pruned_layer(family: Family, config: SecateurConfig, index: int, cache_slot: int | None) -> nn.Module:
+    layer_config = config.per_layer_config[index]
+    layer: Any = family.layer(layer_config, index)
+    if "attention" in layer_config.skip:
+        layer.self_attn = NoAttention()
+        layer.input_layernorm = nn.Identity()
+    else:
+        layer.self_attn.layer_idx = cache_slot
+        # Attention reads its kernel's name from the config at every call: one config, so that
+        # set_attn_implementation() reaches it.
+        layer.self_attn.config = config
+    if "mlp" in layer_config.skip:
+        layer.mlp = NoMLP()
+        layer.post_attention_layernorm = nn.Identity()
+    return layer
+
+
+def _cache_slots(config: SecateurConfig) -> dict[int, int]:
+    """Layer index -> index in the key/value cache, for the layers that have attention.
+
+    The cache has one slot per dense layer, of that layer's kind (full or sliding), and transformers
+    asks the first slot (for masks: the first of a kind) how many tokens were seen. So each attention
+    takes the first free slot of its kind.
+
+    Raises:
+        ValueError: no attention of layer 0's kind is left, so that nobody would count the tokens.
+    """
+    kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
+    free = {kind: iter([i for i, k in enumerate(kinds) if k == kind]) for kind in kinds}
+    slots = {
+        index: next(free[kinds[index]])
+        for index, layer in enumerate(config.per_layer_config)
+        if "attention" not in layer.skip
+    }
+    if 0 not in slots.values():
+        raise ValueError(f"per_layer_config: at least one {kinds[0]} layer must keep its attention")
+    return slots
