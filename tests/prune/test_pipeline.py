@@ -316,6 +316,13 @@ class TestSeveralBudgets:
         with pytest.raises(BadInput, match="no pair of the study is within"):
             cut_from_study(own, Notes())
 
+    def test_too_few_evaluations_for_all_budgets(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+        """The first budget's round spends them all: that is said, and what was evaluated is kept."""
+        options = options_for(tiny_llama, text, tmp_path / "out", keep=(0.9, 0.5), evaluations=1)
+        with pytest.raises(BadInput, match=r"evaluations: got 1: more: none was left for 0\.5"):
+            prune_all(options, Notes())
+        assert options.study_folder.is_dir() and not options.out.exists()
+
 
 class TestVariants:
     def test_another_family_and_memory(self, tiny_qwen3: Path, text: Path, tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ def prune_all(
         )
         for goal, keep, out in zip(prepared.goals, options.goals, options.outs, strict=True)
     ]
+    if empty := [order.goal.name for order in orders if not order.candidates]:
+        allowed = f"more: none was left for {', '.join(empty)}; what was evaluated is kept in the study"
+        raise BadInput("evaluations", options.evaluations, allowed)
     records = make_checkpoints(prepared, orders, search.choice, reporter, clock)
     others = prepared.study.close()
     if len(prepared.goals) == 1 and not others:  # a study of several budgets is there to be cut from again
