@@ -32,11 +32,12 @@ from benchmarks.host import cpu, write_result
 from secateur.bench.load.journal import BenchmarkLog
 from secateur.bench.load.prompt import RandomTokens
 from secateur.bench.load.record import Phase
-from secateur.bench.load.stage import ClosedLoop, OpenLoop, StopCondition
+from secateur.bench.load.stage import ClosedLoop, OpenLoop
 from secateur.bench.metrics.row import METRICS
 from secateur.bench.metrics.statistics import ratio_of_rounds
-from secateur.bench.options import BenchmarkTargetSpec, BenchOptions
 from secateur.bench.run import run
+from secateur.client.endpoint import Endpoint
+from secateur.config.bench import BenchOptions
 
 MODEL = "model"
 TOLERANCE = 0.05
@@ -129,15 +130,21 @@ def _compared(theirs: list[dict[str, list[float]]], ours: list[dict[str, list[fl
 async def _ours(
     address: str, load: ClosedLoop | OpenLoop, seed: int, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
+    kind: dict[str, Any] = {}
+    if isinstance(load, ClosedLoop):
+        kind["concurrency"] = (load.concurrency,)
+    else:
+        kind |= {"rate": (load.rate,), "arrivals": "poisson" if load.poisson else "constant"}
     options = BenchOptions(
-        subjects=(BenchmarkTargetSpec(MODEL, address),),
-        loads=(load,),
-        extent=StopCondition(requests=arguments.requests),
-        input_tokens=arguments.input_len,
-        output_tokens=arguments.output_len,
+        target=address,
+        model=MODEL,
+        requests=arguments.requests,
+        input_len=arguments.input_len,
+        output_len=arguments.output_len,
         seed=seed,
+        **kind,
     )
-    log: BenchmarkLog = await run(options, None, Silent(), asyncio.Event())
+    log: BenchmarkLog = await run(options, Endpoint(), None, Silent(), asyncio.Event())
     measured = [record for record in log.records if record.phase is Phase.MEASURED]
     assert all(record.ok for record in measured), measured
     return {metric: [v for record in measured for v in METRICS[metric](record)] for metric in COMPARED}

@@ -120,20 +120,16 @@ def _paced(address: str, streams: int, seconds: float) -> dict[str, Any]:
 
 def _run(address: str, streams: int, seconds: float) -> dict[str, Any]:
     from secateur.bench.document import benchmark_document
-    from secateur.bench.load.stage import ClosedLoop, StopCondition
-    from secateur.bench.options import BenchmarkTargetSpec, BenchOptions
     from secateur.bench.run import run
+    from secateur.client.endpoint import Endpoint
+    from secateur.config.bench import BenchOptions
 
     options = BenchOptions(
-        subjects=(BenchmarkTargetSpec("", address),),
-        loads=(ClosedLoop(streams),),
-        extent=StopCondition(seconds=seconds),
-        input_tokens=16,
-        output_tokens=TOKENS,
+        target=address, concurrency=(streams,), seconds=seconds, input_len=16, output_len=TOKENS
     )
 
     async def measured() -> Any:
-        return await run(options, None, Silent(), asyncio.Event())
+        return await run(options, Endpoint(), None, Silent(), asyncio.Event())
 
     (row,) = benchmark_document(asyncio.run(measured()))["results"]
     print(

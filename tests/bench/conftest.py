@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from secateur.bench.load.driver import BenchmarkTarget, LoadGenerator
+from secateur.bench.load.generator import BenchmarkTarget, LoadGenerator
 from secateur.bench.load.journal import BenchmarkLog, Journal
 from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
 from secateur.bench.load.record import Phase, RequestRecord
@@ -43,7 +43,7 @@ def endpoint(address: str, timeout: float = 30.0) -> Endpoint:
 async def drive(
     address: str,
     load: LoadPattern,
-    extent: StopCondition,
+    stage_stop: StopCondition,
     *,
     model: str = "null",
     tokens: int = 5,
@@ -54,12 +54,12 @@ async def drive(
     """Run one stage against a null server."""
     target = SecateurTarget(endpoint(address, timeout))
     journal = Journal(None, {"labels": [model]})
-    driver = LoadGenerator(journal, time.perf_counter(), stop or asyncio.Event())
+    generator = LoadGenerator(journal, time.perf_counter(), stop or asyncio.Event())
     request = BenchmarkRequest(BenchmarkPrompt(3, token_ids=(1, 2, 3)), tokens)
     side = asyncio.ensure_future(meanwhile()) if meanwhile else None  # type: ignore[arg-type]
     try:
-        await driver.run(
-            Stage(0, load, extent), 0, BenchmarkTarget(model, model, target, lambda number: request), 0
+        await generator.run(
+            Stage(0, load, stage_stop), 0, BenchmarkTarget(model, model, target, lambda number: request), 0
         )
     finally:
         if side is not None:

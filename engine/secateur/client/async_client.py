@@ -16,10 +16,11 @@ from typing import Any, Unpack
 from secateur.client import inference
 from secateur.client.async_connection import AsyncConnection
 from secateur.client.call import AsyncStub, async_unary
-from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
+from secateur.client.endpoint import Endpoint
 from secateur.client.inference import GenerationResult, PromptInput, SamplingOptions, StreamEvent
 from secateur.client.jobs import AsyncJobsClient
 from secateur.client.models import AsyncModelsClient
+from secateur.config.connection import TIMEOUT_SECONDS
 
 
 class AsyncClient(AsyncStub):

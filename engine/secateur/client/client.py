@@ -15,10 +15,11 @@ from typing import Any, Unpack
 from secateur.client import inference
 from secateur.client.call import SyncStub, sync_unary
 from secateur.client.connection import Connection
-from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
+from secateur.client.endpoint import Endpoint
 from secateur.client.inference import GenerationResult, PromptInput, SamplingOptions, StreamEvent
 from secateur.client.jobs import JobsClient
 from secateur.client.models import ModelsClient
+from secateur.config.connection import TIMEOUT_SECONDS
 
 
 class Client(SyncStub):

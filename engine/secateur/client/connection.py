@@ -11,11 +11,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
 
 from secateur.client.call import RpcCall
-from secateur.client.endpoint import TIMEOUT_SECONDS, Endpoint
+from secateur.client.endpoint import Endpoint
 from secateur.client.failures import CallFailed
 from secateur.client.retries import RetryState
-
-__all__ = ["TIMEOUT_SECONDS", "CallFailed", "Connection"]
 
 T = TypeVar("T")
 

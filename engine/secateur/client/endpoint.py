@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,58 +13,51 @@ from typing import Any
 import grpc
 
 from secateur.client.retries import RetryPolicy
+from secateur.config.connection import TOKEN_VARIABLE, ConnectionOptions, File
 from secateur.errors import BadInput
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-TIMEOUT_SECONDS = 600.0
 LOOPBACK = ("127.", "localhost:", "[::1]:", "unix:")
-
-File = str | os.PathLike[str]
-
-
-class Unencrypted(BadInput):
-    """A token would travel to another machine for all to read."""
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """A server and how to call it.
+class Endpoint(ConnectionOptions):
+    """A server and how to call it. A token file has been read: its content is the token.
 
     Attributes:
-        target: ``HOST:PORT`` or ``unix:PATH``.
-        tls: encrypt; implied by ``ca`` and ``cert``. Without ``ca`` the system's authorities are trusted.
-        ca: PEM file of the authorities that may vouch for the server.
-        cert: PEM file of the certificate that this client shows (mutual TLS).
-        key: PEM file of its private key.
-        token: bearer token sent with every call.
-        insecure: allow a token to travel unencrypted to another machine.
-        timeout: deadline of each call, in seconds, retries included.
-        wait_for_ready: wait, within the deadline, for a server to start and to load the model.
         retries: how often and how fast a failed call is sent again.
+
+    Raises:
+        BadInput: the options do not fit together, or the token file cannot be read.
     """
 
-    target: str
-    tls: bool = False
-    ca: File | None = None
-    cert: File | None = None
-    key: File | None = None
-    token: str | None = field(default=None, repr=False)
-    insecure: bool = False
-    timeout: float = TIMEOUT_SECONDS
-    wait_for_ready: bool = False
     retries: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
-        if (self.cert is None) != (self.key is None):
-            alone = "cert" if self.key is None else "key"
-            raise BadInput(alone, getattr(self, alone), "a certificate and its key go together: give both")
-        if self.timeout <= 0:
-            raise BadInput("timeout", self.timeout, "more than 0 seconds")
+        super().__post_init__()
+        if self.token_file is not None:
+            object.__setattr__(self, "token", self._read_token(self.token_file))
+            object.__setattr__(self, "token_file", None)
         if self.token is not None and not (self.token.isascii() and self.token.isprintable() and self.token):
             raise BadInput("token", "one with other characters", "printable ASCII, at least one character")
         if self.token and not (self.encrypted or self.insecure or self.target.startswith(LOOPBACK)):
-            allowed = "would travel unencrypted to another machine: give ca, tls or insecure"
-            raise Unencrypted("token", f"one for {self.target}", allowed)
+            allowed = "would travel unencrypted to another machine: give `ca`, `tls` or `insecure`"
+            raise BadInput("token", f"one for {self.target}", allowed)
+
+    def _read_token(self, file: File) -> str:
+        """The token in a file; a token from the variable yields to it."""
+        if self.token is not None and self.token != os.environ.get(TOKEN_VARIABLE):
+            raise BadInput("token_file", file, "`token` gives a token already: give one of them")
+        try:
+            text = sys.stdin.read() if str(file) == "-" else Path(file).expanduser().read_text("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "not ASCII"
+            raise BadInput("token_file", file, f"cannot be read: {why}") from error
+        token = text.strip()
+        if not (token and token.isprintable()):
+            allowed = "one token in it: printable ASCII, at least one character"
+            raise BadInput("token_file", file, allowed)
+        return token
 
     @property
     def encrypted(self) -> bool:

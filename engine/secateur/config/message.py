@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from secateur.config.option import Declaration, declared
+from secateur.config.option import Declaration, declared, faults
 from secateur.config.values import as_text, convert
+from secateur.errors import BadInput
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -27,21 +30,48 @@ def set_fields(message: Message, options: type, given: Mapping[str, Any]) -> Non
     """
     for declaration in filter(in_messages, declared(options)):
         if declaration.name in given:
-            field = message.DESCRIPTOR.fields_by_name[declaration.option.message_field]
-            _set(message, field, declaration, given[declaration.name])
+            holder, name = _holder(message, declaration)
+            _set(holder, holder.DESCRIPTOR.fields_by_name[name], declaration, given[declaration.name])
 
 
 def given_in(message: Message, options: type) -> dict[str, Any]:
     """What a message says, by the names of the options: text if it is not empty, numbers if they are set."""
     given: dict[str, Any] = {}
     for declaration in filter(in_messages, declared(options)):
-        field = message.DESCRIPTOR.fields_by_name[declaration.option.message_field]
-        value = getattr(message, field.name)
+        holder, name = _holder(message, declaration)
+        field = holder.DESCRIPTOR.fields_by_name[name]
+        value = getattr(holder, name)
         if field.is_repeated:
             value = list(value)
-        if message.HasField(field.name) if field.has_presence else value:
+        if holder.HasField(name) if field.has_presence else value:
             given[declaration.name] = value
     return given
+
+
+def faults_in(message: Message, options: type) -> Iterator[BadInput]:
+    """What a message has that the options refuse, or refuse to clients of a server."""
+    given = given_in(message, options)
+    for declaration in filter(in_messages, declared(options)):
+        if declaration.name in given:
+            try:
+                value = convert(declaration, given[declaration.name])
+                yield from faults(_for_clients(declaration), value)
+            except BadInput as error:
+                yield error
+
+
+def _for_clients(declaration: Declaration) -> Declaration:
+    """The declaration with the range that clients of a server have."""
+    about = declaration.option
+    if about.message_max is None:
+        return declaration
+    return replace(declaration, option=replace(about, max_value=about.message_max))
+
+
+def _holder(message: Message, declaration: Declaration) -> tuple[Message, str]:
+    """The message that has the field of an option, and the field's name in it."""
+    *outer, name = declaration.option.message_field.split(".")
+    return reduce(getattr, outer, message), name
 
 
 def field_of(options: type, name: str) -> str | None:
@@ -56,11 +86,20 @@ def disagreements(descriptor: Descriptor, options: type) -> Iterator[str]:
     """What differs between a message and the options: fields that are missing, or of another type."""
     for declaration in filter(in_messages, declared(options)):
         name = declaration.option.message_field
-        field = descriptor.fields_by_name.get(name)
+        field = _field(descriptor, name)
         if field is None:
             yield f"{descriptor.name}.{name} is missing: the field of the option {declaration.name}"
         elif field.cpp_type not in _types(field, declaration):
             yield f"{descriptor.name}.{name} is of another type than the option {declaration.name}"
+
+
+def _field(descriptor: Descriptor, path: str) -> FieldDescriptor | None:
+    *outer, name = path.split(".")
+    for part in outer:
+        if part not in descriptor.fields_by_name:
+            return None
+        descriptor = descriptor.fields_by_name[part].message_type
+    return descriptor.fields_by_name.get(name)
 
 
 def _types(field: FieldDescriptor, declaration: Declaration) -> tuple[int, ...]:
@@ -68,7 +107,7 @@ def _types(field: FieldDescriptor, declaration: Declaration) -> tuple[int, ...]:
     if declaration.many and not field.is_repeated:
         return (field.CPPTYPE_STRING,)
     if declaration.type is int:
-        return (field.CPPTYPE_INT32, field.CPPTYPE_INT64)
+        return (field.CPPTYPE_INT32, field.CPPTYPE_INT64, field.CPPTYPE_UINT32, field.CPPTYPE_UINT64)
     if declaration.type is float:
         return (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT)
     return (field.CPPTYPE_BOOL if declaration.type is bool else field.CPPTYPE_STRING,)

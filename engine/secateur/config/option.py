@@ -14,7 +14,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class Option:
         show: the text that `parse` reads, of a value.
         in_file: type in a configuration file, where it does not follow from the option's own.
         is_path: whether values are paths, relative to a configuration file that names them; or which are.
-        message_field: field of a request that sets it; empty where clients of a server may not.
+        message_field: field of a request that sets it, such as ``open.rates``; empty where clients may not.
+        message_max: the most that clients of a server may give, where that is less than `max_value`.
         redact: of a value with a secret in it, what may be printed.
     """
 
@@ -70,6 +71,7 @@ class Option:
     in_file: Any = None
     is_path: bool | Callable[[str], bool] = False
     message_field: str = ""
+    message_max: float | None = None
     redact: Callable[[Any], Any] | None = None
 
     def admits(self, number: float) -> bool:
@@ -130,12 +132,18 @@ class Declaration:
         return options
 
 
-def option(default: Any = MISSING, *, default_factory: Any = MISSING, **particulars: Any) -> Any:
-    """A dataclass field with its declaration; the arguments are `Option`'s."""
+def option(
+    default: Any = MISSING, *, default_factory: Any = MISSING, secret: bool = False, **particulars: Any
+) -> Any:
+    """A dataclass field with its declaration; the arguments are `Option`'s.
+
+    Args:
+        secret: whether the value is left out of the dataclass's ``repr``.
+    """
     metadata = {KEY: Option(**particulars)}
     if default_factory is not MISSING:
-        return field(default_factory=default_factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
+        return field(default_factory=default_factory, metadata=metadata, repr=not secret)
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 def declared(options: type) -> tuple[Declaration, ...]:
@@ -198,19 +206,20 @@ def check(options: Any) -> None:
         BadInput: naming the first option out of its range or not among its choices.
     """
     for declared_option in declared(type(options)):
-        if len(declared_option.path) > 1:
-            continue
-        value = declared_option.value_in(options)
-        for one in value if declared_option.many else (value,):
-            _check_one(declared_option, one)
+        if len(declared_option.path) == 1:
+            for fault in faults(declared_option, declared_option.value_in(options)):
+                raise fault
 
 
-def _check_one(declared_option: Declaration, value: Any) -> None:
+def faults(declared_option: Declaration, value: Any) -> Iterator[BadInput]:
+    """What is out of range, or not among the choices, in a value of an option."""
     about = declared_option.option
-    if value is None or isinstance(value, Path | Mapping):
-        return
-    if about.choices and value not in about.choices:
-        allowed = about.allowed or f"allowed are {', '.join(about.choices)}"
-        raise BadInput(declared_option.name, value, allowed)
-    if isinstance(value, int | float) and not isinstance(value, bool) and not about.admits(value):
-        raise BadInput(declared_option.name, value, about.allowed or about.range)
+    for one in value if declared_option.many else (value,):
+        if one is None or isinstance(one, Path | Mapping):
+            continue
+        if about.choices and one not in about.choices:
+            allowed = about.allowed or f"allowed are {', '.join(about.choices)}"
+            yield BadInput(declared_option.name, one, allowed)
+        elif isinstance(one, int | float) and not isinstance(one, bool) and not about.admits(one):
+            shown = f"{one:g}" if isinstance(one, float) else one
+            yield BadInput(declared_option.name, shown, about.allowed or about.range)

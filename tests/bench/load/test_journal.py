@@ -63,7 +63,7 @@ def test_a_torn_last_line_is_left_out(file: Path) -> None:
 def test_other_files(tmp_path: Path, content: str) -> None:
     other = tmp_path / "other"
     other.write_text(content)
-    with pytest.raises(BadInput, match=r"again: .*no file of records"):
+    with pytest.raises(BadInput, match=r"records: .*no file of records"):
         read_journal(other)
 
 

@@ -53,5 +53,5 @@ def test_bad_lines(tmp_path: Path, lines: list[str], said: str) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"--trace.*No such file"):
+    with pytest.raises(BadInput, match=r"trace.*No such file"):
         read_trace(tmp_path / "nowhere.jsonl")

@@ -10,27 +10,27 @@ import pytest
 from secateur.bench.models import read_config
 from secateur.bench.offline.ceilings import matmul_rate, memory_bandwidth
 from secateur.bench.offline.meter import OfflineTimings, document, measure
-from secateur.bench.offline.plan import OfflinePlan, parse_batches, parse_folders
 from secateur.bench.shape import read_shape
+from secateur.config.bench import BenchOptions
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.report.offline_tables import offline_tables
 from tests.bench.conftest import Silent
 
 
 @pytest.fixture
-def plan(tiny_llama: Path, tiny_qwen3: Path) -> OfflinePlan:
-    folders = (("dense", tiny_llama), ("slim", tiny_qwen3))
-    return OfflinePlan(folders, batches=(1, 4), rounds=3, input_tokens=24, context=24, dtype="float32")
+def options(tiny_llama: Path, tiny_qwen3: Path) -> BenchOptions:
+    folders = (f"dense={tiny_llama}", f"slim={tiny_qwen3}")
+    return BenchOptions(offline=folders, batch=(1, 4), rounds=3, input_len=24, context=24, dtype="float32")
 
 
-def test_speeds_floors_and_ratios(plan: OfflinePlan) -> None:
-    shapes = {name: read_shape(folder, read_config(folder)) for name, folder in plan.folders}
+def test_speeds_floors_and_ratios(options: BenchOptions) -> None:
+    shapes = {name: read_shape(folder, read_config(folder)) for name, folder in options.folders.items()}
     times = OfflineTimings(bandwidth=[5e9, 1e10], product_rate=[1e11, 9e10])
     for model, step in (("dense", 0.010), ("slim", 0.005)):
-        for batch in plan.batches:
+        for batch in options.batch:
             times.decode[model, batch] = [[step * drift] * 4 for drift in (1.0, 1.3, 0.9)]
             times.prefill[model, batch] = [3 * step * batch * drift for drift in (1.0, 1.3, 0.9)]
-    found = document(plan, shapes, times, {"versions": {}})
+    found = document(options, shapes, times, {"versions": {}})
     dense = found["results"][0]
     assert (dense["model"], dense["batch"], dense["decode"]["step_ms"]) == ("dense", 1, 10.0)
     assert dense["decode"]["tokens_per_second"] == pytest.approx(100)
@@ -49,33 +49,25 @@ def test_ceilings_are_plausible() -> None:
     assert 1e9 < matmul_rate("float32") < 1e16
 
 
-def test_read() -> None:
-    assert parse_batches("1,8") == (1, 8)
-    assert parse_folders([".", "x=/tmp"])[1] == ("x", Path("/tmp"))
-    for folders in (["/nowhere"], ["x=/tmp", "x=."]):
-        with pytest.raises(BadInput, match="offline"):
-            parse_folders(folders)
-
-
 def test_a_context_that_the_model_does_not_have(tiny_llama: Path) -> None:
     with pytest.raises(BadInput, match=r"input_len: got 600: the context of .* is 512"):
-        OfflinePlan((("dense", tiny_llama),), input_tokens=600)
+        measure(BenchOptions(offline=(str(tiny_llama),), input_len=600), Silent())
 
 
 def test_an_engine_that_does_not_start_is_one_line(
-    plan: OfflinePlan, monkeypatch: pytest.MonkeyPatch
+    options: BenchOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
-        measure(plan, Silent())
+        measure(options, Silent())
 
 
 def test_vllm_itself(tiny_llama: Path) -> None:
     pytest.importorskip("vllm")
-    plan = OfflinePlan(
-        (("tiny", tiny_llama),), batches=(1, 3), rounds=2, input_tokens=24, context=24, dtype="float32"
+    options = BenchOptions(
+        offline=(f"tiny={tiny_llama}",), batch=(1, 3), rounds=2, input_len=24, context=24, dtype="float32"
     )
-    found = measure(plan, Silent())
+    found = measure(options, Silent())
     assert [(row["model"], row["batch"]) for row in found["results"]] == [("tiny", 1), ("tiny", 3)]
     for row in found["results"]:
         assert row["decode"]["step_ms"] > row["decode"]["floor_ms"] > 0

@@ -8,16 +8,17 @@ import pytest
 
 from secateur.bench.load.prompt import BenchmarkPrompt, BenchmarkRequest
 from secateur.bench.load.record import StreamedResponse
-from secateur.bench.load.source import RequestSpec, make_requests
+from secateur.bench.load.request_source import make_requests
 from secateur.bench.load.target import RequestFailed
 from secateur.bench.targets.openai import OpenAITarget
 from secateur.bench.targets.registry import endpoint_of, open_target
 from secateur.client.endpoint import Endpoint
+from secateur.config.bench import BenchOptions
 from secateur.errors import BadInput
 from tests.bench.null_http import HttpBehaviour, null_http
 
 REQUEST = BenchmarkRequest(BenchmarkPrompt(3, token_ids=(1, 2, 3)), 6)
-WANTED = RequestSpec(input_tokens=40, output_tokens=4, ignore_eos=True, corpus="", trace=(), seed=0)
+OPTIONS = BenchOptions(input_len=40, output_len=4)
 
 
 def connect(address: str, timeout: float = 30.0) -> OpenAITarget:
@@ -48,7 +49,7 @@ async def test_known_times_are_measured() -> None:
 async def test_prompts_have_the_length_asked_for(tokenizes: bool) -> None:
     async with null_http(HttpBehaviour(tokenizes=tokenizes)) as address:
         target = connect(address)
-        make = await make_requests(target, "null", WANTED)
+        make = await make_requests(target, "null", OPTIONS)
         answer = StreamedResponse()
         await target.stream("null", make(1), answer)
         await target.close()

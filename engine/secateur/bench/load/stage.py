@@ -137,4 +137,4 @@ class Stage:
 
     number: int
     load: LoadPattern
-    extent: StopCondition
+    stop: StopCondition

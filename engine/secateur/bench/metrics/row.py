@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.bench.load.driver import CANCELLED
+from secateur.bench.load.generator import CANCELLED
 from secateur.bench.load.journal import GeneratorStats, StageNote
 from secateur.bench.load.record import Phase, RequestRecord
 from secateur.bench.metrics.slo import LatencySlo

@@ -6,13 +6,11 @@ What the machine can do at all is measured in the same process, with the same th
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
+from secateur.bench.json_worker import read_job
 from secateur.bench.offline.ceilings import matmul_rate, memory_bandwidth
 from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_environment
@@ -20,17 +18,15 @@ from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_
 
 def main() -> None:
     """Read a job from stdin, write a line per engine started and per turn taken."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not come between the answers
-    job = json.load(sys.stdin)
+    job, write_line = read_job()
     set_engine_environment(EngineOptions(threads=job["threads"]), 1)
     engines = {}
     for name, folder in job["folders"].items():
         engines[name] = _engine(folder, job)
-        _say(answers, {"started": name})
+        write_line({"started": name})
     for number in range(-1, job["rounds"]):  # the first round warms up
         for turn in _round(engines, job, number):
-            _say(answers, turn if number >= 0 else {"warmed": turn})
+            write_line(turn if number >= 0 else {"warmed": turn})
 
 
 def _round(engines: dict[str, Any], job: dict[str, Any], number: int) -> Iterator[dict[str, Any]]:
@@ -38,9 +34,9 @@ def _round(engines: dict[str, Any], job: dict[str, Any], number: int) -> Iterato
     yield {"product_rate": matmul_rate(job["dtype"])}
     for batch in job["batches"]:
         for name, engine in engines.items():
-            place = {"model": name, "batch": batch, "round": number}
-            yield {**place, "prefill_ns": _prefill(engine, job, batch, number)}
-            yield {**place, "decode_ns": _decode(engine, job, batch, number)}
+            turn = {"model": name, "batch": batch, "round": number}
+            yield {**turn, "prefill_ns": _prefill(engine, job, batch, number)}
+            yield {**turn, "decode_ns": _decode(engine, job, batch, number)}
 
 
 def _prefill(engine: Any, job: dict[str, Any], batch: int, number: int) -> int:
@@ -78,7 +74,7 @@ def _add(
     from vllm import SamplingParams, TokensPrompt
 
     start = 7919 * (number + 2) + 31 * member + batch
-    prompt = [100 + (start + 13 * place) % (job["vocabulary"] - 100) for place in range(tokens)]
+    prompt = [100 + (start + 13 * position) % (job["vocabulary"] - 100) for position in range(tokens)]
     how = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True, detokenize=False)
     identity = f"{output}-{batch}-{number}-{member}"
     engine.add_request(identity, TokensPrompt(prompt_token_ids=prompt), how)
@@ -106,11 +102,6 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
             disable_log_stats=True,
         )
     )
-
-
-def _say(answers: TextIO, document: dict[str, Any]) -> None:
-    answers.write(json.dumps(document) + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from secateur.bench.load.target import Target
 from secateur.client.endpoint import Endpoint
 from secateur.client.retries import RetryPolicy
-from secateur.errors import BadInput
-
-FORMS = "HOST:PORT (secateur), oip://HOST:PORT (Open Inference Protocol) or http://HOST:PORT (OpenAI)"
-_FORMS = (
-    re.compile(r"https?://[^\s/]+(/\S*)?"),
-    re.compile(r"unix:\S+"),
-    re.compile(r"(oip://)?(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):\d{1,5}"),
-)
-
-
-def check_address(option: str, address: str) -> None:
-    """Refuse what no target can have.
-
-    Raises:
-        BadInput: says which forms there are.
-    """
-    if not any(form.fullmatch(address) for form in _FORMS):
-        raise BadInput(option, address, FORMS)
 
 
 def endpoint_of(address: str, access: Endpoint) -> Endpoint:
@@ -42,7 +23,7 @@ def open_target(address: str, access: Endpoint) -> Target:
     Must be called on the event loop that will use it.
 
     Args:
-        address: in one of the forms of `check_address`.
+        address: HOST:PORT, oip://HOST:PORT or http://HOST:PORT.
         access: how servers are called; its own target does not matter.
 
     Raises:

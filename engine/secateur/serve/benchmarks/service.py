@@ -13,8 +13,9 @@ import grpc
 from google.protobuf import json_format, struct_pb2
 from google.rpc import code_pb2
 
+from secateur.config.values import to_json
 from secateur.serve.benchmarks.process import BenchmarkOutcome, RunningBenchmark
-from secateur.serve.benchmarks.specification import job_from_request
+from secateur.serve.benchmarks.specification import options_of
 from secateur.serve.benchmarks.tables import BenchmarkRow, BenchmarkStore
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.models.pool import ModelPool
@@ -59,7 +60,7 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
     ) -> AsyncIterator[benchmarks_pb2.RunBenchmarkResponse]:
         """Run one and stream what it does; it ends when the client leaves."""
         served = [self._pool.find(name) for name in (request.model, *request.compare)]
-        job = job_from_request(request, [model.name for model in served])
+        options = options_of(request, [model.name for model in served], self._target)
         if self._running is not None:
             message = "another benchmark is running: two at a time would measure each other"
             raise RpcError(code_pb2.FAILED_PRECONDITION, "BENCHMARK_RUNNING", message)
@@ -72,8 +73,8 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
             self._running = None
             raise
         name = f"benchmarks/{row.number}"
-        job |= {
-            "target": self._target,
+        job = {
+            "options": to_json(options),
             "token": _token(context),
             "folder": str(self._folder / str(row.number)),
         }

@@ -1,71 +1,49 @@
-"""What a client asks of a benchmark, checked."""
+"""From what a client asks of a benchmark to checked `BenchOptions`, in the words of the request's fields."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from secateur.serve.failures import FieldViolation, invalid_argument
+from secateur.config.bench import BenchOptions
+from secateur.config.message import faults_in, field_of, given_in
+from secateur.config.values import from_given
+from secateur.errors import BadInput
+from secateur.serve.failures import FieldViolation, invalid_argument, violation
 from secateur.v1 import benchmarks_pb2
 
-SLO = re.compile(r"((ttft|tpot|e2el)=\d+(\.\d+)?(us|ms|s)(,(?!$)|$))+|mlperf-[a-z0-9.-]+")
-MAX_CONCURRENCY, MAX_REQUEST_RATE = 4096, 1e5
-DEFAULT_SECONDS, MAX_SECONDS = 30.0, 3600.0
-MAX_ROUNDS, MAX_TOKENS = 100, 2**20
-COMPARISON_ROUNDS = 6
-INPUT_TOKENS, OUTPUT_TOKENS = 256, 64
 
-
-def job_from_request(request: benchmarks_pb2.RunBenchmarkRequest, models: Sequence[str]) -> dict[str, Any]:
-    """Return the job that `secateur.bench.worker` reads, but for where it runs.
+def options_of(
+    request: benchmarks_pb2.RunBenchmarkRequest, models: Sequence[str], target: str
+) -> BenchOptions:
+    """The options of a benchmark of this server.
 
     Args:
         request: as the client sent it.
         models: the names of those to measure.
+        target: where the load generator reaches the server.
 
     Raises:
-        Refused: INVALID_ARGUMENT naming every field at fault.
+        RpcError: INVALID_ARGUMENT naming every field at fault.
     """
-    rounds = COMPARISON_ROUNDS if len(models) > 1 else 1
-    job = {
-        "models": list(models),
-        "concurrencies": list(request.closed.concurrencies),
-        "rates": list(request.open.rates),
-        "constant": request.open.constant,
-        "seconds": request.seconds if request.HasField("seconds") else DEFAULT_SECONDS,
-        "rounds": request.rounds if request.HasField("rounds") else rounds,
-        "input_tokens": request.input_tokens if request.HasField("input_tokens") else INPUT_TOKENS,
-        "output_tokens": request.output_tokens if request.HasField("output_tokens") else OUTPUT_TOKENS,
-        "slo": request.slo,
-    }
-    if violations := list(_violations(request, job)):
+    if violations := [*_load_violations(request), *map(_violation, faults_in(request, BenchOptions))]:
         raise invalid_argument(*violations)
-    return job
+    given = given_in(request, BenchOptions)
+    given |= {"target": target, "model": models[0], "compare": tuple(models[1:])}
+    if request.open.constant:
+        given["arrivals"] = "constant"
+    try:
+        return from_given(BenchOptions, given)
+    except BadInput as error:
+        raise invalid_argument(_violation(error)) from error
 
 
-def _violations(request: benchmarks_pb2.RunBenchmarkRequest, job: dict[str, Any]) -> Iterator[FieldViolation]:
-    if request.WhichOneof("load") is None:
+def _violation(error: BadInput) -> FieldViolation:
+    return violation(error.named(lambda name: field_of(BenchOptions, name)))
+
+
+def _load_violations(request: benchmarks_pb2.RunBenchmarkRequest) -> Iterator[FieldViolation]:
+    load = request.WhichOneof("load")
+    if load is None:
         yield FieldViolation("load", "give one of closed, open")
-    elif not job["concurrencies"] and not job["rates"]:
-        yield FieldViolation(request.WhichOneof("load") or "load", "got no load, at least one")
-    for count in job["concurrencies"]:
-        if not 1 <= count <= MAX_CONCURRENCY:
-            yield FieldViolation("closed.concurrencies", f"got {count}, 1 to {MAX_CONCURRENCY}")
-    for rate in job["rates"]:
-        if not 0 < rate <= MAX_REQUEST_RATE:
-            yield FieldViolation("open.rates", f"got {rate:g}, above 0, at most {MAX_REQUEST_RATE:g}")
-    if not 0 < job["seconds"] <= MAX_SECONDS or math.isnan(job["seconds"]):
-        yield FieldViolation("seconds", f"got {job['seconds']:g}, above 0, at most {MAX_SECONDS:g}")
-    for field, most in (
-        ("rounds", MAX_ROUNDS),
-        ("input_tokens", MAX_TOKENS),
-        ("output_tokens", MAX_TOKENS),
-    ):
-        if not 1 <= job[field] <= most:
-            yield FieldViolation(field, f"got {job[field]}, 1 to {most}")
-    if job["slo"] and not SLO.fullmatch(job["slo"]):
-        yield FieldViolation("slo", f"got {job['slo'][:100]!r}, for example ttft=500ms,tpot=50ms")
-    if len(set(job["models"])) < len(job["models"]):
-        yield FieldViolation("compare", "a model is compared with itself")
+    elif not request.closed.concurrencies and not request.open.rates:
+        yield FieldViolation(load, "got no load, at least one")

@@ -47,12 +47,13 @@ class BenchmarkTarget:
     Attributes:
         label: as in reports.
         name: as the server calls it.
+        server: the connection to it.
         request: the request of a number.
     """
 
     label: str
     name: str
-    target: Target
+    server: Target
     request: Callable[[int], BenchmarkRequest]
 
 
@@ -73,37 +74,37 @@ class LoadGenerator:
     progress: Callable[[RequestRecord], None] = lambda record: None
     _numbers: dict[str, int] = field(default_factory=dict)
 
-    async def run(self, stage: Stage, round_number: int, subject: BenchmarkTarget, seed: int) -> bool:
+    async def run(self, stage: Stage, round_number: int, target: BenchmarkTarget, seed: int) -> bool:
         """Run a stage once; False if it was given up or stopped."""
-        run = _StageRun(self, stage, round_number, subject)
+        run = _StageRun(self, stage, round_number, target)
         return await run.whole(seed)
 
     def now(self) -> float:
         """Seconds since the benchmark began."""
         return time.perf_counter() - self.began
 
-    def number(self, subject: BenchmarkTarget) -> int:
-        """The next number of a request to a subject; each is used once in a benchmark."""
-        number = self._numbers.get(subject.label, 0)
-        self._numbers[subject.label] = number + 1
+    def number(self, target: BenchmarkTarget) -> int:
+        """The next number of a request to a target; each is used once in a benchmark."""
+        number = self._numbers.get(target.label, 0)
+        self._numbers[target.label] = number + 1
         return number
 
 
 class _StageRun:
-    """One round of one stage with one subject."""
+    """One round of one stage with one target."""
 
     def __init__(
-        self, driver: LoadGenerator, stage: Stage, round_number: int, subject: BenchmarkTarget
+        self, generator: LoadGenerator, stage: Stage, round_number: int, target: BenchmarkTarget
     ) -> None:
-        self._driver = driver
+        self._generator = generator
         self._stage = stage
         self._round = round_number
-        self._subject = subject
+        self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
         self._open_measured = 0
         self._all_issued = False
         self._over = asyncio.Event()
-        self._last_success = driver.now()
+        self._last_success = generator.now()
         self._failures = 0
         self._gave_up = False
         self._messages = 0
@@ -114,7 +115,7 @@ class _StageRun:
         lags: list[float] = []
         watch = asyncio.create_task(_watch_lag(lags))
         load = asyncio.create_task(self._load(seed))
-        stopped = asyncio.create_task(self._driver.stop.wait())
+        stopped = asyncio.create_task(self._generator.stop.wait())
         over = asyncio.create_task(self._over.wait())
         try:
             # The load ends by itself where nothing comes after the measured requests.
@@ -130,7 +131,7 @@ class _StageRun:
         if self._broken is not None:
             raise self._broken
         self._report(time.perf_counter() - started, time.process_time() - cpu, lags)
-        return not self._gave_up and not self._driver.stop.is_set()
+        return not self._gave_up and not self._generator.stop.is_set()
 
     def _load(self, seed: int) -> Coroutine[Any, Any, None]:
         load = self._stage.load
@@ -147,7 +148,7 @@ class _StageRun:
             while True:
                 phase = next(phases)
                 number, request = self._next()
-                ok = await self._send(number, request, phase, self._driver.now())
+                ok = await self._send(number, request, phase, self._generator.now())
                 if not ok:
                     await asyncio.sleep(BACKOFF_SECONDS)
 
@@ -157,13 +158,13 @@ class _StageRun:
         """The phase of each request, asked for when it is about to be sent."""
         for _ in range(load.warmup(self._round == 0)):
             yield Phase.WARMUP
-        extent = self._stage.extent
-        began, count = self._driver.now(), 0
+        stop = self._stage.stop
+        began, count = self._generator.now(), 0
         while True:
-            if extent.requests is not None:
-                enough = count >= extent.requests
+            if stop.requests is not None:
+                enough = count >= stop.requests
             else:
-                late = self._driver.now() - began >= (extent.seconds or 0.0)
+                late = self._generator.now() - began >= (stop.seconds or 0.0)
                 enough = late and count >= load.concurrency
             if enough:
                 break
@@ -174,18 +175,18 @@ class _StageRun:
             yield Phase.COOLDOWN
 
     async def _open(self, load: OpenLoop, seed: int) -> None:
-        seconds = self._stage.extent.seconds
+        seconds = self._stage.stop.seconds
         if seconds is None:
-            seconds = (self._stage.extent.requests or 1) / (load.rate + (load.to_rate or load.rate)) * 2
+            seconds = (self._stage.stop.requests or 1) / (load.rate + (load.to_rate or load.rate)) * 2
         # A ramp begins with what it begins with; there is nothing before it.
         warmup = 0.0 if load.to_rate is not None else max(MIN_WARMUP_SECONDS, WARMUP_SHARE * seconds)
-        slots = _request_numbers(load.limit)
-        began = self._driver.now()
+        slots = _slots(load.limit)
+        began = self._generator.now()
         measured = 0
         for at in load.arrivals(seconds, seed):
             phase = Phase.WARMUP if at < warmup else Phase.MEASURED
-            wanted = self._stage.extent.requests
-            if measured >= wanted if wanted is not None else at >= warmup + seconds:
+            num_requests = self._stage.stop.requests
+            if measured >= num_requests if num_requests is not None else at >= warmup + seconds:
                 phase = Phase.COOLDOWN
                 self._issued()
                 if at >= warmup + 2 * seconds:  # the queue does not get shorter any more
@@ -194,8 +195,8 @@ class _StageRun:
             await self._send_at(began + at, phase, slots)
 
     async def _replay(self, load: TraceReplay) -> None:
-        slots = _request_numbers(load.limit)
-        began = self._driver.now()
+        slots = _slots(load.limit)
+        began = self._generator.now()
         for at in load.times:
             await self._send_at(began + at, Phase.MEASURED, slots)
         self._issued()
@@ -203,7 +204,7 @@ class _StageRun:
     async def _send_at(self, due: float, phase: Phase, slots: asyncio.Semaphore | None) -> None:
         """Start a request when it is due; if that is past, at once, with its latency from when it was due."""
         number, request = self._next()
-        delay = due - self._driver.now()
+        delay = due - self._generator.now()
         if delay > 0:
             await asyncio.sleep(delay)
 
@@ -236,7 +237,7 @@ class _StageRun:
             never = "not sent when the stage was over"
             self._keep(
                 self._record(
-                    number, request, phase, due, self._driver.now(), StreamedResponse(), CANCELLED, never
+                    number, request, phase, due, self._generator.now(), StreamedResponse(), CANCELLED, never
                 )
             )
             raise
@@ -253,8 +254,8 @@ class _StageRun:
             self._over.set()
 
     def _next(self) -> tuple[int, BenchmarkRequest]:
-        number = self._driver.number(self._subject)
-        return number, self._subject.request(number)
+        number = self._generator.number(self._target)
+        return number, self._target.request(number)
 
     async def _send(self, number: int, request: BenchmarkRequest, phase: Phase, intended: float) -> bool:
         """Send a request and keep its record, however it ends; False if it failed."""
@@ -262,10 +263,10 @@ class _StageRun:
         if phase is Phase.MEASURED and closed:
             self._open_measured += 1
         answer = StreamedResponse()
-        sent = self._driver.now()
+        sent = self._generator.now()
         error = message = ""
         try:
-            await self._subject.target.stream(self._subject.name, request, answer)
+            await self._target.server.stream(self._target.name, request, answer)
         except RequestFailed as failure:
             error, message = failure.code, failure.message
         except asyncio.CancelledError:
@@ -289,12 +290,12 @@ class _StageRun:
     ) -> RequestRecord:
         if not error and not answer.times:
             error, message = "EMPTY", "the answer had no token"
-        began = self._driver.began
+        began = self._generator.began
         prompt, output = answer.prompt_tokens, answer.output_tokens
         return RequestRecord(
             stage=self._stage.number,
             round=self._round,
-            model=self._subject.label,
+            model=self._target.label,
             index=number,
             phase=phase,
             # To the microsecond, as in the file: what is read again is what was reported.
@@ -302,7 +303,7 @@ class _StageRun:
             sent=round(sent, 6),
             times=tuple(round(at - began, 6) for at in answer.times),
             tokens=tuple(answer.tokens),
-            ended=round(self._driver.now(), 6),
+            ended=round(self._generator.now(), 6),
             prompt_tokens=request.prompt.tokens if prompt is None else prompt,
             output_tokens=sum(answer.tokens) if output is None else output,
             cached_tokens=answer.cached_tokens,
@@ -312,11 +313,11 @@ class _StageRun:
         )
 
     def _keep(self, record: RequestRecord) -> None:
-        self._driver.journal.add(record)
-        self._driver.progress(record)
+        self._generator.journal.add(record)
+        self._generator.progress(record)
         self._messages += len(record.times)
         if record.ok:
-            self._last_success, self._failures = self._driver.now(), 0
+            self._last_success, self._failures = self._generator.now(), 0
         elif record.error != CANCELLED:
             self._failures += 1
             self._consider_giving_up(record)
@@ -325,7 +326,7 @@ class _StageRun:
             self._end_if_done()
 
     def _consider_giving_up(self, record: RequestRecord) -> None:
-        seconds = self._driver.now() - self._last_success
+        seconds = self._generator.now() - self._last_success
         if self._failures >= 3 and seconds >= ABORT_AFTER_SECONDS and not self._gave_up:
             self._gave_up = True
             self._note(
@@ -346,10 +347,10 @@ class _StageRun:
 
     def _report(self, seconds: float, cpu_seconds: float, lags: list[float]) -> None:
         p50, p99 = np.percentile(lags or [0.0], [50, 99]) * 1e3
-        place = (self._stage.number, self._round, self._subject.label)
-        self._driver.journal.add(
+        stage_key = (self._stage.number, self._round, self._target.label)
+        self._generator.journal.add(
             GeneratorStats(
-                *place,
+                *stage_key,
                 round(seconds, 6),
                 round(cpu_seconds, 6),
                 self._messages,
@@ -357,15 +358,15 @@ class _StageRun:
                 round(float(p99), 3),
             )
         )
-        if self._driver.stop.is_set():
+        if self._generator.stop.is_set():
             self._note("INTERRUPTED", "interrupted before its end")
 
     def _note(self, kind: str, text: str) -> None:
-        place = (self._stage.number, self._round, self._subject.label)
-        self._driver.journal.add(StageNote(*place, kind, text))
+        stage_key = (self._stage.number, self._round, self._target.label)
+        self._generator.journal.add(StageNote(*stage_key, kind, text))
 
 
-def _request_numbers(limit: int | None) -> asyncio.Semaphore | None:
+def _slots(limit: int | None) -> asyncio.Semaphore | None:
     return None if limit is None else asyncio.Semaphore(limit)
 
 

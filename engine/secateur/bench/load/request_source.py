@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from secateur.bench.load.prompt import (
     BenchmarkPrompt,
@@ -17,64 +16,52 @@ from secateur.bench.load.prompt import (
 from secateur.bench.load.record import StreamedResponse
 from secateur.bench.load.target import Target
 from secateur.bench.load.trace import TraceEntry
+from secateur.config.bench import BenchOptions
 
 POOL_CHARACTERS = 100_000
 CALIBRATION_CHARACTERS = 2000
 CHARACTERS_PER_TOKEN = 4.0  # of English, where the server does not say how many tokens it saw
 
 
-@dataclass(frozen=True)
-class RequestSpec:
-    """What requests are to be like.
-
-    Attributes:
-        corpus: where prompts are cut from; "" = made up.
-        input_tokens, output_tokens: lengths, where the trace does not say.
-        trace: its entries, in turn; empty = none.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    ignore_eos: bool
-    corpus: str
-    trace: Sequence[TraceEntry]
-    seed: int
-
-
-async def make_requests(target: Target, model: str, wanted: RequestSpec) -> Callable[[int], BenchmarkRequest]:
+async def make_requests(
+    target: Target, model: str, options: BenchOptions, trace: Sequence[TraceEntry] = ()
+) -> Callable[[int], BenchmarkRequest]:
     """The request of every number, for one model of one server.
+
+    Args:
+        trace: whose prompts and lengths are taken in turn; empty where there is none.
 
     Raises:
         BadInput: no such corpus.
         RequestFailed: the server does not answer.
     """
-    prompts = await _prompts(target, model, wanted)
-    if not wanted.trace:
+    prompts = await _prompts(target, model, options)
+    if not trace:
         return lambda number: BenchmarkRequest(
-            prompts.make(number, wanted.input_tokens), wanted.output_tokens, wanted.ignore_eos
+            prompts.make(number, options.input_len), options.output_len, not options.stop_at_eos
         )
 
     def traced(number: int) -> BenchmarkRequest:
-        entry = wanted.trace[number % len(wanted.trace)]
+        entry = trace[number % len(trace)]
         if entry.text is not None:
             prompt = BenchmarkPrompt(0, text=entry.text)
         else:
-            prompt = prompts.make(number, entry.input_tokens or wanted.input_tokens)
-        return BenchmarkRequest(prompt, entry.output_tokens or wanted.output_tokens, wanted.ignore_eos)
+            prompt = prompts.make(number, entry.input_tokens or options.input_len)
+        return BenchmarkRequest(prompt, entry.output_tokens or options.output_len, not options.stop_at_eos)
 
     return traced
 
 
-async def _prompts(target: Target, model: str, wanted: RequestSpec) -> PromptSource:
-    text = _text(wanted.corpus)
-    read = text if wanted.corpus else text[:POOL_CHARACTERS]
+async def _prompts(target: Target, model: str, options: BenchOptions) -> PromptSource:
+    text = _text(options.corpus)
+    read = text if options.corpus else text[:POOL_CHARACTERS]
     token_ids = await target.tokenize(model, read) if target.takes_tokens else None
     if token_ids is not None:
-        return (TokenPassages if wanted.corpus else RandomTokens)(token_ids, wanted.seed)
-    per_token = await _characters_per_token(target, model, text, wanted.input_tokens)
-    if wanted.corpus:
-        return TextPassages(text, per_token, wanted.seed)
-    return RandomWords(text.split(), per_token, wanted.seed)
+        return (TokenPassages if options.corpus else RandomTokens)(token_ids, options.seed)
+    per_token = await _characters_per_token(target, model, text, options.input_len)
+    if options.corpus:
+        return TextPassages(text, per_token, options.seed)
+    return RandomWords(text.split(), per_token, options.seed)
 
 
 async def _characters_per_token(target: Target, model: str, text: str, tokens: int) -> float:

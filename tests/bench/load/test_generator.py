@@ -8,7 +8,7 @@ from statistics import median
 import grpc
 import pytest
 
-from secateur.bench.load.driver import CANCELLED
+from secateur.bench.load.generator import CANCELLED
 from secateur.bench.load.record import Phase
 from secateur.bench.load.stage import ClosedLoop, OpenLoop, StopCondition, TraceReplay
 from secateur.bench.metrics.row import result_row, windows
@@ -39,7 +39,7 @@ async def test_a_closed_loop_keeps_its_clients_busy_and_no_more() -> None:
         assert 3 <= sum(record.sent <= at <= record.ended for record in inside) <= 4
 
 
-async def test_an_extent_in_seconds() -> None:
+async def test_measured_for_some_seconds() -> None:
     async with null_server(null=Behaviour(ttft=0.01)) as address:
         log = await drive(address, ClosedLoop(2), StopCondition(seconds=0.5), tokens=2)
     ((begin, end, _),) = windows(log.records)

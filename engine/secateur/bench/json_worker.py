@@ -1,12 +1,13 @@
-"""A process of its own for vLLM, which times what it is told to and says what it found line by line."""
+"""Processes that get a job as JSON on stdin and answer in JSON lines on stdout: both ends of that."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -35,3 +36,18 @@ def run_json_worker(module: str, job: Mapping[str, Any]) -> Iterator[dict[str, A
             errors.seek(0)
             last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
             raise BackendUnavailable(f"vLLM could not be timed: {''.join(last)[:300]}")
+
+
+def read_job() -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], None]]:
+    """In the worker: its job, and a function that writes a line of the answer.
+
+    Whatever libraries print on stdout goes to stderr from then on.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def write_line(line: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(line) + "\n")
+        answers.flush()
+
+    return json.load(sys.stdin), write_line
