@@ -88,6 +88,7 @@ def set_alias(alias: str, model: str) -> RpcCall[models_pb2.Model]:
 
 
 def delete_alias(alias: str) -> RpcCall[None]:
+    """Forget an alias; its model stays."""
     request = models_pb2.DeleteAliasRequest(alias=alias)
     return RpcCall(f"{SERVICE}.DeleteAlias", request, lambda answer: None)
 

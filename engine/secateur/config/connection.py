@@ -61,7 +61,9 @@ class ConnectionOptions:
     token_file: File | None = option(
         None, help="File with the bearer token; - is stdin.", group=SERVER, metavar="FILE"
     )
-    insecure: bool = option(False, help="Allow sending the token unencrypted to another machine.", group=SERVER)
+    insecure: bool = option(
+        False, help="Allow sending the token unencrypted to another machine.", group=SERVER
+    )
     wait_for_ready: bool = option(
         False, help="Wait until the server is up and has loaded the model.", group=SERVER, flag="--wait"
     )
