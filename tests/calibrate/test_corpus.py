@@ -170,3 +170,8 @@ class TestFiles:
     @pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["too-long", "nul"])
     def test_what_no_file_can_be_called(self, name: str) -> None:
         refused(lambda: load_corpus(name), "unknown")
+
+
+def test_only_to_calibrate_on() -> None:
+    with pytest.raises(BadInput, match="corpus: got self: a model's own text is only to calibrate on"):
+        load_corpora(["pydoc", "self"])

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secateur.checkpoint import source as source_module
-from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.source import open_source
 from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, SecateurError, UnsupportedModel
 
 Editable = Callable[[Path], Path]
@@ -77,34 +76,6 @@ class TestFolder:
         folder = editable(make_tiny("llama", num_hidden_layers=1))
         edit_weights(folder, lambda t: t.update({name: x.bfloat16() for name, x in t.items()}))
         assert {tensor.dtype for tensor in open_source(folder).tensors().values()} == {torch.bfloat16}
-
-
-class TestFingerprint:
-    def test_same_bytes_elsewhere_are_the_same_model(self, tiny_llama: Path, editable: Editable) -> None:
-        assert open_source(tiny_llama).fingerprint == open_source(editable(tiny_llama)).fingerprint
-
-    @pytest.mark.parametrize("name", ["model.layers.2.mlp.down_proj.weight", "model.norm.weight"])
-    def test_one_changed_weight_changes_it(self, tiny_llama: Path, editable: Editable, name: str) -> None:
-        folder = editable(tiny_llama)
-        edit_weights(folder, lambda tensors: tensors[name].view(-1)[-1].add_(1e-3))
-        assert open_source(tiny_llama).fingerprint != open_source(folder).fingerprint
-
-    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-    def test_config_and_tokenizer_count(self, tiny_llama: Path, editable: Editable, name: str) -> None:
-        folder = editable(tiny_llama)
-        (folder / name).write_text((folder / name).read_text() + "\n")
-        assert open_source(tiny_llama).fingerprint != open_source(folder).fingerprint
-
-    def test_chunks_past_the_first_count(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from secateur.checkpoint import fingerprint
-
-        monkeypatch.setattr(fingerprint, "CHUNK", 8)
-        file = tmp_path / "weights"
-        digests = set()
-        for content in (b"x" * 20, b"x" * 19 + b"y", b"x" * 8 + b"y" + b"x" * 11, b"x" * 21, b""):
-            file.write_bytes(content)
-            digests.add(fingerprint.fingerprint_files([file]))
-        assert len(digests) == 5
 
 
 class TestBrokenFolder:
@@ -248,84 +219,6 @@ class TestHub:
         assert open_source("someone/model").kind == "folder"
 
 
-class TestGguf:
-    def test_tensors_are_those_transformers_loads(self, smollm2: ModelSource) -> None:
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(str(smollm2.path.parent), gguf_file=smollm2.path.name)
-        expected = dict(model.named_parameters())
-        found = smollm2.tensors()
-        assert found.keys() == expected.keys()
-        for name, tensor in found.items():
-            assert tensor.dtype == torch.float32
-            assert torch.equal(tensor, expected[name]), name
-
-    def test_config_can_be_saved_as_a_float_model(self, smollm2: ModelSource, tmp_path: Path) -> None:
-        assert "quantization_config" not in smollm2.config.to_dict()
-        smollm2.config.save_pretrained(tmp_path)
-        assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 30
-
-    def test_tokenizer_knows_the_chat_tokens(self, smollm2: ModelSource) -> None:
-        tokenizer = smollm2.tokenizer()
-        ids = tokenizer("<|im_start|>user\nHi<|im_end|>")["input_ids"]
-        assert (ids[0], ids[-1]) == (1, 2)
-        assert tokenizer.chat_template
-
-    @pytest.mark.parametrize("kept", [6, 30, 5000, 1_500_000, 0.5, -1])
-    def test_truncated(self, smollm2: ModelSource, tmp_path: Path, kept: float) -> None:
-        size = smollm2.path.stat().st_size
-        length = int(size * kept) if isinstance(kept, float) else kept % size
-        file = tmp_path / "part.gguf"
-        with smollm2.path.open("rb") as whole:
-            file.write_bytes(whole.read(length))
-        started = time.monotonic()
-        refused(BrokenCheckpoint, file, "truncated")
-        assert time.monotonic() - started < 2
-
-    def test_not_gguf(self, tmp_path: Path) -> None:
-        for content in (b"", b"GG", b"PK\x03\x04" + b"x" * 100):
-            file = tmp_path / "m.gguf"
-            file.write_bytes(content)
-            refused(BrokenCheckpoint, file, "not a GGUF file")
-
-    def test_unsupported_version(self, tmp_path: Path) -> None:
-        file = tmp_path / "m.gguf"
-        file.write_bytes(b"GGUF" + (1).to_bytes(4, "little") + b"\0" * 100)
-        refused(UnsupportedModel, file, "GGUF version 1")
-
-    @pytest.mark.parametrize("place", range(24, 400, 47))
-    def test_damaged_header_never_escapes_as_another_exception(
-        self, smollm2: ModelSource, tmp_path: Path, place: int
-    ) -> None:
-        content = bytearray(smollm2.path.read_bytes()[:200_000])
-        content[place : place + 4] = b"\xff" * 4
-        file = tmp_path / "m.gguf"
-        file.write_bytes(content)
-        with pytest.raises((BrokenCheckpoint, UnsupportedModel)):
-            open_source(file)
-
-    def test_written_file_comes_back(self, tiny_qwen2: Path, tmp_path: Path) -> None:
-        file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2")
-        dense, read = open_source(tiny_qwen2), open_source(file)
-        expected = dense.tensors()
-        found = read.tensors()
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-        assert read.config.num_key_value_heads == 2
-
-    def test_scaled_rotary_frequencies_are_refused(self, tiny_qwen2: Path, tmp_path: Path) -> None:
-        file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2", extra="rope_freqs.weight")
-        refused(UnsupportedModel, file, "rotary")
-
-    def test_tensor_of_no_family(self, tiny_qwen2: Path, tmp_path: Path) -> None:
-        file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2", extra="blk.0.ffn_gate_inp.weight")
-        refused(UnsupportedModel, file, "ffn_gate_inp")
-
-    def test_unsupported_architecture(self, tiny_qwen2: Path, tmp_path: Path) -> None:
-        file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "phi3")
-        refused(UnsupportedModel, file, "architecture phi3")
-
-
 class TestDefault:
     def test_missing_package_says_how_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(source_module, "DEFAULT_PACKAGE", "no_such_package_here")
@@ -370,39 +263,3 @@ def shard(folder: Path, tmp_path: Path) -> Path:
         save_file({name: tensors[name] for name in tensors if weight_map[name] == part}, target / part)
     (target / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return target
-
-
-def write_gguf(folder: Path, file: Path, architecture: str, extra: str | None = None) -> Path:
-    """Write a tiny folder as a GGUF file, with gguf's own writer."""
-    import gguf
-
-    from secateur.checkpoint.gguf_file import LAYER_NAMES, TOP_NAMES
-
-    source = open_source(folder)
-    config = source.config
-    writer = gguf.GGUFWriter(file, architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(source.tokenizer().get_vocab(), key=source.tokenizer().get_vocab().get))
-    ours = {theirs: name for name, theirs in {**TOP_NAMES, **LAYER_NAMES}.items()}
-    for name, tensor in source.tensors().items():
-        stem, _, suffix = name.rpartition(".")
-        if stem.startswith("model.layers."):
-            _, _, layer, part = stem.split(".", 3)
-            stem = f"blk.{layer}.{ours[part]}"
-        else:
-            stem = ours[stem]
-        writer.add_tensor(f"{stem}.{suffix}", tensor.numpy())
-    if extra:
-        writer.add_tensor(extra, torch.zeros(16).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file

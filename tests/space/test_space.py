@@ -111,3 +111,41 @@ def test_protected_by_name(text: str, layers: list[int]) -> None:
 def test_no_layers_by_that_name(text: str) -> None:
     with pytest.raises(BadInput, match="protect: got"):
         parse_protected_layers([text], 30)
+
+
+class TestSpace:
+    def space(self, quantum: int = 64, channels: int = 200) -> Space:
+        return Space(Architecture((3, 3), (channels, channels)), quantum)
+
+    def test_widths(self) -> None:
+        space = self.space()
+        assert space.widths(1, "attention") == (0, 1, 2, 3)
+        assert space.widths(0, "ffn") == (0, 64, 128, 192, 200)
+
+    def test_the_first_layer_keeps_an_attention(self) -> None:
+        assert self.space().widths(0, "attention") == (1, 2, 3)
+
+    def test_one_group(self) -> None:
+        assert Space(Architecture((1, 1), (8, 8)), 4).widths(0, "attention") == (1,)
+
+    @given(quantum=st.integers(1, 200), channels=st.integers(200, 500))
+    def test_quantum(self, quantum: int, channels: int) -> None:
+        widths = self.space(quantum, channels).widths(1, "ffn")
+        assert widths[0] == 0 and widths[-1] == channels and list(widths) == sorted(set(widths))
+        assert all(width % quantum == 0 for width in widths[:-1])
+
+    @pytest.mark.parametrize("quantum", [0, -1, 201])
+    def test_bad_quantum(self, quantum: int) -> None:
+        with pytest.raises(BadInput, match=f"quantum: got {quantum}: allowed are 1 to 200"):
+            self.space(quantum)
+
+    def test_contains(self) -> None:
+        space = self.space()
+        assert space.contains(space.dense)
+        assert space.contains(Architecture((1, 0), (0, 200)))
+        assert not space.contains(Architecture((0, 1), (0, 200)))
+        assert not space.contains(Architecture((1, 0), (1, 200)))
+        assert not space.contains(Architecture((1,), (64,)))
+
+    def test_slots(self) -> None:
+        assert self.space().slots == ((0, "attention"), (0, "ffn"), (1, "attention"), (1, "ffn"))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    AutoConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -24,7 +23,7 @@ from transformers import (
 )
 
 from secateur.checkpoint import configuration_secateur, modeling_secateur
-from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config, stock_config
+from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 
 LAYERS, GROUPS, CHANNELS = 4, 3, 40
@@ -160,57 +159,7 @@ torch.save(logits, {str(tmp_path / "logits.pt")!r})
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_config_survives_a_round_trip(family: str, tmp_path: Path) -> None:
-    config = slim_config(FAMILIES[family][0], *SHAPES["mixed"])
-    config.save_pretrained(tmp_path)
-    again = SecateurConfig.from_pretrained(tmp_path)
-    assert again.to_dict() == config.to_dict()
-    assert again.architectures == ["SecateurForCausalLM"]
-    assert [layer.skip for layer in again.per_layer_config] == [[], [], ["mlp"], []]
-    assert again.per_layer_config[1].num_attention_heads == 2
-    assert again.per_layer_config[1].intermediate_size == 24
-
-
-@pytest.mark.parametrize(
-    ("groups", "channels", "complaint"),
-    [
-        ([1, 1, 1], [8] * 4, "groups: got 3 entries for 4 layers"),
-        ([1, 1, 1, 4], [8] * 4, "groups: got 4, allowed are 0 to 3"),
-        ([1] * 4, [8, 8, 8, -1], "channels: got -1, allowed are 0 to 40"),
-        ([0] * 4, [8] * 4, "every layer skips attention"),
-    ],
-)
-def test_impossible_shapes_are_refused(groups: list[int], channels: list[int], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        slim_config(FAMILIES["llama"][0], groups, channels)
-
-
 def test_the_kind_of_attention_that_counts_tokens_must_stay() -> None:
     config = slim_config(FAMILIES["qwen2-sliding"][0], [0, 0, 1, 1], [8] * 4)
     with pytest.raises(ValueError, match="at least one full_attention layer must keep its attention"):
         SecateurForCausalLM(config)
-
-
-@pytest.mark.parametrize(
-    ("family", "groups", "stock"),
-    [("llama", 1, True), ("llama", 2, True), ("qwen2", 2, False), ("qwen2", 3, True), ("qwen3", 2, True)],
-)
-def test_uniform_shapes_use_the_stock_class_where_it_can_hold_them(
-    family: str, groups: int, stock: bool, tmp_path: Path
-) -> None:
-    config = stock_config(FAMILIES[family][0], [groups] * LAYERS, [8] * LAYERS)
-    assert (config is not None) == stock
-    if config is not None:
-        config.save_pretrained(tmp_path)
-        again = AutoConfig.from_pretrained(tmp_path)
-        assert (again.model_type, again.num_key_value_heads, again.intermediate_size) == (family, groups, 8)
-        assert family == "qwen2" or again.head_dim == 16
-
-
-def test_head_counts_that_llama_refuses_are_not_stock() -> None:
-    wide = LlamaConfig(**SIZES | {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4})
-    assert stock_config(wide, [3] * LAYERS, [8] * LAYERS) is None
-    assert stock_config(wide, [2] * LAYERS, [8] * LAYERS) is not None
-    assert stock_config(wide, [2, 2, 2, 1], [8] * LAYERS) is None
-    assert stock_config(wide, [0] * LAYERS, [8] * LAYERS) is None

@@ -1,0 +1,142 @@
+"""GGUF files: what comes out of a whole one, and the one line for each broken one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.checkpoint.source import ModelSource, open_source
+from secateur.errors import BrokenCheckpoint, SecateurError, UnsupportedModel
+
+
+def refused(kind: type[SecateurError], file: Path, words: str) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        open_source(file)
+    assert "\n" not in str(caught.value)
+
+
+def write_gguf(folder: Path, file: Path, architecture: str, extra: str | None = None) -> Path:
+    """Write a tiny folder as a GGUF file, with gguf's own writer."""
+    import gguf
+
+    from secateur.checkpoint.gguf_file import LAYER_NAMES, TOP_NAMES
+
+    source = open_source(folder)
+    config = source.config
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(source.tokenizer().get_vocab(), key=source.tokenizer().get_vocab().get))
+    ours = {theirs: name for name, theirs in {**TOP_NAMES, **LAYER_NAMES}.items()}
+    for name, tensor in source.tensors().items():
+        stem, _, suffix = name.rpartition(".")
+        if stem.startswith("model.layers."):
+            _, _, layer, part = stem.split(".", 3)
+            stem = f"blk.{layer}.{ours[part]}"
+        else:
+            stem = ours[stem]
+        writer.add_tensor(f"{stem}.{suffix}", tensor.numpy())
+    if extra:
+        writer.add_tensor(extra, torch.zeros(16).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_tensors_are_those_transformers_loads(smollm2: ModelSource) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(str(smollm2.path.parent), gguf_file=smollm2.path.name)
+    expected = dict(model.named_parameters())
+    found = smollm2.tensors()
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_config_can_be_saved_as_a_float_model(smollm2: ModelSource, tmp_path: Path) -> None:
+    assert "quantization_config" not in smollm2.config.to_dict()
+    smollm2.config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["num_hidden_layers"] == 30
+
+
+def test_tokenizer_knows_the_chat_tokens(smollm2: ModelSource) -> None:
+    tokenizer = smollm2.tokenizer()
+    ids = tokenizer("<|im_start|>user\nHi<|im_end|>")["input_ids"]
+    assert (ids[0], ids[-1]) == (1, 2)
+    assert tokenizer.chat_template
+
+
+@pytest.mark.parametrize("kept", [6, 30, 5000, 1_500_000, 0.5, -1])
+def test_truncated(smollm2: ModelSource, tmp_path: Path, kept: float) -> None:
+    size = smollm2.path.stat().st_size
+    length = int(size * kept) if isinstance(kept, float) else kept % size
+    file = tmp_path / "part.gguf"
+    with smollm2.path.open("rb") as whole:
+        file.write_bytes(whole.read(length))
+    started = time.monotonic()
+    refused(BrokenCheckpoint, file, "truncated")
+    assert time.monotonic() - started < 2
+
+
+def test_not_gguf(tmp_path: Path) -> None:
+    for content in (b"", b"GG", b"PK\x03\x04" + b"x" * 100):
+        file = tmp_path / "m.gguf"
+        file.write_bytes(content)
+        refused(BrokenCheckpoint, file, "not a GGUF file")
+
+
+def test_unsupported_version(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"GGUF" + (1).to_bytes(4, "little") + b"\0" * 100)
+    refused(UnsupportedModel, file, "GGUF version 1")
+
+
+@pytest.mark.parametrize("place", range(24, 400, 47))
+def test_damaged_header_never_escapes_as_another_exception(
+    smollm2: ModelSource, tmp_path: Path, place: int
+) -> None:
+    content = bytearray(smollm2.path.read_bytes()[:200_000])
+    content[place : place + 4] = b"\xff" * 4
+    file = tmp_path / "m.gguf"
+    file.write_bytes(content)
+    with pytest.raises((BrokenCheckpoint, UnsupportedModel)):
+        open_source(file)
+
+
+def test_written_file_comes_back(tiny_qwen2: Path, tmp_path: Path) -> None:
+    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2")
+    dense, read = open_source(tiny_qwen2), open_source(file)
+    expected = dense.tensors()
+    found = read.tensors()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert read.config.num_key_value_heads == 2
+
+
+def test_scaled_rotary_frequencies_are_refused(tiny_qwen2: Path, tmp_path: Path) -> None:
+    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2", extra="rope_freqs.weight")
+    refused(UnsupportedModel, file, "rotary")
+
+
+def test_tensor_of_no_family(tiny_qwen2: Path, tmp_path: Path) -> None:
+    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2", extra="blk.0.ffn_gate_inp.weight")
+    refused(UnsupportedModel, file, "ffn_gate_inp")
+
+
+def test_unsupported_architecture(tiny_qwen2: Path, tmp_path: Path) -> None:
+    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "phi3")
+    refused(UnsupportedModel, file, "architecture phi3")
