@@ -20,9 +20,9 @@ from torch import Tensor
 
 from benchmarks.host import cpu, write_result
 from secateur.calibrate.corpus import cut_windows, load_corpora
-from secateur.calibrate.perplexity import mean_nll
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
+from secateur.model.forward import mean_nll
 from secateur.progress import StageTimer
 from secateur.prune.preparation import prepare
 from secateur.prune.study_options import options_of

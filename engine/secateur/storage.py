@@ -19,15 +19,20 @@ _RANDOM = 8  # characters that mkdtemp puts at the end of a name
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON document under a temporary name, then rename it.
+    """Write a JSON document, as `write_text` does."""
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, its line ends as they are, under a temporary name, then rename it.
 
     Raises:
         OutputFailed: the disk is full or the place not writable.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os_errors_as_output_failed(path):
-            temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", newline="")
             os.replace(temporary, path)
     finally:
         with suppress(OSError):
@@ -100,10 +105,10 @@ def _partial_folder(path: Path) -> tuple[Path, int | None]:
 
 def _remove_left_behind(path: Path) -> None:
     """Remove temporary folders for `path` whose process is gone: its lock went with it."""
-    named = re.compile(re.escape(f".{path.name}.partial-") + f"[a-z0-9_]{{{_RANDOM}}}")
+    partial_pattern = re.compile(re.escape(f".{path.name}.partial-") + f"[a-z0-9_]{{{_RANDOM}}}")
     with suppress(OSError):  # a folder that cannot be listed may still be written
         for folder in list(path.parent.iterdir()):
-            if named.fullmatch(folder.name) and (lock := _lock(folder)) is not None:
+            if partial_pattern.fullmatch(folder.name) and (lock := _lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
 

@@ -6,6 +6,7 @@ sliding windows shorter than the text; in bf16 it is as good as theirs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from secateur.checkpoint.source import open_source
 from secateur.model import forward
 from secateur.model.dense import DecoderLayer, DecoderModel, build_model
-from secateur.model.forward import forward_context, hidden_states
+from secateur.model.forward import BATCH_WINDOWS, forward_context, hidden_states, mean_nll, perplexity
 
 MakeTiny = Callable[..., Path]
 TOKENS = torch.randint(2, 300, (3, 40), generator=torch.Generator().manual_seed(0))
@@ -169,3 +170,23 @@ def test_inner_activations_do_not_depend_on_gradients(tiny_llama: Path) -> None:
     tracked = forward.ffn_inner(state.detach().requires_grad_(), model.layers[0].ffn, context)
     assert tracked.requires_grad
     assert torch.equal(plain, tracked.detach())
+
+
+@pytest.mark.parametrize("count", [1, BATCH_WINDOWS, BATCH_WINDOWS + 5])
+def test_mean_nll_is_the_loss_of_transformers(count: int, tiny_model: Path) -> None:
+    windows = torch.randint(2, 300, (count, 16), generator=torch.Generator().manual_seed(count))
+    judge = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        expected = float(judge(windows, labels=windows).loss)
+    source = open_source(tiny_model)
+    model = build_model(source.config, source.tensors(), "tiny")
+    done: list[int] = []
+    assert mean_nll(model, windows, done.append) == pytest.approx(expected, rel=1e-5)
+    assert sum(done) == count
+
+
+def test_perplexity() -> None:
+    assert perplexity(0.0) == 1.0
+    assert perplexity(math.log(35.8)) == pytest.approx(35.8)
+    assert perplexity(800.0) == math.inf
+    assert perplexity(math.nan) == math.inf

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
-from secateur.model.forward import forward_context, hidden_states
+from secateur.model.forward import forward_context, hidden_states, mean_nll
 from secateur.model.host import fastest_dtype
 from secateur.prune.repair import parabola_minimum, repair
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence

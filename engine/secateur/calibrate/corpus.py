@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from secateur.errors import BadInput
 
 SELF_CORPUS = "self"  # text that the dense model writes itself; made by who has the model
+PYDOC = "pydoc"  # the topics of Python's own documentation
 _PYDOC_PARTS = {"calibration": 0.7, "validation": 0.1, "test": 0.2}  # shares of the text
 _PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
 
@@ -45,7 +46,7 @@ def load_corpus(name: str) -> Corpus:
     Raises:
         BadInput: no such corpus, not text, or empty.
     """
-    text = _embedded(name) if name.split(":")[0] in _EMBEDDED else _read(name)
+    text = _pydoc(name) if _is_pydoc(name) else _read(name)
     if not text.strip():
         raise BadInput("corpus", name, "the corpus is empty")
     return Corpus(name, text)
@@ -53,7 +54,7 @@ def load_corpus(name: str) -> Corpus:
 
 def is_embedded(name: str) -> bool:
     """Whether a corpus is named that is no file: an embedded text, or `SELF_CORPUS`."""
-    return name == SELF_CORPUS or name.split(":")[0] in _EMBEDDED
+    return name == SELF_CORPUS or _is_pydoc(name)
 
 
 def load_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[Corpus, ...]:
@@ -126,9 +127,7 @@ def _read(name: str) -> str:
             raise BadInput("corpus", name, "the folder has no *.txt file")
         return "\n\n".join(_read(str(file)) for file in files)
     if not os.path.isfile(path):
-        raise BadInput(
-            "corpus", name, f"unknown; give a text file, a folder of *.txt files, or {', '.join(_EMBEDDED)}"
-        )
+        raise BadInput("corpus", name, f"unknown; give a text file, a folder of *.txt files, or {PYDOC}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -137,11 +136,16 @@ def _read(name: str) -> str:
         raise BadInput("corpus", name, f"cannot be read: {error.strerror}") from error
 
 
-def _pydoc(part: str) -> str:
+def _is_pydoc(name: str) -> bool:
+    return name.split(":")[0] == PYDOC
+
+
+def _pydoc(name: str) -> str:
     from pydoc_data.topics import topics
 
+    part = name.partition(":")[2]
     if part and part not in _PYDOC_PARTS:
-        raise BadInput("corpus", f"pydoc:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
+        raise BadInput("corpus", f"{PYDOC}:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
     names = _pydoc_parts()[part] if part else sorted(topics)
     return "\n\n".join(topics[name] for name in names)
 
@@ -174,11 +178,3 @@ def _related(topics: Mapping[str, str]) -> list[list[str]]:
                 merged = groups[other] | groups[name]
                 groups.update(dict.fromkeys(merged, merged))
     return [sorted(group) for group in {id(group): group for group in groups.values()}.values()]
-
-
-_EMBEDDED: dict[str, Callable[[str], str]] = {"pydoc": _pydoc}
-
-
-def _embedded(name: str) -> str:
-    family, _, part = name.partition(":")
-    return _EMBEDDED[family](part)

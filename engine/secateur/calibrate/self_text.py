@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from secateur.checkpoint.transformers_module import transformers_module
 from secateur.model.dense import DecoderModel
 from secateur.model.host import fastest_dtype
 from secateur.progress import ProgressReporter
-from secateur.storage import os_errors_as_output_failed
+from secateur.storage import os_errors_as_output_failed, write_text
 
 BATCH = 64
 TEMPERATURE, TOP_P, TOP_K = 1.0, 0.95, 256
@@ -59,11 +58,9 @@ def self_corpus(
     text = generate_text(
         model, source.tokenizer(), tokens=tokens, length=length, seed=seed, reporter=reporter
     )
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    with os_errors_as_output_failed(file):
+    with os_errors_as_output_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(text.encode())  # as it is: no line ends of another kind
-        os.replace(temporary, file)
+    write_text(file, text)
     return Corpus(SELF_CORPUS, text)
 
 

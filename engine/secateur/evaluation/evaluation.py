@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
-from secateur.calibrate.perplexity import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.checkpoint.export import RECORD
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
 from secateur.model.dense import DecoderModel, architecture_of, build_model
+from secateur.model.forward import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.space.costs.parameters import ParameterCount, count_parameters

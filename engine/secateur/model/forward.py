@@ -13,7 +13,8 @@ windows, Q query channels, C FFN channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.model.dense import AttentionWeights, DecoderModel, FfnWeights, SubBlock
-from secateur_kernels import Heads, Packing, gated_inner
+from secateur_kernels import Heads, Packing, gated_inner, linear_nll
 from secateur_kernels import attention_inner as attend
+
+BATCH_WINDOWS = 16
 
 
 @dataclass(frozen=True)
@@ -166,3 +169,29 @@ def hidden_states(model: DecoderModel, tokens_BT: Tensor, context: ForwardContex
         (index, half) for index, layer in enumerate(model.layers) for half in (layer.attention, layer.ffn)
     )
     return final_hidden(model, run_blocks(embed(model, tokens_BT), blocks, context))
+
+
+@torch.inference_mode()
+def mean_nll(
+    model: DecoderModel, windows_BT: Tensor, advance: Callable[[int], None] = lambda windows: None
+) -> float:
+    """Mean negative log-likelihood over the T - 1 predicted tokens of every window, nats per token.
+
+    Weights and matrix products in the model's dtype, losses in fp32.
+
+    Args:
+        advance: called with the number of windows after each batch of them.
+    """
+    context = forward_context(model, windows_BT.shape[1])
+    total = 0.0
+    for tokens_BT in windows_BT.split(BATCH_WINDOWS):
+        hidden_BTH = hidden_states(model, tokens_BT, context)
+        target_N = tokens_BT[:, 1:].flatten()
+        total += float(linear_nll(hidden_BTH[:, :-1].flatten(0, 1), model.head_VH, target_N).double().sum())
+        advance(len(tokens_BT))
+    return total / (windows_BT.shape[0] * (windows_BT.shape[1] - 1))
+
+
+def perplexity(nll: float) -> float:
+    """Exp of a mean NLL; infinite where it does not fit a float."""
+    return math.exp(nll) if nll < 700 else math.inf

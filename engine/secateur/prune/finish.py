@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.calibrate.perplexity import perplexity
 from secateur.checkpoint.export import export
 from secateur.config.prune import PruneOptions
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.race import race
 from secateur.model.architecture import Architecture
+from secateur.model.forward import perplexity
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.preparation import PreparedRun, stored_dtype
 from secateur.prune.record import build_record

@@ -15,7 +15,6 @@ from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_comp
 from secateur.calibrate.corpus import SELF_CORPUS, Corpus, load_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.perplexity import mean_nll
 from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import PruneOptions
@@ -24,6 +23,7 @@ from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.choice import open_pool
 from secateur.model.dense import DecoderModel, base_model_type, build_model
+from secateur.model.forward import mean_nll
 from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.perplexity import mean_nll
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.forward import mean_nll
 from secateur.model.host import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from secateur.report.figures.widths import draw_widths
 from secateur.report.page import render
 from secateur.report.protocol import protocol_rows
 from secateur.report.removal import NAMES
-from secateur.storage import os_errors_as_output_failed
+from secateur.storage import write_text
 
 MARK = "<!-- secateur study report -->"  # in the first line of every page: what may be overwritten
 
@@ -45,14 +43,7 @@ def write_page(path: Path, page: str) -> None:
         OutputFailed: the place cannot be written.
     """
     require_replaceable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os_errors_as_output_failed(path):
-            temporary.write_text(page, encoding="utf-8")
-            os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_text(path, page)
 
 
 def require_replaceable(path: Path) -> None:
