@@ -38,6 +38,7 @@ from secateur.bench.metrics.statistics import ratio_of_rounds
 from secateur.bench.run import run
 from secateur.client.endpoint import Endpoint
 from secateur.config.bench import BenchOptions
+from secateur.progress import SilentReporter
 
 MODEL = "model"
 TOLERANCE = 0.05
@@ -144,7 +145,7 @@ async def _ours(
         seed=seed,
         **kind,
     )
-    log: BenchmarkLog = await run(options, Endpoint(), None, Silent(), asyncio.Event())
+    log: BenchmarkLog = await run(options, Endpoint(), None, SilentReporter(), asyncio.Event())
     measured = [record for record in log.records if record.phase is Phase.MEASURED]
     assert all(record.ok for record in measured), measured
     return {metric: [v for record in measured for v in METRICS[metric](record)] for metric in COMPARED}
@@ -297,14 +298,6 @@ def _answers(url: str) -> bool:
             return True
     except (urllib.error.URLError, OSError):
         return False
-
-
-class Silent:
-    def stage(self, name: str, total: int) -> None: ...
-
-    def step(self, note: str = "", count: int = 1) -> None: ...
-
-    def say(self, line: str) -> None: ...
 
 
 if __name__ == "__main__":

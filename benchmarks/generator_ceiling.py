@@ -123,13 +123,14 @@ def _run(address: str, streams: int, seconds: float) -> dict[str, Any]:
     from secateur.bench.run import run
     from secateur.client.endpoint import Endpoint
     from secateur.config.bench import BenchOptions
+    from secateur.progress import SilentReporter
 
     options = BenchOptions(
         target=address, concurrency=(streams,), seconds=seconds, input_len=16, output_len=TOKENS
     )
 
     async def measured() -> Any:
-        return await run(options, Endpoint(), None, Silent(), asyncio.Event())
+        return await run(options, Endpoint(), None, SilentReporter(), asyncio.Event())
 
     (row,) = benchmark_document(asyncio.run(measured()))["results"]
     print(
@@ -137,14 +138,6 @@ def _run(address: str, streams: int, seconds: float) -> dict[str, Any]:
         flush=True,
     )
     return row
-
-
-class Silent:
-    def stage(self, name: str, total: int) -> None: ...
-
-    def step(self, note: str = "", count: int = 1) -> None: ...
-
-    def say(self, line: str) -> None: ...
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Printer:
     def step(self, note: str = "", count: int = 1) -> None:
         """Steps are not worth a line."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """A line of its own."""
         print(line, flush=True)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class ProgressReporter(Protocol):
-    """Told what the job is doing; the command line draws it, a server streams it."""
+    """Told what a job is doing; the command line draws it, a server streams it."""
 
     def stage(self, name: str, total: int) -> None:
         """A stage begins; `total` steps will follow."""
@@ -18,8 +18,18 @@ class ProgressReporter(Protocol):
     def step(self, note: str = "", count: int = 1) -> None:
         """Steps of the current stage are done."""
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Something worth a line."""
+
+
+class SilentReporter:
+    """Tells nobody."""
+
+    def stage(self, name: str, total: int) -> None: ...
+
+    def step(self, note: str = "", count: int = 1) -> None: ...
+
+    def message(self, line: str) -> None: ...
 
 
 @dataclass

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import pytest
 
 from secateur.bench.load.generator import BenchmarkTarget, LoadGenerator
 from secateur.bench.load.journal import BenchmarkLog, Journal
@@ -17,23 +14,6 @@ from secateur.bench.load.stage import LoadPattern, Stage, StopCondition
 from secateur.bench.targets.secateur import SecateurTarget
 from secateur.client.endpoint import Endpoint
 from secateur.client.retries import RetryPolicy
-
-
-@dataclass
-class Silent:
-    said: list[str] = field(default_factory=list)
-
-    def stage(self, name: str, total: int) -> None: ...
-
-    def step(self, note: str = "", count: int = 1) -> None: ...
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
-
-
-@pytest.fixture
-def silent() -> Silent:
-    return Silent()
 
 
 def endpoint(address: str, timeout: float = 30.0) -> Endpoint:

@@ -26,7 +26,7 @@ class Quiet:
 
     def step(self, note: str = "", count: int = 1) -> None: ...
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self.said.append(line)
 
 

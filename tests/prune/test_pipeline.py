@@ -50,7 +50,7 @@ class Notes:
     def step(self, note: str = "", count: int = 1) -> None:
         self.steps[-1] += count
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         self.said.append(line)
 
 

@@ -17,17 +17,9 @@ import torch
 from secateur.config.prune import RECIPES, REPAIRS, PruneOptions
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
-from secateur.progress import StageTimer
+from secateur.progress import SilentReporter, StageTimer
 from secateur.prune.preparation import PreparedRun, prepare
 from tests.evaluation.conformance import random_architectures
-
-
-class Silent:
-    def stage(self, name: str, total: int) -> None: ...
-
-    def step(self, note: str = "", count: int = 1) -> None: ...
-
-    def say(self, line: str) -> None: ...
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +54,7 @@ def prepared_run(
                 search_windows=8,
                 quantum=32,
             )
-            runs[recipe, repair] = prepare(options, Silent(), StageTimer())
+            runs[recipe, repair] = prepare(options, SilentReporter(), StageTimer())
         return runs[recipe, repair]
 
     return prepare_once

@@ -21,10 +21,11 @@ from secateur.client.endpoint import Endpoint
 from secateur.config.bench import BenchOptions
 from secateur.config.values import from_json
 from secateur.errors import SecateurError
+from secateur.progress import SilentReporter
 
 
 @dataclass
-class LineReporter:
+class LineReporter(SilentReporter):
     """Writes a line of JSON for everything that the server is to know."""
 
     write_line: Callable[[Mapping[str, Any]], None]
@@ -39,9 +40,6 @@ class LineReporter:
     def step(self, note: str = "", count: int = 1) -> None:
         self.done += count
         self.write_line({"stage": self.name, "fraction": min(1.0, self.done / self.total)})
-
-    def say(self, line: str) -> None:
-        """Nobody reads it."""
 
 
 def main() -> None:

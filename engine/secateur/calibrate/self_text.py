@@ -53,7 +53,7 @@ def self_corpus(
     """
     file = folder / f"self-{_key(source, tokens, length, seed)}.txt"
     if file.is_file():
-        reporter.say(f"text of the model itself is there from an earlier run ({file.name})")
+        reporter.message(f"text of the model itself is there from an earlier run ({file.name})")
         return Corpus(SELF_CORPUS, file.read_bytes().decode())
     text = generate_text(
         model, source.tokenizer(), tokens=tokens, length=length, seed=seed, reporter=reporter

@@ -7,9 +7,10 @@ from types import TracebackType
 
 from secateur.cli.console import Advance, print_status, progress
 from secateur.cli.options import in_flags
+from secateur.progress import ProgressReporter
 
 
-class StageReporter:
+class StageReporter(ProgressReporter):
     """Shows one stage after another, each with its progress and the time it still needs."""
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class StageReporter:
         if self._advance is not None:
             self._advance(count, note)
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Print a line; the current stage is over."""
         self._close(None, None, None)
         print_status(in_flags(line))

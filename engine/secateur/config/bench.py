@@ -243,7 +243,7 @@ class BenchOptions:
     records: Path | None = option(
         None,
         help="Only report on the records.jsonl of an earlier benchmark.",
-        flag="--from",
+        flag="from",
         is_path=True,
     )
 

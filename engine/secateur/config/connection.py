@@ -38,18 +38,18 @@ class ConnectionOptions:
         None,
         help="Use TLS with the certificate authorities in this PEM file.",
         group=SERVER,
-        flag="--tls-ca",
+        flag="tls-ca",
         metavar="FILE",
     )
     cert: File | None = option(
         None,
         help="Client certificate (PEM), for mutual TLS.",
         group=SERVER,
-        flag="--tls-cert",
+        flag="tls-cert",
         metavar="FILE",
     )
     key: File | None = option(
-        None, help="Private key of `cert` (PEM).", group=SERVER, flag="--tls-key", metavar="FILE"
+        None, help="Private key of `cert` (PEM).", group=SERVER, flag="tls-key", metavar="FILE"
     )
     token: str | None = option(
         None,
@@ -65,7 +65,7 @@ class ConnectionOptions:
         False, help="Allow sending the token unencrypted to another machine.", group=SERVER
     )
     wait_for_ready: bool = option(
-        False, help="Wait until the server is up and has loaded the model.", group=SERVER, flag="--wait"
+        False, help="Wait until the server is up and has loaded the model.", group=SERVER, flag="wait"
     )
     timeout: float = option(
         TIMEOUT_SECONDS,

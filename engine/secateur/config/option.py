@@ -32,7 +32,7 @@ class Option:
         help: one line; what an option does, then what happens where it is not given.
         group: the heading in ``help`` that it stands under.
         name: its name towards the user; empty is that of the field.
-        flag: spelling on the command line where it does not follow from the name.
+        flag: spelling on the command line, without dashes, where it does not follow from the name.
         short: a one-letter flag.
         metavar: what the value is called in ``help``.
         positional: an argument without a flag.
@@ -115,15 +115,15 @@ class Declaration:
 
     @property
     def flag(self) -> str:
-        """On the command line, such as ``--max-shapes``; of an argument, its name there."""
+        """On the command line: the key with its dashes; of an argument, its name there."""
         if self.option.positional:
             return self.option.metavar.rstrip(".") or self.name.upper()
-        return self.option.flag or f"--{self.key}"
+        return f"--{self.key}"
 
     @property
     def key(self) -> str:
         """In a configuration file: the flag without its dashes."""
-        return self.option.flag.lstrip("-") or self.name.replace("_", "-")
+        return self.option.flag or self.name.replace("_", "-")
 
     def value_in(self, options: Any) -> Any:
         """The value that `options` have; None in a part of them that is None."""

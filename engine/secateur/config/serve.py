@@ -255,7 +255,7 @@ class EngineOptions:
         None, help="CPU threads per model.", group=ENGINES, min_value=1, default_help="a share"
     )
     compiled: bool | None = option(
-        None, flag="--compile", help="Compile models.", group=ENGINES, default_help="on a GPU only"
+        None, flag="compile", help="Compile models.", group=ENGINES, default_help="on a GPU only"
     )
     prefix_caching: bool = option(True, help="Reuse work on prompts that begin alike.", group=ENGINES)
     verbose: bool = option(False, short="-v", help="Show what vLLM logs.", group=OBSERVATION)
@@ -416,7 +416,7 @@ class ServeOptions:
     )
     open_to_all: tuple[str, ...] = option(
         ("health",),
-        flag="--open",
+        flag="open",
         help="What needs no token: health, reflection, or both.",
         group=ACCESS,
         metavar="LIST",

@@ -102,7 +102,7 @@ def _dense_source(
         return None
     recorded = _recorded_model(record_file)
     if recorded is None:
-        reporter.say(f"{RECORD} does not say which the dense model is; name it with `dense`")
+        reporter.message(f"{RECORD} does not say which the dense model is; name it with `dense`")
         return None
     for place in (recorded["path"], recorded["reference"]):
         if not Path(place).exists() and place == recorded["path"]:
@@ -113,7 +113,7 @@ def _dense_source(
             continue
         if found.fingerprint == recorded["fingerprint"]:
             return found
-    reporter.say(f"the dense model ({recorded['reference']}) is not where it was; name it with `dense`")
+    reporter.message(f"the dense model ({recorded['reference']}) is not where it was; name it with `dense`")
     return None
 
 

@@ -177,7 +177,7 @@ def _calibrate_if_needed(
     folder: Path, model: DecoderModel, split: WindowSplit, options: PruneOptions, reporter: ProgressReporter
 ) -> None:
     if is_complete(folder):
-        reporter.say("statistics are there from an earlier run")
+        reporter.message("statistics are there from an earlier run")
         return
     shutil.rmtree(folder, ignore_errors=True)
     tokens = split.statistics.numel()

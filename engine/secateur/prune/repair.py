@@ -86,7 +86,7 @@ def _line_search(
     measure(round(round(parabola_minimum(nll[0.0], nll[0.5], nll[1.0]) / STEP) * STEP, 2))
     share = min(nll, key=lambda each: nll[each])
     points = ", ".join(f"{nll[each]:.4f} at {each:.2f}" for each in sorted(nll))
-    reporter.say(f"validation NLL from one-shot (0) to in-sequence (1): {points}")
+    reporter.message(f"validation NLL from one-shot (0) to in-sequence (1): {points}")
     if share == 0.0:
         return one_shot
     return RepairResult(interpolate(one_shot.model, fitted, share), "in-sequence", share, nll[share])

@@ -27,7 +27,7 @@ class ServerProcess:
 
     Attributes:
         address: where.
-        document: what ``secateur serve --json`` printed.
+        document: the JSON that ``secateur serve`` printed.
         process: the child.
     """
 
@@ -60,7 +60,7 @@ def served(
 
 
 def start(arguments: Sequence[str], stderr: IO[str] | int | None = None) -> subprocess.Popen[str]:
-    """Start ``secateur serve --json`` with these further arguments."""
+    """Start ``secateur serve``, to print JSON, with these further arguments."""
     command = [sys.executable, "-m", "secateur.cli.app", "serve", *arguments, "--json"]
     # A group of its own, so that Ctrl-C in a terminal reaches it only through us.
     return subprocess.Popen(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,19 +17,8 @@ from secateur.checkpoint.source import open_source
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel, build_model
+from secateur.progress import SilentReporter
 from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape
-
-
-@dataclass
-class Silent:
-    said: list[str] = field(default_factory=list)
-
-    def stage(self, name: str, total: int) -> None: ...
-
-    def step(self, note: str = "", count: int = 1) -> None: ...
-
-    def say(self, line: str) -> None:
-        self.said.append(line)
 
 
 @pytest.fixture(autouse=True)
@@ -62,8 +51,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[LatencyConditions]:
 
 
 def test_measured_once(model: DecoderModel, runs: list[LatencyConditions], own_cache: Path) -> None:
-    first = meter.get_latency_table(model, "bfloat16", 1, 128, Silent())
-    again = meter.get_latency_table(model, "bfloat16", 1, 128, Silent())
+    first = meter.get_latency_table(model, "bfloat16", 1, 128, SilentReporter())
+    again = meter.get_latency_table(model, "bfloat16", 1, 128, SilentReporter())
     assert first == again and len(runs) == 1
     assert [file.name for file in own_cache.rglob("*.json")] == [cache.table_path(first.conditions).name]
     assert first.rows["ffn"][192] == pytest.approx(192, rel=0.01)
@@ -74,21 +63,21 @@ def test_measured_once(model: DecoderModel, runs: list[LatencyConditions], own_c
 def test_measured_again_for_other_conditions(
     other: tuple[str, int, int], model: DecoderModel, runs: list[LatencyConditions]
 ) -> None:
-    meter.get_latency_table(model, "bfloat16", 1, 128, Silent())
-    meter.get_latency_table(model, *other, Silent())
+    meter.get_latency_table(model, "bfloat16", 1, 128, SilentReporter())
+    meter.get_latency_table(model, *other, SilentReporter())
     assert len(runs) == 2
 
 
 def test_a_broken_file_is_measured_again(model: DecoderModel, runs: list[LatencyConditions]) -> None:
-    table = meter.get_latency_table(model, "bfloat16", 1, 128, Silent())
+    table = meter.get_latency_table(model, "bfloat16", 1, 128, SilentReporter())
     cache.table_path(table.conditions).write_text('{"conditions": ')
-    assert meter.get_latency_table(model, "bfloat16", 1, 128, Silent()) == table
+    assert meter.get_latency_table(model, "bfloat16", 1, 128, SilentReporter()) == table
     assert len(runs) == 2
 
 
 def test_a_context_that_the_model_does_not_have(model: DecoderModel, runs: list[LatencyConditions]) -> None:
     with pytest.raises(BadInput, match="context: got 500: the model's context is 512 tokens"):
-        meter.get_latency_table(model, "bfloat16", 1, 500, Silent())
+        meter.get_latency_table(model, "bfloat16", 1, 500, SilentReporter())
     assert not runs
 
 
@@ -98,7 +87,7 @@ def test_an_engine_that_does_not_start_is_one_line(
     monkeypatch.setattr(sys, "executable", "false")
     conditions = meter.current_conditions(model, "bfloat16", 1, 128)
     with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
-        meter.time_decoding(model.config, [Architecture((2,) * 3, (192,) * 3)], conditions, Silent())
+        meter.time_decoding(model.config, [Architecture((2,) * 3, (192,) * 3)], conditions, SilentReporter())
 
 
 def test_tables_of_other_conditions_are_not_mixed_up() -> None:

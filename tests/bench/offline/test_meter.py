@@ -13,8 +13,8 @@ from secateur.bench.offline.meter import OfflineTimings, document, measure
 from secateur.bench.shape import read_shape
 from secateur.config.bench import BenchOptions
 from secateur.errors import BackendUnavailable, BadInput
+from secateur.progress import SilentReporter
 from secateur.report.offline_tables import offline_tables
-from tests.bench.conftest import Silent
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_ceilings_are_plausible() -> None:
 
 def test_a_context_that_the_model_does_not_have(tiny_llama: Path) -> None:
     with pytest.raises(BadInput, match=r"input_len: got 600: the context of .* is 512"):
-        measure(BenchOptions(offline=(str(tiny_llama),), input_len=600), Silent())
+        measure(BenchOptions(offline=(str(tiny_llama),), input_len=600), SilentReporter())
 
 
 def test_an_engine_that_does_not_start_is_one_line(
@@ -59,7 +59,7 @@ def test_an_engine_that_does_not_start_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(BackendUnavailable, match="vLLM could not be timed"):
-        measure(options, Silent())
+        measure(options, SilentReporter())
 
 
 def test_vllm_itself(tiny_llama: Path) -> None:
@@ -67,7 +67,7 @@ def test_vllm_itself(tiny_llama: Path) -> None:
     options = BenchOptions(
         offline=(f"tiny={tiny_llama}",), batch=(1, 3), rounds=2, input_len=24, context=24, dtype="float32"
     )
-    found = measure(options, Silent())
+    found = measure(options, SilentReporter())
     assert [(row["model"], row["batch"]) for row in found["results"]] == [("tiny", 1), ("tiny", 3)]
     for row in found["results"]:
         assert row["decode"]["step_ms"] > row["decode"]["floor_ms"] > 0

@@ -42,7 +42,7 @@ class Counts:
     def step(self, note: str = "", count: int = 1) -> None:
         self.done += count
 
-    def say(self, line: str) -> None: ...
+    def message(self, line: str) -> None: ...
 
 
 @pytest.fixture(scope="module")

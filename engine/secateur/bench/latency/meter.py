@@ -57,7 +57,7 @@ def get_latency_table(
     table = cache.load_cached_table(conditions)
     if table is None:
         table = measure(model.config, conditions, reporter)
-        reporter.say(f"latency table kept in {cache.store_table(table)}")
+        reporter.message(f"latency table kept in {cache.store_table(table)}")
     return table
 
 
@@ -99,7 +99,7 @@ def measure(config: Any, conditions: LatencyConditions, reporter: ProgressReport
         "error_of_mixed_before_they_were_fitted": [round(error, 4) for error in errors],
     }
     worst = max(map(abs, errors))
-    reporter.say(f"decode step: dense {step[0] / 1e6:.1f} ms; mixed shapes predicted within {worst:.1%}")
+    reporter.message(f"decode step: dense {step[0] / 1e6:.1f} ms; mixed shapes predicted within {worst:.1%}")
     return LatencyTable(conditions, fixed, rows, report)
 
 

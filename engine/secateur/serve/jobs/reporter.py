@@ -10,6 +10,7 @@ from collections.abc import Callable
 from google.protobuf import duration_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
+from secateur.progress import ProgressReporter
 from secateur.prune.preparation import PreparedRun
 from secateur.search.loop import SearchProgress
 from secateur.serve.failures import RpcError
@@ -22,7 +23,7 @@ INTERVAL_SECONDS = 0.5  # between two notes of progress within a stage
 log = logging.getLogger(__name__)
 
 
-class JobReporter:
+class JobReporter(ProgressReporter):
     """Reporter and observer of a prune job: what they are told becomes the job's events.
 
     A database that cannot be written to does not stop the work: every note has the whole progress, so the
@@ -53,7 +54,7 @@ class JobReporter:
         if time.monotonic() - self._told >= INTERVAL_SECONDS:
             self._tell()
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Something worth a line."""
         self.flush()
         self._try(lambda: self._store.said(self._number, self._run, line))
