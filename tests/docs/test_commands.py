@@ -101,7 +101,7 @@ def test_readme(after_readme: Path) -> None:
 def test_document(document: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder, state = tmp_path / "empty", tmp_path / "state"
     state.mkdir()
-    if CONTINUES in document.read_text(encoding="utf-8"):
+    if CONTINUES in " ".join(document.read_text(encoding="utf-8").split()):  # lines may break in it
         shutil.copytree(request.getfixturevalue("after_readme"), folder, symlinks=True)
     else:
         folder.mkdir()
