@@ -43,8 +43,8 @@ class HealthReporter:
             await self._status.set(f"model/{name}", UNKNOWN)
         self._reported = set(models)
         for name, model in models.items():
-            answering = model.answering
-            up = answering is not None and answering.state is VersionState.SERVING
+            active_version = model.active_version
+            up = active_version is not None and active_version.state is VersionState.SERVING
             await self._status.set(f"model/{name}", UP if up else DOWN)
         for service in self._services:
             await self._status.set(service, UP if self._pool.up else DOWN)

@@ -127,8 +127,8 @@ async def _serve(
 ) -> None:
     started = time.monotonic()
     sessions = open_state(options.state_url)
-    home = acquire_state_lock(options.state_dir)
-    store = ModelStore(sessions, home.name)
+    state_lock = acquire_state_lock(options.state_dir)
+    store = ModelStore(sessions, state_lock.name)
     loader = EngineLoader(say)
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = DeploymentManager(pool, store, loader, options.engine, retention, say)
@@ -144,7 +144,7 @@ async def _serve(
     address = bind_server(server, options.listen, options.tls)
     await server.start()
     await benchmarks.open()
-    if home.shared:
+    if state_lock.shared:
         say(f"{options.state_dir} is another server's: what is loaded through the API will not be remembered")
     say(f"listening on {address}; loading {len(options.models)} model(s), about 20 seconds on a CPU")
     tasks = [asyncio.create_task(reporter.follow())]
@@ -176,9 +176,9 @@ async def _serve(
         await deployments.close()
         await asyncio.gather(*(model.engine.shutdown() for model in pool if model.engine))
         _kill_children()
-        if home.shared:
+        if state_lock.shared:
             await asyncio.to_thread(store.forget_all)
-        release_state_lock(home)
+        release_state_lock(state_lock)
 
 
 def _guarded_server(options: ServeOptions, observers: Sequence[CallStage]) -> grpc.aio.Server:

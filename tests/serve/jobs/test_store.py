@@ -54,15 +54,15 @@ def test_writers_at_once(store: JobStore, url: str) -> None:
     """Each with connections of its own, as server and job process have."""
     number = store.create(new_job("job")).number
     store.enqueue("job", "", "")
-    store.move(number, RUNNING, attempt=1)
+    store.set_state(number, RUNNING, attempt=1)
     others = [JobStore(open_state(url), store._home) for _ in range(4)]
 
     def write(writer: int) -> None:
         for step in range(50):
             if writer == 0:
-                others[0].move(number, RUNNING if step % 2 else RETRYING)
+                others[0].set_state(number, RUNNING if step % 2 else RETRYING)
             else:
-                others[writer].said(number, 1, f"{writer}.{step}")
+                others[writer].add_message(number, 1, f"{writer}.{step}")
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))
@@ -97,12 +97,12 @@ def test_one_that_is_cancelled_stays_that(store: JobStore) -> None:
     number = store.create(new_job("job")).number
     store.enqueue("job", "", "")
     store.cancel("job")
-    assert store.move(number, RUNNING).state == prune_pb2.PRUNE_JOB_STATE_CANCELLING
+    assert store.set_state(number, RUNNING).state == prune_pb2.PRUNE_JOB_STATE_CANCELLING
     assert store.finish(number, CANCELLED, cancelled_error()).state == CANCELLED
     before = store.read(number).sequence
     store.finish(number, CANCELLED, cancelled_error())
-    store.said(number, 1, "a process that does not know yet")
-    store.progressed(number, 1, prune_pb2.PruneProgress(stage="search"), [])
+    store.add_message(number, 1, "a process that does not know yet")
+    store.set_progress(number, 1, prune_pb2.PruneProgress(stage="search"), [])
     assert store.read(number).sequence == before, "after the end nothing happens any more"
 
 

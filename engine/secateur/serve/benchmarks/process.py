@@ -59,7 +59,7 @@ class RunningBenchmark:
 
     async def run(self, job: Mapping[str, Any]) -> BenchmarkOutcome:
         """Start the process and read what it says until it ends."""
-        said: dict[str, Any] = {}
+        reported: dict[str, Any] = {}
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", MODULE),
             stdin=PIPE,
@@ -74,14 +74,14 @@ class RunningBenchmark:
                 self.cancel()
             await self._give(job)
             async for line in self._lines():
-                said |= json.loads(line)
-                if "stage" in said:
-                    self.progress = BenchmarkProgress(said["stage"], said["fraction"])
+                reported |= json.loads(line)
+                if "stage" in reported:
+                    self.progress = BenchmarkProgress(reported["stage"], reported["fraction"])
                     self.changed.set()
             status = await self._process.wait()
         finally:
             self._kill()
-        return self._outcome(said, status)
+        return self._outcome(reported, status)
 
     def cancel(self) -> None:
         """Ask it to end with what there is; end it if it does not."""
@@ -107,12 +107,12 @@ class RunningBenchmark:
             with suppress(ProcessLookupError):
                 self._process.kill()
 
-    def _outcome(self, said: Mapping[str, Any], status: int) -> BenchmarkOutcome:
-        result = said.get("result")
+    def _outcome(self, reported: Mapping[str, Any], status: int) -> BenchmarkOutcome:
+        result = reported.get("result")
         if self.cancelled:
             return BenchmarkOutcome(CANCELLED, result)
-        if "error" in said:
-            return BenchmarkOutcome(FAILED, None, said["error"])
+        if "error" in reported:
+            return BenchmarkOutcome(FAILED, None, reported["error"])
         if result is None:
             return BenchmarkOutcome(FAILED, None, f"the load generator ended with exit status {status}")
         if result["benchmark"]["gave_up"]:

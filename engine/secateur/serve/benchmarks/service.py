@@ -86,9 +86,9 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
                     name=name, stage=running.progress.stage, fraction=running.progress.fraction
                 )
                 running.changed.clear()
-                news = asyncio.create_task(running.changed.wait())
-                await asyncio.wait({news, task}, return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
+                change_task = asyncio.create_task(running.changed.wait())
+                await asyncio.wait({change_task, task}, return_when=asyncio.FIRST_COMPLETED)
+                change_task.cancel()
             task.result()
         finally:
             if not task.done():
@@ -101,12 +101,12 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
         self, request: benchmarks_pb2.GetBenchmarkRequest, context: grpc.aio.ServicerContext
     ) -> benchmarks_pb2.GetBenchmarkResponse:
         """Return one, with its result."""
-        found = BENCHMARK_NAME.fullmatch(request.name)
-        if found is None:
+        match = BENCHMARK_NAME.fullmatch(request.name)
+        if match is None:
             raise invalid_argument(
                 FieldViolation("name", f"got {request.name[:100]!r}, give benchmarks/NUMBER")
             )
-        return benchmarks_pb2.GetBenchmarkResponse(benchmark=await self._described(int(found[1])))
+        return benchmarks_pb2.GetBenchmarkResponse(benchmark=await self._described(int(match[1])))
 
     async def ListBenchmarks(
         self, request: benchmarks_pb2.ListBenchmarksRequest, context: grpc.aio.ServicerContext

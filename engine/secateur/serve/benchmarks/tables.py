@@ -67,8 +67,8 @@ class BenchmarkStore:
             state=RUNNING, host=socket.gethostname(), process=os.getpid(), created_at=time.time()
         )
         row.models = [
-            BenchmarkedModelRow(place=place, model=model, version=version)
-            for place, (model, version) in enumerate(models)
+            BenchmarkedModelRow(place=index, model=model, version=version)
+            for index, (model, version) in enumerate(models)
         ]
         with self._sessions.begin() as session:
             session.add(row)
@@ -84,7 +84,7 @@ class BenchmarkStore:
         """Return a benchmark and its result.
 
         Raises:
-            Refused: NOT_FOUND.
+            RpcError: NOT_FOUND.
         """
         with self._sessions() as session:
             row = session.get(BenchmarkRow, number)

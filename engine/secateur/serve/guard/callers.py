@@ -88,7 +88,7 @@ class CallerRegistry:
             identities: names in the client's certificate.
 
         Raises:
-            Refused: UNAUTHENTICATED.
+            RpcError: UNAUTHENTICATED.
         """
         if authorization is None:
             for identity in identities:
@@ -97,12 +97,14 @@ class CallerRegistry:
             raise _unauthenticated("TOKEN_MISSING", "no bearer token in the metadata key 'authorization'")
         if not isinstance(authorization, str) or not authorization.lower().startswith("bearer "):
             raise _unauthenticated("TOKEN_MALFORMED", "'authorization' must be 'Bearer TOKEN'")
-        given = hashlib.sha256(authorization[len("bearer ") :].strip().encode()).digest()
+        token_digest = hashlib.sha256(authorization[len("bearer ") :].strip().encode()).digest()
         # All are compared, each in constant time: nothing can be learnt from how long it takes.
-        found = [caller for digest, caller in self._by_token if hmac.compare_digest(digest, given)]
-        if not found:
+        matching_callers = [
+            caller for digest, caller in self._by_token if hmac.compare_digest(digest, token_digest)
+        ]
+        if not matching_callers:
             raise _unauthenticated("TOKEN_UNKNOWN", "the bearer token is not known here")
-        return _unexpired(found[0])
+        return _unexpired(matching_callers[0])
 
 
 class _Entry(BaseModel):

@@ -24,7 +24,7 @@ from secateur.serve.failures import RpcError, to_rpc_error
 from secateur.serve.guard.call import REQUEST_ID, CallContext, request_id, set_current_call
 
 CallStage = Callable[[CallContext], AbstractContextManager[None]]
-"""Entered when a call comes, left when it ends; raises `Refused` to end it at once."""
+"""Entered when a call comes, left when it ends; raises `RpcError` to end it at once."""
 
 # What ends a call without being a bug.
 EXPECTED_ERRORS = (RpcError, grpc.aio.BaseError, DecodeError)
@@ -50,7 +50,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         """Return the handler of the method, guarded."""
         handler = await continuation(details)
-        known = handler is not None
+        is_registered = handler is not None
         if handler is None:
             handler = grpc.stream_stream_rpc_method_handler(_unknown)
         # Requests always come as a stream: they are read after the checks, not before, so that a
@@ -61,7 +61,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             else grpc.stream_unary_rpc_method_handler
         )
         # A function, not a partial object: gRPC asks whether it is a coroutine function.
-        behaviour = functools.partial(self._guarded, handler, details.method, known)
+        behaviour = functools.partial(self._guarded, handler, details.method, is_registered)
 
         async def guarded(_: Any, context: grpc.aio.ServicerContext) -> Any:
             return await behaviour(context)
@@ -69,9 +69,13 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
         return make(guarded, handler.request_deserializer, handler.response_serializer)
 
     async def _guarded(
-        self, handler: grpc.RpcMethodHandler, method: str, known: bool, context: grpc.aio.ServicerContext
+        self,
+        handler: grpc.RpcMethodHandler,
+        method: str,
+        is_registered: bool,
+        context: grpc.aio.ServicerContext,
     ) -> Any:
-        call = _call(method, known, context)
+        call = _call(method, is_registered, context)
         set_current_call(call)
         try:
             with ExitStack() as observers:
@@ -97,7 +101,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             error = _most_specific_error(raised)
             if isinstance(error, asyncio.CancelledError | grpc.aio.BaseError):
                 # The client hung up, or the server was stopped: gRPC knows what to do.
-                call.code = "DEADLINE_EXCEEDED" if call.late else "CANCELLED"
+                call.code = "DEADLINE_EXCEEDED" if call.deadline_exceeded else "CANCELLED"
                 raise error from None
             refusal = to_rpc_error(error)
             if refusal.code == code_pb2.INTERNAL and not isinstance(error, RpcError):
@@ -138,11 +142,11 @@ async def _run(handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext
         f"{'stream' if handler.request_streaming else 'unary'}_"
         f"{'stream' if handler.response_streaming else 'unary'}",
     )
-    seen = _Context(context)
+    guarded_context = _Context(context)
     request = _requests(context) if handler.request_streaming else await _only_request(context)
     if not inspect.isasyncgenfunction(function):
-        return await function(request, seen)
-    async with aclosing(function(request, seen)) as responses:
+        return await function(request, guarded_context)
+    async with aclosing(function(request, guarded_context)) as responses:
         async for response in responses:
             await context.write(response)
     return None
@@ -164,13 +168,13 @@ async def _unknown(_: Any, context: grpc.aio.ServicerContext) -> NoReturn:
     raise RpcError(code_pb2.UNIMPLEMENTED, "METHOD_UNKNOWN", "this server has no such method")
 
 
-def _call(method: str, known: bool, context: grpc.aio.ServicerContext) -> CallContext:
+def _call(method: str, is_registered: bool, context: grpc.aio.ServicerContext) -> CallContext:
     metadata = tuple(context.invocation_metadata() or ())
     remaining = context.time_remaining()
     return CallContext(
         method=method,
         request_id=request_id(metadata),
-        known=known,
+        is_registered=is_registered,
         metadata=dict(metadata),
         peer=context.peer(),
         identities=_identities(context),
@@ -185,6 +189,6 @@ def _trailers(call: CallContext, context: grpc.aio.ServicerContext) -> tuple[tup
 
 def _identities(context: grpc.aio.ServicerContext) -> frozenset[str]:
     """Return the common name and alternative names of the client's certificate."""
-    found = context.auth_context()
+    auth_context = context.auth_context()
     keys = ("x509_common_name", "x509_subject_alternative_name")
-    return frozenset(name.decode(errors="replace") for key in keys for name in found.get(key, ()))
+    return frozenset(name.decode(errors="replace") for key in keys for name in auth_context.get(key, ()))

@@ -21,7 +21,7 @@ def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
         roots: absolute, without symbolic links.
 
     Raises:
-        Refused: INVALID_ARGUMENT if it is no path, or nothing is there. PERMISSION_DENIED if it lies
+        RpcError: INVALID_ARGUMENT if it is no path, or nothing is there. PERMISSION_DENIED if it lies
             elsewhere, in the same words whatever is there.
     """
     if not text:
@@ -31,14 +31,14 @@ def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
     try:
         candidates = [(root / text).resolve() for root in roots]
         inside = [path for path in candidates if _below(path, roots)]
-        found = next((path for path in inside if path.exists()), None)
+        existing_path = next((path for path in inside if path.exists()), None)
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a loop of links
         raise invalid_argument(FieldViolation(field, f"got {text[:100]!r}, not a path")) from None
-    if not inside or (found is not None and not _holds_nothing_else(found, roots)):
+    if not inside or (existing_path is not None and not _holds_nothing_else(existing_path, roots)):
         raise _path_denied(field, text, roots)
-    if found is None:
+    if existing_path is None:
         raise invalid_argument(FieldViolation(field, f"got {text}, there is no such file or folder"))
-    return found
+    return existing_path
 
 
 def _below(path: Path, roots: Sequence[Path]) -> bool:

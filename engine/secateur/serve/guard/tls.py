@@ -61,14 +61,14 @@ def check_certificates(options: TlsOptions) -> None:
 
 def _changes(options: TlsOptions) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
     """Return what gRPC asks before every handshake: new certificates, or None."""
-    seen = _stamps(options)
+    seen_stamps = _stamps(options)
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal seen
+        nonlocal seen_stamps
         now = _stamps(options)
-        if now == seen:
+        if now == seen_stamps:
             return None
-        seen = now
+        seen_stamps = now
         try:
             configuration = _read(options)
         except (BadInput, OSError) as error:
@@ -87,10 +87,10 @@ def _stamps(options: TlsOptions) -> tuple[tuple[int, int, int] | None, ...]:
 def _stamp(file: Path) -> tuple[int, int, int] | None:
     """Return what changes when the file does, also when a link to it is pointed elsewhere."""
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _no_password() -> str:

@@ -15,7 +15,7 @@ def check_deadline(context: grpc.aio.ServicerContext) -> None:
     """Refuse a call whose deadline has passed or will have before an answer can reach the client.
 
     Raises:
-        Refused: DEADLINE_EXCEEDED. A client usually notices by itself at the same time; the point is
+        RpcError: DEADLINE_EXCEEDED. A client usually notices by itself at the same time; the point is
             that no engine works for it.
     """
     remaining = context.time_remaining()

@@ -106,7 +106,7 @@ async def generate(
         prefix: of the sampling parameters' names in the request, for complaints.
 
     Raises:
-        Refused: the request cannot be accepted, or the model cannot answer now.
+        RpcError: the request cannot be accepted, or the model cannot answer now.
     """
     engine = model.ready_engine()
     with model.request() as accounting:
@@ -164,9 +164,10 @@ def _piece(completion: CompletionOutput, top: int | None, prompt_tokens: int) ->
     )
 
 
-def _token_logprobs(token: int, found: Mapping[int, Any], top: int) -> PositionLogprobs:
+def _token_logprobs(token: int, logprobs_by_id: Mapping[int, Any], top: int) -> PositionLogprobs:
     candidates = {
-        id_: TokenCandidate(id_, one.logprob, one.rank, one.decoded_token) for id_, one in found.items()
+        id_: TokenCandidate(id_, one.logprob, one.rank, one.decoded_token)
+        for id_, one in logprobs_by_id.items()
     }
     likeliest = sorted(candidates.values(), key=lambda candidate: -candidate.logprob)[:top]
     return PositionLogprobs(candidates[token], tuple(likeliest))

@@ -38,7 +38,7 @@ def read_prompt(request: Any, oneof: str = "prompt", prefix: str = "") -> Genera
         prefix: of its fields in the whole request.
 
     Raises:
-        Refused: INVALID_ARGUMENT when none is given.
+        RpcError: INVALID_ARGUMENT when none is given.
     """
     kind = request.WhichOneof(oneof)
     if kind is None:
@@ -57,10 +57,10 @@ def read_prompt(request: Any, oneof: str = "prompt", prefix: str = "") -> Genera
 
 def read_sampling(sampling: inference_pb2.SamplingParameters) -> SamplingSettings:
     """Return the parameters given, and the defaults of the others."""
-    given = {field.name: value for field, value in sampling.ListFields()}
+    set_fields = {field.name: value for field, value in sampling.ListFields()}
     for name in ("stop", "stop_token_ids"):
-        given[name] = tuple(given.get(name, ()))
-    return SamplingSettings(**given)
+        set_fields[name] = tuple(set_fields.get(name, ()))
+    return SamplingSettings(**set_fields)
 
 
 def stream_response(piece: CompletionChunk, model: ModelVersion) -> inference_pb2.StreamGenerateResponse:

@@ -34,7 +34,7 @@ class GenerationPrompt:
         """Return the token ids the engine would see.
 
         Raises:
-            Refused: INVALID_ARGUMENT for ids the model does not have, no messages, or messages that
+            RpcError: INVALID_ARGUMENT for ids the model does not have, no messages, or messages that
                 its chat template does not take.
         """
         if self.text is not None:
@@ -47,11 +47,11 @@ class GenerationPrompt:
         check_token_ids(self.field, token_ids, engine.vocabulary)
         return token_ids
 
-    async def fitting_tokens(self, engine: Engine, least: int = 1) -> Sequence[int]:
-        """Return the token ids, at least ``least``, that leave room for one more in the context.
+    async def fitting_tokens(self, engine: Engine, min_tokens: int = 1) -> Sequence[int]:
+        """Return the token ids, at least ``min_tokens``, that leave room for one more in the context.
 
         Raises:
-            Refused: INVALID_ARGUMENT naming `field`.
+            RpcError: INVALID_ARGUMENT naming `field`.
         """
         if self.text is not None and len(self.text) > engine.most_characters:
             # Said before it is tokenised, which takes long for a long text.
@@ -59,8 +59,8 @@ class GenerationPrompt:
                 f"got {len(self.text)} characters, the model has room for {engine.max_model_len - 1} tokens"
             )
         token_ids = await self.tokens(engine)
-        if len(token_ids) < least:
-            raise self._refused(f"got {len(token_ids)} tokens, at least {least}")
+        if len(token_ids) < min_tokens:
+            raise self._refused(f"got {len(token_ids)} tokens, at least {min_tokens}")
         if len(token_ids) >= engine.max_model_len:
             raise self._refused(
                 f"got {len(token_ids)} tokens, the model has room for {engine.max_model_len - 1}"

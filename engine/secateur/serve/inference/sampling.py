@@ -80,9 +80,11 @@ class SamplingSettings:
             prefix: of the fields' names in the request.
 
         Raises:
-            Refused: INVALID_ARGUMENT naming every field at fault.
+            RpcError: INVALID_ARGUMENT naming every field at fault.
         """
-        violations = [FieldViolation(prefix + field, said) for field, said in self._violations(vocabulary)]
+        violations = [
+            FieldViolation(prefix + field, description) for field, description in self._violations(vocabulary)
+        ]
         if violations:
             raise invalid_argument(*violations)
 
@@ -92,9 +94,9 @@ class SamplingSettings:
         Args:
             room: tokens that still fit into the context after the prompt.
         """
-        most = min(self.max_tokens, room)
+        max_new_tokens = min(self.max_tokens, room)
         # The engine refuses more than max_tokens; the context may have cut that down just now.
-        cut = {"max_tokens": most, "min_tokens": min(self.min_tokens, most)}
+        cut = {"max_tokens": max_new_tokens, "min_tokens": min(self.min_tokens, max_new_tokens)}
         lists = {"stop": list(self.stop), "stop_token_ids": list(self.stop_token_ids)}
         return vars(self) | cut | lists
 

@@ -30,7 +30,7 @@ async def score(model: ModelVersion, texts: Sequence[GenerationPrompt]) -> list[
     """Return the score of each text; the engine computes them side by side.
 
     Raises:
-        Refused: one cannot be scored (then none is), or the model cannot answer now.
+        RpcError: one cannot be scored (then none is), or the model cannot answer now.
     """
     engine = model.ready_engine()
     with model.request() as accounting:

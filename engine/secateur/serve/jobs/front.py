@@ -22,12 +22,12 @@ class ParetoFront:
     def __init__(self, cost: Cost, dense: Architecture) -> None:
         self._cost, self._dense = cost, cost.of(dense)
         self._front: dict[str, prune_pb2.FrontPoint] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def point(self, pair: EvaluatedArchitecture) -> prune_pb2.FrontPoint:
         """An evaluated architecture as clients see it."""
-        kept = self._cost.of(pair.architecture) / self._dense
-        return prune_pb2.FrontPoint(id=pair.architecture.digest, kept=kept, kl=pair.measurement.kl)
+        kept_fraction = self._cost.of(pair.architecture) / self._dense
+        return prune_pb2.FrontPoint(id=pair.architecture.digest, kept=kept_fraction, kl=pair.measurement.kl)
 
     def add(self, pair: EvaluatedArchitecture) -> None:
         """Let it join if nothing beats it; what it beats leaves."""
@@ -39,12 +39,12 @@ class ParetoFront:
     @property
     def unreported(self) -> list[prune_pb2.FrontPoint]:
         """Points of the front that nobody was told of, the smallest first."""
-        new = [point for id_, point in self._front.items() if id_ not in self._told]
+        new = [point for id_, point in self._front.items() if id_ not in self._reported]
         return sorted(new, key=lambda point: point.kept)
 
     def mark_reported(self, points: Iterable[prune_pb2.FrontPoint]) -> None:
         """Note who was told of."""
-        self._told |= {point.id for point in points}
+        self._reported |= {point.id for point in points}
 
 
 def _dominates(one: prune_pb2.FrontPoint, other: prune_pb2.FrontPoint) -> bool:

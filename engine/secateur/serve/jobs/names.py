@@ -15,7 +15,7 @@ def parse_job(name: str, field: str = "name") -> str:
     """The id in ``pruneJobs/ID``.
 
     Raises:
-        Refused: not of that form.
+        RpcError: not of that form.
     """
     collection, _, job = name.partition("/")
     if collection != JOBS or not ID_PATTERN.fullmatch(job):
@@ -27,7 +27,7 @@ def parse_operation(name: str) -> tuple[str, int]:
     """Job and run in ``operations/JOB/RUN``.
 
     Raises:
-        Refused: not of that form.
+        RpcError: not of that form.
     """
     collection, _, rest = name.partition("/")
     job, _, run = rest.partition("/")
@@ -40,7 +40,7 @@ def parse_page(size: int, token: str) -> tuple[int, int | None]:
     """How many to list, and the number before which the page begins.
 
     Raises:
-        Refused: a negative size, or a token that no page had.
+        RpcError: a negative size, or a token that no page had.
     """
     if size < 0:
         raise invalid_argument(FieldViolation("page_size", f"got {size}, at least 0"))

@@ -74,7 +74,7 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.CancelOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
         """End the run; nothing happens to one that is over."""
-        self._supervisor.require_charge()
+        self._supervisor.require_ownership()
         job, number = parse_operation(request.name)
         row, run = await asyncio.to_thread(self._store.operation, job, number)
         if not run.ended:
@@ -86,7 +86,7 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
         self, request: operations_pb2.DeleteOperationRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
         """Forget a run that is over; the job and what it made stay."""
-        self._supervisor.require_charge()
+        self._supervisor.require_ownership()
         await asyncio.to_thread(self._store.delete_operation, *parse_operation(request.name))
         return empty_pb2.Empty()
 

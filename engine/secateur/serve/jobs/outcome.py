@@ -44,8 +44,8 @@ def read_outcome(folder: Path) -> JobOutcome | None:
     file = folder / OUTCOME_FILE
     if not file.is_file():
         return None
-    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return JobOutcome(tuple(said["checkpoints"]), said["refusal"], said["field"])
+    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return JobOutcome(tuple(fields["checkpoints"]), fields["refusal"], fields["field"])
 
 
 def clear_outcome(folder: Path) -> None:
@@ -130,15 +130,15 @@ def _refusal(outcome: JobOutcome) -> status_pb2.Status:
 
 def _death(status: int | None, log: Path) -> str:
     line = _last_line(log)
-    said = f": {line}" if line else ""
+    last_line_suffix = f": {line}" if line else ""
     if status is None:
         # Not our child, whether we watched it or it ended before we came.
-        return f"it ended; how, only the server that started it could tell{said}"
+        return f"it ended; how, only the server that started it could tell{last_line_suffix}"
     if status < 0:
         with suppress(ValueError):
-            return f"killed by {signal.Signals(-status).name}{said}"
-        return f"killed by signal {-status}{said}"
-    return f"exit status {status}{said}"
+            return f"killed by {signal.Signals(-status).name}{last_line_suffix}"
+        return f"killed by signal {-status}{last_line_suffix}"
+    return f"exit status {status}{last_line_suffix}"
 
 
 def _last_line(log: Path) -> str:

@@ -107,8 +107,8 @@ def find_process(folder: Path) -> JobProcess | None:
     for _ in range(_TRIES):
         if not file.is_file() or not is_locked(file):
             return None
-        if (found := _opened(file)) is not None:
-            return found
+        if (job_process := _opened(file)) is not None:
+            return job_process
         time.sleep(_TRY_SECONDS)  # it has the lock, and has not said its number yet
     return None
 

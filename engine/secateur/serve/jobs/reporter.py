@@ -39,25 +39,25 @@ class JobReporter(ProgressReporter):
         self._store, self._number, self._run = store, number, run
         self._progress = prune_pb2.PruneProgress(evaluations_total=evaluations)
         self._points: ParetoFront | None = None
-        self._stage_started = self._told = 0.0
-        self._untold = False
+        self._stage_started = self._reported_at = 0.0
+        self._has_unreported = False
 
     def stage(self, name: str, total: int) -> None:
         self._progress.stage, self._progress.stage_done, self._progress.stage_total = name, 0, total
         self._stage_started = time.monotonic()
-        self._tell()
+        self._report()
 
     def step(self, note: str = "", count: int = 1) -> None:
         """Steps of the stage are done."""
         self._progress.stage_done += count
-        self._untold = True
-        if time.monotonic() - self._told >= INTERVAL_SECONDS:
-            self._tell()
+        self._has_unreported = True
+        if time.monotonic() - self._reported_at >= INTERVAL_SECONDS:
+            self._report()
 
     def message(self, line: str) -> None:
         """Something worth a line."""
         self.flush()
-        self._try(lambda: self._store.said(self._number, self._run, line))
+        self._report_ignoring_errors(lambda: self._store.add_message(self._number, self._run, line))
 
     def begin(self, prepared: PreparedRun) -> None:
         """The search begins; what earlier runs evaluated counts."""
@@ -66,8 +66,8 @@ class JobReporter(ProgressReporter):
         pairs = list(prepared.study.pairs.values())
         for pair in pairs:
             self._points.add(pair)
-        found = sum(pair.round > 0 for pair in pairs)
-        self._progress.evaluations_done = min(found, self._progress.evaluations_total)
+        num_evaluated = sum(pair.round > 0 for pair in pairs)
+        self._progress.evaluations_done = min(num_evaluated, self._progress.evaluations_total)
         fitting = best_first(p for p in pairs if prepared.goals[0].budget.admits(p.architecture))
         if fitting:
             self._progress.best.CopyFrom(self._points.point(fitting[0]))
@@ -84,24 +84,26 @@ class JobReporter(ProgressReporter):
 
     def flush(self) -> None:
         """Tell what was held back."""
-        if self._untold:
-            self._tell()
+        if self._has_unreported:
+            self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         remaining = self._remaining()
         self._progress.ClearField("stage_remaining")
         if remaining is not None:
             self._progress.stage_remaining.CopyFrom(remaining)
         joined = self._points.unreported if self._points else []
-        if self._try(lambda: self._store.progressed(self._number, self._run, self._progress, joined)):
+        if self._report_ignoring_errors(
+            lambda: self._store.set_progress(self._number, self._run, self._progress, joined)
+        ):
             if self._points:
                 self._points.mark_reported(joined)
-            self._untold = False
-        self._told = time.monotonic()
+            self._has_unreported = False
+        self._reported_at = time.monotonic()
 
-    def _try(self, tell: Callable[[], None]) -> bool:
+    def _report_ignoring_errors(self, report: Callable[[], None]) -> bool:
         try:
-            tell()
+            report()
         except (SQLAlchemyError, RpcError) as error:
             log.warning("progress could not be told: %s", " ".join(str(error).split())[:200])
             return False

@@ -57,7 +57,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         self, request: prune_pb2.CreatePruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
         """Check a job and keep it."""
-        self._supervisor.require_charge()
+        self._supervisor.require_ownership()
         check_request_id(request.request_id)
         job = self._message(await asyncio.to_thread(self._made, request))
         if request.validate_only:
@@ -85,27 +85,27 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         self, request: prune_pb2.DeletePruneJobRequest, context: grpc.aio.ServicerContext
     ) -> empty_pb2.Empty:
         """Remove a job and its files."""
-        self._supervisor.require_charge()
+        self._supervisor.require_ownership()
         job = parse_job(request.name)
-        remove = partial(self._supervisor.set_aside, job)
+        remove = partial(self._supervisor.mark_deleted, job)
         await asyncio.to_thread(self._store.delete, job, request.etag, remove)
-        await asyncio.to_thread(self._supervisor.sweep)
+        await asyncio.to_thread(self._supervisor.remove_deleted)
         return empty_pb2.Empty()
 
     async def RunPruneJob(
         self, request: prune_pb2.RunPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> operations_pb2.Operation:
-        self._supervisor.require_charge()
+        self._supervisor.require_ownership()
         check_request_id(request.request_id)
         job = parse_job(request.name)
         row, run = await asyncio.to_thread(self._store.enqueue, job, request.etag, request.request_id)
-        self._supervisor.look()
+        self._supervisor.wake()
         return operation_message(row, run)
 
     async def CancelPruneJob(
         self, request: prune_pb2.CancelPruneJobRequest, context: grpc.aio.ServicerContext
     ) -> prune_pb2.PruneJob:
-        self._supervisor.require_charge()
+        self._supervisor.require_ownership()
         row = await asyncio.to_thread(self._store.cancel, parse_job(request.name))
         self._supervisor.cancel(row.number)
         return self._message(row)
@@ -140,9 +140,9 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
     def _made(self, request: prune_pb2.CreatePruneJobRequest) -> JobRow:
         """The job that a request asks for, kept unless it is only to be checked."""
         job, row = _row_from_request(request)
-        earlier = None if request.validate_only else self._store.requested(row)
-        if earlier is not None:
-            return earlier
+        existing_row = None if request.validate_only else self._store.find_by_request_id(row)
+        if existing_row is not None:
+            return existing_row
         folder = self._supervisor.folder_of(row.id)
         row.options = json.dumps(
             to_json(options_of(job, folder, self._roots, self._deployments.checkpoint_folder))

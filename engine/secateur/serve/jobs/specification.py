@@ -24,7 +24,7 @@ CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
 MAX_DISPLAY_NAME = 200
 SPEC = "prune_job.spec"
 FolderOf = Callable[[str], Path]
-"""The checkpoint folder of a model of this server; raises `Refused` if there is none."""
+"""The checkpoint folder of a model of this server; raises `RpcError` if there is none."""
 
 
 def options_of(
@@ -36,21 +36,21 @@ def options_of(
         folder: the job's own: there go its checkpoints and its study.
 
     Raises:
-        Refused: a field is missing or not allowed, or there is no such model.
+        RpcError: a field is missing or not allowed, or there is no such model.
     """
     _check_job(job)
     spec = job.spec
     try:
-        given = given_in(spec, PruneOptions)
+        option_values = given_in(spec, PruneOptions)
         for name in ("corpus", "validation"):
-            if name in given:
-                given[name] = _texts(name, given[name], roots)
-        if "latency_table" in given:
-            given["latency_table"] = resolve_within_roots(
-                f"{SPEC}.latency_table", given["latency_table"], roots
+            if name in option_values:
+                option_values[name] = _texts(name, option_values[name], roots)
+        if "latency_table" in option_values:
+            option_values["latency_table"] = resolve_within_roots(
+                f"{SPEC}.latency_table", option_values["latency_table"], roots
             )
-        given |= {"model": _model(spec, roots, folder_of), "out": folder / CHECKPOINT}
-        options = from_given(PruneOptions, given)
+        option_values |= {"model": _model(spec, roots, folder_of), "out": folder / CHECKPOINT}
+        options = from_given(PruneOptions, option_values)
     except BadInput as error:
         raise invalid_argument(violation(error.named(_field), f"{SPEC}.")) from error
     _check_options(job, options)
@@ -75,11 +75,11 @@ def _check_job(job: prune_pb2.PruneJob) -> None:
 
 def _check_activation(activation: prune_pb2.PruneActivation) -> None:
     field = "prune_job.activation"
-    for name, least in (("max_perplexity", 1.0), ("max_perplexity_ratio", 0.0)):
+    for name, minimum in (("max_perplexity", 1.0), ("max_perplexity_ratio", 0.0)):
         value = getattr(activation, name)
-        if activation.HasField(name) and not least < value < math.inf:
+        if activation.HasField(name) and not minimum < value < math.inf:
             raise invalid_argument(
-                FieldViolation(f"{field}.{name}", f"got {value:g}, a number over {least:g}")
+                FieldViolation(f"{field}.{name}", f"got {value:g}, a number over {minimum:g}")
             )
     if not MODEL_NAME.fullmatch(activation.model):
         allowed = "letters, digits, '.', '_' and '-', at most 64"
@@ -94,10 +94,10 @@ def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
     if options.limits_latency and options.latency_table is None:
         reason = "needed for a limit on latency: what a busy server measured would be wrong"
         raise invalid_argument(FieldViolation(f"{SPEC}.latency_table", reason))
-    most = len(os.sched_getaffinity(0))
-    if options.workers is not None and options.workers > most:
+    num_cores = len(os.sched_getaffinity(0))
+    if options.workers is not None and options.workers > num_cores:
         raise invalid_argument(
-            FieldViolation(f"{SPEC}.workers", f"got {options.workers}: at most {most}, one per core")
+            FieldViolation(f"{SPEC}.workers", f"got {options.workers}: at most {num_cores}, one per core")
         )
 
 

@@ -48,46 +48,46 @@ class JobStore:
         """Keep a new job; one that this request made before is returned instead.
 
         Raises:
-            Refused: its id is taken, or its request id by another job.
+            RpcError: its id is taken, or its request id by another job.
         """
         row.home = self._home
-        if (earlier := self.requested(row)) is not None:
-            return earlier
+        if (existing_row := self.find_by_request_id(row)) is not None:
+            return existing_row
         try:
             with self._sessions.begin() as session:
                 session.add(row)
                 session.flush()
                 _state_changed(session, row)
         except IntegrityError:
-            if (earlier := self.requested(row)) is not None:  # two of the same at once
-                return earlier
+            if (existing_row := self.find_by_request_id(row)) is not None:  # two of the same at once
+                return existing_row
             message = f"there is a job {row.id} already"
             metadata = {"name": job_name(row)}
             raise RpcError(code_pb2.ALREADY_EXISTS, "JOB_EXISTS", message, metadata=metadata) from None
         return row
 
-    def requested(self, row: JobRow) -> JobRow | None:
+    def find_by_request_id(self, row: JobRow) -> JobRow | None:
         """The job that the same request made before, if it did.
 
         Raises:
-            Refused: its request id was used for another job.
+            RpcError: its request id was used for another job.
         """
         if row.request_id is None:
             return None
         with self._sessions() as session:
             query = select(JobRow).where(JobRow.home == self._home, JobRow.request_id == row.request_id)
-            earlier = session.scalars(query).one_or_none()
-        if earlier is not None and earlier.digest != row.digest:
+            existing_row = session.scalars(query).one_or_none()
+        if existing_row is not None and existing_row.digest != row.digest:
             raise invalid_argument(
                 FieldViolation("request_id", f"got {row.request_id}, it was used for another job")
             )
-        return earlier
+        return existing_row
 
     def find(self, job: str) -> JobRow:
         """The job of that id.
 
         Raises:
-            Refused: there is none.
+            RpcError: there is none.
         """
         with self._sessions() as session:
             return self._find(session, job)
@@ -100,7 +100,7 @@ class JobStore:
         with self._sessions() as session:
             return session.scalars(query.order_by(JobRow.number.desc()).limit(size)).all()
 
-    def under_way(self) -> Sequence[JobRow]:
+    def active_jobs(self) -> Sequence[JobRow]:
         """Jobs that somebody has to see to, in the order in which they were asked for."""
         query = (
             select(JobRow)
@@ -111,16 +111,16 @@ class JobStore:
         with self._sessions() as session:
             return session.scalars(query).all()
 
-    def enqueue(self, job: str, wanted_etag: str, request_id: str) -> tuple[JobRow, RunRow]:
+    def enqueue(self, job: str, expected_etag: str, request_id: str) -> tuple[JobRow, RunRow]:
         """Ask for another run of a job; the one that this request asked for before is returned instead.
 
         Raises:
-            Refused: there is no such job, it is not the one meant, is under way, or has its result.
+            RpcError: there is no such job, it is not the one meant, is under way, or has its result.
         """
         with self._change(self.find(job).number) as (session, row):
-            if request_id and (earlier := _run_requested(session, row, request_id)) is not None:
-                return row, earlier
-            _require_etag(row, wanted_etag)
+            if request_id and (existing_run := _find_run(session, row, request_id)) is not None:
+                return row, existing_run
+            _require_etag(row, expected_etag)
             _require_runnable(row)
             row.run, row.attempt, row.cancelling = row.run + 1, 0, False
             row.ended, row.progress = b"", b""
@@ -136,7 +136,7 @@ class JobStore:
         """Ask for the end of a job's run; nothing happens to one that is not under way.
 
         Raises:
-            Refused: there is no such job.
+            RpcError: there is no such job.
         """
         with self._change(self.find(job).number) as (session, row):
             if row.state in ACTIVE_STATES and not row.cancelling:
@@ -144,17 +144,17 @@ class JobStore:
                 _state_changed(session, row)
             return row
 
-    def delete(self, job: str, wanted_etag: str, remove: Callable[[], None]) -> None:
+    def delete(self, job: str, expected_etag: str, remove: Callable[[], None]) -> None:
         """Forget a job.
 
         Args:
             remove: its files; called while nobody else can change the job.
 
         Raises:
-            Refused: there is no such job, it is not the one meant, or it is under way.
+            RpcError: there is no such job, it is not the one meant, or it is under way.
         """
         with self._change(self.find(job).number) as (session, row):
-            _require_etag(row, wanted_etag)
+            _require_etag(row, expected_etag)
             if row.state in ACTIVE_STATES:
                 raise _precondition("JOB_UNDER_WAY", f"{row.id} is {name_of(row.state)}; cancel it first")
             remove()
@@ -166,12 +166,12 @@ class JobStore:
         """The job as it is now.
 
         Raises:
-            Refused: it was deleted.
+            RpcError: it was deleted.
         """
         with self._sessions() as session:
             return _existing(session.get(JobRow, number))
 
-    def move(self, number: int, state: int, reason: str = "", *, attempt: int | None = None) -> JobRow:
+    def set_state(self, number: int, state: int, reason: str = "", *, attempt: int | None = None) -> JobRow:
         """Change the state of a job; one that is being cancelled stays that."""
         with self._change(number) as (session, row):
             row.attempt = row.attempt if attempt is None else attempt
@@ -193,7 +193,7 @@ class JobStore:
             _append_event(session, row, ended=operation)
             return row
 
-    def progressed(
+    def set_progress(
         self, number: int, run: int, progress: prune_pb2.PruneProgress, front: Sequence[prune_pb2.FrontPoint]
     ) -> None:
         """Note how far a run is, and the points that joined its front."""
@@ -205,7 +205,7 @@ class JobStore:
                 if front:
                     _append_event(session, row, front=prune_pb2.Front(joined=front))
 
-    def said(self, number: int, run: int, line: str) -> None:
+    def add_message(self, number: int, run: int, line: str) -> None:
         """Note a line for people."""
         with self._change(number) as (session, row):
             if row.run == run and row.state in ACTIVE_STATES:
@@ -215,7 +215,7 @@ class JobStore:
         """The job, and what happened to it after an event.
 
         Raises:
-            Refused: it was deleted.
+            RpcError: it was deleted.
         """
         query = (
             select(EventRow.body)
@@ -233,7 +233,7 @@ class JobStore:
         """A run of a job.
 
         Raises:
-            Refused: there is none.
+            RpcError: there is none.
         """
         with self._sessions() as session:
             row = self._find(session, job)
@@ -253,13 +253,13 @@ class JobStore:
         """Forget a run that has ended; its job stays.
 
         Raises:
-            Refused: there is none, or it is under way.
+            RpcError: there is none, or it is under way.
         """
-        row, found = self.operation(job, run)
-        if not found.ended:
+        row, run_row = self.operation(job, run)
+        if not run_row.ended:
             raise _precondition("OPERATION_UNDER_WAY", f"run {run} of {row.id} is under way; cancel it first")
         with self._sessions.begin() as session:
-            session.execute(delete(RunRow).where(RunRow.number == found.number))
+            session.execute(delete(RunRow).where(RunRow.number == run_row.number))
 
     def _find(self, session: Session, job: str) -> JobRow:
         query = select(JobRow).where(JobRow.home == self._home, JobRow.id == job)
@@ -287,8 +287,10 @@ def _existing(row: JobRow | None) -> JobRow:
 
 def _append_event(session: Session, row: JobRow, **event: Any) -> None:
     row.sequence += 1
-    told = prune_pb2.PruneJobEvent(sequence=row.sequence, time=timestamp(time.time()), run=row.run, **event)
-    session.add(EventRow(job=row.number, sequence=row.sequence, body=told.SerializeToString()))
+    event_message = prune_pb2.PruneJobEvent(
+        sequence=row.sequence, time=timestamp(time.time()), run=row.run, **event
+    )
+    session.add(EventRow(job=row.number, sequence=row.sequence, body=event_message.SerializeToString()))
 
 
 def _state_changed(session: Session, row: JobRow, reason: str = "") -> None:
@@ -298,21 +300,21 @@ def _state_changed(session: Session, row: JobRow, reason: str = "") -> None:
 
 def _run(session: Session, row: JobRow, run: int) -> RunRow:
     query = select(RunRow).where(RunRow.job == row.number, RunRow.run == run)
-    found = session.scalars(query).one_or_none()
-    if found is None:
+    run_row = session.scalars(query).one_or_none()
+    if run_row is None:
         message = f"no operation operations/{row.id}/{run}"
         raise RpcError(code_pb2.NOT_FOUND, "OPERATION_NOT_FOUND", message, metadata={"job": row.id})
-    return found
+    return run_row
 
 
-def _run_requested(session: Session, row: JobRow, request_id: str) -> RunRow | None:
+def _find_run(session: Session, row: JobRow, request_id: str) -> RunRow | None:
     query = select(RunRow).where(RunRow.job == row.number, RunRow.request_id == request_id)
     return session.scalars(query).one_or_none()
 
 
-def _require_etag(row: JobRow, wanted: str) -> None:
-    if wanted and wanted != etag(row):
-        message = f"etag: got {wanted}, the job's is {etag(row)}: it has changed"
+def _require_etag(row: JobRow, expected_etag: str) -> None:
+    if expected_etag and expected_etag != etag(row):
+        message = f"etag: got {expected_etag}, the job's is {etag(row)}: it has changed"
         raise RpcError(code_pb2.ABORTED, "ETAG_MISMATCH", message, metadata={"etag": etag(row)})
 
 

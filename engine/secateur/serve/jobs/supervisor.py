@@ -84,11 +84,11 @@ class Supervisor:
         """The folder of a job."""
         return self._folder / job
 
-    def require_charge(self) -> None:
+    def require_ownership(self) -> None:
         """Check that this server works on the jobs of its folder.
 
         Raises:
-            Refused: another one does, or none yet.
+            RpcError: another one does, or none yet.
         """
         if self._work is None:
             raise unavailable("JOBS_STARTING", "the server is still starting, or already ending", 1.0)
@@ -97,8 +97,8 @@ class Supervisor:
 
     async def start(self) -> None:
         """Begin to work on the jobs, now or when no other server does."""
-        self._take_charge()
-        self._work = asyncio.create_task(self._keep_working())
+        self._claim_jobs()
+        self._work = asyncio.create_task(self._run_loop())
 
     async def close(self) -> None:
         """Leave the jobs alone; their processes go on."""
@@ -110,7 +110,7 @@ class Supervisor:
             os.close(self._lock)
             self._lock = None
 
-    def look(self) -> None:
+    def wake(self) -> None:
         """Say that a job was queued."""
         self._wake.set()
 
@@ -120,40 +120,40 @@ class Supervisor:
             self._cancelled[number].set()
         self._wake.set()
 
-    def set_aside(self, job: str) -> None:
-        """Take the files of a job out of the way in one step; `sweep` removes them."""
+    def mark_deleted(self, job: str) -> None:
+        """Take the files of a job out of the way in one step; `remove_deleted` removes them."""
         folder = self.folder_of(job)
         if folder.is_dir():
             os.rename(folder, self._folder / f"{_DELETED}{uuid.uuid4().hex}")
 
-    def sweep(self) -> None:
+    def remove_deleted(self) -> None:
         """Remove what was set aside, also by a server that was killed before it could."""
-        for left in self._folder.glob(f"{_DELETED}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in self._folder.glob(f"{_DELETED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
-    def _take_charge(self) -> None:
+    def _claim_jobs(self) -> None:
         """Hold the lock if nobody does."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = try_lock(self._folder / "server.lock")
         if self._lock is not None:
-            self.sweep()
+            self.remove_deleted()
 
-    async def _keep_working(self) -> None:
+    async def _run_loop(self) -> None:
         while True:
             try:
                 if self._lock is None:
-                    self._take_charge()
+                    self._claim_jobs()
                 else:
-                    await self._start_what_may()
+                    await self._start_queued()
             except (SQLAlchemyError, OSError) as error:  # the next time may be better
                 log.warning("jobs cannot be seen to: %s", " ".join(str(error).split())[:200])
             self._wake.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
 
-    async def _start_what_may(self) -> None:
+    async def _start_queued(self) -> None:
         """Look after every job that has, or may have, a process; start queued ones where there is room."""
-        rows = await asyncio.to_thread(self._store.under_way)
+        rows = await asyncio.to_thread(self._store.active_jobs)
         # Those that were running when another server ended come before those that wait.
         for row in sorted(rows, key=lambda row: row.state == QUEUED):
             if row.number in self._driven:
@@ -163,12 +163,12 @@ class Supervisor:
 
     async def _drive(self, row: JobRow) -> None:
         """See a job to its end."""
-        wanted = self._cancelled[row.number] = asyncio.Event()
+        cancel_requested = self._cancelled[row.number] = asyncio.Event()
         try:
             if await self._is_cancelled(row):  # before we listened
-                wanted.set()
+                cancel_requested.set()
             try:
-                await self._see_through(row, wanted)
+                await self._run_to_completion(row, cancel_requested)
             except (SQLAlchemyError, RpcError):
                 raise
             except Exception as error:
@@ -184,25 +184,25 @@ class Supervisor:
             del self._driven[row.number], self._cancelled[row.number]
             self._wake.set()
 
-    async def _see_through(self, row: JobRow, wanted: asyncio.Event) -> None:
+    async def _run_to_completion(self, row: JobRow, cancel_requested: asyncio.Event) -> None:
         folder, attempt = self.folder_of(row.id), row.attempt
         runner = await asyncio.to_thread(process.find_process, folder)
         if runner is None and row.state in (QUEUED, RETRYING):
             runner, attempt = await self._attempt(row, attempt + 1)
         while True:
-            ending = await self._ending(row, runner, attempt, wanted)
+            process_exit = await self._wait_for_exit(row, runner, attempt, cancel_requested)
             if await self._is_cancelled(row):
                 return await self._finish(row, CANCELLED, cancelled_error())
-            if ending.result is not None:
-                return await self._conclude(row, ending.result)
-            if ending.refusal is not None:
-                return await self._finish(row, FAILED, ending.refusal)
+            if process_exit.result is not None:
+                return await self._activate_and_finish(row, process_exit.result)
+            if process_exit.refusal is not None:
+                return await self._finish(row, FAILED, process_exit.refusal)
             if attempt >= self._options.attempts:
-                return await self._finish(row, FAILED, died_error(ending.death, attempt))
+                return await self._finish(row, FAILED, died_error(process_exit.death, attempt))
             wait = self._options.back_off_seconds * 4 ** (attempt - 1)
-            await self._move(row, RETRYING, f"{ending.death}; again in {wait:g} s")
+            await self._set_state(row, RETRYING, f"{process_exit.death}; again in {wait:g} s")
             with suppress(TimeoutError):
-                await asyncio.wait_for(wanted.wait(), wait)
+                await asyncio.wait_for(cancel_requested.wait(), wait)
             runner, attempt = await self._attempt(row, attempt + 1)
 
     async def _attempt(self, row: JobRow, attempt: int) -> tuple[process.JobProcess | None, int]:
@@ -212,22 +212,22 @@ class Supervisor:
         folder = self.folder_of(row.id)
         await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
         await asyncio.to_thread(clear_outcome, folder)
-        await self._move(row, RUNNING, attempt=attempt)
+        await self._set_state(row, RUNNING, attempt=attempt)
         log_file = _log(folder, row, attempt)
         started = await asyncio.to_thread(
             process.start_process, folder, row.number, self._options.nice, self._state, log_file
         )
         return started, attempt
 
-    async def _ending(
-        self, row: JobRow, runner: process.JobProcess | None, attempt: int, wanted: asyncio.Event
+    async def _wait_for_exit(
+        self, row: JobRow, runner: process.JobProcess | None, attempt: int, cancel_requested: asyncio.Event
     ) -> ProcessExit:
         """Wait for the end of a process, or bring it about."""
         folder, status = self.folder_of(row.id), None
         while runner is not None:
             try:
-                await _first_completed(runner.gone(), wanted.wait())
-                if wanted.is_set():
+                await _first_completed(runner.gone(), cancel_requested.wait())
+                if cancel_requested.is_set():
                     await runner.end()
             except asyncio.CancelledError:
                 runner.release()
@@ -241,21 +241,21 @@ class Supervisor:
             )
         return await asyncio.to_thread(read_process_exit, folder, status, _log(folder, row, attempt))
 
-    async def _conclude(self, row: JobRow, result: prune_pb2.PruneJobResult) -> None:
+    async def _activate_and_finish(self, row: JobRow, result: prune_pb2.PruneJobResult) -> None:
         """Put the result into service if that was asked for."""
-        wanted = _asked(row)
-        if wanted is not None:
-            await self._move(row, ACTIVATING)
+        activation = _asked(row)
+        if activation is not None:
+            await self._set_state(row, ACTIVATING)
             result.activation.CopyFrom(
-                await activate_if_good(wanted, result.checkpoints[0], self._deployments)
+                await activate_if_good(activation, result.checkpoints[0], self._deployments)
             )
         await self._finish(row, SUCCEEDED, result)
 
     async def _is_cancelled(self, row: JobRow) -> bool:
         return (await asyncio.to_thread(self._store.read, row.number)).cancelling
 
-    async def _move(self, row: JobRow, state: int, reason: str = "", **changes: Any) -> None:
-        await asyncio.to_thread(self._store.move, row.number, state, reason, **changes)
+    async def _set_state(self, row: JobRow, state: int, reason: str = "", **changes: Any) -> None:
+        await asyncio.to_thread(self._store.set_state, row.number, state, reason, **changes)
 
     async def _finish(
         self, row: JobRow, state: int, result: prune_pb2.PruneJobResult | status_pb2.Status

@@ -116,7 +116,7 @@ async def read_checkpoint_in_subprocess(folder: Path) -> Checkpoint:
     Reading a tokenizer holds the interpreter for a quarter of a second, which everybody would feel.
 
     Raises:
-        Refused: FAILED_PRECONDITION if it is not whole, or no checkpoint.
+        RpcError: FAILED_PRECONDITION if it is not whole, or no checkpoint.
     """
     command = (sys.executable, "-m", "secateur.serve.models.checkpoint", str(folder))
     child = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL)
@@ -126,12 +126,12 @@ async def read_checkpoint_in_subprocess(folder: Path) -> Checkpoint:
         child.kill()
         raise
     try:
-        found = json.loads(answer)
+        fields = json.loads(answer)
     except ValueError:
-        found = {"refused": f"it cannot be read (exit status {child.returncode})"}
-    if "refused" in found:
-        raise checkpoint_error(folder, found["refused"])
-    return Checkpoint(**{**found, "folder": folder})
+        fields = {"refused": f"it cannot be read (exit status {child.returncode})"}
+    if "refused" in fields:
+        raise checkpoint_error(folder, fields["refused"])
+    return Checkpoint(**{**fields, "folder": folder})
 
 
 def checkpoint_error(folder: Path, why: str) -> RpcError:
@@ -157,10 +157,10 @@ def _main(folder: Path) -> None:
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)
         try:
-            found: dict[str, Any] = {**asdict(read_checkpoint(folder)), "folder": str(folder)}
+            fields: dict[str, Any] = {**asdict(read_checkpoint(folder)), "folder": str(folder)}
         except (SecateurError, OSError) as error:
-            found = {"refused": error_reason(error)}
-        json.dump(found, answer)
+            fields = {"refused": error_reason(error)}
+        json.dump(fields, answer)
 
 
 if __name__ == "__main__":

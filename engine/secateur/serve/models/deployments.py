@@ -57,7 +57,7 @@ class DeploymentManager:
         options: how engines run.
         retention: how versions leave.
         say: takes lines for people.
-        room: says how much memory there is, given the number of engines.
+        available_memory: says how much memory there is, given the number of engines.
         read: checks and describes a checkpoint.
     """
 
@@ -69,7 +69,7 @@ class DeploymentManager:
         options: EngineOptions,
         retention: Retention,
         say: Callable[[str], None],
-        room: Callable[[int], AvailableMemory] = AvailableMemory.now,
+        available_memory: Callable[[int], AvailableMemory] = AvailableMemory.now,
         read: Callable[[Path], Awaitable[Checkpoint]] = read_checkpoint_in_subprocess,
     ) -> None:
         self._pool = pool
@@ -78,7 +78,7 @@ class DeploymentManager:
         self._options = options
         self._retention = retention
         self._say = say
-        self._room = room
+        self._available_memory = available_memory
         self._read = read
         self._opened = False
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
@@ -102,27 +102,27 @@ class DeploymentManager:
             folder: the checkpoint; absolute, without symbolic links.
 
         Raises:
-            Refused: it is no checkpoint, does not fit into memory, or its engine is not fit to serve.
+            RpcError: it is no checkpoint, does not fit into memory, or its engine is not fit to serve.
         """
         name = self._name_for(name)
-        version = await self._join(("load", name, folder), lambda: self._load_folder(name, folder))
+        version = await self._run_once(("load", name, folder), lambda: self._load_folder(name, folder))
         return version.version
 
     async def load_version(self, name: str, version: str) -> ModelVersion:
         """Load a version that the model has; one that is loaded stays so, until it is unloaded.
 
         Raises:
-            Refused: as `load`, or NOT_FOUND.
+            RpcError: as `load`, or NOT_FOUND.
         """
         served = self.version(name, version)
-        await self._join(("load", served.name, version), lambda: self._ensure_loaded(served))
+        await self._run_once(("load", served.name, version), lambda: self._ensure_loaded(served))
         return served
 
     def checkpoint_folder(self, name: str) -> Path:
         """The checkpoint folder of a model's active version.
 
         Raises:
-            Refused: there is no such model, or its checkpoint is still being read.
+            RpcError: there is no such model, or its checkpoint is still being read.
         """
         checkpoint = self._pool.find(name).checkpoint
         if checkpoint is None:
@@ -133,33 +133,33 @@ class DeploymentManager:
         """Say what `load` would do: the version that there is or the checkpoint of a new one, and its memory.
 
         Raises:
-            Refused: it is no checkpoint.
+            RpcError: it is no checkpoint.
         """
         name = self._name_for(name)
         checkpoint = await self._read(folder)
-        known = self._known(name, checkpoint)
-        return known or checkpoint, self.plan_for(known, checkpoint)
+        known_version = self._version_of(name, checkpoint)
+        return known_version or checkpoint, self.plan_for(known_version, checkpoint)
 
     def plan_for(self, version: ModelVersion | None, checkpoint: Checkpoint | None = None) -> MemoryPlan:
         """Plan the memory of a version, or of a checkpoint that is none yet."""
-        room = self._room(sum(one.engine is not None for one in self._pool))
+        memory = self._available_memory(sum(one.engine is not None for one in self._pool))
         if version is not None and version.engine is not None:
-            return MemoryPlan(0, 0, 0, room.available, True)
+            return MemoryPlan(0, 0, 0, memory.available, True)
         checkpoint = checkpoint or (version.checkpoint if version is not None else None)
         weights = checkpoint.memory_bytes(self._options.dtype) if checkpoint else 0
-        kept = [one for one in self._pool if one.unload_at is not None and one.engine is not None]
-        kept.sort(key=lambda one: one.unload_at or 0.0)
+        kept_versions = [one for one in self._pool if one.unload_at is not None and one.engine is not None]
+        kept_versions.sort(key=lambda one: one.unload_at or 0.0)
         return plan_memory(
-            weights, self._options, room, {str(one): self._memory_of(one, room) for one in kept}
+            weights, self._options, memory, {str(one): self._memory_of(one, memory) for one in kept_versions}
         )
 
     async def _load_folder(self, name: str, folder: Path) -> ModelVersion:
         checkpoint = await self._read(folder)
-        known = self._known(name, checkpoint)
-        if known is None:
+        known_version = self._version_of(name, checkpoint)
+        if known_version is None:
             return await self._load_new(name, checkpoint)
-        await self._ensure_loaded(known)
-        return known
+        await self._ensure_loaded(known_version)
+        return known_version
 
     async def _load_new(self, name: str, checkpoint: Checkpoint) -> ModelVersion:
         model = self._pool.models.setdefault(name, ModelEntry(name))
@@ -226,20 +226,22 @@ class DeploymentManager:
         The one that did so far stays loaded for a while, if memory allows.
 
         Raises:
-            Refused: as `load_version`; ABORTED if the model is no longer what ``etag`` says.
+            RpcError: as `load_version`; ABORTED if the model is no longer what ``etag`` says.
         """
         model = self._model(name)
         served = self.version(name, version)
         require_etag(model, etag)
-        seen = (model.active, model.previous) if etag else None
-        await self._join(("activate", model.name, version), lambda: self._activate(model, served, seen))
+        expected_versions = (model.active, model.previous) if etag else None
+        await self._run_once(
+            ("activate", model.name, version), lambda: self._activate(model, served, expected_versions)
+        )
         return model
 
     async def rollback(self, name: str, etag: str = "") -> ModelEntry:
         """Activate the version that was active before.
 
         Raises:
-            Refused: as `activate`; FAILED_PRECONDITION if there is none.
+            RpcError: as `activate`; FAILED_PRECONDITION if there is none.
         """
         model = self._model(name)
         require_etag(model, etag)
@@ -253,25 +255,25 @@ class DeploymentManager:
         return await self.activate(name, model.previous, etag)
 
     async def _activate(
-        self, model: ModelEntry, served: ModelVersion, seen: tuple[str | None, str | None] | None
+        self, model: ModelEntry, served: ModelVersion, expected_versions: tuple[str | None, str | None] | None
     ) -> None:
         unload_at = served.unload_at
         try:
             await self._ensure_loaded(served)
             async with self._changing:
-                if seen is not None and seen != (model.active, model.previous):
+                if expected_versions is not None and expected_versions != (model.active, model.previous):
                     raise _etag_mismatch(model)
                 if served.state is not VersionState.SERVING or served.version not in model.versions:
                     raise _changed_meanwhile(served)
-                await self._flip(model, served)
+                await self._switch_active(model, served)
         except BaseException:
             served.unload_at = unload_at
             raise
 
-    async def _flip(self, model: ModelEntry, served: ModelVersion) -> None:
+    async def _switch_active(self, model: ModelEntry, served: ModelVersion) -> None:
         if model.active == served.version:
             return
-        before = model.answering
+        before = model.active_version
         row = model_row(model, active=served.version, previous=model.active)
         rows = [version_row(served, loaded=True)]
         if before is not None:
@@ -280,13 +282,13 @@ class DeploymentManager:
         model.activate(served.version)
         served.unload_at = None
         if before is not None and before.engine is not None:
-            self._retire(before)
+            self._schedule_unload(before)
         self._pool.changed()
         self._say(f"{model.name}: version {served.version} answers, before it {model.previous or 'none'}")
 
-    def _retire(self, version: ModelVersion) -> None:
+    def _schedule_unload(self, version: ModelVersion) -> None:
         """Keep a version that was replaced for a while, or only until its requests have ended."""
-        scarce = self._room(0).scarce
+        scarce = self._available_memory(0).scarce
         version.unload_at = time.time() + (0 if scarce else self._retention.keep_seconds)
 
     # Leaving
@@ -295,22 +297,22 @@ class DeploymentManager:
         """Let a version finish its requests, then free its memory.
 
         Raises:
-            Refused: NOT_FOUND; FAILED_PRECONDITION if it is active and this is not forced; ABORTED.
+            RpcError: NOT_FOUND; FAILED_PRECONDITION if it is active and this is not forced; ABORTED.
         """
         model, served = self._model(name), self.version(name, version)
         require_etag(model, etag)
-        await self._join(("unload", model.name, version), lambda: self._unload(model, served, force))
+        await self._run_once(("unload", model.name, version), lambda: self._unload(model, served, force))
         return model
 
     async def delete(self, name: str, version: str, etag: str = "", force: bool = False) -> None:
         """Unload a version and forget it; a model without versions, and its aliases, too.
 
         Raises:
-            Refused: as `unload`.
+            RpcError: as `unload`.
         """
         model, served = self._model(name), self.version(name, version)
         require_etag(model, etag)
-        await self._join(("delete", model.name, version), lambda: self._delete(model, served, force))
+        await self._run_once(("delete", model.name, version), lambda: self._delete(model, served, force))
 
     async def _unload(self, model: ModelEntry, served: ModelVersion, force: bool) -> None:
         self._require_idle_or_force(model, served, force)
@@ -362,7 +364,7 @@ class DeploymentManager:
         """Make a name stand for a model.
 
         Raises:
-            Refused: INVALID_ARGUMENT, NOT_FOUND, or ALREADY_EXISTS if it is the name of a model.
+            RpcError: INVALID_ARGUMENT, NOT_FOUND, or ALREADY_EXISTS if it is the name of a model.
         """
         if not MODEL_NAME.fullmatch(alias):
             raise invalid_argument(FieldViolation("alias", f"got {alias[:100]!r}, {_NAMES}"))
@@ -382,12 +384,12 @@ class DeploymentManager:
         """Forget an alias.
 
         Raises:
-            Refused: NOT_FOUND.
+            RpcError: NOT_FOUND.
         """
         async with self._changing:
             if alias not in self._pool.aliases:
-                known = ", ".join(sorted(self._pool.aliases)) or "none"
-                message = f"no alias {alias[:100]!r}; there are: {known}"
+                known_aliases = ", ".join(sorted(self._pool.aliases)) or "none"
+                message = f"no alias {alias[:100]!r}; there are: {known_aliases}"
                 raise RpcError(
                     code_pb2.NOT_FOUND, "ALIAS_NOT_FOUND", message, metadata={"alias": alias[:100]}
                 )
@@ -426,7 +428,7 @@ class DeploymentManager:
         """Return a version that is named.
 
         Raises:
-            Refused: INVALID_ARGUMENT without a name or version; NOT_FOUND.
+            RpcError: INVALID_ARGUMENT without a name or version; NOT_FOUND.
         """
         model = self._model(name)
         if not version:
@@ -435,16 +437,16 @@ class DeploymentManager:
             )
         return model.find(version)
 
-    def _known(self, name: str, checkpoint: Checkpoint) -> ModelVersion | None:
+    def _version_of(self, name: str, checkpoint: Checkpoint) -> ModelVersion | None:
         versions = self._pool.models[name].versions.values() if name in self._pool.models else ()
         return next((one for one in versions if checkpoint.same(one.checkpoint)), None)
 
-    def _memory_of(self, version: ModelVersion, room: AvailableMemory) -> int:
+    def _memory_of(self, version: ModelVersion, memory: AvailableMemory) -> int:
         assert version.checkpoint is not None
         kv_cache = version.options.kv_cache_bytes if version.options else None
-        return version.checkpoint.memory_bytes(self._options.dtype) + (kv_cache or 0) + room.overhead
+        return version.checkpoint.memory_bytes(self._options.dtype) + (kv_cache or 0) + memory.overhead
 
-    async def _join(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _run_once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await work that goes on if we are cancelled; join what goes on under the same key."""
         task = self._running.get(key)
         if task is None:

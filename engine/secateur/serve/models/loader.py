@@ -40,15 +40,15 @@ class EngineLoader:
         """Hash the checkpoint again, which must be what the version was made of.
 
         Raises:
-            Refused: FAILED_PRECONDITION: it is gone, damaged or another one.
+            RpcError: FAILED_PRECONDITION: it is gone, damaged or another one.
         """
         assert version.checkpoint is not None
         folder = version.checkpoint.folder
         try:
-            found = await in_thread(fingerprint, folder)
+            actual_fingerprint = await in_thread(fingerprint, folder)
         except (SecateurError, OSError) as error:
             raise checkpoint_error(folder, error_reason(error)) from error
-        if found != version.checkpoint.fingerprint:
+        if actual_fingerprint != version.checkpoint.fingerprint:
             raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "CHECKPOINT_CHANGED",
@@ -65,7 +65,7 @@ class EngineLoader:
             num_engines: how many engines share the machine, this one included.
 
         Raises:
-            Refused: FAILED_PRECONDITION: its engine does not start, or is not fit to serve.
+            RpcError: FAILED_PRECONDITION: its engine does not start, or is not fit to serve.
         """
         assert version.checkpoint is not None
         folder = version.checkpoint.folder

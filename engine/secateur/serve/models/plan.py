@@ -84,26 +84,28 @@ class MemoryPlan:
 
 
 def plan_memory(
-    weights: int, options: EngineOptions, room: AvailableMemory, kept: dict[str, int]
+    weights: int, options: EngineOptions, memory: AvailableMemory, kept_bytes: dict[str, int]
 ) -> MemoryPlan:
     """Plan the memory of one more engine.
 
     Args:
         weights: bytes of its weights.
         options: how it will run.
-        room: what there is.
-        kept: versions kept for a rollback, those to give up first in front -> bytes that each would free.
+        memory: what there is.
+        kept_bytes: what each version kept for a rollback would free, those to give up first in front.
     """
     unloads: list[str] = []
-    available = room.available
+    available = memory.available
     while True:
-        num_engines = room.num_engines - len(unloads) + 1
-        kv_cache = options.kv_cache_bytes or kv_cache_share(available - weights - room.overhead, num_engines)
-        fits = weights + kv_cache + room.overhead <= available
-        waiting = [name for name in kept if name not in unloads]
+        num_engines = memory.num_engines - len(unloads) + 1
+        kv_cache = options.kv_cache_bytes or kv_cache_share(
+            available - weights - memory.overhead, num_engines
+        )
+        fits = weights + kv_cache + memory.overhead <= available
+        waiting = [name for name in kept_bytes if name not in unloads]
         if fits or not waiting:
             return MemoryPlan(
-                weights, kv_cache, room.overhead, room.available, fits, tuple(unloads) if fits else ()
+                weights, kv_cache, memory.overhead, memory.available, fits, tuple(unloads) if fits else ()
             )
         unloads.append(waiting[0])
-        available += kept[waiting[0]]
+        available += kept_bytes[waiting[0]]

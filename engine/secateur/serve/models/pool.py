@@ -36,18 +36,21 @@ class ModelEntry:
     given: str = ""
 
     @property
-    def answering(self) -> ModelVersion | None:
+    def active_version(self) -> ModelVersion | None:
         """The active version."""
         return self.versions[self.active] if self.active else None
 
     @property
     def up(self) -> bool:
         """False if calls that name no version are refused although they should not be."""
-        return self.answering is None or self.answering.state in (VersionState.SERVING, VersionState.UNLOADED)
+        return self.active_version is None or self.active_version.state in (
+            VersionState.SERVING,
+            VersionState.UNLOADED,
+        )
 
     def activate(self, version: str) -> ModelVersion | None:
         """Let a version answer; return the one that did so far, if it is another."""
-        before = self.answering
+        before = self.active_version
         if self.active == version:
             return None
         self.previous, self.active = self.active, version
@@ -57,11 +60,11 @@ class ModelEntry:
         """Return a version; the active one if unsaid.
 
         Raises:
-            Refused: NOT_FOUND; without an active version, what its first one says.
+            RpcError: NOT_FOUND; without an active version, what its first one says.
         """
         if not version:
-            if self.answering is not None:
-                return self.answering
+            if self.active_version is not None:
+                return self.active_version
             loading = [one for one in self.versions.values() if one.state is VersionState.LOADING]
             if loading:
                 return loading[0]
@@ -72,12 +75,12 @@ class ModelEntry:
                 metadata={"model": self.name},
             )
         if version not in self.versions:
-            known = ", ".join(self.versions)
+            known_versions = ", ".join(self.versions)
             raise RpcError(
                 code_pb2.NOT_FOUND,
                 "VERSION_NOT_FOUND",
-                f"{self.name} has no version {version!r}; there are: {known}",
-                metadata={"model": self.name, "version": version, "versions": known},
+                f"{self.name} has no version {version!r}; there are: {known_versions}",
+                metadata={"model": self.name, "version": version, "versions": known_versions},
             )
         return self.versions[version]
 
@@ -139,7 +142,7 @@ class ModelPool:
             version: empty: the active one.
 
         Raises:
-            Refused: NOT_FOUND, saying what there is; UNAVAILABLE once the server is ending.
+            RpcError: NOT_FOUND, saying what there is; UNAVAILABLE once the server is ending.
         """
         if self._closing:
             raise unavailable("SHUTTING_DOWN", "the server is shutting down")
@@ -149,23 +152,23 @@ class ModelPool:
         """Return the model of a name or alias; for an empty name see `find`.
 
         Raises:
-            Refused: NOT_FOUND, saying which models there are.
+            RpcError: NOT_FOUND, saying which models there are.
         """
         if not name and DEFAULT_ALIAS not in self.aliases and len(self.models) == 1:
             return next(iter(self.models.values()))
-        wanted = name or DEFAULT_ALIAS
-        wanted = self.aliases.get(wanted, wanted)
-        if wanted in self.models:
-            return self.models[wanted]
+        requested_name = name or DEFAULT_ALIAS
+        requested_name = self.aliases.get(requested_name, requested_name)
+        if requested_name in self.models:
+            return self.models[requested_name]
         if self.opening:
             raise unavailable("MODEL_LOADING", "the server is still loading", LOADING_RETRY_SECONDS)
-        known = ", ".join(sorted({*self.models, *self.aliases}))
+        known_names = ", ".join(sorted({*self.models, *self.aliases}))
         message = f"no model {name!r}" if name else "no model named, and there are several"
         raise RpcError(
             code_pb2.NOT_FOUND,
             "MODEL_NOT_FOUND",
-            f"{message}; there are: {known or 'none'}",
-            metadata={"model": name, "models": known},
+            f"{message}; there are: {known_names or 'none'}",
+            metadata={"model": name, "models": known_names},
         )
 
     def drain(self) -> None:

@@ -12,7 +12,7 @@ from secateur.serve.models.version import ModelVersion, VersionState
 
 
 def restore_pool(
-    pool: ModelPool, remembered: StoredModels, given: Mapping[str, Checkpoint]
+    pool: ModelPool, remembered: StoredModels, command_line_checkpoints: Mapping[str, Checkpoint]
 ) -> list[ModelVersion]:
     """Fill a pool, and return the versions that are to be loaded.
 
@@ -24,25 +24,25 @@ def restore_pool(
     Args:
         pool: empty.
         remembered: what the database says.
-        given: models of the command line.
+        command_line_checkpoints: models of the command line.
     """
-    wanted: list[ModelVersion] = []
+    to_load: list[ModelVersion] = []
     for row in remembered.models:
-        if row.given and row.name not in given:
+        if row.given and row.name not in command_line_checkpoints:
             continue
         model = pool.models[row.name] = _model(row)
         for version in remembered.versions.get(row.name, ()):
             served = _version(pool, model, version)
             if version.loaded:
-                wanted.append(served)
-    for name, checkpoint in given.items():
+                to_load.append(served)
+    for name, checkpoint in command_line_checkpoints.items():
         _apply_command_line(pool, pool.models.setdefault(name, ModelEntry(name)), checkpoint)
     for alias, name in remembered.aliases.items():
         if name in pool.models and alias not in pool.models:
             pool.aliases[alias] = name
-    active = [model.answering for model in pool.models.values() if model.answering is not None]
-    there = set(pool)
-    to_load = list(dict.fromkeys([*active, *(one for one in wanted if one in there)]))
+    active = [model.active_version for model in pool.models.values() if model.active_version is not None]
+    present = set(pool)
+    to_load = list(dict.fromkeys([*active, *(one for one in to_load if one in present)]))
     for one in to_load:
         # From now on: until its turn comes, callers must be told that it is loading, not that it is unloaded.
         one.become(VersionState.LOADING)
@@ -65,8 +65,12 @@ def _apply_command_line(pool: ModelPool, model: ModelEntry, checkpoint: Checkpoi
     """Let the command line have its way."""
     mark = f"{checkpoint.fingerprint} {checkpoint.folder}"
     for served in list(model.versions.values()):
-        known = served.checkpoint
-        if known is not None and known.folder == checkpoint.folder and not checkpoint.same(known):
+        known_checkpoint = served.checkpoint
+        if (
+            known_checkpoint is not None
+            and known_checkpoint.folder == checkpoint.folder
+            and not checkpoint.same(known_checkpoint)
+        ):
             _drop(model, served)  # overwritten: nothing can load it any more
     if model.given == mark and model.active is not None:
         return

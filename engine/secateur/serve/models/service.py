@@ -78,11 +78,11 @@ class ModelService(models_pb2_grpc.ModelServiceServicer):
                 FieldViolation("folder", f"got {request.folder}, a file; a checkpoint is a folder")
             )
         if request.validate_only:
-            found, plan = await self._deployments.plan(request.name, folder)
-            if isinstance(found, Checkpoint):
-                version = models_pb2.ModelVersion(model=request.name, checkpoint=describe_checkpoint(found))
+            planned, plan = await self._deployments.plan(request.name, folder)
+            if isinstance(planned, Checkpoint):
+                version = models_pb2.ModelVersion(model=request.name, checkpoint=describe_checkpoint(planned))
             else:
-                version = self._described_version(found)
+                version = self._described_version(planned)
             return models_pb2.LoadModelVersionResponse(version=version, plan=describe_plan(plan))
         number = await self._deployments.load(request.name, folder)
         loaded = self._pool.model(request.name).find(number)

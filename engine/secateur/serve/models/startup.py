@@ -35,17 +35,17 @@ async def start_up(
         SecateurError: a checkpoint of the command line cannot be loaded.
     """
     before = await in_thread(store.read)
-    given = {
+    checkpoints = {
         name: await in_thread(read_checkpoint, folder.resolve()) for name, folder in options.models.items()
     }
-    wanted = restore_pool(pool, before, given)
+    to_load = restore_pool(pool, before, checkpoints)
     pool.opening = False
-    set_engine_environment(options.engine, len(wanted))
+    set_engine_environment(options.engine, len(to_load))
     # First and alone: importing, and loading plugins, are not made for two threads at once.
     await in_thread(import_vllm)
-    how = _share_memory(options.engine, len(wanted))
-    await asyncio.gather(*(_start(loader, one, how, len(wanted), given, say) for one in wanted))
-    await in_thread(store.write, snapshot_rows(pool, wanted))
+    how = _share_memory(options.engine, len(to_load))
+    await asyncio.gather(*(_start(loader, one, how, len(to_load), checkpoints, say) for one in to_load))
+    await in_thread(store.write, snapshot_rows(pool, to_load))
 
 
 def _share_memory(options: EngineOptions, num_engines: int) -> EngineOptions:
@@ -60,11 +60,11 @@ async def _start(
     version: ModelVersion,
     options: EngineOptions,
     num_engines: int,
-    given: Mapping[str, Checkpoint],
+    checkpoints: Mapping[str, Checkpoint],
     say: StatusCallback,
 ) -> None:
     assert version.checkpoint is not None
-    is_given = version.checkpoint.same(given.get(version.name))
+    is_given = version.checkpoint.same(checkpoints.get(version.name))
     version.become(VersionState.LOADING)
     try:
         async with version.lock:
@@ -79,12 +79,12 @@ async def _start(
         say(f"{version.name} version {version.version} stays out: {refusal.message}")
 
 
-def snapshot_rows(pool: ModelPool, wanted: Sequence[ModelVersion]) -> StoredModels:
+def snapshot_rows(pool: ModelPool, loaded_versions: Sequence[ModelVersion]) -> StoredModels:
     """Return what is to be remembered of a pool."""
     return StoredModels(
         [model_row(model) for model in pool.models.values()],
         {
-            name: [version_row(one, loaded=one in wanted) for one in model.versions.values()]
+            name: [version_row(one, loaded=one in loaded_versions) for one in model.versions.values()]
             for name, model in pool.models.items()
         },
         dict(pool.aliases),

@@ -84,13 +84,13 @@ class EngineWatchdog:
         try:
             while True:
                 for version in list(self._pool):
-                    self._look_at(version)
+                    self._check(version)
                 await asyncio.sleep(WATCH_SECONDS)
         finally:
             for task in self._tasks:
                 task.cancel()
 
-    def _look_at(self, version: ModelVersion) -> None:
+    def _check(self, version: ModelVersion) -> None:
         engine = version.engine
         if (
             engine is not None
@@ -98,12 +98,12 @@ class EngineWatchdog:
             and version.state in (VersionState.SERVING, VersionState.RESTARTING)
         ):
             version.without_engine(VersionState.RESTARTING, "its engine died")
-            self._spawn(self._revive(version, engine))
+            self._start_task(self._restart_dead(version, engine))
         elif version.unload_at is not None and time.time() >= version.unload_at:
             version.unload_at = None
-            self._spawn(self._unload(version))
+            self._start_task(self._unload(version))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -114,7 +114,7 @@ class EngineWatchdog:
         except RpcError as refusal:  # it became active again, or is gone
             self._say(f"{version.name} version {version.version} stays loaded: {refusal.message}")
 
-    async def _revive(self, version: ModelVersion, dead: Engine) -> None:
+    async def _restart_dead(self, version: ModelVersion, dead: Engine) -> None:
         backoff = self._backoffs.setdefault(version, self._new_backoff())
         reason = "its engine died"
         await dead.shutdown()

@@ -62,7 +62,7 @@ class Metrics:
     @contextmanager
     def __call__(self, call: CallContext) -> Iterator[None]:
         # What does not exist has one name: clients must not be able to make series.
-        labels = (call.service, call.name) if call.known else ("unknown", "unknown")
+        labels = (call.service, call.name) if call.is_registered else ("unknown", "unknown")
         running = self._running.labels(*labels)
         running.inc()
         started = time.perf_counter()

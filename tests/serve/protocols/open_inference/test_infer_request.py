@@ -28,22 +28,26 @@ def test_all_tensors_are_read_from_contents_and_from_raw_bytes(raw: bool) -> Non
     question = read_infer_request(request("Grüße", raw=raw, sampling_parameters={"max_tokens": 3}, **flags))
     assert question.text == "Grüße"
     assert question.stream
-    assert not question.prepend
-    assert question.wanted == tuple(OUTPUTS)
+    assert not question.echo_prompt
+    assert question.requested_outputs == tuple(OUTPUTS)
     assert question.sampling == SamplingSettings(max_tokens=3, logprobs=0)
     assert question.raw is raw
 
 
 def test_what_is_left_out_has_the_defaults_of_tritons_backend() -> None:
     question = read_infer_request(request())
-    assert (question.stream, question.prepend, question.wanted) == (False, True, ("text_output",))
-    assert (question.priority, question.seconds, question.sampling) == (0, None, SamplingSettings())
-    assert not read_infer_request(request(stream=True)).prepend
+    assert (question.stream, question.echo_prompt, question.requested_outputs) == (
+        False,
+        True,
+        ("text_output",),
+    )
+    assert (question.priority, question.timeout_seconds, question.sampling) == (0, None, SamplingSettings())
+    assert not read_infer_request(request(stream=True)).echo_prompt
 
 
 def test_outputs_that_are_listed_need_no_return_input() -> None:
     made = request(outputs=["finish_reason", "text_output"], return_logprobs=True)
-    assert read_infer_request(made).wanted == ("text_output", "finish_reason")
+    assert read_infer_request(made).requested_outputs == ("text_output", "finish_reason")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +82,9 @@ def test_sampling_parameters_may_be_request_parameters() -> None:
 
 def test_priority_and_timeout_count_as_tritons_do() -> None:
     first = read_infer_request(request(parameters={"priority": 1, "timeout": 1_500_000}))
-    assert (first.priority, first.seconds) == (49, 1.5)
+    assert (first.priority, first.timeout_seconds) == (49, 1.5)
     assert read_infer_request(request(parameters={"priority": 100})).priority == -50
-    assert read_infer_request(request(parameters={"priority": 0, "timeout": 0})).seconds is None
+    assert read_infer_request(request(parameters={"priority": 0, "timeout": 0})).timeout_seconds is None
 
 
 @pytest.mark.parametrize(

@@ -32,23 +32,23 @@ class InferRequest:
     Attributes:
         text: the prompt.
         stream: one answer per step instead of one for all.
-        prepend: begin the answer with the prompt.
-        wanted: names of the output tensors.
+        echo_prompt: begin the answer with the prompt.
+        requested_outputs: names of the output tensors.
         sampling: how to continue.
         field_prefix: of the sampling parameters' names in the request, for complaints.
         priority: higher goes first where requests have to wait.
-        seconds: how long it may take; None = unlimited.
+        timeout_seconds: how long it may take; None = unlimited.
         raw: the outputs go as raw bytes.
     """
 
     text: str
     stream: bool
-    prepend: bool
-    wanted: tuple[str, ...]
+    echo_prompt: bool
+    requested_outputs: tuple[str, ...]
     sampling: SamplingSettings
     field_prefix: str
     priority: int
-    seconds: float | None
+    timeout_seconds: float | None
     raw: bool
 
 
@@ -56,7 +56,7 @@ def read_infer_request(request: Any) -> InferRequest:
     """Read a ModelInferRequest.
 
     Raises:
-        Refused: INVALID_ARGUMENT naming every tensor or parameter at fault.
+        RpcError: INVALID_ARGUMENT naming every tensor or parameter at fault.
     """
     inputs = read_inputs(request)
     stream = bool(inputs.get("stream", False))
@@ -66,19 +66,19 @@ def read_infer_request(request: Any) -> InferRequest:
             FieldViolation("inputs[exclude_input_in_output]", "got false, must be true with stream")
         )
     parameters = read_parameters(request.parameters)
-    own = {name: parameters.pop(name) for name in OWN_PARAMETERS if name in parameters}
+    own_parameters = {name: parameters.pop(name) for name in OWN_PARAMETERS if name in parameters}
     sampling, prefix = _read_sampling(inputs.get("sampling_parameters"), parameters)
-    wanted = _wanted(request, inputs)
-    if sampling.logprobs is None and any(name in NEED_LOGPROBS for name in wanted):
+    requested_outputs = _requested_outputs(request, inputs)
+    if sampling.logprobs is None and any(name in NEED_LOGPROBS for name in requested_outputs):
         sampling = replace(sampling, logprobs=0)
     return InferRequest(
         text=str(inputs["text_input"]),
         stream=stream,
-        prepend=not exclude,
-        wanted=wanted,
+        echo_prompt=not exclude,
+        requested_outputs=requested_outputs,
         sampling=sampling,
         field_prefix=prefix,
-        **_read_own(own, bool(request.raw_input_contents)),
+        **_read_own(own_parameters, bool(request.raw_input_contents)),
     )
 
 
@@ -86,9 +86,12 @@ def _read_sampling(text: Any, parameters: Mapping[str, Any]) -> tuple[SamplingSe
     """Read the sampling parameters from the tensor of that name, or else from the request's parameters."""
     unknown = [name for name in parameters if name not in READERS]
     if unknown:
-        known = ", ".join([*OWN_PARAMETERS, *READERS])
+        known_parameters = ", ".join([*OWN_PARAMETERS, *READERS])
         raise invalid_argument(
-            *(FieldViolation(f"parameters.{name}", f"unknown; known are {known}") for name in unknown)
+            *(
+                FieldViolation(f"parameters.{name}", f"unknown; known are {known_parameters}")
+                for name in unknown
+            )
         )
     if text is None:
         return read_sampling(parameters, "parameters."), "parameters."
@@ -100,12 +103,12 @@ def _read_sampling(text: Any, parameters: Mapping[str, Any]) -> tuple[SamplingSe
     ), "sampling_parameters."
 
 
-def _wanted(request: Any, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+def _requested_outputs(request: Any, inputs: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the outputs the request lists; if it lists none, the text and those with a ``return_`` input."""
-    named = [output.name for output in request.outputs]
+    output_names = [output.name for output in request.outputs]
     violations = [
         FieldViolation(f"outputs[{name}]", f"unknown; known are {', '.join(OUTPUTS)}")
-        for name in named
+        for name in output_names
         if name not in OUTPUTS
     ]
     violations += [
@@ -116,8 +119,8 @@ def _wanted(request: Any, inputs: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     if violations:
         raise invalid_argument(*violations)
-    if named:
-        return tuple(name for name in OUTPUTS if name in named)
+    if output_names:
+        return tuple(name for name in OUTPUTS if name in output_names)
     return tuple(
         name for name, output in OUTPUTS.items() if not output.optional or inputs.get(RETURN_PREFIX + name)
     )
@@ -136,7 +139,7 @@ def _read_own(parameters: Mapping[str, Any], raw: bool) -> dict[str, Any]:
         raise invalid_argument(*violations)
     return {
         "priority": DEFAULT_PRIORITY - (values["priority"] or DEFAULT_PRIORITY),
-        "seconds": values["timeout"] / 1e6 or None,
+        "timeout_seconds": values["timeout"] / 1e6 or None,
         "raw": raw or values["binary_data_output"],
     }
 

@@ -25,7 +25,7 @@ def read_json(field: str, text: str) -> dict[str, Any]:
     """Return an object given as JSON.
 
     Raises:
-        Refused: INVALID_ARGUMENT naming ``field``.
+        RpcError: INVALID_ARGUMENT naming ``field``.
     """
     try:
         values = json.loads(text)
@@ -46,9 +46,9 @@ def read_sampling(values: Mapping[str, Any], prefix: str) -> SamplingSettings:
         prefix: of these names, for complaints.
 
     Raises:
-        Refused: INVALID_ARGUMENT naming each that is unknown or has a value of another type.
+        RpcError: INVALID_ARGUMENT naming each that is unknown or has a value of another type.
     """
-    given: dict[str, Any] = {}
+    sampling_values: dict[str, Any] = {}
     violations = []
     for name, value in values.items():
         reader = READERS.get(name)
@@ -56,12 +56,12 @@ def read_sampling(values: Mapping[str, Any], prefix: str) -> SamplingSettings:
             violations.append(FieldViolation(prefix + name, f"unknown; known are {', '.join(READERS)}"))
         elif value is not None:
             try:
-                given[name] = reader(value)
+                sampling_values[name] = reader(value)
             except (ValueError, OverflowError) as error:
                 violations.append(FieldViolation(prefix + name, f"got {_shown(value)}, {error}"))
     if violations:
         raise invalid_argument(*violations)
-    return SamplingSettings(**given)
+    return SamplingSettings(**sampling_values)
 
 
 def read_int(value: Any) -> int:
@@ -101,9 +101,9 @@ def read_bool(value: Any) -> bool:
     Raises:
         ValueError: it is neither.
     """
-    known = {"true": True, "false": False}
-    if isinstance(value, str) and value.lower() in known:
-        return known[value.lower()]
+    bool_words = {"true": True, "false": False}
+    if isinstance(value, str) and value.lower() in bool_words:
+        return bool_words[value.lower()]
     if not isinstance(value, bool):
         raise ValueError("allowed is true or false")
     return value

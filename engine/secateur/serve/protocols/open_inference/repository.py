@@ -41,7 +41,7 @@ class ModelRepository:
         """Return a RepositoryIndexResponse.
 
         Raises:
-            Refused: NOT_FOUND for a repository's name; there is one, without a name.
+            RpcError: NOT_FOUND for a repository's name; there is one, without a name.
         """
         if request.repository_name:
             raise _no_repository(request.repository_name)
@@ -66,11 +66,11 @@ class ModelRepository:
             the model's name.
 
         Raises:
-            Refused: no such model or version, another parameter, or it cannot be loaded.
+            RpcError: no such model or version, another parameter, or it cannot be loaded.
         """
         model = self._model(request)
         version = _version_parameter(request.parameters)
-        chosen = model.find(version) if version else model.answering or _newest(model)
+        chosen = model.find(version) if version else model.active_version or _newest(model)
         await self._deployments.load_version(model.name, chosen.version)
         return model.name
 
@@ -81,7 +81,7 @@ class ModelRepository:
             the model's name.
 
         Raises:
-            Refused: no such model or version, or another parameter.
+            RpcError: no such model or version, or another parameter.
         """
         model = self._model(request)
         version = _version_parameter(request.parameters)

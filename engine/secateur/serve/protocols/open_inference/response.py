@@ -24,12 +24,12 @@ UNFINISHED = "None"
 class ResponseBuilder:
     """Makes the responses to one question; it remembers what adds up over them."""
 
-    def __init__(self, request_id: str, question: InferRequest, model: ModelVersion) -> None:
+    def __init__(self, request_id: str, infer_request: InferRequest, model: ModelVersion) -> None:
         self._id = request_id
-        self._question = question
+        self._request = infer_request
         self._model = model
         self._logprobs: defaultdict[int, float] = defaultdict(float)
-        self._prompt = question.text if question.prepend else ""
+        self._prompt = infer_request.text if infer_request.echo_prompt else ""
 
     def whole(self, pieces: Sequence[CompletionChunk]) -> Any:
         """Return the only response, from one piece per completion."""
@@ -37,7 +37,7 @@ class ResponseBuilder:
 
     def part(self, piece: CompletionChunk) -> Any:
         """Return the response for one more piece; completions that it is not of have an empty text."""
-        nothing = [CompletionChunk(index, "", ()) for index in range(self._question.sampling.n)]
+        nothing = [CompletionChunk(index, "", ()) for index in range(self._request.sampling.n)]
         nothing[piece.index] = piece
         return self._response([one._replace(prompt_tokens=piece.prompt_tokens) for one in nothing])
 
@@ -48,8 +48,8 @@ class ResponseBuilder:
         response.parameters[FINAL].bool_param = any(piece.summary is not None for piece in pieces)
         for piece in pieces:
             self._logprobs[piece.index] += sum(one.chosen.logprob for one in piece.logprobs)
-        values = {name: self._values(name, pieces) for name in self._question.wanted}
-        write_outputs(response, values, self._question.raw)
+        values = {name: self._values(name, pieces) for name in self._request.requested_outputs}
+        write_outputs(response, values, self._request.raw)
         return response
 
     def _values(self, name: str, pieces: Sequence[CompletionChunk]) -> list[Any]:

@@ -124,13 +124,13 @@ class OpenInferenceService:
         """Yield one response, or several if the request wants a stream."""
         model = self._pool.find(request.model_name, request.model_version)
         with self._statistics.request(model) as record:
-            question = read_infer_request(request)
-            if question.stream and not streaming:
+            infer_request = read_infer_request(request)
+            if infer_request.stream and not streaming:
                 complaint = "got true, but ModelInfer has one answer; use ModelStreamInfer"
                 raise invalid_argument(FieldViolation("inputs[stream]", complaint))
-            answer = ResponseBuilder(request.id, question, model)
-            async with aclosing(_pieces(model, question)) as pieces:
-                if question.stream:
+            answer = ResponseBuilder(request.id, infer_request, model)
+            async with aclosing(_pieces(model, infer_request)) as pieces:
+                if infer_request.stream:
                     async for piece in pieces:
                         if piece.summary is not None:
                             record.complete(piece.summary)
@@ -141,22 +141,22 @@ class OpenInferenceService:
                     yield answer.whole(whole)
 
 
-async def _pieces(model: ModelVersion, question: InferRequest) -> AsyncGenerator[CompletionChunk]:
+async def _pieces(model: ModelVersion, infer_request: InferRequest) -> AsyncGenerator[CompletionChunk]:
     """Yield the continuations.
 
     Raises:
-        Refused: UNAVAILABLE if the server cut one off; DEADLINE_EXCEEDED when the question's time is over.
+        RpcError: UNAVAILABLE if the server cut one off; DEADLINE_EXCEEDED when the question's time is over.
     """
     generated = generation.generate(
         model,
-        GenerationPrompt("inputs[text_input]", text=question.text),
-        question.sampling,
-        priority=question.priority,
-        whole=not question.stream,
-        prefix=question.field_prefix,
+        GenerationPrompt("inputs[text_input]", text=infer_request.text),
+        infer_request.sampling,
+        priority=infer_request.priority,
+        whole=not infer_request.stream,
+        prefix=infer_request.field_prefix,
     )
     loop = asyncio.get_running_loop()
-    end = None if question.seconds is None else loop.time() + question.seconds
+    end = None if infer_request.timeout_seconds is None else loop.time() + infer_request.timeout_seconds
     async with aclosing(generated):
         while True:
             # Not around the whole: time must not run out in the middle of writing a response.
@@ -164,7 +164,7 @@ async def _pieces(model: ModelVersion, question: InferRequest) -> AsyncGenerator
                 async with asyncio.timeout_at(end):
                     piece = await anext(generated, None)
             except TimeoutError:
-                message = f"not done after the request's timeout of {question.seconds:g} s"
+                message = f"not done after the request's timeout of {infer_request.timeout_seconds:g} s"
                 raise RpcError(code_pb2.DEADLINE_EXCEEDED, "TIMEOUT", message) from None
             if piece is None:
                 return

@@ -62,26 +62,26 @@ def read_inputs(request: Any) -> dict[str, str | bool]:
     """Return the value of every input tensor, by name; each has one element.
 
     Raises:
-        Refused: INVALID_ARGUMENT naming each tensor that is unknown, missing, given twice, of another type
+        RpcError: INVALID_ARGUMENT naming each tensor that is unknown, missing, given twice, of another type
             or size than it should have, or not UTF-8.
     """
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
-        found = f"got {len(raw)} for {len(request.inputs)} inputs, give one for each or none"
-        raise invalid_argument(FieldViolation("raw_input_contents", found))
+        description = f"got {len(raw)} for {len(request.inputs)} inputs, give one for each or none"
+        raise invalid_argument(FieldViolation("raw_input_contents", description))
     values: dict[str, str | bool] = {}
     violations = []
     for position, tensor in enumerate(request.inputs):
         field = f"inputs[{tensor.name}]"
-        said = _describe_error(tensor, bool(raw)) or ("given twice" if tensor.name in values else None)
-        if said is None:
+        error_text = _describe_error(tensor, bool(raw)) or ("given twice" if tensor.name in values else None)
+        if error_text is None:
             try:
                 element = _from_raw(tensor.datatype, raw[position]) if raw else _from_contents(tensor)
                 values[tensor.name] = element.decode() if isinstance(element, bytes) else element
                 continue
             except ValueError as error:
-                said = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
-        violations.append(FieldViolation(field, said))
+                error_text = f"not UTF-8: {error}" if isinstance(error, UnicodeDecodeError) else str(error)
+        violations.append(FieldViolation(field, error_text))
     violations += [
         FieldViolation(f"inputs[{name}]", "missing")
         for name, tensor in INPUTS.items()

@@ -47,11 +47,11 @@ def read_prompt(request: Any) -> GenerationPrompt:
     """Return what is to be continued.
 
     Raises:
-        Refused: INVALID_ARGUMENT for neither text nor token ids, and for what is not supported.
+        RpcError: INVALID_ARGUMENT for neither text nor token ids, and for what is not supported.
     """
-    given = {field.name for field, _ in request.ListFields()}
+    set_fields = {field.name for field, _ in request.ListFields()}
     sampling = {field.name for field, _ in request.sampling_params.ListFields()}
-    unsupported = [name for name in UNSUPPORTED if name in given]
+    unsupported = [name for name in UNSUPPORTED if name in set_fields]
     unsupported += [SAMPLING_PREFIX + name for name in UNSUPPORTED_SAMPLING if name in sampling]
     if unsupported:
         raise invalid_argument(*(FieldViolation(name, "not supported") for name in unsupported))
@@ -66,11 +66,11 @@ def read_prompt(request: Any) -> GenerationPrompt:
 
 def read_sampling(params: Any) -> SamplingSettings:
     """Return how to continue; without ``max_tokens`` until the context is full."""
-    given = {name: getattr(params, name) for name in COPIED_FIELDS}
-    given |= {name: getattr(params, name) for name in NONZERO_FIELDS if getattr(params, name)}
-    given |= {name: getattr(params, name) for name in OPTIONAL_FIELDS if params.HasField(name)}
+    sampling_values = {name: getattr(params, name) for name in COPIED_FIELDS}
+    sampling_values |= {name: getattr(params, name) for name in NONZERO_FIELDS if getattr(params, name)}
+    sampling_values |= {name: getattr(params, name) for name in OPTIONAL_FIELDS if params.HasField(name)}
     return SamplingSettings(
-        **given,
+        **sampling_values,
         max_tokens=params.max_tokens if params.HasField("max_tokens") else UNLIMITED_TOKENS,
         stop=tuple(params.stop),
         stop_token_ids=tuple(params.stop_token_ids),
