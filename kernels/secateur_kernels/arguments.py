@@ -19,8 +19,8 @@ Keep = int | Sequence[int] | Tensor | None
 class KernelArgumentError(ValueError):
     """An argument that the function cannot work with; the message names it."""
 
-    def __init__(self, name: str, given: object, allowed: str) -> None:
-        super().__init__(f"{name}: {given} given; {allowed}")
+    def __init__(self, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{name}: {value} given; {allowed}")
         self.name = name
 
 
@@ -72,7 +72,7 @@ def widths(keep: Keep, limit: int, unit: str, device: torch.device, name: str = 
     hold it); what it says beyond `limit` counts as `limit`, below 0 as 0.
 
     Raises:
-        BadArgument: not one of these, out of range, or no candidate at all.
+        KernelArgumentError: not one of these, out of range, or no candidate at all.
     """
     if keep is None:
         return Widths((limit,), None, True)
@@ -92,23 +92,23 @@ def widths(keep: Keep, limit: int, unit: str, device: torch.device, name: str = 
     return Widths(tuple(keep), None, False)
 
 
-def require_ascending(name: str, kept: Widths) -> None:
+def require_ascending(name: str, keep: Widths) -> None:
     """Check the widths of a nest: a sequence, on the host, none below the one before.
 
     Raises:
-        BadArgument: they are not.
+        KernelArgumentError: they are not.
     """
-    if kept.counts is None or kept.single:
-        given = "a tensor" if kept.counts is None else "one width"
-        raise KernelArgumentError(name, given, "a sequence of ascending integers is allowed")
-    if any(a > b for a, b in pairwise(kept.counts)):
-        raise KernelArgumentError(name, list(kept.counts), "widths must ascend")
+    if keep.counts is None or keep.single:
+        got = "a tensor" if keep.counts is None else "one width"
+        raise KernelArgumentError(name, got, "a sequence of ascending integers is allowed")
+    if any(a > b for a, b in pairwise(keep.counts)):
+        raise KernelArgumentError(name, list(keep.counts), "widths must ascend")
 
 
 def _device_widths(keep: Tensor, device: torch.device, name: str) -> Widths:
     if keep.dtype != torch.int32 or keep.dim() > 1:
-        given = f"{str(keep.dtype).removeprefix('torch.')} {list(keep.shape)}"
-        raise KernelArgumentError(name, given, "int32 with one entry per candidate is allowed")
+        got = f"{str(keep.dtype).removeprefix('torch.')} {list(keep.shape)}"
+        raise KernelArgumentError(name, got, "int32 with one entry per candidate is allowed")
     if keep.numel() == 0:
         raise KernelArgumentError(name, "an empty tensor", "one width per candidate is needed")
     if keep.device != device:
@@ -125,14 +125,14 @@ def require_matrix(name: str, tensor: Tensor, rows: int | None, columns: int | N
     """Check a weight: two dimensions of those sizes, contiguous rows, dtype and device of `like`.
 
     Raises:
-        BadArgument: it is not.
+        KernelArgumentError: it is not.
     """
-    wanted = [rows, columns]
+    expected = [rows, columns]
     fits = tensor.dim() == 2 and all(
-        want in (None, have) for want, have in zip(wanted, tensor.shape, strict=True)
+        want in (None, have) for want, have in zip(expected, tensor.shape, strict=True)
     )
     if not fits:
-        shape = ", ".join("any" if size is None else str(size) for size in wanted)
+        shape = ", ".join("any" if size is None else str(size) for size in expected)
         raise KernelArgumentError(name, f"shape {list(tensor.shape)}", f"it must be [{shape}]")
     require_alike(name, tensor, like)
     if tensor.numel() and tensor.stride(1) != 1:
@@ -145,7 +145,7 @@ def require_vector(name: str, tensor: Tensor | None, size: int, like: Tensor) ->
     """Check a bias or the like: [size], contiguous, dtype and device of `like`; None is fine.
 
     Raises:
-        BadArgument: it is not.
+        KernelArgumentError: it is not.
     """
     if tensor is None:
         return
@@ -162,7 +162,7 @@ def require_alike(name: str, tensor: Tensor, like: Tensor) -> None:
     """Check dtype and device against the first argument's.
 
     Raises:
-        BadArgument: they differ.
+        KernelArgumentError: they differ.
     """
     if tensor.dtype != like.dtype:
         raise KernelArgumentError(name, str(tensor.dtype), f"the input is {like.dtype}, so must this be")
@@ -176,7 +176,7 @@ def require_input(
     """Check an input: [N, size], or [M, N, size] with one entry per candidate; contiguous rows, floating.
 
     Raises:
-        BadArgument: it is not.
+        KernelArgumentError: it is not.
     """
     if tensor.dtype not in FLOATS:
         raise KernelArgumentError(name, str(tensor.dtype), "float32, float16 and bfloat16 are allowed")
@@ -196,13 +196,13 @@ def require_index(name: str, index: Tensor | None, limit: int, device: torch.dev
     """Check an index list: int32 [K] on the device, contiguous, K at most `limit`; entries are not read.
 
     Raises:
-        BadArgument: it is not.
+        KernelArgumentError: it is not.
     """
     if index is None:
         return
     if index.dim() != 1 or index.dtype != torch.int32 or len(index) > limit:
-        given = f"{str(index.dtype).removeprefix('torch.')} {list(index.shape)}"
-        raise KernelArgumentError(name, given, f"int32 with at most {limit} entries is allowed")
+        got = f"{str(index.dtype).removeprefix('torch.')} {list(index.shape)}"
+        raise KernelArgumentError(name, got, f"int32 with at most {limit} entries is allowed")
     if index.device != device:
         raise KernelArgumentError(name, f"a tensor on {index.device}", f"it must be on {device}")
     if len(index) > 1 and index.stride(0) != 1:

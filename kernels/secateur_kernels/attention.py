@@ -101,7 +101,7 @@ class Packing:
         """Lay sequences of those lengths one after the other.
 
         Raises:
-            BadArgument: a negative length, or tables that are too short, not alike or not contiguous.
+            KernelArgumentError: a negative length, or tables that are too short, not alike or not contiguous.
         """
         if any(length < 0 for length in lengths):
             raise KernelArgumentError("lengths", min(lengths), "lengths cannot be negative")
@@ -145,8 +145,8 @@ def attention_inner(
         [N, Q], or [M, N, Q] where `x` has candidates. Columns beyond a candidate's width hold anything.
 
     Raises:
-        BadArgument: shapes, dtypes, devices or widths that do not fit.
-        BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
+        KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
+        KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     kept = _check(x, heads, packing, keep)
     backend = with_gradients(backend, x, *heads.tensors)
@@ -182,8 +182,8 @@ def masked_attention(
         [M, N, H] in the dtype of `x`; [N, H] for one candidate given as an int or None.
 
     Raises:
-        BadArgument: shapes, dtypes, devices or widths that do not fit.
-        BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
+        KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
+        KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     kept = _check(x, heads, packing, keep)
     span = heads.queries_per_group * heads.head_dim

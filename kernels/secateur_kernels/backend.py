@@ -28,8 +28,8 @@ def select_backend(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
     CPU tensors: slow, for tests.
 
     Raises:
-        BadArgument: no such backend.
-        BackendUnavailable: ``triton`` was asked for and cannot run.
+        KernelArgumentError: no such backend.
+        KernelBackendUnavailable: ``triton`` was asked for and cannot run.
     """
     if backend not in BACKENDS:
         raise KernelArgumentError("backend", repr(backend), f"allowed are {', '.join(BACKENDS)}")
@@ -47,16 +47,16 @@ def select_backend(backend: str, tensor: Tensor) -> Literal["triton", "torch"]:
     return "triton"
 
 
-def implementation(room: str, backend: str, tensor: Tensor) -> Any:
-    """The module `room` of the backend chosen for an input; raises as `select_backend` does."""
-    return import_module(f"secateur_kernels.{select_backend(backend, tensor)}_backend.{room}")
+def implementation(module: str, backend: str, tensor: Tensor) -> Any:
+    """The module of that name of the backend chosen for an input; raises as `select_backend` does."""
+    return import_module(f"secateur_kernels.{select_backend(backend, tensor)}_backend.{module}")
 
 
 def with_gradients(backend: Backend, *tensors: Tensor | None) -> Backend:
     """The backend to choose from where any of these may need a gradient: the Triton kernels have none.
 
     Raises:
-        BackendUnavailable: ``triton`` was asked for; its result would silently be a constant.
+        KernelBackendUnavailable: ``triton`` was asked for; its result would silently be a constant.
     """
     if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in tensors):
         return backend

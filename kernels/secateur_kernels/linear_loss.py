@@ -132,10 +132,10 @@ def teacher_states(hidden_NH: Tensor, head_VH: Tensor, *, backend: Backend = "au
     """What `linear_loss` needs of a teacher: its states, and their log-sum-exp found in one pass.
 
     Raises:
-        BadArgument, BackendUnavailable: as `linear_loss`.
+        KernelArgumentError, KernelBackendUnavailable: as `linear_loss`.
     """
-    found = linear_loss(hidden_NH, head_VH, _no_tokens(hidden_NH), backend=backend)
-    return TeacherStates(hidden_NH, found.lse_N)
+    losses = linear_loss(hidden_NH, head_VH, _no_tokens(hidden_NH), backend=backend)
+    return TeacherStates(hidden_NH, losses.lse_N)
 
 
 def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backend = "auto") -> TeacherTopK:
@@ -153,7 +153,7 @@ def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backen
         backend: of that pass.
 
     Raises:
-        BadArgument, BackendUnavailable: as `linear_loss`; k out of range.
+        KernelArgumentError, KernelBackendUnavailable: as `linear_loss`; k out of range.
     """
     target_N = _no_tokens(hidden_NH)
     _check(hidden_NH, head_VH, target_N, None)
@@ -161,10 +161,10 @@ def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backen
         raise KernelArgumentError("k", k, f"allowed are 1 to {len(head_VH)} ids")
     backend = with_gradients(backend, hidden_NH, head_VH)
     run = implementation("linear_loss", backend, hidden_NH)
-    ids_NK = implementation("linear_loss", "torch", hidden_NH).likeliest(hidden_NH, head_VH, k)
-    found: LossParts = run.losses(hidden_NH, head_VH, target_N, ids_NK=ids_NK)
-    assert found.log_q_NK is not None
-    return TeacherTopK(ids_NK, found.log_q_NK)
+    ids_NK = implementation("linear_loss", "torch", hidden_NH).top_k_ids(hidden_NH, head_VH, k)
+    parts: LossParts = run.losses(hidden_NH, head_VH, target_N, ids_NK=ids_NK)
+    assert parts.log_q_NK is not None
+    return TeacherTopK(ids_NK, parts.log_q_NK)
 
 
 def linear_loss(
@@ -200,8 +200,8 @@ def linear_loss(
         ignore_index: target of the tokens whose NLL and KL are 0.
 
     Raises:
-        BadArgument: shapes, dtypes or devices that do not fit, or (on a CPU) a target or id out of range.
-        BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
+        KernelArgumentError: shapes, dtypes or devices that do not fit; on a CPU, a target or id out of range.
+        KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     _check(hidden_NH, head_VH, target_N, teacher)
     states = teacher if isinstance(teacher, TeacherStates) else None
@@ -213,7 +213,7 @@ def linear_loss(
     _check_ids("target_N", picked_N, len(head_VH), f" and {ignore_index}")
     if top is not None:
         _check_ids("teacher", top.ids_NK, len(head_VH))
-    found: LossParts = run.losses(
+    parts: LossParts = run.losses(
         hidden_NH,
         head_VH,
         picked_N,
@@ -222,13 +222,13 @@ def linear_loss(
         teacher_lse_N=None if states is None else states.lse_N,
         ids_NK=None if top is None else top.ids_NK,
     )
-    kl_N = found.kl_N
-    if top is not None and found.log_q_NK is not None:
-        kl_N = _coarse_kl(top.log_p_NK, found.log_q_NK, len(head_VH))
+    kl_N = parts.kl_N
+    if top is not None and parts.log_q_NK is not None:
+        kl_N = _coarse_kl(top.log_p_NK, parts.log_q_NK, len(head_VH))
     return LinearLoss(
-        nll_N=(found.lse_N - found.logit_N).masked_fill(ignored_N, 0.0),
-        lse_N=found.lse_N,
-        entropy_N=None if found.mean_N is None else found.lse_N - found.mean_N,
+        nll_N=(parts.lse_N - parts.logit_N).masked_fill(ignored_N, 0.0),
+        lse_N=parts.lse_N,
+        entropy_N=None if parts.mean_N is None else parts.lse_N - parts.mean_N,
         kl_N=None if kl_N is None else kl_N.masked_fill(ignored_N, 0.0),
     )
 
@@ -270,8 +270,8 @@ def _check(
     _require("target_N", "", target_N, (tokens,), torch.int64, hidden_NH.device)
     if isinstance(teacher, TeacherStates):
         if teacher.hidden_NH.shape != hidden_NH.shape:
-            given = f"states {list(teacher.hidden_NH.shape)}"
-            raise KernelArgumentError("teacher", given, f"they must be {list(hidden_NH.shape)}, as hidden_NH")
+            got = f"states {list(teacher.hidden_NH.shape)}"
+            raise KernelArgumentError("teacher", got, f"they must be {list(hidden_NH.shape)}, as hidden_NH")
         require_input("teacher", teacher.hidden_NH)
         _require("teacher", "states ", teacher.hidden_NH, hidden_NH.shape, None, hidden_NH.device)
         _require("teacher", "lse ", teacher.lse_N, (tokens,), torch.float32, hidden_NH.device)
@@ -296,9 +296,9 @@ def _require(
     device: torch.device,
 ) -> None:
     if tensor.shape != shape or dtype not in (None, tensor.dtype):
-        given = f"{part}{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        wanted = str(dtype or tensor.dtype).removeprefix("torch.")
-        raise KernelArgumentError(name, given, f"it must be {wanted} {list(shape)}")
+        got = f"{part}{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+        expected = str(dtype or tensor.dtype).removeprefix("torch.")
+        raise KernelArgumentError(name, got, f"it must be {expected} {list(shape)}")
     if tensor.device != device:
         raise KernelArgumentError(name, f"{part}a tensor on {tensor.device}", f"the input is on {device}")
 
@@ -316,7 +316,7 @@ def linear_nll(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor, *, backend:
     for one tile of logits, in Triton none.
 
     Raises:
-        BadArgument, BackendUnavailable: as `linear_loss`.
+        KernelArgumentError, KernelBackendUnavailable: as `linear_loss`.
     """
     return linear_loss(hidden_NH, head_VH, target_N, backend=backend).nll_N
 

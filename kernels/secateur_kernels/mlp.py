@@ -61,8 +61,8 @@ def gated_inner(
         (with a shared input: beyond the widest) hold anything, NaN included.
 
     Raises:
-        BadArgument: shapes, dtypes, devices or widths that do not fit.
-        BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
+        KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
+        KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C)
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C)
@@ -108,8 +108,8 @@ def masked_mlp(
         [M, N, H] in the dtype of `x`; [N, H] for one candidate given as an int or None.
 
     Raises:
-        BadArgument: shapes, dtypes, devices or widths that do not fit.
-        BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
+        KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
+        KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C)
     if not isinstance(down, Tensor | ProjectionTable):
@@ -158,8 +158,8 @@ def nested_mlp(
         backend: see `gated_inner`.
 
     Raises:
-        BadArgument: shapes, dtypes, devices or widths that do not fit, or widths that descend.
-        BackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
+        KernelArgumentError: shapes, dtypes, devices or widths that do not fit, or widths that descend.
+        KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
     if x_NH.dim() != 2:
         raise KernelArgumentError("x_NH", f"shape {list(x_NH.shape)}", "it must be [N, H]")

@@ -98,8 +98,8 @@ def masked_projection(
         [M, N, H] in the dtype of `inner`; [N, H] for one candidate given as an int or None.
 
     Raises:
-        BadArgument: shapes, dtypes, devices or widths that do not fit.
-        BackendUnavailable: Triton was asked for and cannot run.
+        KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
+        KernelBackendUnavailable: Triton was asked for and cannot run.
     """
     kept, weight = check_projection("inner", inner, weight, keep, span)
     require_vector("bias_H", bias_H, _outputs(weight), inner)
@@ -126,8 +126,8 @@ def nested_projection(
         backend: ``auto``, ``triton`` or ``torch``.
 
     Raises:
-        BadArgument: shapes, dtypes or widths that do not fit, or widths that descend.
-        BackendUnavailable: Triton was asked for and cannot run.
+        KernelArgumentError: shapes, dtypes or widths that do not fit, or widths that descend.
+        KernelBackendUnavailable: Triton was asked for and cannot run.
     """
     if inner_NC.dim() != 2:
         raise KernelArgumentError("inner_NC", f"shape {list(inner_NC.shape)}", "it must be [N, C]")
@@ -172,7 +172,7 @@ def require_table_holds(name: str, table: ProjectionTable, kept: Widths, span: i
     """Check that a table has a projection for every candidate, as wide as it needs where that is known.
 
     Raises:
-        BadArgument: it has not.
+        KernelArgumentError: it has not.
     """
     if len(table) != len(kept):
         raise KernelArgumentError(name, f"a table of {len(table)}", f"keep has {len(kept)} candidates")

@@ -32,8 +32,8 @@ def attention_inner(x: Tensor, heads: Heads, packing: Packing, kept: Widths) -> 
 def _inner(x_NH: Tensor, heads: Heads, packing: Packing, groups: int) -> Tensor:
     D, R = heads.head_dim, heads.queries_per_group
     q, k = groups * R * D, groups * D
-    place = packing.positions.long()
-    cos_ND, sin_ND = packing.cos_TD[place], packing.sin_TD[place]
+    positions = packing.positions.long()
+    cos_ND, sin_ND = packing.cos_TD[positions], packing.sin_TD[positions]
     query_NAD = _heads(x_NH, heads.query_QH[:q], _cut(heads.query_bias_Q, q), D)
     key_NAD = _heads(x_NH, heads.key_KH[:k], _cut(heads.key_bias_K, k), D)
     value_NAD = _heads(x_NH, heads.value_KH[:k], _cut(heads.value_bias_K, k), D)

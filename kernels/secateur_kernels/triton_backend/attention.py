@@ -24,24 +24,24 @@ from secateur_kernels.triton_backend.tile import Tile, tile_for
 from secateur_kernels.work import Work, attend_work, rows_work
 
 
-def _heads_work(given: Arguments, itemsize: int) -> Work:
-    span = given["PER_GROUP"] * 2 * given["HALF"]
-    groups = read(given["keep"], given["A"] // given["PER_GROUP"])
-    return rows_work(given["N"], given["H"], [count * span for count in groups], itemsize)
+def _heads_work(arguments: Arguments, itemsize: int) -> Work:
+    span = arguments["PER_GROUP"] * 2 * arguments["HALF"]
+    groups = read(arguments["keep"], arguments["A"] // arguments["PER_GROUP"])
+    return rows_work(arguments["N"], arguments["H"], [count * span for count in groups], itemsize)
 
 
-def _attend_work(given: Arguments, itemsize: int) -> Work:
-    starts = read(given["starts"], given["N"])
+def _attend_work(arguments: Arguments, itemsize: int) -> Work:
+    starts = read(arguments["starts"], arguments["N"])
     lengths = [end - start for start, end in pairwise(starts)]
-    if sum(lengths) < given["N"]:  # not read, while a graph is captured
-        lengths = [given["N"]]
+    if sum(lengths) < arguments["N"]:  # not read, while a graph is captured
+        lengths = [arguments["N"]]
     return attend_work(
         lengths,
-        given["D"],
-        given["PER_GROUP"],
-        read(given["keep"], given["groups"]),
+        arguments["D"],
+        arguments["PER_GROUP"],
+        read(arguments["keep"], arguments["groups"]),
         itemsize,
-        window=given["window"] if given["WINDOWED"] else None,
+        window=arguments["window"] if arguments["WINDOWED"] else None,
     )
 
 
@@ -76,7 +76,7 @@ def _project_heads(
     if head // PER_GROUP >= tl.load(keep + m):
         return
     n = (program % row_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    there = n < N
+    in_rows = n < N
     d = tl.arange(0, HALF)
     first = head * 2 * HALF + d
     low = tl.zeros((ROWS, HALF), tl.float32)
@@ -86,7 +86,7 @@ def _project_heads(
         low,
         high,
         x + m * x_per_candidate + n * x_per_token,
-        there,
+        in_rows,
         rows,
         rows + HALF * weight_per_row,
         d[:, None] < HALF,
@@ -102,13 +102,13 @@ def _project_heads(
         low = low * scale * tl.load(norm + d).to(tl.float32)[None, :]
         high = high * scale * tl.load(norm + HALF + d).to(tl.float32)[None, :]
     if ROTATED:
-        at = tl.load(position + n, mask=there, other=0).to(tl.int64) * (2 * HALF) + d[None, :]
+        at = tl.load(position + n, mask=in_rows, other=0).to(tl.int64) * (2 * HALF) + d[None, :]
         turned = low * tl.load(cos + at).to(tl.float32) - high * tl.load(sin + at).to(tl.float32)
         high = high * tl.load(cos + at + HALF).to(tl.float32) + low * tl.load(sin + at + HALF).to(tl.float32)
         low = turned
     target = out + ((m * N + n) * A + head) * (2 * HALF) + d[None, :]
-    tl.store(target, narrow(low, out.dtype.element_ty), mask=there)
-    tl.store(target + HALF, narrow(high, out.dtype.element_ty), mask=there)
+    tl.store(target, narrow(low, out.dtype.element_ty), mask=in_rows)
+    tl.store(target + HALF, narrow(high, out.dtype.element_ty), mask=in_rows)
 
 
 @triton.jit(
@@ -147,8 +147,8 @@ def _attend(
     row = begin + tl.arange(0, ROWS)[:, None]
     token = m * N + start
     heads = groups * PER_GROUP
-    place = ((token + row) * heads + head) * D + d
-    q = tl.load(query + place, mask=row < length, other=0.0)
+    offsets = ((token + row) * heads + head) * D + d
+    q = tl.load(query + offsets, mask=row < length, other=0.0)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     summed = tl.zeros((ROWS, D), tl.float32)
@@ -175,7 +175,7 @@ def _attend(
         top = higher
     total = tl.where(total == 0.0, 1.0, total)
     result = summed / total[:, None]
-    tl.store(out + place, narrow(result, out.dtype.element_ty), mask=row < length)
+    tl.store(out + offsets, narrow(result, out.dtype.element_ty), mask=row < length)
 
 
 def attention_inner(

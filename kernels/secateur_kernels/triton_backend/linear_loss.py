@@ -36,10 +36,10 @@ MAX_PICKS = 16
 _PLAIN, _AGAINST = 4, 7
 
 
-def _work(given: Arguments, itemsize: int) -> Work:
-    against = given["teacher"] is not None
+def _work(arguments: Arguments, itemsize: int) -> Work:
+    against = arguments["teacher"] is not None
     return linear_loss_work(
-        given["N"], given["H"], given["V"], itemsize, teacher_hidden=against, top_k=given["K"]
+        arguments["N"], arguments["H"], arguments["V"], itemsize, teacher_hidden=against, top_k=arguments["K"]
     )
 
 
@@ -72,15 +72,15 @@ def _partial_losses(
     program = tl.program_id(0)
     split = program // row_tiles
     n = (program % row_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = n < N
-    wanted = tl.load(target + n, mask=there, other=-1)
-    left = hidden + n[:, None] * hidden_per_token
+    in_rows = n < N
+    target_id = tl.load(target + n, mask=in_rows, other=-1)
+    hidden_ptrs = hidden + n[:, None] * hidden_per_token
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     picked = tl.zeros((ROWS,), tl.float32)
     weighted = tl.zeros((ROWS,), tl.float32)
     if teacher is not None:
-        offset = tl.load(shift + n, mask=there, other=0.0)[:, None]
+        offset = tl.load(shift + n, mask=in_rows, other=0.0)[:, None]
         left_teacher = teacher + n[:, None] * teacher_per_token
         p_top = tl.full((ROWS,), float("-inf"), tl.float32)
         p_total = tl.zeros((ROWS,), tl.float32)
@@ -89,14 +89,14 @@ def _partial_losses(
     for tile in range(split * TILES, last):
         v = tile * COLUMNS + tl.arange(0, COLUMNS)
         right = head + v[:, None].to(tl.int64) * head_per_row
-        known = (v < V)[None, :]
+        in_vocabulary = (v < V)[None, :]
         product = tl.zeros((ROWS, COLUMNS), tl.float32)
         if teacher is not None:
             other = tl.zeros((ROWS, COLUMNS), tl.float32)
             log_p, delta = rows_dot_two_left(
-                other, product, left_teacher, left, there[:, None], right, (v < V)[:, None], H, STEP
+                other, product, left_teacher, hidden_ptrs, in_rows[:, None], right, (v < V)[:, None], H, STEP
             )
-            log_p = tl.where(known, log_p - offset, float("-inf"))
+            log_p = tl.where(in_vocabulary, log_p - offset, float("-inf"))
             p_higher = tl.maximum(p_top, tl.max(log_p, 1))
             p = tl.exp(log_p - p_higher[:, None])
             shrink = tl.exp(p_top - p_higher)
@@ -105,38 +105,38 @@ def _partial_losses(
             p_top = p_higher
             logits = log_p + delta
         else:
-            logits = rows_dot(product, left, there[:, None], right, (v < V)[:, None], H, STEP)
-            logits = tl.where(known, logits, float("-inf"))
+            logits = rows_dot(product, hidden_ptrs, in_rows[:, None], right, (v < V)[:, None], H, STEP)
+            logits = tl.where(in_vocabulary, logits, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
         q = tl.exp(logits - higher[:, None])
         shrink = tl.exp(top - higher)
-        finite = tl.where(known, logits, 0.0)
+        finite = tl.where(in_vocabulary, logits, 0.0)
         total = total * shrink + tl.sum(q, 1)
         if ENTROPY:
             weighted = weighted * shrink + tl.sum(q * finite, 1)
         top = higher
-        hit = v[None, :] == wanted[:, None]
+        hit = v[None, :] == target_id[:, None]
         picked += tl.sum(tl.where(hit, finite, 0.0), 1)
         if ids is not None:
             for first in range(0, K, PICKS):
                 k = (first + tl.arange(0, PICKS))[None, :]
-                listed = there[:, None] & (k < K)
+                listed = in_rows[:, None] & (k < K)
                 column = tl.load(ids + n[:, None] * K + k, mask=listed, other=-1) - tile * COLUMNS
                 listed = listed & (column >= 0) & (column < COLUMNS)
                 if tl.max(tl.max(listed.to(tl.int32), 1), 0) > 0:
                     column = tl.minimum(tl.maximum(column, 0), COLUMNS - 1)
                     tl.store(at_ids + n[:, None] * K + k, tl.gather(finite, column, 1), mask=listed)
-    place = partial + split.to(tl.int64) * N + n
+    partial_ptrs = partial + split.to(tl.int64) * N + n
     field = S.to(tl.int64) * N
-    tl.store(place, top, mask=there)
-    tl.store(place + field, total, mask=there)
-    tl.store(place + 2 * field, picked, mask=there)
+    tl.store(partial_ptrs, top, mask=in_rows)
+    tl.store(partial_ptrs + field, total, mask=in_rows)
+    tl.store(partial_ptrs + 2 * field, picked, mask=in_rows)
     if ENTROPY:
-        tl.store(place + 3 * field, weighted, mask=there)
+        tl.store(partial_ptrs + 3 * field, weighted, mask=in_rows)
     if teacher is not None:
-        tl.store(place + 4 * field, p_top, mask=there)
-        tl.store(place + 5 * field, p_total, mask=there)
-        tl.store(place + 6 * field, moved, mask=there)
+        tl.store(partial_ptrs + 4 * field, p_top, mask=in_rows)
+        tl.store(partial_ptrs + 5 * field, p_total, mask=in_rows)
+        tl.store(partial_ptrs + 6 * field, moved, mask=in_rows)
 
 
 @triton.jit(do_not_specialize=["N", "S"])
@@ -150,7 +150,7 @@ def _merge_losses(
     ROWS: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = n < N
+    in_rows = n < N
     field = S.to(tl.int64) * N
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
@@ -159,36 +159,36 @@ def _merge_losses(
     p_top = tl.full((ROWS,), float("-inf"), tl.float32)
     p_total = tl.zeros((ROWS,), tl.float32)
     moved = tl.zeros((ROWS,), tl.float32)
-    place = partial + n
+    partial_ptrs = partial + n
     for _ in range(0, S):
-        part = tl.load(place, mask=there, other=0.0)
+        part = tl.load(partial_ptrs, mask=in_rows, other=0.0)
         higher = tl.maximum(top, part)
         old = tl.exp(top - higher)
         new = tl.exp(part - higher)
-        total = total * old + tl.load(place + field, mask=there, other=1.0) * new
+        total = total * old + tl.load(partial_ptrs + field, mask=in_rows, other=1.0) * new
         if ENTROPY:
-            weighted = weighted * old + tl.load(place + 3 * field, mask=there, other=0.0) * new
-        picked += tl.load(place + 2 * field, mask=there, other=0.0)
+            weighted = weighted * old + tl.load(partial_ptrs + 3 * field, mask=in_rows, other=0.0) * new
+        picked += tl.load(partial_ptrs + 2 * field, mask=in_rows, other=0.0)
         top = higher
         if TEACHER:
-            p_part = tl.load(place + 4 * field, mask=there, other=0.0)
+            p_part = tl.load(partial_ptrs + 4 * field, mask=in_rows, other=0.0)
             p_higher = tl.maximum(p_top, p_part)
             p_old = tl.exp(p_top - p_higher)
             p_new = tl.exp(p_part - p_higher)
-            p_total = p_total * p_old + tl.load(place + 5 * field, mask=there, other=1.0) * p_new
-            moved = moved * p_old + tl.load(place + 6 * field, mask=there, other=0.0) * p_new
+            p_total = p_total * p_old + tl.load(partial_ptrs + 5 * field, mask=in_rows, other=1.0) * p_new
+            moved = moved * p_old + tl.load(partial_ptrs + 6 * field, mask=in_rows, other=0.0) * p_new
             p_top = p_higher
-        place += N
+        partial_ptrs += N
     lse = top + tl.log(total)
-    tl.store(out + n, lse, mask=there)
-    tl.store(out + N + n, top, mask=there)
-    tl.store(out + 2 * N + n, tl.log(total), mask=there)
-    tl.store(out + 3 * N + n, picked, mask=there)
+    tl.store(out + n, lse, mask=in_rows)
+    tl.store(out + N + n, top, mask=in_rows)
+    tl.store(out + 2 * N + n, tl.log(total), mask=in_rows)
+    tl.store(out + 3 * N + n, picked, mask=in_rows)
     if ENTROPY:
-        tl.store(out + 4 * N + n, weighted / total, mask=there)
+        tl.store(out + 4 * N + n, weighted / total, mask=in_rows)
     if TEACHER:
         kl = lse - (p_top + tl.log(p_total)) - moved / p_total
-        tl.store(out + 5 * N + n, tl.maximum(kl, 0.0), mask=there)
+        tl.store(out + 5 * N + n, tl.maximum(kl, 0.0), mask=in_rows)
 
 
 def _difference(hidden_NH: Tensor, teacher_NH: Tensor, dtype: torch.dtype) -> Tensor:

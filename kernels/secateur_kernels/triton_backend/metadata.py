@@ -20,8 +20,8 @@ def metadata(
 
     def launch_metadata(grid: tuple[int, ...], kernel: Any, arguments: Arguments) -> Arguments:
         itemsize = arguments[sized].element_size()
-        least = work(arguments, itemsize)
-        return {"name": name, f"flops{8 * itemsize}": least.flops, "bytes": least.bytes}
+        least_work = work(arguments, itemsize)
+        return {"name": name, f"flops{8 * itemsize}": least_work.flops, "bytes": least_work.bytes}
 
     return launch_metadata
 

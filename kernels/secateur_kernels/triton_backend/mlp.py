@@ -17,8 +17,10 @@ from secateur_kernels.triton_backend.tile import Tile, tile_for
 from secateur_kernels.work import Work, rows_work
 
 
-def _work(given: Arguments, itemsize: int) -> Work:
-    return rows_work(given["N"], given["H"], read(given["keep"], given["K"]), itemsize, matrices=2)
+def _work(arguments: Arguments, itemsize: int) -> Work:
+    return rows_work(
+        arguments["N"], arguments["H"], read(arguments["keep"], arguments["K"]), itemsize, matrices=2
+    )
 
 
 @triton.jit(do_not_specialize=["N"], launch_metadata=metadata("gated_inner", _work, "gate"))
@@ -51,23 +53,23 @@ def _gated_inner(
         return
     n = (tile % row_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     k = first + tl.arange(0, COLUMNS)[:, None]
-    there = k < width
+    in_width = k < width
     c = k
     if index is not None:
-        c = tl.load(index + k, mask=there, other=0).to(tl.int64)
-    left = x + m * x_per_candidate + n * x_per_token
+        c = tl.load(index + k, mask=in_width, other=0).to(tl.int64)
+    x_ptrs = x + m * x_per_candidate + n * x_per_token
     gate_total = tl.zeros((ROWS, COLUMNS), tl.float32)
     up_total = tl.zeros((ROWS, COLUMNS), tl.float32)
     gate_total, up_total = rows_dot_two_right(
-        gate_total, up_total, left, n < N, gate + c * gate_per_row, up + c * up_per_row, there, H, STEP
+        gate_total, up_total, x_ptrs, n < N, gate + c * gate_per_row, up + c * up_per_row, in_width, H, STEP
     )
     if gate_bias is not None:
-        gate_total += tl.load(gate_bias + c, mask=there, other=0.0).to(tl.float32).T
+        gate_total += tl.load(gate_bias + c, mask=in_width, other=0.0).to(tl.float32).T
     if up_bias is not None:
-        up_total += tl.load(up_bias + c, mask=there, other=0.0).to(tl.float32).T
+        up_total += tl.load(up_bias + c, mask=in_width, other=0.0).to(tl.float32).T
     inner = gate_total * tl.sigmoid(gate_total) * up_total
     target = out + (m * N + n) * K + k.T
-    tl.store(target, narrow(inner, out.dtype.element_ty), mask=(n < N) & there.T)
+    tl.store(target, narrow(inner, out.dtype.element_ty), mask=(n < N) & in_width.T)
 
 
 def gated_inner(

@@ -18,24 +18,26 @@ from secateur_kernels.triton_backend.tile import Tile, tile_for
 from secateur_kernels.work import Work, nested_projection_work, projection_work
 
 
-def _work(given: Arguments, itemsize: int) -> Work:
-    channels, table = given["C"], given["TABLE"]
-    widths = [units * given["SPAN"] for units in read(given["keep"], channels // given["SPAN"])]
+def _work(arguments: Arguments, itemsize: int) -> Work:
+    channels, table = arguments["C"], arguments["TABLE"]
+    widths = [units * arguments["SPAN"] for units in read(arguments["keep"], channels // arguments["SPAN"])]
     if table:
-        widths = [min(pair) for pair in zip(widths, read(given["weight"][:, 2], channels), strict=True)]
+        widths = [min(pair) for pair in zip(widths, read(arguments["weight"][:, 2], channels), strict=True)]
     return projection_work(
-        given["N"],
-        given["H"],
+        arguments["N"],
+        arguments["H"],
         widths,
         itemsize,
-        shared_input=given["inner"].dim() == 2,
+        shared_input=arguments["inner"].dim() == 2,
         shared_weight=not table,
     )
 
 
-def _nested_work(given: Arguments, itemsize: int) -> Work:
-    widths = [units * given["SPAN"] for units in read(given["keep"], given["C"] // given["SPAN"])]
-    return nested_projection_work(given["N"], given["H"], widths, itemsize)
+def _nested_work(arguments: Arguments, itemsize: int) -> Work:
+    widths = [
+        units * arguments["SPAN"] for units in read(arguments["keep"], arguments["C"] // arguments["SPAN"])
+    ]
+    return nested_projection_work(arguments["N"], arguments["H"], widths, itemsize)
 
 
 @triton.jit(do_not_specialize=["N"], launch_metadata=metadata("projection", _work, "inner"))
@@ -74,10 +76,10 @@ def _project(
     else:
         first = weight
         stride = weight_per_row
-    left = inner + m * inner_per_candidate + n * inner_per_token
+    inner_ptrs = inner + m * inner_per_candidate + n * inner_per_token
     right = first + h * stride
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    total = rows_dot(total, left, n < N, right, h < H, width, STEP)
+    total = rows_dot(total, inner_ptrs, n < N, right, h < H, width, STEP)
     column = h.T
     if bias is not None:
         total += tl.load(bias + column, mask=column < H, other=0.0).to(tl.float32)
@@ -110,7 +112,7 @@ def _project_nested(
     n = (tile % row_tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     h = (tile // row_tiles).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[:, None]
     column = h.T
-    left = inner + n * inner_per_token
+    inner_ptrs = inner + n * inner_per_token
     right = weight + h * weight_per_row
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     row = n  # of the output, candidate by candidate
@@ -120,7 +122,7 @@ def _project_nested(
         done = units_done * UNIT
         units = tl.minimum(tl.maximum(tl.load(keep + m), 0) * SPAN, C) // UNIT
         width = units * UNIT
-        total = rows_dot(total, left + done, n < N, right + done, h < H, width - done, STEP)
+        total = rows_dot(total, inner_ptrs + done, n < N, right + done, h < H, width - done, STEP)
         target = out + row * H + column
         tl.store(target, narrow(total, out.dtype.element_ty), mask=(n < N) & (column < H))
         row += N
