@@ -34,7 +34,7 @@ def benchmark_document(log: BenchmarkLog, *, raw: bool = False) -> dict[str, Any
     header = log.header
     options = header["options"]
     slo = LatencySlo(options["slo"]) if options["slo"] else None
-    results = [_result(log, *place, slo, raw) for place in _result_rows(log)]
+    results = [_result(log, *row, slo, raw) for row in _result_rows(log)]
     seconds = max((record.ended for record in log.records), default=0.0)
     return {
         "benchmark": {
@@ -59,17 +59,17 @@ ResultRows = tuple[Mapping[str, Any], str, str, list[RequestRecord], int]
 
 def _result_rows(log: BenchmarkLog) -> list[ResultRows]:
     """Load, label, model, records and number of every row; a ramp has several."""
-    found: list[ResultRows] = []
+    rows: list[ResultRows] = []
     loads = _loads(log)
     for number in sorted({record.stage for record in log.records}):
         load = loads[number]
         for model in log.header["labels"]:
-            own = [r for r in log.records if r.stage == number and r.model == model]
-            if not own:
+            model_records = [r for r in log.records if r.stage == number and r.model == model]
+            if not model_records:
                 continue
-            for label, part in _time_slices(load, own):
-                found.append((load, label, model, part, number))
-    return found
+            for label, part in _time_slices(load, model_records):
+                rows.append((load, label, model, part, number))
+    return rows
 
 
 def _loads(log: BenchmarkLog) -> Mapping[int, Mapping[str, Any]]:
@@ -114,8 +114,8 @@ def _time_slices(
         slices[min(int((record.intended - begin) / span * RAMP_SLICES), RAMP_SLICES - 1)].append(record)
     step = (load["to_rate"] - load["rate"]) / RAMP_SLICES
     return [
-        (f"ramp, {load['rate'] + place * step:.3g} to {load['rate'] + (place + 1) * step:.3g}/s", part)
-        for place, part in enumerate(slices)
+        (f"ramp, {load['rate'] + index * step:.3g} to {load['rate'] + (index + 1) * step:.3g}/s", part)
+        for index, part in enumerate(slices)
         if part
     ]
 
@@ -123,10 +123,10 @@ def _time_slices(
 def _comparison(log: BenchmarkLog) -> list[dict[str, Any]]:
     labels = log.header["labels"]
     loads = _loads(log)
-    found = []
+    comparisons = []
     for number in sorted({record.stage for record in log.records}):
         records = [record for record in log.records if record.stage == number]
         for other in labels[1:]:
             if {record.model for record in records} >= {labels[0], other}:
-                found.append({"label": loads[number]["label"], **compare(records, labels[0], other)})
-    return found
+                comparisons.append({"label": loads[number]["label"], **compare(records, labels[0], other)})
+    return comparisons

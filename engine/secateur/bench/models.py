@@ -86,15 +86,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def default_dtype(config: Mapping[str, Any]) -> str:
     """In which a checkpoint is served by default: its own, but float32 as bfloat16."""
-    named = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
-    return named if named in ("float16", "bfloat16") else "bfloat16"
+    dtype_name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    return dtype_name if dtype_name in ("float16", "bfloat16") else "bfloat16"
 
 
 def _perplexity(folder: Path) -> dict[str, float]:
     """By corpus, of the slim model itself, as `secateur prune` wrote it down."""
     try:
         record = json.loads((folder / "secateur.json").read_text(encoding="utf-8"))
-        found = (record.get("slim") or record)["perplexity"]
-        return {str(corpus): float(value) for corpus, value in found.items()}
+        perplexities = (record.get("slim") or record)["perplexity"]
+        return {str(corpus): float(value) for corpus, value in perplexities.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

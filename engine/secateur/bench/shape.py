@@ -68,11 +68,13 @@ def read_shape(folder: Path, config: Mapping[str, Any]) -> DecoderShape:
         BadInput: there are no weight files.
     """
     heads, shared = int(config["num_attention_heads"]), config.get("num_key_value_heads")
-    overrides = {int(layer): own for layer, own in (config.get("per_layer_config") or {}).items()}
-    kept = [_heads(overrides.get(layer, {}), heads, shared) for layer in range(config["num_hidden_layers"])]
+    overrides = {int(layer): override for layer, override in (config.get("per_layer_config") or {}).items()}
+    layer_heads = [
+        _heads(overrides.get(layer, {}), heads, shared) for layer in range(config["num_hidden_layers"])
+    ]
     return DecoderShape(
-        heads=tuple(queries for queries, _ in kept),
-        kv_heads=tuple(keys for _, keys in kept),
+        heads=tuple(queries for queries, _ in layer_heads),
+        kv_heads=tuple(keys for _, keys in layer_heads),
         head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
         parameters=count_parameters(folder),
         embedding=int(config["vocab_size"]) * int(config["hidden_size"]),
@@ -80,12 +82,12 @@ def read_shape(folder: Path, config: Mapping[str, Any]) -> DecoderShape:
     )
 
 
-def _heads(own: Mapping[str, Any], heads: int, shared: int | None) -> tuple[int, int]:
+def _heads(override: Mapping[str, Any], heads: int, shared: int | None) -> tuple[int, int]:
     """Query and key/value heads of a layer with these overrides."""
-    if "attention" in (own.get("skip") or ()):
+    if "attention" in (override.get("skip") or ()):
         return 0, 0
-    queries = int(own.get("num_attention_heads", heads))
-    return queries, int(own.get("num_key_value_heads", shared or queries))
+    queries = int(override.get("num_attention_heads", heads))
+    return queries, int(override.get("num_key_value_heads", shared or queries))
 
 
 def count_parameters(folder: Path) -> int:

@@ -90,8 +90,8 @@ def _usage(error: TyperException) -> int:
     return error.exit_code
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(show_version: bool) -> None:
+    if show_version:
         print(f"secateur {__version__}")
         raise typer.Exit
 

@@ -65,15 +65,15 @@ def stdout_to_stderr() -> Iterator[None]:
     Commands do their work inside and call `emit_json` after it.
     """
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved_stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved_stdout, 1)
+        os.close(saved_stdout)
 
 
 # Called with the steps newly done (1 unless said) and optionally a note on what is going on.
@@ -103,11 +103,11 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total, note="")
+    with Progress(*columns, console=console) as progress_bar:
+        task = progress_bar.add_task(description, total=total, note="")
 
         def advance(steps: float = 1, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            progress_bar.update(task, advance=steps, note=note)
 
         yield advance
 
@@ -124,8 +124,10 @@ def _lines(description: str, total: float) -> Iterator[Advance]:
         now = time.monotonic()
         if now - last >= LINE_INTERVAL and done < total:
             last = now
-            left = (now - started) / done * (total - done) if done else math.nan
-            print_status(f"{description}: {done:g}/{total:g}, about {duration(left)} left {note}".rstrip())
+            seconds_left = (now - started) / done * (total - done) if done else math.nan
+            print_status(
+                f"{description}: {done:g}/{total:g}, about {duration(seconds_left)} left {note}".rstrip()
+            )
 
     yield advance
     print_status(f"{description}: done in {duration(time.monotonic() - started)}")

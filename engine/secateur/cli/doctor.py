@@ -93,14 +93,14 @@ def _gpus() -> list[dict[str, Any]]:
         import torch
     except Exception:  # reported by the torch check
         return []
-    found = []
+    gpus = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         capability = f"{properties.major}.{properties.minor}"
-        found.append(
+        gpus.append(
             {"name": properties.name, "memory_bytes": properties.total_memory, "capability": capability}
         )
-    return found
+    return gpus
 
 
 def _python() -> DiagnosticCheck:

@@ -86,8 +86,8 @@ def submit(
     Example: secateur jobs submit dense --keep 0.8 --watch
     """
     job = _job(title, activate, max_perplexity, max_perplexity_ratio)
-    place = "path" if "/" in source or source == DEFAULT_MODEL else "model"
-    setattr(job.spec, place, source)
+    source_field = "path" if "/" in source or source == DEFAULT_MODEL else "model"
+    setattr(job.spec, source_field, source)
     set_fields(job.spec, PruneOptions, given)
     made = client.jobs.create(job, job_id=job_id, request_id=request_id, validate_only=validate_only)
     if not validate_only and not made.operation:
@@ -114,10 +114,10 @@ def watch(
 
     Example: secateur jobs watch prune-1f2e3d4c5b6a
     """
-    seen = _watch(client, _name(job), cursor)
+    watched_job = _watch(client, _name(job), cursor)
     if json:
-        emit_json(document(seen))
-    _require_success(seen, True)
+        emit_json(document(watched_job))
+    _require_success(watched_job, True)
 
 
 @app.command("list", cls=OptionCommand)
@@ -141,12 +141,12 @@ def get(client: Client, job: Name, json: Json = False) -> None:
 
     Example: secateur jobs get prune-1f2e3d4c5b6a --json
     """
-    found = client.jobs.get(_name(job))
-    print_status(_line(found))
-    if found.HasField("progress"):
-        print_status(_status_line(found.progress))
+    found_job = client.jobs.get(_name(job))
+    print_status(_line(found_job))
+    if found_job.HasField("progress"):
+        print_status(_status_line(found_job.progress))
     if json:
-        emit_json(document(found))
+        emit_json(document(found_job))
 
 
 @app.command(cls=OptionCommand)
@@ -156,10 +156,10 @@ def cancel(client: Client, job: Name, json: Json = False) -> None:
 
     Example: secateur jobs cancel prune-1f2e3d4c5b6a
     """
-    found = client.jobs.cancel(_name(job))
-    print_status(_line(found))
+    cancelled_job = client.jobs.cancel(_name(job))
+    print_status(_line(cancelled_job))
     if json:
-        emit_json(document(found))
+        emit_json(document(cancelled_job))
 
 
 @app.command(cls=OptionCommand)
@@ -170,10 +170,10 @@ def run(client: Client, job: Name, json: Json = False) -> None:
     Example: secateur jobs run prune-1f2e3d4c5b6a
     """
     client.jobs.run(_name(job))
-    found = client.jobs.get(_name(job))
-    print_status(_line(found))
+    found_job = client.jobs.get(_name(job))
+    print_status(_line(found_job))
     if json:
-        emit_json(document(found))
+        emit_json(document(found_job))
 
 
 @app.command(cls=OptionCommand)
@@ -193,8 +193,8 @@ def document(job: prune_pb2.PruneJob) -> dict[str, Any]:
     """Return what ``--json`` prints of a job: the message, in the names of the .proto file."""
     from google.protobuf import json_format
 
-    found: dict[str, Any] = json_format.MessageToDict(job, preserving_proto_field_name=True)
-    return found
+    document: dict[str, Any] = json_format.MessageToDict(job, preserving_proto_field_name=True)
+    return document
 
 
 def _job(
@@ -202,14 +202,14 @@ def _job(
 ) -> prune_pb2.PruneJob:
     from secateur.v1 import prune_pb2
 
-    given = {"max_perplexity": max_perplexity, "max_perplexity_ratio": max_perplexity_ratio}
-    conditions = {name: most for name, most in given.items() if most is not None}
+    thresholds = {"max_perplexity": max_perplexity, "max_perplexity_ratio": max_perplexity_ratio}
+    conditions = {name: threshold for name, threshold in thresholds.items() if threshold is not None}
     job = prune_pb2.PruneJob(display_name=title)
     if activate is not None:
         job.activation.MergeFrom(prune_pb2.PruneActivation(model=activate, **conditions))
     elif conditions:
-        name, most = next(iter(conditions.items()))
-        raise BadInput(name, most, "a condition for `activate`: give that as well")
+        name, threshold = next(iter(conditions.items()))
+        raise BadInput(name, threshold, "a condition for `activate`: give that as well")
     return job
 
 
@@ -274,9 +274,9 @@ def _line(job: prune_pb2.PruneJob) -> str:
     if job.HasField("error"):
         parts.append(job.error.message)
     for made in job.result.checkpoints:
-        kept = made.kept.non_embedding / made.parameters.non_embedding
+        kept_fraction = made.kept.non_embedding / made.parameters.non_embedding
         perplexities = f"perplexity {made.dense_perplexity:.2f} -> {made.slim_perplexity:.2f}"
-        parts.append(f"{made.folder}: kept {kept:.1%}, {perplexities}")
+        parts.append(f"{made.folder}: kept {kept_fraction:.1%}, {perplexities}")
     if job.result.HasField("activation"):
         activation = job.result.activation
         version = f" version {activation.model_version}" if activation.model_version else ""

@@ -42,15 +42,15 @@ def token(
 
         from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token, read_callers
 
-    known = [scope.value for scope in Scope]
-    wanted = words(scopes)
-    if not wanted or set(wanted) - set(known):
-        raise BadInput("scopes", scopes, f"a list of {', '.join(known)}")
+    known_scopes = [scope.value for scope in Scope]
+    requested_scopes = words(scopes)
+    if not requested_scopes or set(requested_scopes) - set(known_scopes):
+        raise BadInput("scopes", scopes, f"a list of {', '.join(known_scopes)}")
     if days is not None and not 0 < days < 36500:
         raise BadInput("days", days, "more than 0, at most 36500")
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     made = generate_token()
-    text = format_caller_entry(name, map(Scope, wanted), made, expires)
+    text = format_caller_entry(name, map(Scope, requested_scopes), made, expires)
     if file.exists():
         read_callers(file, "file")
         text = "\n" + text
@@ -63,6 +63,6 @@ def token(
     )
     if as_json:
         ends = None if expires is None else expires.isoformat(timespec="seconds")
-        emit_json({"name": name, "scopes": wanted, "expires": ends, "token": made})
+        emit_json({"name": name, "scopes": requested_scopes, "expires": ends, "token": made})
     else:
         print(made)

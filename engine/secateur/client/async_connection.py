@@ -32,13 +32,13 @@ class AsyncConnection(BaseConnection):
 
     async def run_pages(self, call: RpcCall[list[T]]) -> list[T]:
         """Return the answers of a List method, of all pages from the request's on."""
-        found: list[T] = []
+        items: list[T] = []
         request: Any = call.request
         while request is not None:
             page = await self._unary(call, request)
-            found.extend(call.read(page))
+            items.extend(call.read(page))
             request = next_page_request(request, page)
-        return found
+        return items
 
     async def stream(self, call: RpcCall[T]) -> AsyncGenerator[T, None]:
         """Yield the answers of a streaming method; closing the iterator cancels the call."""

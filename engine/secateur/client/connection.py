@@ -76,13 +76,13 @@ class Connection(BaseConnection):
 
     def run_pages(self, call: RpcCall[list[T]]) -> list[T]:
         """Return the answers of a List method, of all pages from the request's on."""
-        found: list[T] = []
+        items: list[T] = []
         request: Any = call.request
         while request is not None:
             page = self._unary(call, request)
-            found.extend(call.read(page))
+            items.extend(call.read(page))
             request = next_page_request(request, page)
-        return found
+        return items
 
     def stream(self, call: RpcCall[T]) -> Iterator[T]:
         """Yield the answers of a streaming method; closing the iterator cancels the call."""

@@ -316,9 +316,9 @@ def _sampling(sampling: SamplingOptions) -> inference_pb2.SamplingParameters:
         if value is None:
             continue
         # One text is a sequence of texts, too: of its characters.
-        given: dict[str, Any] = {name: [value] if name == "stop" and isinstance(value, str) else value}
+        set_fields: dict[str, Any] = {name: [value] if name == "stop" and isinstance(value, str) else value}
         try:
-            message.MergeFrom(inference_pb2.SamplingParameters(**given))
+            message.MergeFrom(inference_pb2.SamplingParameters(**set_fields))
         except (TypeError, ValueError) as error:
             kind = inference_pb2.SamplingParameters.DESCRIPTOR.fields_by_name[name]
             raise BadInput(name, repr(value), _KINDS[kind.cpp_type]) from error
@@ -383,13 +383,13 @@ def _message(message: object, field: str) -> inference_pb2.ChatMessage:
 
 
 def _token_ids(ids: Iterable[Any], field: str) -> inference_pb2.TokenIds:
-    given = list(ids)
+    token_ids = list(ids)
     try:
-        return inference_pb2.TokenIds(ids=given)
+        return inference_pb2.TokenIds(ids=token_ids)
     except (TypeError, ValueError) as error:
-        wrong = next((index for index, one in enumerate(given) if not _is_token_id(one)), 0)
+        wrong = next((index for index, one in enumerate(token_ids) if not _is_token_id(one)), 0)
         allowed = f"a token id is a number from 0 to {_MAX_TOKEN_ID}"
-        raise BadInput(f"{field}[{wrong}]", reprlib.repr(given[wrong]), allowed) from error
+        raise BadInput(f"{field}[{wrong}]", reprlib.repr(token_ids[wrong]), allowed) from error
 
 
 def _is_token_id(value: object) -> bool:

@@ -38,10 +38,10 @@ def bench_page(document: Mapping[str, Any]) -> str:
 
 
 def _by_label(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    rows_by_label: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["label"], []).append(row)
-    return found
+        rows_by_label.setdefault(row["label"], []).append(row)
+    return rows_by_label
 
 
 def _without_raw(row: Mapping[str, Any]) -> dict[str, Any]:

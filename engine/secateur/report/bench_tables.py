@@ -113,8 +113,8 @@ def _ratio(ratio: Mapping[str, Any] | None) -> str:
     if ratio["interval"] is None:
         return f"{ratio['ratio']:.3f}, too few rounds"
     low, high = ratio["interval"]
-    said = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
-    return said if ratio["differ"] else f"{said}: no difference"
+    ratio_text = f"{ratio['ratio']:.3f} [{low:.3f}, {high:.3f}]"
+    return ratio_text if ratio["differ"] else f"{ratio_text}: no difference"
 
 
 def _models(models: Sequence[Mapping[str, Any]]) -> Table:

@@ -61,12 +61,13 @@ def _speedups(speedups: Sequence[Mapping[str, Any]]) -> Table:
     for row in speedups:
         cells = [str(row["batch"]), f"{row['first']} / {row['second']}"]
         for kind in ("decode", "prefill"):
-            found = row[kind]
-            low, high = found["interval"] or ("?", "?")
+            speedup = row[kind]
+            low, high = speedup["interval"] or ("?", "?")
             cells += [
-                f"{found['speedup']:.3f} [{low}, {high}]" + ("" if found["differ"] else ": no difference"),
-                f"{found['promised']:.3f}",
-                f"{found['kept_of_promise']:.0%}",
+                f"{speedup['speedup']:.3f} [{low}, {high}]"
+                + ("" if speedup["differ"] else ": no difference"),
+                f"{speedup['promised']:.3f}",
+                f"{speedup['kept_of_promise']:.0%}",
             ]
         table.add_row(*cells)
     return table

@@ -48,8 +48,8 @@ def ranges_table(report: Mapping[str, Any]) -> Table:
 
 
 def _cells(report: Mapping[str, Any], name: str) -> tuple[str, str]:
-    least, most = report["ranges"][name]
-    return f"0.{least} to 0.{most}", f"{report['importance'][name]:.1%}"
+    min_tenths, max_tenths = report["ranges"][name]
+    return f"0.{min_tenths} to 0.{max_tenths}", f"{report['importance'][name]:.1%}"
 
 
 def _number(value: float | None) -> str:

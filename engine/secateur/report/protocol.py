@@ -51,8 +51,8 @@ def _goals(goals: list[Mapping[str, Any]]) -> str:
 
 
 def _limits(limits: list[Mapping[str, Any]]) -> str:
-    said = [f"at most {limit['limit']:,} {limit['unit']}" for limit in limits]
-    return f" ({' and '.join(said)})" if said else ""
+    limit_texts = [f"at most {limit['limit']:,} {limit['unit']}" for limit in limits]
+    return f" ({' and '.join(limit_texts)})" if limit_texts else ""
 
 
 def _search_text(protocol: Mapping[str, Any]) -> str:
@@ -68,10 +68,10 @@ def _calibration(protocol: Mapping[str, Any]) -> str:
 
 
 def _search(protocol: Mapping[str, Any]) -> str:
-    said = [f"{name} {protocol[name]}" for name in ("sampler", "predictor") if protocol[name]]
+    search_texts = [f"{name} {protocol[name]}" for name in ("sampler", "predictor") if protocol[name]]
     if protocol["quantum"]:
-        said.append(f"channels in multiples of {protocol['quantum']}")
-    return ", ".join(said) or UNKNOWN
+        search_texts.append(f"channels in multiples of {protocol['quantum']}")
+    return ", ".join(search_texts) or UNKNOWN
 
 
 def _listed(value: Any) -> str:

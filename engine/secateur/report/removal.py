@@ -32,15 +32,15 @@ def removal(
     Args:
         ranked: what `sensitivity` found.
     """
-    known = {(row["layer"], row["kind"]): row for row in ranked}
+    sensitivity_rows = {(row["layer"], row["kind"]): row for row in ranked}
     rows = []
     for layer in range(candidate.num_layers):
         for kind in NAMES:
             width, full = candidate.width(layer, kind), view.dense.width(layer, kind)
             kl = view.table.get((layer, kind), {}).get(width)
             saved = _saved(view, (layer, kind), width)
-            rank = known.get((layer, kind), {}).get("rank")
-            deepest = known.get((layer, kind), {}).get("kl")
+            rank = sensitivity_rows.get((layer, kind), {}).get("rank")
+            deepest = sensitivity_rows.get((layer, kind), {}).get("kl")
             rows.append(
                 {
                     "layer": layer,
@@ -61,11 +61,14 @@ def sensitivity_sentence(ranked: Sequence[dict[str, Any]]) -> str:
     """The most and the least sensitive sub-blocks, in words."""
     if not ranked:
         return "The study has no table of single cuts, so it cannot say which sub-blocks are sensitive."
-    most, least = _named(ranked[0]), _named(ranked[-1])
+    most_sensitive, least_sensitive = _named(ranked[0]), _named(ranked[-1])
     if len(ranked) < 8:
-        return f"Most sensitive is the {most}; least sensitive the {least}."
+        return f"Most sensitive is the {most_sensitive}; least sensitive the {least_sensitive}."
     next_most, next_least = _listed(ranked[1:4]), _listed(ranked[-4:-1][::-1])
-    return f"Most sensitive is the {most}, then {next_most}; least sensitive the {least}, then {next_least}."
+    return (
+        f"Most sensitive is the {most_sensitive}, then {next_most}; "
+        f"least sensitive the {least_sensitive}, then {next_least}."
+    )
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
@@ -113,5 +116,5 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def _listed(rows: Sequence[dict[str, Any]]) -> str:
-    *others, last = [f"{NAMES[row['kind']]} {row['layer']}" for row in rows]
-    return f"{', '.join(others)} and {last}"
+    *leading_names, last = [f"{NAMES[row['kind']]} {row['layer']}" for row in rows]
+    return f"{', '.join(leading_names)} and {last}"

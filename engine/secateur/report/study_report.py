@@ -168,14 +168,14 @@ def _predictor(view: StudyView) -> dict[str, Any]:
 def _round(document: Mapping[str, Any], points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     quality = document.get("quality") or {}
     chosen = quality.get(document.get("predictor")) or {}
-    own = [point for point in points if point["round"] == document["number"]]
+    round_points = [point for point in points if point["round"] == document["number"]]
     return {
         "round": document["number"],
         "goal": document.get("goal"),
         "predictor": document.get("predictor"),
         "tau": chosen.get("tau"),
         "top_10_recall": chosen.get("top_10_recall"),
-        "proposals_tau": _tau(own),
+        "proposals_tau": _tau(round_points),
         "rivals": quality,
         "proposals": document.get("proposals"),
         "seconds": document.get("seconds"),
@@ -238,7 +238,7 @@ def _removal(
 
 def _missing(view: StudyView) -> list[str]:
     """What the study does not say, for its reader to know."""
-    found = {
+    missing_parts = {
         "costs of the pairs, so no front and no budgets can be drawn": not view.costs,
         "the table of single cuts": not view.table,
         "its rounds, so nothing is known of the predictor's quality": not view.rounds,
@@ -246,4 +246,4 @@ def _missing(view: StudyView) -> list[str]:
         "the dense model's loss, so perplexity ratios are unknown": view.dense_nll is None,
         "seconds per stage": not view.seconds,
     }
-    return [what for what, absent in found.items() if absent]
+    return [what for what, absent in missing_parts.items() if absent]

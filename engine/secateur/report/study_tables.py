@@ -83,9 +83,9 @@ def _goals(goals: Sequence[Mapping[str, Any]]) -> Table:
         if best is None:
             table.add_row(goal["name"], "none fits")
             continue
-        kept = (f"{best['kept'][kind]:.4f}" for kind in kinds)
+        kept_fractions = (f"{best['kept'][kind]:.4f}" for kind in kinds)
         ratio = _ratio(best["perplexity_ratio"])
-        table.add_row(goal["name"], f"{best['kl']:.4f}", ratio, *kept, best["id"])
+        table.add_row(goal["name"], f"{best['kl']:.4f}", ratio, *kept_fractions, best["id"])
     return table
 
 
@@ -100,12 +100,12 @@ def _widths(widths: Mapping[str, Any]) -> Table:
     return table
 
 
-def _bars(kept: Sequence[int], dense: Sequence[int]) -> str:
+def _bars(kept_widths: Sequence[int], dense: Sequence[int]) -> str:
     """One character per layer: its height is the fraction kept."""
     top = len(_BARS) - 1
     return "".join(
         _BARS[max(1, round(top * width / full))] if width else (_GONE if full else " ")
-        for width, full in zip(kept, dense, strict=True)
+        for width, full in zip(kept_widths, dense, strict=True)
     )
 
 
@@ -131,7 +131,7 @@ def _removal(removal: Mapping[str, Any]) -> Table:
             _number(row["kl"], ".4f"),
             _number(row["kl_per_million"], ".3g"),
             str(row["dense"]),
-            *(str(known[row["layer"], row["kind"]]["width"]) for known in widths),
+            *(str(row_by_slot[row["layer"], row["kind"]]["width"]) for row_by_slot in widths),
         )
     return table
 

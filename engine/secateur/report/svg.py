@@ -62,21 +62,21 @@ class Scale:
         share = (value - low) / (high - low) if high > low else 0.5
         return round(self.start + share * (self.stop - self.start), 2)
 
-    def ticks(self, wanted: int = 5) -> list[float]:
+    def ticks(self, num_ticks: int = 5) -> list[float]:
         """Round values within the ends, at least two where there is room."""
         if self.log and self.high / self.low >= 6:
-            return self._log_ticks(wanted)
-        step = _nice((self.high - self.low) / max(wanted, 1))
+            return self._log_ticks(num_ticks)
+        step = _nice((self.high - self.low) / max(num_ticks, 1))
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         return [round(number * step, 12) for number in range(first, last + 1)]
 
-    def _log_ticks(self, wanted: int) -> list[float]:
+    def _log_ticks(self, num_ticks: int) -> list[float]:
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for heads in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-            found = [head * 10.0**decade for decade in decades for head in heads]
-            inside = [value for value in found if self.low * 0.999 <= value <= self.high * 1.001]
-            if len(inside) <= wanted + 2:
+            candidate_ticks = [head * 10.0**decade for decade in decades for head in heads]
+            inside = [value for value in candidate_ticks if self.low * 0.999 <= value <= self.high * 1.001]
+            if len(inside) <= num_ticks + 2:
                 break
         return inside
 

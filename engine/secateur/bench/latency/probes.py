@@ -77,7 +77,7 @@ def remove_drift(times: Sequence[Sequence[Sequence[int]]]) -> list[float]:
     Args:
         times: by architecture, turn and step; the n-th turns of all make a round.
     """
-    turns = np.array([[np.median(turn) for turn in own] for own in times])
+    turns = np.array([[np.median(turn) for turn in turns_of_architecture] for turns_of_architecture in times])
     rounds = np.exp(np.log(turns).mean(0))
     return [float(value) for value in np.median(turns / rounds, 1) * np.median(rounds)]
 
@@ -92,8 +92,8 @@ def predict_nanoseconds(fixed: int, rows: Mapping[Kind, Mapping[int, int]], cand
     """Nanoseconds that a table says."""
     total = float(fixed)
     for kind, widths in (("attention", candidate.groups), ("ffn", candidate.channels)):
-        known = sorted(rows[kind])  # type: ignore[index]
-        total += float(np.interp(widths, known, [rows[kind][width] for width in known]).sum())  # type: ignore[index]
+        known_widths = sorted(rows[kind])  # type: ignore[index]
+        total += float(np.interp(widths, known_widths, [rows[kind][width] for width in known_widths]).sum())  # type: ignore[index]
     return total
 
 

@@ -54,7 +54,7 @@ class RandomTokens:
 
     def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         chosen = np.random.default_rng([self.seed, number]).integers(len(self.pool), size=tokens)
-        return BenchmarkPrompt(tokens, token_ids=tuple(self.pool[place] for place in chosen))
+        return BenchmarkPrompt(tokens, token_ids=tuple(self.pool[index] for index in chosen))
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class RandomWords:
 
     def make(self, number: int, tokens: int) -> BenchmarkPrompt:
         rng = np.random.default_rng([self.seed, number])
-        wanted = tokens * self.characters_per_token
+        num_characters = tokens * self.characters_per_token
         chosen: list[str] = []
         length = 0
-        while length < wanted:
+        while length < num_characters:
             chosen.append(self.words[int(rng.integers(len(self.words)))])
             length += len(chosen[-1]) + 1
         return BenchmarkPrompt(tokens, text=" ".join(chosen))

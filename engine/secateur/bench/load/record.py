@@ -131,10 +131,10 @@ class RequestRecord:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RequestRecord:
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no record."""
-        given = dict(document)
-        given["phase"] = Phase(given["phase"])
-        given["times"] = tuple(given["times"])
-        given["tokens"] = tuple(given.get("tokens") or (1,) * len(given["times"]))
-        if "engine" in given:
-            given["engine"] = EngineTimings(**given["engine"])
-        return cls(**given)
+        fields = dict(document)
+        fields["phase"] = Phase(fields["phase"])
+        fields["times"] = tuple(fields["times"])
+        fields["tokens"] = tuple(fields.get("tokens") or (1,) * len(fields["times"]))
+        if "engine" in fields:
+            fields["engine"] = EngineTimings(**fields["engine"])
+        return cls(**fields)

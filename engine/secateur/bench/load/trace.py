@@ -70,27 +70,29 @@ def read_trace(file: Path) -> tuple[TraceEntry, ...]:
 
 def _entry(number: int, line: str) -> TraceEntry:
     try:
-        given = json.loads(line)
+        line_fields = json.loads(line)
     except ValueError as error:
         raise BadInput("trace", f"line {number}", f"not JSON: {error}") from error
-    if not isinstance(given, dict):
+    if not isinstance(line_fields, dict):
         raise BadInput("trace", f"line {number}", "not a JSON object")
-    text = _field(number, given, "prompt", str)
-    length = _field(number, given, "input", int)
+    text = _field(number, line_fields, "prompt", str)
+    length = _field(number, line_fields, "input", int)
     if text is None and length is None:
         raise BadInput(
             "trace",
             f"line {number}",
             f"give one of {', '.join(FIELD_NAMES['input'] + FIELD_NAMES['prompt'])}",
         )
-    at = _field(number, given, "timestamp", float)
-    return TraceEntry(None if at is None else at / 1e3, length, text, _field(number, given, "output", int))
+    at = _field(number, line_fields, "timestamp", float)
+    return TraceEntry(
+        None if at is None else at / 1e3, length, text, _field(number, line_fields, "output", int)
+    )
 
 
-def _field(number: int, given: Mapping[str, Any], what: str, kind: type) -> Any:
+def _field(number: int, line_fields: Mapping[str, Any], what: str, kind: type) -> Any:
     """The value of a field under any of its names; None if there is none."""
     for name in FIELD_NAMES[what]:
-        value = given.get(name)
+        value = line_fields.get(name)
         if value is None:
             continue
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
@@ -99,6 +101,6 @@ def _field(number: int, given: Mapping[str, Any], what: str, kind: type) -> Any:
             return value
         if kind is str and isinstance(value, str) and value:
             return value
-        wanted = {float: "a number of at least 0", int: "a whole number above 0", str: "a text"}[kind]
-        raise BadInput("trace", f"line {number}, {name}={value!r:.50}", wanted)
+        expected = {float: "a number of at least 0", int: "a whole number above 0", str: "a text"}[kind]
+        raise BadInput("trace", f"line {number}, {name}={value!r:.50}", expected)
     return None

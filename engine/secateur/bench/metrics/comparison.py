@@ -27,11 +27,11 @@ def compare(records: Sequence[RequestRecord], first: str, second: str) -> dict[s
     }
     ratios = {}
     for name, value in _values().items():
-        found = ratio_of_rounds(
+        ratio = ratio_of_rounds(
             [value(part) for part in by_round[first]], [value(part) for part in by_round[second]]
         )
-        if found is not None:
-            ratios[name] = _to_json(found)
+        if ratio is not None:
+            ratios[name] = _to_json(ratio)
     return {"first": first, "second": second, "rounds": len(by_round[first]), "ratios": ratios}
 
 

@@ -77,20 +77,20 @@ def throughput(records: Sequence[RequestRecord], slo: LatencySlo | None) -> dict
     Counted are all tokens that came meanwhile, also those of requests that began before or ended after: that
     is what the server did in that time. A request counts by the share of its answer that came meanwhile.
     """
-    seconds, requests, tokens, prompts, within, most = 0.0, 0.0, 0, 0.0, 0.0, 0
+    seconds, requests, tokens, prompts, within, peak_concurrency = 0.0, 0.0, 0, 0.0, 0.0, 0
     usual = _usual_length(records)
     for begin, end, inside in windows(records):
         seconds += end - begin
         for record in inside:
-            came = _tokens_between(record, begin, end)
-            tokens += came
+            tokens_in_window = _tokens_between(record, begin, end)
+            tokens += tokens_in_window
             if record.error not in ("", CANCELLED):
                 continue
-            share = came / (record.output_tokens if record.ok else usual or 1)
+            share = tokens_in_window / (record.output_tokens if record.ok else usual or 1)
             requests += share
             prompts += share * record.prompt_tokens
             within += share * (slo is not None and slo.met_by(record))
-        most = max(most, _peak_concurrency(inside, begin, end))
+        peak_concurrency = max(peak_concurrency, _peak_concurrency(inside, begin, end))
     per_second = 1 / seconds if seconds else 0.0
     return {
         "duration": round(seconds, 6),
@@ -100,7 +100,7 @@ def throughput(records: Sequence[RequestRecord], slo: LatencySlo | None) -> dict
         "output_throughput": tokens * per_second,
         "total_token_throughput": (tokens + prompts) * per_second,
         "request_goodput": None if slo is None else within * per_second,
-        "max_concurrent_requests": most,
+        "max_concurrent_requests": peak_concurrency,
     }
 
 
@@ -117,13 +117,13 @@ def _usual_length(records: Sequence[RequestRecord]) -> float:
 
 def windows(records: Sequence[RequestRecord]) -> list[tuple[float, float, list[RequestRecord]]]:
     """Per round: from the first measured request to the end of the last, and all records of the round."""
-    found = []
+    round_windows = []
     for number in sorted({record.round for record in records}):
         inside = [record for record in records if record.round == number]
         measured = [record for record in inside if record.phase is Phase.MEASURED]
         if measured:
-            found.append((min(r.sent for r in measured), max(r.ended for r in measured), inside))
-    return found
+            round_windows.append((min(r.sent for r in measured), max(r.ended for r in measured), inside))
+    return round_windows
 
 
 def arrays(records: Sequence[RequestRecord]) -> dict[str, Any]:
@@ -147,24 +147,26 @@ CURVE = (*range(0, 91, 5), 92, 94, 95, 96, 97, 98, 99, 100)
 def curves(records: Sequence[RequestRecord]) -> dict[str, list[float]]:
     """Percentiles of the latencies, for drawing."""
     good = [record for record in records if record.ok and record.phase is Phase.MEASURED]
-    found: dict[str, list[float]] = {"percentiles": [float(percentile) for percentile in CURVE]}
+    curves_by_metric: dict[str, list[float]] = {"percentiles": [float(percentile) for percentile in CURVE]}
     for metric in ("ttft", "tpot", "e2el"):
         values = [value for record in good for value in METRICS[metric](record)]
-        found[metric] = [round(float(v), 4) for v in np.percentile(values, CURVE)] if values else []
-    return found
+        curves_by_metric[metric] = (
+            [round(float(v), 4) for v in np.percentile(values, CURVE)] if values else []
+        )
+    return curves_by_metric
 
 
 def _distributions(good: Sequence[RequestRecord], block: int) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
     intervals: dict[str, list[float]] = {}
     for metric, read in METRICS.items():
         summary = summarise([read(record) for record in good], block)
         for statistic in STATISTICS:
-            found[f"{statistic}_{metric}_ms"] = _rounded(summary, statistic)
+            distributions[f"{statistic}_{metric}_ms"] = _rounded(summary, statistic)
         if summary is not None:
             for statistic, interval in summary.intervals.items():
                 intervals[f"{statistic}_{metric}_ms"] = [round(interval.low, 4), round(interval.high, 4)]
-    return found | {"intervals": intervals}
+    return distributions | {"intervals": intervals}
 
 
 def _rounded(summary: DistributionSummary | None, statistic: str) -> float | None:
@@ -173,30 +175,34 @@ def _rounded(summary: DistributionSummary | None, statistic: str) -> float | Non
 
 def _engine(good: Sequence[RequestRecord]) -> dict[str, float] | None:
     """The engine's own medians, and what client and transport add to them."""
-    told = [record for record in good if record.engine is not None]
-    if not told:
+    with_engine_timings = [record for record in good if record.engine is not None]
+    if not with_engine_timings:
         return None
-    first = [(r.ttft_ms - r.queue_ms, r.engine.queue_ms + r.engine.prefill_ms) for r in told if r.engine]
+    first = [
+        (r.ttft_ms - r.queue_ms, r.engine.queue_ms + r.engine.prefill_ms)
+        for r in with_engine_timings
+        if r.engine
+    ]
     steps = [
         (r.tpot_ms, r.engine.decode_ms / (r.output_tokens - r.tokens[0]))
-        for r in told
+        for r in with_engine_timings
         if r.engine and r.tpot_ms is not None
     ]
-    found = {
-        "median_queue_ms": _median([r.engine.queue_ms for r in told if r.engine]),
-        "median_prefill_ms": _median([r.engine.prefill_ms for r in told if r.engine]),
+    engine_medians = {
+        "median_queue_ms": _median([r.engine.queue_ms for r in with_engine_timings if r.engine]),
+        "median_prefill_ms": _median([r.engine.prefill_ms for r in with_engine_timings if r.engine]),
         "median_ttft_ms": _median([engine for _, engine in first]),
         "added_to_ttft_ms": _median([client - engine for client, engine in first]),
     }
     if steps:
-        found["median_tpot_ms"] = _median([engine for _, engine in steps])
-        found["added_to_tpot_ms"] = _median([client - engine for client, engine in steps])
-    return found
+        engine_medians["median_tpot_ms"] = _median([engine for _, engine in steps])
+        engine_medians["added_to_tpot_ms"] = _median([client - engine for client, engine in steps])
+    return engine_medians
 
 
 def _cached(good: Sequence[RequestRecord]) -> int | None:
-    told = [record.cached_tokens for record in good if record.cached_tokens is not None]
-    return sum(told) if told else None
+    cached_token_counts = [record.cached_tokens for record in good if record.cached_tokens is not None]
+    return sum(cached_token_counts) if cached_token_counts else None
 
 
 def _generator(generators: Sequence[GeneratorStats]) -> dict[str, float] | None:
@@ -224,29 +230,30 @@ def observations(
     described: Mapping[str, Any], measured: Sequence[RequestRecord], notes: Sequence[StageNote] = ()
 ) -> list[str]:
     """What somebody who reads the row must know before believing it."""
-    said = []
+    remarks = []
     if described["failed"]:
         codes = ", ".join(f"{count} {code}" for code, count in described["failures"].items())
-        said.append(f"{described['failed']} of {len(measured)} requests failed: {codes}")
+        remarks.append(f"{described['failed']} of {len(measured)} requests failed: {codes}")
     if described["unfinished"]:
-        said.append(f"{described['unfinished']} requests were not finished when the stage was over")
+        remarks.append(f"{described['unfinished']} requests were not finished when the stage was over")
     if slower := _slowed_down(measured):
-        said.append(
+        remarks.append(
             f"slowed down {slower:.1f} times in mid-run: median latency of the last third over the first"
         )
     generator = described["generator"]
     if generator and generator["cpu_share"] > MAX_GENERATOR_LOAD:
-        said.append(
+        remarks.append(
             f"the load generator used {generator['cpu_share']:.0%} of a core: it may be what was measured"
         )
     whole = not any(note.kind in ("INTERRUPTED", "GAVE_UP") for note in notes)
     if described["load"]["kind"] == "open" and described["completed"] >= MIN_TREND_REQUESTS and whole:
-        came, served = _arrival_rate(measured), described["request_throughput"]
-        if served < MIN_ACHIEVED_RATE * came and _queue_grew(measured):
-            said.append(
-                f"overloaded: {came:.2f} requests/s came, {served:.2f} were answered: the longer, the slower"
+        arrival_rate, served = _arrival_rate(measured), described["request_throughput"]
+        if served < MIN_ACHIEVED_RATE * arrival_rate and _queue_grew(measured):
+            remarks.append(
+                f"overloaded: {arrival_rate:.2f} requests/s came, {served:.2f} were answered: "
+                "the longer, the slower"
             )
-    return said
+    return remarks
 
 
 def _slowed_down(measured: Sequence[RequestRecord]) -> float | None:
@@ -290,12 +297,12 @@ def _peak_concurrency(records: Sequence[RequestRecord], begin: float, end: float
     changes = sorted(
         [(r.sent, 1) for r in records if r.sent <= end] + [(r.ended, -1) for r in records if r.sent <= end]
     )
-    most = now = 0
+    peak = now = 0
     for at, change in changes:
         now += change
         if begin <= at <= end:
-            most = max(most, now)
-    return most
+            peak = max(peak, now)
+    return peak
 
 
 def _median(values: Sequence[float]) -> float:

@@ -64,10 +64,10 @@ def summarise(groups: Sequence[Sequence[float]], block: int = 1, seed: int = 0) 
     Returns:
         None if there is no value.
     """
-    kept = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
-    if not kept:
+    nonempty_groups = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
+    if not nonempty_groups:
         return None
-    values = np.concatenate(kept)
+    values = np.concatenate(nonempty_groups)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(values, PERCENTILES))
     return DistributionSummary(
         count=len(values),
@@ -77,7 +77,7 @@ def summarise(groups: Sequence[Sequence[float]], block: int = 1, seed: int = 0) 
         p90=p90,
         p95=p95,
         p99=p99,
-        intervals=_intervals(kept, values, block, seed),
+        intervals=_intervals(nonempty_groups, values, block, seed),
     )
 
 
@@ -93,15 +93,15 @@ def _intervals(
     owner = np.repeat(np.arange(len(groups)) // size, [len(group) for group in groups])[order]
     rng = np.random.default_rng(seed)
     draws = RESAMPLES if len(values) * RESAMPLES <= 2e8 else 200
-    found = np.array([_bootstrap_sample(ordered, owner, blocks, rng) for _ in range(draws)])
+    bootstrap_statistics = np.array([_bootstrap_sample(ordered, owner, blocks, rng) for _ in range(draws)])
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(found, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(bootstrap_statistics, [tail, 1 - tail], axis=0)
     names = ("mean", "median", "p90", "p95", "p99")
-    least = (0, 0, 10, 20, 100)  # with fewer requests, a percentile is no more than the largest value
+    min_counts = (0, 0, 10, 20, 100)  # with fewer requests, a percentile is no more than the largest value
     return {
-        name: ConfidenceInterval(float(low[place]), float(high[place]))
-        for place, name in enumerate(names)
-        if len(groups) >= least[place]
+        name: ConfidenceInterval(float(low[index]), float(high[index]))
+        for index, name in enumerate(names)
+        if len(groups) >= min_counts[index]
     }
 
 

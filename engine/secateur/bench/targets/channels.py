@@ -36,9 +36,9 @@ async def translate_errors(channel: grpc.aio.Channel) -> AsyncIterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        said = error.details() or ""
+        details = error.details() or ""
         # A server that refuses has the same status; only then is there a connection.
         connected = channel.get_state() is grpc.ChannelConnectivity.READY
         if error.code() is grpc.StatusCode.UNAVAILABLE and not connected:
-            said = f"{NOT_REACHABLE} ({said})"
-        raise RequestFailed(error.code().name, said) from error
+            details = f"{NOT_REACHABLE} ({details})"
+        raise RequestFailed(error.code().name, details) from error

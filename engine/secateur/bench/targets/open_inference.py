@@ -119,21 +119,21 @@ def _text(built: Any, name: str, text: str) -> None:
 
 def _outputs(reply: Any) -> dict[str, Any]:
     """First elements of the output tensors, by name."""
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     raw = reply.raw_output_contents
-    for place, tensor in enumerate(reply.outputs):
+    for index, tensor in enumerate(reply.outputs):
         if tensor.datatype == "BYTES":
-            data = raw[place][4:] if raw else (tensor.contents.bytes_contents or [b""])[0]
-            found[tensor.name] = bytes(data).decode(errors="replace")
+            data = raw[index][4:] if raw else (tensor.contents.bytes_contents or [b""])[0]
+            outputs[tensor.name] = bytes(data).decode(errors="replace")
         elif tensor.datatype == "UINT32":
             held = tensor.contents.uint_contents
-            found[tensor.name] = int.from_bytes(raw[place][:4], "little") if raw else held[0]
-    return found
+            outputs[tensor.name] = int.from_bytes(raw[index][:4], "little") if raw else held[0]
+    return outputs
 
 
 def _tokens(outputs: Mapping[str, Any], answer: StreamedResponse) -> int:
     """Tokens that a message brought: as it says, or one if it has text."""
-    told = outputs.get("num_output_tokens")
-    if told is not None:
-        return int(told)
+    num_tokens = outputs.get("num_output_tokens")
+    if num_tokens is not None:
+        return int(num_tokens)
     return 1 if outputs.get("text_output") else 0

@@ -90,16 +90,16 @@ def _conclude(answer: StreamedResponse, last: inference_pb2.StreamGenerateRespon
 
 def _facts(model: models_pb2.Model) -> ModelInfo:
     """What the server says of a model, and of the checkpoint of its active version."""
-    found = ModelInfo(
+    info = ModelInfo(
         name=model.name, version=model.active_version, architecture=model.architecture, dtype=model.dtype
     )
     active = [version for version in model.versions if version.version == model.active_version]
     if not active:
-        return found
+        return info
     checkpoint = active[0].checkpoint
     perplexity = {one.corpus: one.slim for one in checkpoint.perplexities if one.HasField("slim")}
     return replace(
-        found,
+        info,
         parameters=checkpoint.kept_parameters.total or None,
         weight_bytes=checkpoint.weight_bytes or None,
         perplexity=perplexity,

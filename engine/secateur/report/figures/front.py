@@ -38,13 +38,13 @@ def draw_front(data: Mapping[str, Any], kind: str, best: Mapping[str, str]) -> s
         kind: of cost.
         best: id of the best pair, by goal.
     """
-    known = [
+    points_with_value = [
         (key, title) for key, title in _LOSSES if all(point[key] is not None for point in data["points"])
     ]
-    wide = WIDTH / len(known)
+    wide = WIDTH / len(points_with_value)
     plots = [
         _plot(data, kind, best, key, title, (70 + index * wide, (index + 1) * wide - 24))
-        for index, (key, title) in enumerate(known)
+        for index, (key, title) in enumerate(points_with_value)
     ]
     entries = [
         (partial(marker, "circle", size=3.5, class_="pair"), "every pair"),
@@ -71,18 +71,18 @@ def _plot(
     x_title = f"fraction kept of {cost['unit']}"
     parts = [axes(x, y, x_title, title + note, y_format=number)]
     parts += [_limit(x, limit) for limit in cost["limits"]]
-    order = {identity: place for place, identity in enumerate(cost["front"])}
+    order = {identity: rank for rank, identity in enumerate(cost["front"])}
     quiet = [point for point in points if point["id"] not in order]
     ahead = sorted((point for point in points if point["id"] in order), key=lambda point: order[point["id"]])
-    place = partial(_place, x, y, kind, key)
-    parts += [_mark(point, place(point), kind, 3.5, "pair") for point in quiet]
+    position = partial(_place, x, y, kind, key)
+    parts += [_mark(point, position(point), kind, 3.5, "pair") for point in quiet]
     if key == "kl":
-        parts.append(staircase([place(point) for point in ahead], class_="front-line"))
-    parts += [_mark(point, place(point), kind, 4.5, "on-front") for point in ahead]
+        parts.append(staircase([position(point) for point in ahead], class_="front-line"))
+    parts += [_mark(point, position(point), kind, 4.5, "on-front") for point in ahead]
     chosen = set(best.values())
     for point in points:
         if point["id"] in chosen:
-            at_x, at_y = place(point)
+            at_x, at_y = position(point)
             parts.append(marker("circle", at_x, at_y, 7.5, class_="ring"))
     return tag("g", "".join(parts))
 
@@ -90,16 +90,18 @@ def _plot(
 def _ends(points: Sequence[Point], front: set[str], key: str) -> tuple[float, float]:
     """All pairs that a search proposed and the front; a single cut that ruins the model may lie beyond."""
     main = [point[key] for point in points if point["round"] > 0 or point["id"] in front]
-    least = min(point[key] for point in points)
-    return padded_range([max(least, 1e-7), max(*main, least)], log=True)
+    min_value = min(point[key] for point in points)
+    return padded_range([max(min_value, 1e-7), max(*main, min_value)], log=True)
 
 
 def _place(x: Scale, y: Scale, kind: str, key: str, point: Point) -> tuple[float, float]:
     return x(point["kept"][kind]), y(max(point[key], y.low))
 
 
-def _mark(point: Point, place: tuple[float, float], kind: str, size: float, style: str) -> str:
-    return marker("circle", *place, size, tooltip(described(point, kind)), class_=style, data_id=point["id"])
+def _mark(point: Point, position: tuple[float, float], kind: str, size: float, style: str) -> str:
+    return marker(
+        "circle", *position, size, tooltip(described(point, kind)), class_=style, data_id=point["id"]
+    )
 
 
 def described(point: Point, kind: str) -> str:

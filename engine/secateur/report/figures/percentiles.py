@@ -37,12 +37,12 @@ def draw_percentiles(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     wide = WIDTH / len(TITLES)
     parts = []
-    for place, (metric, title) in enumerate(TITLES.items()):
+    for index, (metric, title) in enumerate(TITLES.items()):
         if any(row["curves"][metric] for row in rows):
-            parts.append(_plot(rows, metric, title, (66 + place * wide, (place + 1) * wide - 22)))
+            parts.append(_plot(rows, metric, title, (66 + index * wide, (index + 1) * wide - 22)))
     entries = [
-        (partial(marker, SHAPES[place % 4], size=4, class_=f"f{place % 7}"), row["model"])
-        for place, row in enumerate(rows)
+        (partial(marker, SHAPES[index % 4], size=4, class_=f"f{index % 7}"), row["model"])
+        for index, row in enumerate(rows)
     ]
     return svg_document(WIDTH, HEIGHT, "Percentiles of latency", legend(66, 16, entries), *parts)
 
@@ -52,13 +52,13 @@ def _plot(rows: Sequence[Mapping[str, Any]], metric: str, title: str, span: tupl
     x = Scale(0.0, 100.0, *span)
     y = Scale(*padded_range([0.0, *values]), BOTTOM, TOP)
     parts = [axes(x, y, "percentile of requests", title, y_format=number, x_ticks=(0, 25, 50, 75, 90, 99))]
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         curve = list(zip(row["curves"]["percentiles"], row["curves"][metric], strict=False))
         points = [(x(percentile), y(value)) for percentile, value in curve]
-        parts.append(line(points, style=f"stroke:var(--c{place % 7});stroke-width:1.8"))
+        parts.append(line(points, style=f"stroke:var(--c{index % 7});stroke-width:1.8"))
         for percentile, value in curve:
             if percentile in MARKED:
                 said = tooltip(f"{row['model']}\np{percentile:g}: {value:.3g} ms")
                 at = (x(percentile), y(value))
-                parts.append(marker(SHAPES[place % 4], *at, 4, said, class_=f"dot f{place % 7}"))
+                parts.append(marker(SHAPES[index % 4], *at, 4, said, class_=f"dot f{index % 7}"))
     return "".join(parts)

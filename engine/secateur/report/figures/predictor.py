@@ -110,8 +110,8 @@ def _chart(rounds: Sequence[Mapping[str, Any]]) -> str:
     """Rank quality by round; the rivals of the chosen regressor as thin lines."""
     numbers = sorted({entry["round"] for entry in rounds})
     x = Scale(numbers[0] - 0.3, numbers[-1] + 0.3, *_ROUNDS)
-    found = [entry[key] for entry in rounds for key, *_ in _MEASURES if entry[key] is not None]
-    y = Scale(min(0.0, math.floor(min(found) * 5) / 5), 1.0, BOTTOM, TOP)
+    values = [entry[key] for entry in rounds for key, *_ in _MEASURES if entry[key] is not None]
+    y = Scale(min(0.0, math.floor(min(values) * 5) / 5), 1.0, BOTTOM, TOP)
     every = max(1, math.ceil(len(numbers) / 12))
     parts = [axes(x, y, "round", "rank quality (1 is perfect)", str, number, numbers[::every])]
     for name in sorted({name for entry in rounds for name in entry["rivals"]}):
@@ -124,13 +124,13 @@ def _chart(rounds: Sequence[Mapping[str, Any]]) -> str:
             parts.append(tag("g", tooltip(f"tau of {name}") + line(path, class_="rival"), class_="hover"))
     entries = []
     for key, words, style, shape in _MEASURES:
-        kept = [entry for entry in rounds if entry[key] is not None]
-        if not kept:
+        rounds_with_value = [entry for entry in rounds if entry[key] is not None]
+        if not rounds_with_value:
             continue
-        if len(kept) > 1:
-            path = [(x(entry["round"]), y(entry[key])) for entry in kept]
+        if len(rounds_with_value) > 1:
+            path = [(x(entry["round"]), y(entry[key])) for entry in rounds_with_value]
             parts.append(line(path, class_=f"line-{style}"))
-        for entry in kept:
+        for entry in rounds_with_value:
             note = tooltip(f"round {entry['round']}, {entry['predictor']}\n{words} {entry[key]:.3f}")
             at = (x(entry["round"]), y(entry[key]))
             parts.append(marker(shape, *at, 4, note, class_=f"mark-{style}"))

@@ -64,8 +64,10 @@ def styles(families: Any) -> dict[str, tuple[int, str]]:
     """A colour and a shape for each who proposed, in order of appearance; the rarest share one."""
     counted = Counter(families)
     common = [name for name, _ in counted.most_common()]
-    named = common if len(common) <= COLOURS else common[: COLOURS - 1]
-    shown = [name for name in counted if name in named] + ([OTHER] if len(named) < len(common) else [])
+    styled_families = common if len(common) <= COLOURS else common[: COLOURS - 1]
+    shown = [name for name in counted if name in styled_families] + (
+        [OTHER] if len(styled_families) < len(common) else []
+    )
     return {name: (index, SHAPES[index % len(SHAPES)]) for index, name in enumerate(shown)}
 
 

@@ -35,12 +35,12 @@ def draw_throughput(rows: Sequence[Mapping[str, Any]]) -> str:
     series = _series(rows)
     wide = WIDTH / len(PLOTS)
     parts = [
-        _plot(series, metric, title, (70 + place * wide, (place + 1) * wide - 26))
-        for place, (metric, title) in enumerate(PLOTS)
+        _plot(series, metric, title, (70 + index * wide, (index + 1) * wide - 26))
+        for index, (metric, title) in enumerate(PLOTS)
     ]
     entries = [
-        (partial(marker, SHAPES[place % 4], size=4, class_=f"f{place % 7}"), f"{model}, {kind} loop")
-        for place, (model, kind) in enumerate(series)
+        (partial(marker, SHAPES[index % 4], size=4, class_=f"f{index % 7}"), f"{model}, {kind} loop")
+        for index, (model, kind) in enumerate(series)
     ]
     return svg_document(WIDTH, HEIGHT, "Latency against throughput", legend(70, 16, entries), *parts)
 
@@ -49,30 +49,32 @@ Series = Mapping[tuple[str, str], list[Mapping[str, Any]]]
 
 
 def _series(rows: Sequence[Mapping[str, Any]]) -> Series:
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    series: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        found.setdefault((row["model"], row["load"]["kind"]), []).append(row)
-    return found
+        series.setdefault((row["model"], row["load"]["kind"]), []).append(row)
+    return series
 
 
 def _plot(series: Series, metric: str, title: str, span: tuple[float, float]) -> str:
-    rows = [row for own in series.values() for row in own if row[f"median_{metric}_ms"] is not None]
+    rows = [
+        row for model_rows in series.values() for row in model_rows if row[f"median_{metric}_ms"] is not None
+    ]
     if not rows:
         return ""
     heights = [row[f"{statistic}_{metric}_ms"] for row in rows for statistic in ("median", "p99")]
     x = Scale(*padded_range([0.0, *(row["output_throughput"] for row in rows)], margin=0.03), *span)
     y = Scale(*padded_range([max(height, 1e-3) for height in heights], log=True), BOTTOM, TOP, log=True)
     parts = [axes(x, y, "output tokens per second", title, y_format=number)]
-    for place, own in enumerate(series.values()):
-        shown = [row for row in own if row in rows]
+    for index, model_rows in enumerate(series.values()):
+        shown = [row for row in model_rows if row in rows]
         points = [(x(row["output_throughput"]), y(row[f"median_{metric}_ms"])) for row in shown]
-        parts.append(line(points, style=f"stroke:var(--c{place % 7});stroke-width:1.6") if points else "")
+        parts.append(line(points, style=f"stroke:var(--c{index % 7});stroke-width:1.6") if points else "")
         for row, (at_x, at_y) in zip(shown, points, strict=True):
             far = y(row[f"p99_{metric}_ms"])
-            whisker = {"style": f"stroke:var(--c{place % 7});stroke-opacity:.45"}
+            whisker = {"style": f"stroke:var(--c{index % 7});stroke-opacity:.45"}
             parts.append(tag("line", x1=at_x, x2=at_x, y1=at_y, y2=far, **whisker))
             mark = tooltip(_described(row, metric))
-            parts.append(marker(SHAPES[place % 4], at_x, at_y, 4.5, mark, class_=f"dot f{place % 7}"))
+            parts.append(marker(SHAPES[index % 4], at_x, at_y, 4.5, mark, class_=f"dot f{index % 7}"))
             parts.append(text(at_x + 6, at_y - 6, _short(row["load"]), class_="small"))
     return "".join(parts)
 

@@ -13,7 +13,7 @@ HEAD, GAP = 24.0, 28.0
 NARROW = 16.0  # a column that holds no label
 
 
-def draw_widths(dense: Mapping[str, list[int]], kept: Mapping[str, list[int]]) -> str:
+def draw_widths(dense: Mapping[str, list[int]], kept_widths: Mapping[str, list[int]]) -> str:
     """One architecture.
 
     Args:
@@ -25,7 +25,7 @@ def draw_widths(dense: Mapping[str, list[int]], kept: Mapping[str, list[int]]) -
         parts.append(text(LEFT - 12, top + height / 2, name, class_="row-name", text_anchor="end"))
         widest = f"{max(dense[key])} {unit}"
         parts.append(text(LEFT - 12, top + height / 2 + 15, widest, class_="tick", text_anchor="end"))
-        for layer, (full, width) in enumerate(zip(dense[key], kept[key], strict=True)):
+        for layer, (full, width) in enumerate(zip(dense[key], kept_widths[key], strict=True)):
             box = (LEFT + layer * step, top, step, height)
             parts.append(_sub_block(box, layer, name, unit, width, full, max(dense[key])))
         top += height + GAP
