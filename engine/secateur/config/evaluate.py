@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.config.option import check, option
-from secateur.config.prune import AUTO, DTYPES, is_corpus_file
+from secateur.config.prune import is_corpus_file
+from secateur.config.values import AUTO, DTYPES
 from secateur.errors import BadInput
 
 

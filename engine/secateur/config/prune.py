@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.config.evaluation_budget import EvaluationBudget, evaluation_budget
 from secateur.config.option import check, declared, option
-from secateur.config.values import plain
+from secateur.config.values import AUTO, DTYPES, plain
 from secateur.errors import BadInput
 
 BUDGET, TEXT, SEARCH, SERVING, MACHINE = "Budget", "Text", "Search", "Serving constraints", "Machine"
@@ -20,10 +20,8 @@ BUDGET_KINDS = ("params", "total", "memory", "kv", LATENCY)
 CRITERIA = ("obs-greedy", "obs-fisher", "obs", "activation", "magnitude", "taylor")
 GUIDED, PAPER = "guided", "paper"
 SAMPLERS = (GUIDED, "random", "tpe", "nsga2", "gp", "knapsack", "greedy", "even", PAPER)
-AUTO = "auto"
 REGRESSORS = ("xgboost", "hist-gbdt", "random-forest", "ridge", "gaussian-process")
 REPAIRS = (AUTO, "none")
-DTYPES = ("bfloat16", "float16", "float32")
 
 MIN_WINDOWS = 8  # for statistics, search and validation together
 PAPER_EVALUATIONS = 544  # 525 random pairs, 18 finalists, and the baseline

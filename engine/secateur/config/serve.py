@@ -19,8 +19,7 @@ from pathlib import Path
 
 from secateur.config.address import check_address, is_local
 from secateur.config.option import check, option
-from secateur.config.prune import AUTO, DTYPES
-from secateur.config.values import words
+from secateur.config.values import AUTO, DTYPES, words
 from secateur.errors import BadInput
 
 ACCESS, LIMITS, ENGINES, LIFE, OBSERVATION = "Access", "Limits", "Engines", "Life", "Observation"

@@ -12,6 +12,10 @@ from secateur.errors import BadInput
 
 T = TypeVar("T")
 
+# Words that several options take.
+AUTO = "auto"
+DTYPES = ("bfloat16", "float16", "float32")
+
 
 def from_given(options: type[T], given: Mapping[str, Any]) -> T:
     """Options from what a user gave, by name; what is absent or None has its default.
