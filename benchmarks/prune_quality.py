@@ -104,7 +104,7 @@ class Bench:
             shutil.copytree(source / "calibration", target / "calibration")
             view = view_study(str(source))
             study = Study(target, Space(view.dense, QUANTUM), {**view.identity, "seed": seed})
-            for pair in view.pairs:
+            for pair in view.trials:
                 if pair.round == 0:
                     study.add(pair)
             study.close()

@@ -24,8 +24,8 @@ from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
 from secateur.model.forward import mean_nll
 from secateur.progress import StageTimer
-from secateur.prune.preparation import prepare
-from secateur.prune.study_options import options_of
+from secateur.prune.pipeline import options_of_study
+from secateur.prune.prepared_run import prepare
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -50,7 +50,7 @@ class Printer:
 def main() -> None:
     arguments = _arguments()
     prepared = prepare(
-        options_of(str(arguments.study), {"out": "unused", "keep": "0.5"}), Printer(), StageTimer()
+        options_of_study(str(arguments.study), {"out": "unused", "keep": "0.5"}), Printer(), StageTimer()
     )
     ptb = load_corpora([str(arguments.data / "ptb/valid.txt")])[0]
     split, window = prepared.split, prepared.options.window

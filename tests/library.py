@@ -12,9 +12,9 @@ from torch import Tensor
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import DecoderModel, architecture_of, build_model
+from secateur.model.dense import DecoderModel, architecture_of
 from secateur.model.units import permute
-from secateur.space.budget import Budget, keep_budget
+from secateur.space.budget import Budget, budget_of
 from secateur.space.space import Space
 
 QUANTUM = 32
@@ -36,7 +36,7 @@ def library_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BlockL
 
     def build(folder: Path, dtype: torch.dtype = torch.float32) -> BlockLibrary:
         source = open_source(folder)
-        model = build_model(source.config, source.tensors(), str(folder))
+        model = source.load_model()
         place = tmp_path_factory.mktemp("calibration")
         with torch.inference_mode():
             list(calibrate(model, _windows(24, 24, 0), place, CalibrationConfig()))
@@ -63,4 +63,4 @@ def space(model: DecoderModel) -> Space:
 
 @pytest.fixture(scope="session")
 def budget(model: DecoderModel, space: Space) -> Budget:
-    return keep_budget(model, space, 0.6)
+    return budget_of(model, space, {"params": 0.6}, field="keep")

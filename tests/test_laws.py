@@ -12,7 +12,7 @@ from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import ModelSource
 from secateur.model.architecture import KINDS, Architecture, Kind
-from secateur.model.dense import DecoderLayer, DecoderModel, architecture_of, build_model
+from secateur.model.dense import DecoderLayer, DecoderModel, architecture_of
 from secateur.model.forward import forward_context, hidden_states
 from secateur.model.units import expand_units, last_projection, permute, with_projection
 from secateur.prune.surgery import build_slim_model
@@ -22,7 +22,7 @@ Orders = dict[tuple[int, Kind], Tensor]
 
 @pytest.fixture(scope="module")
 def model(smollm2: ModelSource) -> DecoderModel:
-    return build_model(smollm2.config, smollm2.tensors(), smollm2.reference)
+    return smollm2.load_model()
 
 
 @pytest.fixture(scope="module")

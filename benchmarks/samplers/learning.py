@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.samplers.contest import Contest
-from secateur.search.predictor import Features, ResidualPredictor, rank_quality
+from secateur.search.predictor import Features, Predictor, rank_quality
 from secateur.search.regressors import REGRESSORS
 from secateur.search.samplers.paper import boosted_trees
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 SIZES = (10, 25, 50, 100, 150, 200)
 SPLITS = 5
@@ -45,7 +45,7 @@ def _residual(
     seed: int,
     regressor: str,
 ) -> np.ndarray:
-    predictor = ResidualPredictor(features, seed, regressor)
+    predictor = Predictor(features, seed, regressor)
     predictor.fit([p.architecture for p in train], [p.measurement.kl for p in train])
     return predictor.predict([p.architecture for p in held]).mean
 

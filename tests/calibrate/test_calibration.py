@@ -14,7 +14,7 @@ from secateur.calibrate.criteria import CRITERIA
 from secateur.calibrate.repair import factorise
 from secateur.checkpoint.source import open_source
 from secateur.errors import OutputFailed
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.dense import DecoderModel
 from secateur.model.units import expand_units, unit_span
 
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
@@ -22,7 +22,7 @@ WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_see
 
 def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
-    return build_model(source.config, source.tensors(), str(folder))
+    return source.load_model()
 
 
 @pytest.fixture

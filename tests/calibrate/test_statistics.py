@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.statistics import CHUNK_WINDOWS, GramMatrix, accumulate, bf16_products, collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.dense import DecoderModel
 from secateur.model.forward import forward_context
 
 
 def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
-    return build_model(source.config, source.tensors(), str(folder))
+    return source.load_model()
 
 
 def windows(count: int, length: int = 24) -> Tensor:

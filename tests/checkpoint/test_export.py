@@ -39,7 +39,7 @@ MIXED = Architecture((2, 1, 0), (64, 0, 192))
 
 def slim_of(folder: Path, shape: Architecture) -> tuple[DecoderModel, ModelSource]:
     source = open_source(folder)
-    model = build_model(source.config, source.tensors(), str(folder))
+    model = source.load_model()
     return build_slim_model(BlockLibrary(model, None, torch.float32), shape), source
 
 

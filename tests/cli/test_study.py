@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from secateur.cli.commands import run
-from secateur.study.study import JOURNAL
+from secateur.study.storage import JOURNAL
 from tests.report.studies import made
 
 

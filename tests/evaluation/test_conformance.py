@@ -10,12 +10,12 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.batch import BatchEvaluator
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.evaluation.judge import TransformersEvaluator
 from secateur.evaluation.measurement import Evaluator
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space
 from secateur_kernels.backend import runs_on, triton_installed
 from tests.evaluation.conformance import EvaluatorConformance, random_architectures
+from tests.evaluation.transformers_evaluator import TransformersEvaluator
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.evaluation.evaluation import evaluate
 from secateur.model.architecture import Architecture
-from secateur.prune.preparation import load_model
 from secateur.prune.surgery import build_slim_model
 from secateur.space.costs.parameters import count_parameters
 
@@ -55,7 +54,7 @@ def slim_of(dense: Path, out: Path) -> Path:
     """A slim checkpoint with the part of its record that evaluation reads."""
     source = open_source(dense)
     model = build_slim_model(
-        BlockLibrary(load_model(source), None, torch.float32), Architecture((2, 0, 1), (64, 192, 0))
+        BlockLibrary(source.load_model(), None, torch.float32), Architecture((2, 0, 1), (64, 192, 0))
     )
     record = {
         "model": {
@@ -112,7 +111,7 @@ class TestProtocol:
 class TestDocument:
     def test_of_a_dense_model(self, tiny_llama: Path, texts: tuple[Path, Path]) -> None:
         found = measure(tiny_llama, texts[0])
-        assert found["parameters"] == count_parameters(load_model(open_source(tiny_llama))).to_json()
+        assert found["parameters"] == count_parameters(open_source(tiny_llama).load_model()).to_json()
         assert not {"dense", "slim", "kept"} & set(found)
         assert set(found["seconds"]) == {"evaluate"} and found["dtype"] == "float32"
         json.dumps(found)

@@ -28,7 +28,7 @@ TOKENS = torch.randint(2, 300, (3, 40), generator=torch.Generator().manual_seed(
 
 def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
-    return build_model(source.config, source.tensors(), str(folder))
+    return source.load_model()
 
 
 def ours(model: DecoderModel, tokens: Tensor = TOKENS) -> Tensor:

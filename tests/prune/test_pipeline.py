@@ -28,9 +28,8 @@ from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.architecture import Architecture
 from secateur.model.dense import architecture_of
-from secateur.prune import finish, preparation
+from secateur.prune import checkpoint_request, prepared_run
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
-from secateur.prune.preparation import load_model
 from secateur.prune.windows import WindowSplit, _spread, split_windows
 from secateur.space.costs.parameters import count_parameters
 
@@ -197,7 +196,7 @@ class TestResult:
         out, record = job.options.out, job.record
         stored = json.loads((out / "secateur.json").read_text())
         assert stored == json.loads(json.dumps(record))
-        slim = load_model(open_source(out))
+        slim = open_source(out).load_model()
         assert count_parameters(slim).to_json() == record["kept"] == record["slim"]["parameters"]
         if record["layout"] == "per-layer":
             assert architecture_of(slim) == Architecture.from_json(record["architecture"])
@@ -282,7 +281,7 @@ class TestSeveralBudgets:
         options, records = jobs
         assert [record["budget"]["keep"] for record in records] == [0.8, 0.6]
         for out, record in zip(options.outs, records, strict=True):
-            slim = load_model(open_source(out))
+            slim = open_source(out).load_model()
             assert count_parameters(slim).non_embedding <= record["budget"]["limit"]
         assert sorted(path.name for path in options.out.iterdir()) == ["0.6", "0.8"]
 
@@ -366,7 +365,7 @@ class TestVariants:
             prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(1e-6,)), Notes())
         keep = float(str(caught.value).split("smallest feasible is ")[1].split()[0])
         prune(options_for(tiny_llama, text, tmp_path / "slim", keep=(keep,)), Notes())
-        slim = load_model(open_source(tmp_path / "slim"))
+        slim = open_source(tmp_path / "slim").load_model()
         assert sum(architecture_of(slim).groups) == 1
 
     def test_validation_of_its_own(self, tiny_llama: Path, text: Path, tmp_path: Path, english: str) -> None:
@@ -404,7 +403,7 @@ class TestRefused:
 
         source = open_source(tiny_llama)
         shape = Architecture((2, 1, 2), (64, 0, 192))
-        slim = build_slim_model(BlockLibrary(load_model(source), None, torch.float32), shape)
+        slim = build_slim_model(BlockLibrary(source.load_model(), None, torch.float32), shape)
         export(slim, source, tmp_path / "in" / "per-layer", None, torch.float32)
         (tmp_path / "work").mkdir()
         options = options_for(tmp_path / "in" / "per-layer", text, tmp_path / "work" / "slim")
@@ -417,9 +416,9 @@ class TestRefused:
     def test_the_study_of_a_host_that_computes_in_another_dtype(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        here = preparation.fastest_dtype()
+        here = prepared_run.fastest_dtype()
         there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
-        monkeypatch.setattr(preparation, "fastest_dtype", lambda: there)
+        monkeypatch.setattr(prepared_run, "fastest_dtype", lambda: there)
         options = replace(job.options, out=tmp_path / "other", study=job.options.study_url)
         self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
 
@@ -485,14 +484,14 @@ class TestFullDisk:
 
 def test_finalists_include_the_best_seed() -> None:
     from secateur.evaluation.measurement import Measurement
-    from secateur.study.study import EvaluatedArchitecture
+    from secateur.study.trial import EvaluatedArchitecture
 
-    def pair(number: int, turn: int) -> EvaluatedArchitecture:
+    def trial(number: int, turn: int) -> EvaluatedArchitecture:
         shape = Architecture((1,), (number,))
         return EvaluatedArchitecture(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
 
-    ranked = [pair(n, 3) for n in range(6)] + [pair(6, 1), pair(7, 1)]
-    chosen = finish.finalists(ranked)
-    assert chosen == [*ranked[: finish.FINALISTS], ranked[6]]
-    only_seeds = [pair(n, 1) for n in range(3)]
-    assert finish.finalists(only_seeds) == only_seeds
+    ranked = [trial(n, 3) for n in range(6)] + [trial(6, 1), trial(7, 1)]
+    chosen = checkpoint_request.finalists(ranked)
+    assert chosen == [*ranked[: checkpoint_request.FINALISTS], ranked[6]]
+    only_seeds = [trial(n, 1) for n in range(3)]
+    assert checkpoint_request.finalists(only_seeds) == only_seeds

@@ -14,7 +14,7 @@ from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
+from secateur.model.dense import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import forward_context, hidden_states, mean_nll
 from secateur.model.host import fastest_dtype
 from secateur.prune.repair import parabola_minimum, repair
@@ -28,7 +28,7 @@ LENGTH = 24
 @pytest.fixture(scope="module")
 def dense(tiny_llama: Path) -> DecoderModel:
     source = open_source(tiny_llama)
-    return build_model(source.config, source.tensors(), str(tiny_llama))
+    return source.load_model()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from secateur.calibrate.repair import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Architecture
-from secateur.model.dense import DecoderModel, architecture_of, build_model, named_tensors
+from secateur.model.dense import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
 from secateur.model.units import expand_units, permute, unit_span
 from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence
@@ -41,7 +41,7 @@ Orders = dict[tuple[int, str], Tensor]
 
 def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
-    return build_model(source.config, source.tensors(), str(folder))
+    return source.load_model()
 
 
 def random_orders(model: DecoderModel, seed: int = 0) -> Orders:

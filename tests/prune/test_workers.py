@@ -18,7 +18,7 @@ from secateur.config.prune import RECIPES, REPAIRS, PruneOptions
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
 from secateur.progress import SilentReporter, StageTimer
-from secateur.prune.preparation import PreparedRun, prepare
+from secateur.prune.prepared_run import PreparedRun, prepare
 from tests.evaluation.conformance import random_architectures
 
 

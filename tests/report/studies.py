@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import KINDS, Architecture, Slot
 from secateur.space.space import Space
-from secateur.study.study import JOURNAL
+from secateur.study.storage import JOURNAL
 
 DENSE_NLL = 3.5
 FAMILIES = ("knapsack^0.5", "even trim of attention and ffn", "promising", "uncertain")
@@ -33,12 +33,12 @@ class Made:
     """What a study is made of; change it before `write`.
 
     Attributes:
-        pairs: architecture, measurement, round, origin, predicted log KL.
+        trials: architecture, measurement, round, origin, predicted log KL.
         attrs: user attributes of the study.
     """
 
     space: Space
-    pairs: list[tuple[Architecture, Measurement, int, str, float | None]] = field(default_factory=list)
+    trials: list[tuple[Architecture, Measurement, int, str, float | None]] = field(default_factory=list)
     attrs: dict[str, Any] = field(default_factory=dict)
 
     def write(self, storage: BaseStorage, name: str = "secateur") -> None:
@@ -48,7 +48,7 @@ class Made:
         distributions = {
             name_of(*slot): IntDistribution(0, self.space.dense.width(*slot)) for slot in self.space.slots
         }
-        for candidate, measured, number, origin, predicted in self.pairs:
+        for candidate, measured, number, origin, predicted in self.trials:
             attrs: dict[str, Any] = {"measurement": asdict(measured), "round": number, "origin": origin}
             study.add_trial(
                 create_trial(
@@ -89,7 +89,7 @@ def made(
         narrower = space.widths(*slot)[:-1]
         for width in sorted({narrower[0], narrower[len(narrower) // 2]}):
             cut = space.dense.with_width(*slot, width)
-            study.pairs.append((cut, _measured(table[slot][width], rng), 0, "single cut", None))
+            study.trials.append((cut, _measured(table[slot][width], rng), 0, "single cut", None))
     infos = []
     dense_cost = _cost_of(costs["params"], space.dense)
     for number in range(1, rounds + 1):
@@ -99,7 +99,7 @@ def made(
             kl = true * math.exp(rng.gauss(0, 0.12)) + 1e-6
             predicted = None if number == 1 else math.log(kl) + rng.gauss(0, 0.5 / number)
             origin = rng.choice(FAMILIES[:2] if number == 1 else FAMILIES[2:])
-            study.pairs.append((candidate, _measured(kl, rng), number, origin, predicted))
+            study.trials.append((candidate, _measured(kl, rng), number, origin, predicted))
         infos.append(_info(number, f"{keep:g}" if len(keeps) > 1 else None, per_round, rng))
     study.attrs = {
         "identity": {

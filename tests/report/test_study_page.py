@@ -74,7 +74,7 @@ class TestOnItsOwn:
         study = made()
         evil = '</script><script>alert("1")</script>&\'"><img src=x>'
         study.attrs["model"] = study.attrs["corpora"][0] = evil
-        study.pairs[:] = [(*pair[:3], evil, pair[4]) for pair in study.pairs]
+        study.trials[:] = [(*pair[:3], evil, pair[4]) for pair in study.trials]
         document = document_of(study, tmp_path)
         page = study_page(document)
         assert "<script>alert" not in page and "<img" not in page
@@ -118,8 +118,8 @@ class TestDrawings:
 
     def test_more_proposers_than_colours(self, tmp_path: Path) -> None:
         study = made(rounds=2, per_round=10)
-        study.pairs[:] = [
-            (*pair[:3], f"who{chr(97 + i % 12)}", pair[4]) for i, pair in enumerate(study.pairs)
+        study.trials[:] = [
+            (*pair[:3], f"who{chr(97 + i % 12)}", pair[4]) for i, pair in enumerate(study.trials)
         ]
         element = drawing(study_page(document_of(study, tmp_path)), "Progress over evaluations")
         assert "other" in [item.text for item in element.iter(f"{SVG}text")]

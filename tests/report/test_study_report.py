@@ -58,7 +58,8 @@ class TestFront:
     def test_undominated_pairs_and_no_others(self, view: StudyView, kind: str) -> None:
         cost = view.cost(kind)
         points = {
-            pair.architecture.digest: (cost.of(pair.architecture), pair.measurement.kl) for pair in view.pairs
+            pair.architecture.digest: (cost.of(pair.architecture), pair.measurement.kl)
+            for pair in view.trials
         }
         found = study_front(view, kind)
         expected = {
@@ -71,7 +72,7 @@ class TestFront:
             assert pair["kept"] == pytest.approx(pair["cost"] / found["cost"]["dense"], abs=1e-6)
 
     def test_perplexity_is_a_ratio_on_the_same_text(self, view: StudyView) -> None:
-        nll = {pair.architecture.digest: pair.measurement.nll for pair in view.pairs}
+        nll = {pair.architecture.digest: pair.measurement.nll for pair in view.trials}
         for pair in study_front(view)["front"]:
             assert pair["perplexity_ratio"] == pytest.approx(math.exp(nll[pair["id"]] - DENSE_NLL))
 
@@ -81,7 +82,7 @@ class TestFront:
 
     def test_of_the_report(self, document: dict[str, Any], view: StudyView) -> None:
         part = document["figures"]["front"]
-        assert len(part["points"]) == len(view.pairs)
+        assert len(part["points"]) == len(view.trials)
         front = [pair["id"] for pair in study_front(view)["front"]]
         assert part["costs"]["params"]["front"] == front
         limits = {limit["goal"]: limit["kept"] for limit in part["costs"]["params"]["limits"]}
@@ -93,7 +94,7 @@ class TestGoals:
         params = view.cost("params")
         for goal, keep in zip(document["goals"], KEEPS, strict=True):
             limit = int(keep * params.of(view.dense))
-            fitting = [p.measurement.kl for p in view.pairs if params.of(p.architecture) <= limit]
+            fitting = [p.measurement.kl for p in view.trials if params.of(p.architecture) <= limit]
             assert goal["best"]["costs"]["params"] <= limit
             assert goal["best"]["kl"] == min(fitting)
 
@@ -149,7 +150,7 @@ class TestPredictor:
     def test_points_are_the_predicted_proposals(self, document: dict[str, Any], written: Made) -> None:
         expected = {
             shape.digest: (value, math.log(measured.kl))
-            for shape, measured, _, _, value in written.pairs
+            for shape, measured, _, _, value in written.trials
             if value is not None
         }
         points = document["figures"]["predictor"]["points"]
@@ -180,7 +181,7 @@ class TestProgress:
         points = document["figures"]["progress"]["points"]
         assert [point["evaluation"] for point in points] == list(range(1, len(view.searched) + 1))
         counts = document["counts"]
-        assert counts["single_cuts"] + counts["evaluations"] == counts["pairs"] == len(view.pairs)
+        assert counts["single_cuts"] + counts["evaluations"] == counts["pairs"] == len(view.trials)
 
     @pytest.mark.parametrize(
         ("origin", "expected"),
@@ -205,7 +206,7 @@ class TestLess:
         study = made()
         del study.attrs[gone]
         document = study_report(view_study(str(study.write_folder(tmp_path / "study"))))
-        assert document["counts"]["pairs"] == len(study.pairs)
+        assert document["counts"]["pairs"] == len(study.trials)
         told = {"rounds": "rounds", "table": "table", "costs": "costs", "seconds": "seconds", "dense": "loss"}
         if gone in told:
             assert any(told[gone] in line for line in document["missing"])
@@ -221,4 +222,4 @@ class TestLess:
         study.attrs = {}
         document = study_report(view_study(str(study.write_folder(tmp_path / "study"))))
         assert document["figures"]["front"]["costs"] == {}
-        assert document["goals"][0]["best"]["kl"] == min(m.kl for _, m, number, *_ in study.pairs if number)
+        assert document["goals"][0]["best"]["kl"] == min(m.kl for _, m, number, *_ in study.trials if number)

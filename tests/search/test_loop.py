@@ -1,7 +1,7 @@
 """The search loop: interrupted anywhere and started again, it ends where it would have ended.
 
 Proven on a real tiny model with the real evaluator, predictor and study, over every point of
-interruption: the same pairs to the bit in the same rounds, the same winner, no candidate twice.
+interruption: the same trials to the bit in the same rounds, the same winner, no candidate twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xgboost import XGBRegressor
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
 from secateur.search import regressors as regressors_module
@@ -26,15 +26,16 @@ from secateur.search.loop import MIN_IMPROVEMENT, Search, SearchProgress
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.sampler import ROUND_SIZE
 from secateur.search.table import single_cuts
-from secateur.space.budget import Budget, Limit, keep_budget
-from secateur.space.goal import Goal
+from secateur.space.budget import Budget, Goal, Limit, budget_of
 from secateur.space.space import Space
-from secateur.study.study import JOURNAL, EvaluatedArchitecture, Study
+from secateur.study.storage import JOURNAL
+from secateur.study.study import Study
+from secateur.study.trial import EvaluatedArchitecture
 
 EVALUATIONS = ROUND_SIZE + 10  # several rounds, the trees fitted in each but the first
 
 
-class Remembering:
+class Remembering(Evaluator):
     """The real evaluator, and what it was asked for; values are kept between the searches of this file."""
 
     known: dict[Architecture, Measurement] = {}  # noqa: RUF012 - shared on purpose
@@ -47,8 +48,8 @@ class Remembering:
         for candidate in sorted(set(candidates), key=lambda item: item.path):
             self.asked.append(candidate)
             if candidate not in self.known:
-                (pair,) = self._evaluator.evaluate([candidate])
-                self.known[candidate] = pair[1]
+                (trial,) = self._evaluator.evaluate([candidate])
+                self.known[candidate] = trial[1]
             yield candidate, self.known[candidate]
 
 
@@ -103,11 +104,11 @@ def bench(library: BlockLibrary, space: Space, budget: Budget, windows: Tensor) 
 
 
 def finish(search: Search) -> tuple[list[SearchProgress], list[EvaluatedArchitecture]]:
-    return list(search.run()), search.ranked(search._goals[0])
+    return list(search.run()), search._study.ranked(search._goals[0].budget)
 
 
 def pairs_of(search: Search) -> dict[Architecture, EvaluatedArchitecture]:
-    return search._study.pairs
+    return search._study.trials
 
 
 class TestWhole:
@@ -118,27 +119,27 @@ class TestWhole:
         assert [step.stage for step in steps] == ["table"] * len(cuts) + ["search"] * EVALUATIONS
         assert [step.done for step in steps[len(cuts) :]] == list(range(1, EVALUATIONS + 1))
         assert len(bench.evaluator.asked) == len(set(bench.evaluator.asked)) == len(cuts) + EVALUATIONS
-        found = [pair for pair in pairs_of(search).values() if pair.round > 0]
+        found = [trial for trial in pairs_of(search).values() if trial.round > 0]
         assert len(found) == EVALUATIONS
-        assert all(bench.budget.admits(pair.architecture) for pair in found)
-        assert {1, 2, 3} <= {pair.round for pair in found}
+        assert all(bench.budget.fits(trial.architecture) for trial in found)
+        assert {1, 2, 3} <= {trial.round for trial in found}
         assert steps[-1].best == ranked[0]
 
     def test_ranked_is_best_first_and_fits(self, bench: Bench, tmp_path: Path) -> None:
         _, ranked = finish(bench.search(tmp_path))
-        kl = [pair.measurement.kl for pair in ranked]
-        assert kl == sorted(kl) and all(bench.budget.admits(pair.architecture) for pair in ranked)
+        kl = [trial.measurement.kl for trial in ranked]
+        assert kl == sorted(kl) and all(bench.budget.fits(trial.architecture) for trial in ranked)
 
     def test_search_improves_on_its_seeds(self, bench: Bench, tmp_path: Path) -> None:
         _, ranked = finish(bench.search(tmp_path))
-        assert ranked[0].measurement.kl <= min(pair.measurement.kl for pair in ranked if pair.round == 1)
+        assert ranked[0].measurement.kl <= min(trial.measurement.kl for trial in ranked if trial.round == 1)
 
     def test_same_seed_same_search(self, bench: Bench, tmp_path: Path) -> None:
         first, second = bench.search(tmp_path / "a"), bench.search(tmp_path / "b")
         assert finish(first) == finish(second)
         assert pairs_of(first) == pairs_of(second)
-        assert first.choice is not None and second.choice is not None
-        assert first.choice.quality == second.choice.quality
+        assert first.selected_predictor is not None and second.selected_predictor is not None
+        assert first.selected_predictor.quality == second.selected_predictor.quality
 
     def test_another_seed_another_search(self, bench: Bench, tmp_path: Path) -> None:
         first, second = bench.search(tmp_path / "a"), bench.search(tmp_path / "b", seed=1)
@@ -149,7 +150,7 @@ class TestWhole:
     def test_few_evaluations(self, evaluations: int, bench: Bench, tmp_path: Path) -> None:
         search = bench.search(tmp_path, evaluations=evaluations)
         finish(search)
-        assert sum(pair.round > 0 for pair in pairs_of(search).values()) == evaluations
+        assert sum(trial.round > 0 for trial in pairs_of(search).values()) == evaluations
 
 
 class TestSeveralBudgets:
@@ -158,7 +159,7 @@ class TestSeveralBudgets:
     def search(
         self, bench: Bench, folder: Path, model: DecoderModel, evaluations: int = 3 * ROUND_SIZE
     ) -> Search:
-        goals = [Goal(f"{keep:g}", keep_budget(model, bench.space, keep)) for keep in self.KEEPS]
+        goals = [Goal(f"{keep:g}", budget_of(model, bench.space, {"params": keep})) for keep in self.KEEPS]
         study = Study(folder, bench.space, {"seed": 0})
         return Search(
             bench.space, goals, bench.library, bench.evaluator, study, evaluations=evaluations, seed=0
@@ -170,14 +171,14 @@ class TestSeveralBudgets:
         search = self.search(bench, tmp_path, model, 6 * ROUND_SIZE)
         steps = [step for step in search.run() if step.stage == "search"]
         goals = {goal.name: goal for goal in search._goals}
-        of_round = {step.pair.round: step.goal for step in steps}
+        of_round = {step.trial.round: step.goal for step in steps}
         assert [of_round[number] for number in (1, 2, 3)] == ["0.8", "0.6", "0.4"]
         for step in steps:
             assert step.goal is not None
-            assert goals[step.goal].budget.admits(step.pair.architecture)
+            assert goals[step.goal].budget.fits(step.trial.architecture)
         for goal in search._goals:
-            assert search.ranked(goal), goal.name
-        best = [search.ranked(goal)[0].measurement.kl for goal in search._goals]
+            assert search._study.ranked(goal.budget), goal.name
+        best = [search._study.ranked(goal.budget)[0].measurement.kl for goal in search._goals]
         assert best == sorted(best)  # a smaller budget never loses less
 
     def test_interrupted_anywhere_it_is_the_same(
@@ -203,7 +204,7 @@ class TestSeveralBudgets:
         rounds = study.get_attr("rounds")
         assert [note["number"] for note in rounds] == list(range(1, len(rounds) + 1))
         assert sum(note["proposals"] for note in rounds) == 3 * ROUND_SIZE
-        assert any(pair.predicted is not None for pair in study.pairs.values())
+        assert any(trial.predicted is not None for trial in study.trials.values())
         assert search.table is not None
         assert study.get_attr("table")["layer_000.channels"]["0"] == search.table.kl[0, "ffn"][0]
 
@@ -251,11 +252,11 @@ class TestInterrupted:
         tmp_path: Path,
         expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
-        pairs, ranked = expected
-        for steps in range(len(pairs)):
+        trials, ranked = expected
+        for steps in range(len(trials)):
             folder = tmp_path / str(steps)
             self.interrupted(bench, folder, steps)
-            self.check(bench, folder, pairs, ranked)
+            self.check(bench, folder, trials, ranked)
 
     @pytest.mark.parametrize("point", ["start", "mid-table", "round-1", "round-2", "last"])
     def test_in_the_middle_of_a_line(
@@ -265,19 +266,19 @@ class TestInterrupted:
         tmp_path: Path,
         expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
-        pairs, ranked = expected
+        trials, ranked = expected
         cuts = len(single_cuts(bench.space))
         steps = {
             "start": 1,
             "mid-table": cuts // 2,
             "round-1": cuts + 3,
             "round-2": cuts + ROUND_SIZE,
-            "last": len(pairs),
+            "last": len(trials),
         }[point]
         self.interrupted(bench, tmp_path, steps)
         journal = tmp_path / JOURNAL
         journal.write_bytes(journal.read_bytes()[:-100])
-        self.check(bench, tmp_path, pairs, ranked, lost=1)
+        self.check(bench, tmp_path, trials, ranked, lost=1)
 
     def test_again_and_again(
         self,
@@ -285,10 +286,10 @@ class TestInterrupted:
         tmp_path: Path,
         expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
-        pairs, ranked = expected
-        for _ in range(len(pairs) // 4):
+        trials, ranked = expected
+        for _ in range(len(trials) // 4):
             self.interrupted(bench, tmp_path, 4)
-        self.check(bench, tmp_path, pairs, ranked)
+        self.check(bench, tmp_path, trials, ranked)
 
     def test_a_finished_one_evaluates_nothing(
         self,
@@ -296,10 +297,10 @@ class TestInterrupted:
         tmp_path: Path,
         expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
-        pairs, ranked = expected
+        trials, ranked = expected
         finish(bench.search(tmp_path))
         bench.evaluator.asked.clear()
-        self.check(bench, tmp_path, pairs, ranked)
+        self.check(bench, tmp_path, trials, ranked)
         assert bench.evaluator.asked == []
 
     def test_more_evaluations_go_on(
@@ -309,12 +310,12 @@ class TestInterrupted:
         expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         """A short search that ended on a full round, made longer, is the long one."""
-        pairs, ranked = expected
+        trials, ranked = expected
         finish(bench.search(tmp_path, evaluations=8 + ROUND_SIZE))
         longer = bench.search(tmp_path)
         finish(longer)
-        assert ranked[0].measurement.kl >= longer.ranked(longer._goals[0])[0].measurement.kl
-        assert len(longer._study.pairs) >= len(pairs)
+        assert ranked[0].measurement.kl >= longer._study.ranked(longer._goals[0].budget)[0].measurement.kl
+        assert len(longer._study.trials) >= len(trials)
 
     def interrupted(self, bench: Bench, folder: Path, steps: int) -> None:
         going = bench.search(folder).run()
@@ -327,18 +328,18 @@ class TestInterrupted:
         self,
         bench: Bench,
         folder: Path,
-        pairs: dict[Architecture, EvaluatedArchitecture],
+        trials: dict[Architecture, EvaluatedArchitecture],
         ranked: list[EvaluatedArchitecture],
         lost: int = 0,
     ) -> None:
-        before = set(Study(folder, bench.space, {"seed": 0}).pairs)
+        before = set(Study(folder, bench.space, {"seed": 0}).trials)
         bench.evaluator.asked.clear()
         search = bench.search(folder)
         _, found = finish(search)
-        assert pairs_of(search) == pairs
+        assert pairs_of(search) == trials
         assert found == ranked
-        assert set(bench.evaluator.asked) == pairs.keys() - before
-        assert len(bench.evaluator.asked) == len(pairs) - len(before)
+        assert set(bench.evaluator.asked) == trials.keys() - before
+        assert len(bench.evaluator.asked) == len(trials) - len(before)
 
 
 class TestSmallSpaces:
@@ -347,17 +348,17 @@ class TestSmallSpaces:
     ) -> None:
         """With next to nothing to remove, the best proposals are already in the table."""
         coarse = Space(space.dense, 192)
-        cost = keep_budget(model, coarse, 1.0).limits[0].cost
+        cost = budget_of(model, coarse, {"params": 1.0}).limits[0].cost
         budget = Budget((Limit("params", cost, cost.of(space.dense) - 1),))
         search = Bench(library, coarse, budget, windows).search(tmp_path, evaluations=1)
         _, ranked = finish(search)
         assert ranked[0].architecture in single_cuts(coarse)
-        assert budget.admits(ranked[0].architecture)
+        assert budget.fits(ranked[0].architecture)
 
     def test_nothing_to_cut(
         self, library: BlockLibrary, model: DecoderModel, space: Space, windows: Tensor, tmp_path: Path
     ) -> None:
-        search = Bench(library, space, keep_budget(model, space, 1.0), windows).search(tmp_path)
+        search = Bench(library, space, budget_of(model, space, {"params": 1.0}), windows).search(tmp_path)
         _, ranked = finish(search)
         assert ranked[0].architecture == space.dense
         assert ranked[0].measurement.kl == 0.0
@@ -365,9 +366,9 @@ class TestSmallSpaces:
     def test_the_smallest_feasible_budget(
         self, library: BlockLibrary, model: DecoderModel, space: Space, windows: Tensor, tmp_path: Path
     ) -> None:
-        cost = keep_budget(model, space, 1.0).limits[0].cost
+        cost = budget_of(model, space, {"params": 1.0}).limits[0].cost
         least = cost.fixed + sum(min(row.values()) for row in cost.table.values())
         budget = Budget((Limit("params", cost, least),))
         search = Bench(library, space, budget, windows).search(tmp_path, evaluations=5)
         _, ranked = finish(search)
-        assert [pair.architecture for pair in ranked] == [Architecture((1, 0, 0), (0, 0, 0))]
+        assert [trial.architecture for trial in ranked] == [Architecture((1, 0, 0), (0, 0, 0))]

@@ -1,7 +1,7 @@
 """The predictor learns what the additive table cannot say, and says the same every time.
 
 Proven on a planted law: errors that multiply within a layer. Held-out rank correlation beats that
-of the additive prior; uncertainty is larger far from the pairs; a seed gives the same numbers.
+of the additive prior; uncertainty is larger far from the trials; a seed gives the same numbers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from secateur.model.architecture import Architecture
 from secateur.search.predictor import (
     MIN_PAIRS,
     Features,
+    Predictor,
     RankQuality,
-    ResidualPredictor,
     cross_validated,
     rank_quality,
     select_predictor,
@@ -59,9 +59,9 @@ def tau(predicted: np.ndarray, truth: list[float]) -> float:
     return float(kendalltau(predicted, truth).statistic)
 
 
-def fitted(pairs: list[Architecture], seed: int = 0) -> ResidualPredictor:
-    predictor = ResidualPredictor(FEATURES, seed)
-    predictor.fit(pairs, [planted(shape) for shape in pairs])
+def fitted(trials: list[Architecture], seed: int = 0) -> Predictor:
+    predictor = Predictor(FEATURES, seed)
+    predictor.fit(trials, [planted(shape) for shape in trials])
     return predictor
 
 
@@ -98,7 +98,7 @@ class TestLearning:
 
     def test_offset_of_few_pairs(self) -> None:
         shapes = random_architectures(4, seed=5)
-        predictor = ResidualPredictor(FEATURES, 0)
+        predictor = Predictor(FEATURES, 0)
         predictor.fit(shapes, [3.0 * TABLE.of(shape) for shape in shapes])
         assert np.allclose(predictor.predict(shapes).mean, FEATURES.prior(shapes) + math.log(3.0))
 
@@ -109,9 +109,9 @@ class TestLearning:
         assert not predictor.predict(shapes).std.any()
 
     def test_a_kl_of_zero(self) -> None:
-        """The dense architecture among the pairs: no logarithm of zero."""
+        """The dense architecture among the trials: no logarithm of zero."""
         shapes = [SPACE.dense, *random_architectures(20, seed=7)]
-        predictor = ResidualPredictor(FEATURES, 0)
+        predictor = Predictor(FEATURES, 0)
         predictor.fit(shapes, [0.0, *(planted(shape) for shape in shapes[1:])])
         assert np.isfinite(predictor.predict(shapes).mean).all()
 
@@ -168,10 +168,12 @@ class TestChoice:
 
     def test_the_best_ranker_is_chosen(self) -> None:
         shapes = random_architectures(60, seed=16)
-        choice = select_predictor(FEATURES, shapes, [planted(shape) for shape in shapes], 0)
-        assert choice.quality.keys() == REGRESSORS.keys()
-        assert choice.best is not None
-        assert choice.best.tau == max(quality.tau for quality in choice.quality.values())
+        selected_predictor = select_predictor(FEATURES, shapes, [planted(shape) for shape in shapes], 0)
+        assert selected_predictor.quality.keys() == REGRESSORS.keys()
+        assert selected_predictor.best is not None
+        assert selected_predictor.best.tau == max(
+            quality.tau for quality in selected_predictor.quality.values()
+        )
 
     def test_recall_of_the_best(self) -> None:
         truth = np.arange(30.0)

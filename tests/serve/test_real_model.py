@@ -17,7 +17,6 @@ from secateur.checkpoint.export import export
 from secateur.checkpoint.source import ModelSource, register_config
 from secateur.client import Client
 from secateur.model.architecture import Architecture
-from secateur.model.dense import build_model
 from secateur.prune.surgery import build_slim_model
 from secateur.serve.process import ServerProcess, served
 
@@ -37,7 +36,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
 @pytest.fixture(scope="module")
 def folders(smollm2: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every shape, cut without repair and exported in float32."""
-    model = build_model(smollm2.config, smollm2.tensors(), smollm2.reference)
+    model = smollm2.load_model()
     library = BlockLibrary(model, None, torch.float32)
     root = tmp_path_factory.mktemp("real")
     for name, shape in SHAPES.items():

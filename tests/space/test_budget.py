@@ -22,9 +22,9 @@ from secateur.checkpoint.export import weight_bytes
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, architecture_of, build_model
+from secateur.model.dense import DecoderModel, architecture_of
 from secateur.prune.surgery import build_slim_model
-from secateur.space.budget import keep_budget
+from secateur.space.budget import budget_of
 from secateur.space.costs.parameters import count_parameters, parameter_cost
 from secateur.space.knapsack import solve
 from secateur.space.space import Space
@@ -33,7 +33,7 @@ from secateur.space.space import Space
 @cache
 def load(folder: Path) -> DecoderModel:
     source = open_source(folder)
-    return build_model(source.config, source.tensors(), str(folder))
+    return source.load_model()
 
 
 def architectures(space: Space) -> st.SearchStrategy[Architecture]:
@@ -54,7 +54,7 @@ class TestCost:
         candidate = data.draw(architectures(space))
         slim = build_slim_model(BlockLibrary(model, None, torch.float32), candidate)
         assert parameter_cost(model, space).of(candidate) == count_parameters(slim).non_embedding
-        memory = keep_budget(model, space, 0.9, "memory").limits[0].cost
+        memory = budget_of(model, space, {"memory": 0.9}, field="keep").limits[0].cost
         assert memory.of(candidate) == weight_bytes(slim, model.dtype)
 
     def test_biases_count(self, make_tiny: Callable[..., Path]) -> None:
@@ -79,16 +79,16 @@ class TestKeep:
     @pytest.mark.parametrize("keep", [1.7, 0, -1, math.nan, math.inf, -0.0])
     def test_not_a_fraction(self, keep: float, model: DecoderModel, space: Space) -> None:
         with pytest.raises(BadInput, match=r"keep: got .*: allowed is a fraction over 0 and up to 1"):
-            keep_budget(model, space, keep)
+            budget_of(model, space, {"params": keep}, field="keep")
 
     def test_unknown_kind(self, model: DecoderModel, space: Space) -> None:
         with pytest.raises(
             BadInput, match="budget: got time: allowed are params, total, memory, kv, latency"
         ):
-            keep_budget(model, space, 0.5, "time")
+            budget_of(model, space, {"time": 0.5}, field="keep")
 
     def test_one_keeps_everything(self, model: DecoderModel, space: Space) -> None:
-        assert keep_budget(model, space, 1.0).admits(space.dense)
+        assert budget_of(model, space, {"params": 1.0}, field="keep").fits(space.dense)
 
     @pytest.mark.parametrize("kind", ["params", "memory"])
     @pytest.mark.parametrize("quantum", [1, 32, 77, 192])
@@ -97,11 +97,11 @@ class TestKeep:
     ) -> None:
         narrow = Space(space.dense, quantum)
         with pytest.raises(InfeasibleBudget, match=r"keep: got 1e-05") as caught:
-            keep_budget(model, narrow, 1e-5, kind)
+            budget_of(model, narrow, {kind: 1e-5}, field="keep")
         named = float(re.search(r"smallest feasible is ([\d.]+)", str(caught.value)).group(1))
-        budget = keep_budget(model, narrow, named, kind)
+        budget = budget_of(model, narrow, {kind: named}, field="keep")
         values = {slot: dict.fromkeys(narrow.widths(*slot), 0.0) for slot in narrow.slots}
         found = solve(narrow, budget, values)
-        assert budget.admits(found) and found.groups[0] > 0
+        assert budget.fits(found) and found.groups[0] > 0
         with pytest.raises(InfeasibleBudget):
-            keep_budget(model, narrow, named - 2e-4, kind)
+            budget_of(model, narrow, {kind: named - 2e-4}, field="keep")

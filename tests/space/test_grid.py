@@ -36,7 +36,7 @@ def test_shares_of_the_budget(fractions: list[float], keep: float) -> None:
     shape = shifted(SPACE, fractions, 0.0)
     spent = at(GRID.costs(limit)[0], GRID.encode([shape])).sum()
     assert spent == pytest.approx((COST.of(shape) - COST.fixed) / (limit.limits[0].max_value - COST.fixed))
-    assert (spent <= 1 + 1e-9) == limit.admits(shape)
+    assert (spent <= 1 + 1e-9) == limit.fits(shape)
 
 
 def test_no_architectures() -> None:

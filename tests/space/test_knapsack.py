@@ -48,7 +48,7 @@ def value_of(candidate: Architecture, values: Values) -> float:
 
 
 def brute_force(budget: Budget, values: Values) -> float:
-    return min(value_of(candidate, values) for candidate in EVERY if budget.admits(candidate))
+    return min(value_of(candidate, values) for candidate in EVERY if budget.fits(candidate))
 
 
 def limits(cost: Cost) -> st.SearchStrategy[int]:
@@ -70,7 +70,7 @@ def test_within_the_budget_and_near_the_optimum(problem: tuple[Cost, Values], da
     cost, values = problem
     budget = Budget((Limit("params", cost, data.draw(limits(cost))),))
     found = solve(SPACE, budget, values)
-    assert SPACE.contains(found) and budget.admits(found)
+    assert SPACE.contains(found) and budget.fits(found)
     largest_move = max(max(row.values()) - min(row.values()) for row in values.values())
     assert value_of(found, values) <= brute_force(budget, values) + largest_move + 1e-9
 
@@ -96,7 +96,7 @@ def test_slack_is_spent(problem: tuple[Cost, Values], data: st.DataObject) -> No
     found = spend_slack(SPACE, budget, values, start)
     for slot in SPACE.slots:
         wider = [width for width in SPACE.widths(*slot) if width > found.width(*slot)]
-        assert not any(budget.admits(found.with_width(*slot, width)) for width in wider)
+        assert not any(budget.fits(found.with_width(*slot, width)) for width in wider)
 
 
 def test_the_whole_budget_keeps_everything() -> None:
@@ -108,9 +108,7 @@ def test_the_whole_budget_keeps_everything() -> None:
 def test_flat_values_still_give_a_fit() -> None:
     cost = Cost("units", 0, {slot: {w: w for w in SPACE.widths(*slot)} for slot in SPACE.slots})
     values = {slot: dict.fromkeys(SPACE.widths(*slot), 0.0) for slot in SPACE.slots}
-    assert Budget((Limit("params", cost, 7),)).admits(
-        solve(SPACE, Budget((Limit("params", cost, 7),)), values)
-    )
+    assert Budget((Limit("params", cost, 7),)).fits(solve(SPACE, Budget((Limit("params", cost, 7),)), values))
 
 
 @st.composite
@@ -137,12 +135,12 @@ def several_limits(draw: st.DrawFn) -> tuple[Budget, Values]:
 def test_several_limits_hold_near_the_optimum(problem: tuple[Budget, Values]) -> None:
     budget, values = problem
     found = solve(SPACE, budget, values)
-    assert SPACE.contains(found) and budget.admits(found)
+    assert SPACE.contains(found) and budget.fits(found)
     largest_moves = sorted(max(row.values()) - min(row.values()) for row in values.values())[-2:]
     assert value_of(found, values) <= brute_force(budget, values) + sum(largest_moves) + 1e-9
     for slot in SPACE.slots:
         wider = [width for width in SPACE.widths(*slot) if width > found.width(*slot)]
-        assert not any(budget.admits(found.with_width(*slot, width)) for width in wider)
+        assert not any(budget.fits(found.with_width(*slot, width)) for width in wider)
 
 
 @settings(max_examples=60, deadline=None)

@@ -49,10 +49,10 @@ def cases(draw: st.DrawFn) -> tuple[Space, Budget, Architecture]:
 @given(case=cases())
 def test_few_shapes_within_space_and_budget(case: tuple[Space, Budget, Architecture]) -> None:
     space, budget, candidate = case
-    if not any(budget.admits(item) for item in space.narrowest):
+    if not any(budget.fits(item) for item in space.narrowest):
         return  # refused by `budget_of`
     found = consolidate(space, budget, values_of(space), candidate)
-    assert space.contains(found) and budget.admits(found)
+    assert space.contains(found) and budget.fits(found)
     for groups, channels in shapes_of(found):  # whole classes were widened as far as they go
         own = [n for n in range(5) if (found.groups[n], found.channels[n]) == (groups, channels)]
         wider = set.intersection(*(set(space.widths(n, "ffn")) for n in own))
@@ -60,7 +60,7 @@ def test_few_shapes_within_space_and_budget(case: tuple[Space, Budget, Architect
             grown = found
             for layer in own:
                 grown = grown.with_width(layer, "ffn", width)
-            assert not budget.admits(grown)
+            assert not budget.fits(grown)
 
 
 def test_few_enough_is_left_alone() -> None:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
-from secateur.space.protection import parse_protected_layers
-from secateur.space.space import Space, shapes_of
+from secateur.space.space import Space, parse_protected_layers, shapes_of
 
 
 def vllm_serves(groups: int, queries: int, channels: int, tp: int) -> bool:

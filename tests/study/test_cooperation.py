@@ -25,11 +25,12 @@ SCRIPT = """
 import sys, time
 from secateur.model.architecture import Architecture
 from secateur.study.cooperation import evaluate_shared
-from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture, Study
+from secateur.study.study import Study
+from secateur.study.trial import EvaluatedArchitecture
 
-class Slow:
+class Slow(Evaluator):
     def evaluate(self, candidates):
         for candidate in candidates:
             time.sleep(0.03)
@@ -40,8 +41,8 @@ class Slow:
 study = Study(sys.argv[1], Space(Architecture((3, 3), (128, 128)), 32), {"seed": 0})
 for number in range(3):
     wanted = [Architecture((1 + number, a), (32 * b, 0)) for a in range(4) for b in range(5)]
-    pair_of = lambda item, found: EvaluatedArchitecture(item, found, number, "test", 0.5)
-    for pair in evaluate_shared(study, Slow(), wanted, pair_of):
+    to_trial = lambda item, found: EvaluatedArchitecture(item, found, number, "test", 0.5)
+    for trial in evaluate_shared(study, Slow(), wanted, to_trial):
         pass
 study.close()
 """
@@ -60,9 +61,9 @@ def check(place: str) -> None:
     import optuna
 
     study = Study(place, SPACE, {"seed": 0})
-    assert len(study.pairs) == ROUNDS * 20
-    assert all(pair.measurement.kl == sum(shape.path) / 7 for shape, pair in study.pairs.items())
-    assert all(pair.round == shape.groups[0] - 1 for shape, pair in study.pairs.items())
+    assert len(study.trials) == ROUNDS * 20
+    assert all(trial.measurement.kl == sum(shape.path) / 7 for shape, trial in study.trials.items())
+    assert all(trial.round == shape.groups[0] - 1 for shape, trial in study.trials.items())
     trials = study._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert len(trials) == len(study._study.get_trials()) == ROUNDS * 20
     assert study.get_attr("claims") == {}

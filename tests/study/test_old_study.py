@@ -15,7 +15,7 @@ from secateur.checkpoint.source import open_source
 from secateur.cli.commands import run
 from secateur.model.architecture import Architecture
 from secateur.model.host import fastest_dtype
-from secateur.study.study import JOURNAL
+from secateur.study.storage import JOURNAL
 from secateur.study.view import view_study
 
 DATA = Path(__file__).parent / "data" / "e570153"
@@ -43,9 +43,9 @@ def study(tiny_llama: Path, tmp_path: Path) -> Path:
 def test_view(study: Path) -> None:
     view = view_study(str(study))
     assert view.dense == Architecture((2, 2, 2), (192, 192, 192))
-    assert len(view.pairs) == 10 and sum(pair.round > 0 for pair in view.pairs) == 4
+    assert len(view.trials) == 10 and sum(pair.round > 0 for pair in view.trials) == 4
     assert [goal.name for goal in view.goals] == ["0.7"]
-    first = view.pairs[0]
+    first = view.trials[0]
     assert (first.measurement.kl, first.measurement.tokens) == (0.3612560470017695, 124)
     assert view.table[0, "attention"] == {1: 0.3612560470017695, 2: 0.0}
     assert set(view.costs) == {"params", "total", "memory", "kv"}
@@ -69,7 +69,7 @@ def test_report(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_cut(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = view_study(str(study))
-    best = min((pair for pair in view.pairs if pair.round > 0), key=lambda pair: pair.measurement.kl)
+    best = min((pair for pair in view.trials if pair.round > 0), key=lambda pair: pair.measurement.kl)
     out = study.parent / "slim"
     cut = ["study", "cut", str(study), "--id", best.architecture.digest, "--out", str(out), "--json"]
     assert run(cut) == 0
@@ -77,4 +77,4 @@ def test_cut(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["architecture"] == best.architecture.to_json()
     assert record["search"]["kl"] == best.measurement.kl
     assert open_source(out).config.model_type == "secateur"
-    assert len(view_study(str(study)).pairs) == 10
+    assert len(view_study(str(study)).trials) == 10

@@ -1,6 +1,6 @@
 """Looking at a study: what was written comes back, nothing on disk changes, less is no error.
 
-Proven: pairs written by `Study` come back equal, from a folder and from a database; a study that is
+Proven: trials written by `Study` come back equal, from a folder and from a database; a study that is
 being written (its last line torn) is read as it stands, and no byte and no file changes; what a study
 lacks is empty; the best of a goal fits its budgets and nothing better does.
 """
@@ -15,17 +15,18 @@ from optuna.storages import RDBStorage
 from secateur.errors import BadInput
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
-from secateur.space.budget import Budget
-from secateur.space.goal import Goal
+from secateur.space.budget import Budget, Goal
 from secateur.space.space import Space
-from secateur.study.study import JOURNAL, EvaluatedArchitecture, Study
+from secateur.study.storage import JOURNAL
+from secateur.study.study import Study
+from secateur.study.trial import EvaluatedArchitecture
 from secateur.study.view import view_study
 from tests.report.studies import DENSE_NLL, made
 
 SPACE = Space(Architecture((3, 3), (128, 128)), 32)
 
 
-def pair(number: int) -> EvaluatedArchitecture:
+def trial(number: int) -> EvaluatedArchitecture:
     shape = Architecture((1 + number % 3, number // 3 % 4), (32 * (number % 5), 128))
     return EvaluatedArchitecture(
         shape, Measurement(0.1 + number / 3, 1e-17, 2.5, 0.01, 1234), number % 4, f"origin {number}"
@@ -39,11 +40,11 @@ def contents(folder: Path) -> dict[Path, bytes]:
 class TestReading:
     def test_what_a_search_wrote(self, tmp_path: Path) -> None:
         study = Study(tmp_path, SPACE, {"seed": 7})
-        pairs = [pair(number) for number in range(8)]
-        for one in pairs:
+        trials = [trial(number) for number in range(8)]
+        for one in trials:
             study.add(one)
         view = view_study(str(tmp_path))
-        assert list(view.pairs) == pairs
+        assert list(view.trials) == trials
         assert view.dense == SPACE.dense
         assert view.identity["seed"] == 7
 
@@ -51,7 +52,7 @@ class TestReading:
         small = made(layers=1, rounds=2, per_round=2)  # a database takes its time for every trial
         folder = view_study(str(small.write_folder(tmp_path / "study")))
         database = view_study(small.write_database(tmp_path / "study.db"))
-        for name in ("dense", "pairs", "goals", "rounds", "table", "costs", "seconds", "about"):
+        for name in ("dense", "trials", "goals", "rounds", "table", "costs", "seconds", "about"):
             assert getattr(folder, name) == getattr(database, name)
 
     def test_changes_nothing(self, tmp_path: Path) -> None:
@@ -62,22 +63,22 @@ class TestReading:
 
     def test_torn_line(self, tmp_path: Path) -> None:
         folder = made().write_folder(tmp_path / "study")
-        whole = view_study(str(folder)).pairs
+        whole = view_study(str(folder)).trials
         journal = folder / JOURNAL
         journal.write_bytes(journal.read_bytes()[:-20])
         before = contents(folder)
-        assert view_study(str(folder)).pairs == whole[:-1]
+        assert view_study(str(folder)).trials == whole[:-1]
         assert contents(folder) == before
 
     def test_predictions(self, tmp_path: Path) -> None:
         study = made()
         view = view_study(str(study.write_folder(tmp_path / "study")))
-        assert [pair.predicted for pair in view.pairs] == [predicted for *_, predicted in study.pairs]
+        assert [trial.predicted for trial in view.trials] == [predicted for *_, predicted in study.trials]
 
     def test_a_study_of_another_name(self, tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path / 'other.db'}"
         made(layers=1, rounds=1, per_round=1).write(RDBStorage(url), "tuesday")
-        assert view_study(f"{url}#tuesday").pairs
+        assert view_study(f"{url}#tuesday").trials
         with pytest.raises(BadInput, match=r"no study named secateur .* tuesday"):
             view_study(url)
 
@@ -90,12 +91,12 @@ class TestWhatIsMissing:
         assert [goal.name for goal in view.goals] == ["0.8"]
         assert not view.table and not view.costs and not view.rounds and not view.seconds
         assert view.dense_nll is None
-        assert view.best(view.goals[0]) == min(view.searched, key=lambda pair: pair.measurement.kl)
+        assert view.best(view.goals[0]) == min(view.searched, key=lambda trial: trial.measurement.kl)
 
     def test_dense_nll_of_a_measured_dense_model(self, tmp_path: Path) -> None:
         study = made()
         del study.attrs["dense"]
-        study.pairs.append((study.space.dense, Measurement(0.0, 0.0, 3.25, 0.0, 100), 1, "dense", None))
+        study.trials.append((study.space.dense, Measurement(0.0, 0.0, 3.25, 0.0, 100), 1, "dense", None))
         assert view_study(str(study.write_folder(tmp_path / "study"))).dense_nll == 3.25
 
     def test_dense_nll_of_the_study(self, tmp_path: Path) -> None:
@@ -108,10 +109,10 @@ class TestBest:
         params = view.cost("params")
         for goal, keep in zip(view.goals, (0.9, 0.6), strict=True):
             limit = int(keep * params.of(view.dense))
-            fitting = [pair for pair in view.pairs if params.of(pair.architecture) <= limit]
+            fitting = [trial for trial in view.trials if params.of(trial.architecture) <= limit]
             best = view.best(goal)
             assert best in fitting
-            assert best.measurement.kl == min(pair.measurement.kl for pair in fitting)
+            assert best.measurement.kl == min(trial.measurement.kl for trial in fitting)
 
     def test_none_fits(self, tmp_path: Path) -> None:
         study = made()

@@ -116,12 +116,11 @@ def cut(
     """
     with stdout_to_stderr():
         with exit_on_interrupt_during_import():
-            from secateur.prune.pipeline import cut_from_study
-            from secateur.prune.study_options import options_of
+            from secateur.prune.pipeline import cut_from_study, options_of_study
 
         if id is not None and not {"keep", "budget", "speedup"} & set(given):
             given = {**given, "keep": "1"}
-        options = options_of(study, given)
+        options = options_of_study(study, given)
         with StageReporter() as reporter:
             record = cut_from_study(options, reporter, id, measured_latency)
         summarise(record)

@@ -15,11 +15,11 @@ from secateur.checkpoint.source import ModelSource, check_context_length, open_s
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
-from secateur.model.dense import DecoderModel, architecture_of, build_model
+from secateur.model.dense import DecoderModel, architecture_of
 from secateur.model.forward import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.space.costs.parameters import ParameterCount, count_parameters
+from secateur.space.costs.parameters import count_parameters
 
 
 def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, Any]:
@@ -36,30 +36,28 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
     check_context_length(source, options.window)
     dense_source = _dense_source(options, source, reporter)
     clock = StageTimer()
-    document: dict[str, Any] = {"model": options.model, "window": options.window}
-    with clock.stage("evaluate"):
-        model = build_model(source.config, source.tensors(), source.reference).to(dtype)
-        windows = _windows(corpora, source, options)
-        document["windows"] = {name: len(part) for name, part in windows.items()}
-        own = _measure("evaluating", model, windows, reporter)
-    if tasks:
-        with clock.stage("tasks"):
-            own["tasks"] = run_tasks(model, source.tokenizer(), tasks, options.limit, "answering", reporter)
-    document |= own
-    if dense_source is not None:
-        with clock.stage("evaluate_dense"):
-            tensors = dense_source.tensors()
-            dense_model = build_model(dense_source.config, tensors, dense_source.reference).to(dtype)
-            same_text = _windows(corpora, dense_source, options)
-            dense = _measure("evaluating the dense model", dense_model, same_text, reporter)
+
+    def results_of(
+        source: ModelSource, stage_suffix: str, titles: tuple[str, str]
+    ) -> tuple[DecoderModel, dict[str, int], dict[str, Any]]:
+        """The model, its number of windows by corpus, and what was measured."""
+        with clock.stage("evaluate" + stage_suffix):
+            model = source.load_model().to(dtype)
+            windows = _windows(corpora, source, options)
+            results = _measure(titles[0], model, windows, reporter)
         if tasks:
-            with clock.stage("tasks_dense"):
-                title = "the dense model answering"
-                dense["tasks"] = run_tasks(
-                    dense_model, dense_source.tokenizer(), tasks, options.limit, title, reporter
-                )
-        document |= {"dense": dense, "slim": own, "kept": own["parameters"]}
-        document["kept_fraction"] = _kept(count_parameters(model), count_parameters(dense_model))
+            with clock.stage("tasks" + stage_suffix):
+                tokenizer = source.tokenizer()
+                results["tasks"] = run_tasks(model, tokenizer, tasks, options.limit, titles[1], reporter)
+        return model, {name: len(part) for name, part in windows.items()}, results
+
+    model, windows, slim = results_of(source, "", ("evaluating", "answering"))
+    document = {"model": options.model, "window": options.window, "windows": windows, **slim}
+    if dense_source is not None:
+        titles = ("evaluating the dense model", "the dense model answering")
+        dense_model, _, dense = results_of(dense_source, "_dense", titles)
+        document |= {"dense": dense, "slim": slim, "kept": slim["parameters"]}
+        document["kept_fraction"] = count_parameters(model).fraction_of(count_parameters(dense_model))
     document["architecture"] = architecture_of(model).to_json()
     document["dtype"] = str(dtype).removeprefix("torch.")
     document["seconds"] = clock.seconds
@@ -104,15 +102,15 @@ def _dense_source(
     if recorded is None:
         reporter.message(f"{RECORD} does not say which the dense model is; name it with `dense`")
         return None
-    for place in (recorded["path"], recorded["reference"]):
-        if not Path(place).exists() and place == recorded["path"]:
+    for candidate_reference in (recorded["path"], recorded["reference"]):
+        if not Path(candidate_reference).exists() and candidate_reference == recorded["path"]:
             continue
         try:
-            found = open_source(place)
+            dense_source = open_source(candidate_reference)
         except SecateurError:
             continue
-        if found.fingerprint == recorded["fingerprint"]:
-            return found
+        if dense_source.fingerprint == recorded["fingerprint"]:
+            return dense_source
     reporter.message(f"the dense model ({recorded['reference']}) is not where it was; name it with `dense`")
     return None
 
@@ -124,10 +122,3 @@ def _recorded_model(record_file: Path) -> dict[str, str] | None:
         return {key: str(model[key]) for key in ("path", "reference", "fingerprint")}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _kept(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:
-    return {
-        "total": round(slim.total / dense.total, 5),
-        "non_embedding": round(slim.non_embedding / dense.non_embedding, 5),
-    }

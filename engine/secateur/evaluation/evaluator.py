@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.library import BlockLibrary
-from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
+from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
 from secateur.evaluation.prefixes import PrefixCache
 from secateur.model.architecture import Architecture, Slot
 from secateur.model.forward import apply_block, embed, final_hidden, forward_context
@@ -32,7 +32,7 @@ DEFAULT_TEACHER_BYTES = 2 << 30
 CHUNK_WINDOWS = 4
 
 
-class PrefixEvaluator:
+class PrefixEvaluator(Evaluator):
     """The evaluator for one host.
 
     Args:
@@ -76,7 +76,7 @@ class PrefixEvaluator:
 
     @property
     def num_chunks(self) -> int:
-        """Blocks of windows there are."""
+        """Chunks of windows there are."""
         return len(self._chunks)
 
     @property
@@ -86,27 +86,28 @@ class PrefixEvaluator:
             nll_N = torch.cat([self._teacher(chunk).nll_N for chunk in range(self.num_chunks)])
         return float(nll_N.mean())
 
-    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
-        """Each distinct candidate measured on all windows, in order of their paths."""
-        for candidate, losses in self.losses(candidates):
-            yield candidate, losses.measurement()
-
     def losses(
         self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
         """Each distinct candidate with its losses on those chunks, in order of their paths."""
-        wanted = resolve_chunks(chunks, self.num_chunks)
+        chunk_indices = resolve_chunks(chunks, self.num_chunks)
         ordered = sorted(set(candidates), key=lambda item: item.path)
-        spans = [wanted[start : start + self._span] for start in range(0, len(wanted), self._span)]
-        found: dict[Architecture, Losses] = {}
+        spans = [
+            chunk_indices[start : start + self._span] for start in range(0, len(chunk_indices), self._span)
+        ]
+        losses_by_candidate: dict[Architecture, Losses] = {}
         for span in spans:
             for start in range(0, len(ordered), self._group):
                 group = ordered[start : start + self._group]
                 for chunk in span:
                     for candidate, losses in zip(group, self._group_losses(group, chunk), strict=True):
-                        found[candidate] = found[candidate] + losses if candidate in found else losses
+                        losses_by_candidate[candidate] = (
+                            losses_by_candidate[candidate] + losses
+                            if candidate in losses_by_candidate
+                            else losses
+                        )
                 if span is spans[-1]:
-                    yield from ((candidate, found[candidate]) for candidate in group)
+                    yield from ((candidate, losses_by_candidate[candidate]) for candidate in group)
 
     @torch.inference_mode()
     def _group_losses(self, group: Sequence[Architecture], chunk: int) -> list[Losses]:

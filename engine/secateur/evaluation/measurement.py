@@ -52,11 +52,16 @@ class Evaluator(Protocol):
 
     A candidate's losses on a chunk are its own: they depend neither on the order nor on the grouping
     of candidates or chunks (`tests/evaluation/conformance.py` holds every evaluator to that).
+
+    Attributes:
+        at_once: candidates evaluated at a time.
     """
+
+    at_once: int = 1
 
     @property
     def num_chunks(self) -> int:
-        """Blocks of windows there are."""
+        """Chunks of windows there are."""
 
     def losses(
         self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
@@ -65,6 +70,8 @@ class Evaluator(Protocol):
 
     def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
         """Each distinct candidate measured on all chunks, in whatever order is cheapest, as they are done."""
+        for candidate, losses in self.losses(candidates):
+            yield candidate, losses.measurement()
 
 
 def resolve_chunks(chunks: Iterable[int] | None, num_chunks: int) -> list[int]:
@@ -73,13 +80,13 @@ def resolve_chunks(chunks: Iterable[int] | None, num_chunks: int) -> list[int]:
     Raises:
         ValueError: none at all, or one that there is not.
     """
-    wanted = list(range(num_chunks) if chunks is None else chunks)
-    if not wanted:
+    chunk_indices = list(range(num_chunks) if chunks is None else chunks)
+    if not chunk_indices:
         raise ValueError("chunks: none given; at least one is needed")
-    strange = [chunk for chunk in wanted if not 0 <= chunk < num_chunks]
-    if strange:
-        raise ValueError(f"chunks: {strange[0]} given; allowed are 0 to {num_chunks - 1}")
-    return wanted
+    out_of_range = [chunk for chunk in chunk_indices if not 0 <= chunk < num_chunks]
+    if out_of_range:
+        raise ValueError(f"chunks: {out_of_range[0]} given; allowed are 0 to {num_chunks - 1}")
+    return chunk_indices
 
 
 def _stderr(values: Sequence[float]) -> float:

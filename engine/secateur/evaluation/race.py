@@ -71,25 +71,27 @@ def race(
     dropped: list[Architecture] = []
     done = 0
     while done < evaluator.num_chunks and (not done or len(running) > survivors):
-        upto = min(max(1, 2 * done), evaluator.num_chunks)
-        for candidate, found in evaluator.losses(running, range(done, upto)):
-            losses[candidate] = losses[candidate] + found if candidate in losses else found
-        done = upto
+        end_chunk = min(max(1, 2 * done), evaluator.num_chunks)
+        for candidate, chunk_losses in evaluator.losses(running, range(done, end_chunk)):
+            losses[candidate] = losses[candidate] + chunk_losses if candidate in losses else chunk_losses
+        done = end_chunk
         running.sort(key=lambda item: (fmean(losses[item].kl), item))
-        bar = losses[running[min(survivors, len(running)) - 1]].kl
+        reference_kl = losses[running[min(survivors, len(running)) - 1]].kl
         beaten = [
-            item for item in running[survivors:] if is_significantly_worse(losses[item].kl, bar, confidence)
+            item
+            for item in running[survivors:]
+            if is_significantly_worse(losses[item].kl, reference_kl, confidence)
         ]
         running = [item for item in running if item not in beaten]
         dropped = beaten + dropped
         yield Rung(done, {item: losses[item] for item in (*running, *dropped)}, len(running))
 
 
-def is_significantly_worse(kl: Sequence[float], bar: Sequence[float], confidence: float) -> bool:
+def is_significantly_worse(kl: Sequence[float], reference_kl: Sequence[float], confidence: float) -> bool:
     """Whether per-window losses lie above others on the same windows, by a paired one-sided t-test."""
     from scipy.stats import t
 
-    differences = [a - b for a, b in zip(kl, bar, strict=True)]
+    differences = [a - b for a, b in zip(kl, reference_kl, strict=True)]
     mean = fmean(differences)
     if len(differences) < 2 or mean <= 0:
         return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -18,6 +20,18 @@ Slot = tuple[int, Kind]
 def slot_name(layer: int, kind: Kind) -> str:
     """What the width of a sub-block is called in a study: ``layer_003.channels``."""
     return f"layer_{layer:03d}.{'groups' if kind == 'attention' else 'channels'}"
+
+
+def parse_slot_name(name: str) -> Slot:
+    """The inverse of `slot_name`.
+
+    Raises:
+        ValueError: no such name.
+    """
+    match = re.fullmatch(r"layer_(\d+)\.(groups|channels)", name)
+    if match is None:
+        raise ValueError(f"{name} is no width of a sub-block")
+    return int(match[1]), "attention" if match[2] == "groups" else "ffn"
 
 
 @dataclass(frozen=True, order=True)
@@ -54,6 +68,13 @@ class Architecture:
         if kind == "attention":
             return Architecture(tuple(values), self.channels)
         return Architecture(self.groups, tuple(values))
+
+    @classmethod
+    def of_widths(cls, widths: Mapping[Slot, int]) -> Architecture:
+        """The architecture of the widths of all its sub-blocks."""
+        layers = range(len(widths) // 2)
+        groups, channels = (tuple(widths[layer, kind] for layer in layers) for kind in KINDS)
+        return cls(groups, channels)
 
     @property
     def path(self) -> tuple[int, ...]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from secateur.config.prune import PruneOptions
+from secateur.config.prune import LATENCY, PruneOptions
+from secateur.config.values import from_json
 from secateur.errors import BadInput
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.budgeting import LatencyMeter
-from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
-from secateur.prune.preparation import PreparedRun, prepare
+from secateur.prune.checkpoint_request import CheckpointRequest, finalists, make_checkpoints
+from secateur.prune.goals import LatencyMeter
+from secateur.prune.prepared_run import PreparedRun, prepare
 from secateur.search.loop import Search, SearchProgress
 from secateur.storage import check_new_path
 from secateur.study.storage import check_storage
-from secateur.study.study import EvaluatedArchitecture, best_first
+from secateur.study.trial import EvaluatedArchitecture
+from secateur.study.view import view_study
 
 
 class SearchObserver(Protocol):
@@ -76,16 +79,16 @@ def prune_all(
         CheckpointRequest(
             replace(options, keep=(keep,) if keep is not None else (), out=out, study=options.study_url),
             goal,
-            finalists(search.ranked(goal)),
+            finalists(prepared.study.ranked(goal.budget)),
         )
         for goal, keep, out in zip(prepared.goals, options.goals, options.outs, strict=True)
     ]
     if empty := [order.goal.name for order in orders if not order.candidates]:
         allowed = f"more: none was left for {', '.join(empty)}; what was evaluated is kept in the study"
         raise BadInput("evaluations", options.evaluations, allowed)
-    records = make_checkpoints(prepared, orders, search.choice, reporter, clock)
-    others = prepared.study.close()
-    if len(prepared.goals) == 1 and not others:  # a study of several budgets is there to be cut from again
+    records = make_checkpoints(prepared, orders, search.selected_predictor, reporter, clock)
+    others_at_work = prepared.study.close()
+    if len(prepared.goals) == 1 and not others_at_work:  # a study of several budgets may be cut from again
         shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)
     return records
 
@@ -96,7 +99,7 @@ def cut_from_study(
     digest: str | None = None,
     meter: LatencyMeter | None = None,
 ) -> dict[str, Any]:
-    """A checkpoint from the pairs that a study has, without another search.
+    """A checkpoint from the trials that a study has, without another search.
 
     Args:
         options: those of the study, with the budget and the folder to make.
@@ -115,6 +118,25 @@ def cut_from_study(
     return record
 
 
+def options_of_study(study: str, changes: Mapping[str, Any]) -> PruneOptions:
+    """What `cut_from_study` asks for.
+
+    Args:
+        study: a folder or the URL of a database.
+        changes: the checkpoint folder to make (`out`), and the budget; as `PruneOptions` declares them.
+
+    Raises:
+        BadInput: there is no study, it does not say its options, or a budget that makes no sense.
+    """
+    recorded = view_study(study).about.get("options")
+    if recorded is None:
+        raise BadInput("study", study, "does not say how it was made (an older version made it)")
+    recorded = dict(recorded)
+    if changes.get("speedup") is None and LATENCY not in changes.get("budget", ""):
+        recorded.pop("latency_table", None)
+    return from_json(PruneOptions, {**recorded, **changes, "study": study})
+
+
 def _require_places(options: PruneOptions) -> None:
     """Check where results and the study go, before any work.
 
@@ -129,17 +151,13 @@ def _require_places(options: PruneOptions) -> None:
 
 def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArchitecture]:
     (goal,) = prepared.goals
-    pairs = prepared.study.pairs
+    trials = prepared.study.trials
     if digest is not None:
-        named = [pair for pair in pairs.values() if pair.architecture.digest == digest]
-        if not named:
-            raise BadInput("id", digest, f"the study has no such architecture among its {len(pairs)} pairs")
-        return named
-    ranked = best_first(
-        pair
-        for pair in pairs.values()
-        if prepared.space.contains(pair.architecture) and goal.budget.admits(pair.architecture)
-    )
+        matching = [trial for trial in trials.values() if trial.architecture.digest == digest]
+        if not matching:
+            raise BadInput("id", digest, f"the study has no such architecture among its {len(trials)} pairs")
+        return matching
+    ranked = prepared.study.ranked(goal.budget)
     if not ranked:
         limit = " and ".join(f"{limit.max_value:,} {limit.cost.unit}" for limit in goal.budget.limits)
         raise BadInput("keep", goal.name, f"no pair of the study is within {limit}; search for it")
@@ -148,9 +166,9 @@ def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArch
 
 def _store_stage_seconds(prepared: PreparedRun, clock: StageTimer) -> None:
     """What the stages took; a run that resumes does not make less of it."""
-    earlier = prepared.study.get_attr("seconds") or {}
-    longest = {name: max(spent, earlier.get(name, 0.0)) for name, spent in clock.seconds.items()}
-    prepared.study.set_attr("seconds", earlier | longest)
+    earlier_seconds = prepared.study.get_attr("seconds") or {}
+    longest = {name: max(seconds, earlier_seconds.get(name, 0.0)) for name, seconds in clock.seconds.items()}
+    prepared.study.set_attr("seconds", earlier_seconds | longest)
 
 
 def _run(search: Search, reporter: ProgressReporter, observer: SearchObserver | None) -> None:
@@ -168,7 +186,7 @@ def _run(search: Search, reporter: ProgressReporter, observer: SearchObserver | 
 def _describe_progress(progress: SearchProgress) -> str:
     if progress.best is None:
         return ""
-    line = f"round {progress.pair.round}, {progress.goal}: best KL {progress.best.measurement.kl:.4f}"
+    line = f"round {progress.trial.round}, {progress.goal}: best KL {progress.best.measurement.kl:.4f}"
     if progress.quality is None:
         return line
     return (

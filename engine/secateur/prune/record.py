@@ -11,13 +11,12 @@ from secateur.checkpoint.configuration_secateur import SecateurConfig
 from secateur.checkpoint.export import describe, weight_bytes
 from secateur.config.prune import PruneOptions
 from secateur.model.dense import DecoderModel
-from secateur.prune.host import versions
-from secateur.prune.preparation import PreparedRun
+from secateur.prune.environment import versions
+from secateur.prune.prepared_run import PreparedRun
 from secateur.search.predictor import SelectedPredictor
-from secateur.space.budget import Budget
-from secateur.space.costs.parameters import ParameterCount, count_parameters
-from secateur.space.goal import Goal
-from secateur.study.study import EvaluatedArchitecture
+from secateur.space.budget import Budget, Goal
+from secateur.space.costs.parameters import count_parameters
+from secateur.study.trial import EvaluatedArchitecture
 
 
 def build_record(
@@ -26,11 +25,11 @@ def build_record(
     goal: Goal,
     slim: DecoderModel,
     winner: EvaluatedArchitecture,
-    choice: SelectedPredictor | None,
+    selected_predictor: SelectedPredictor | None,
     stored: torch.dtype,
 ) -> dict[str, Any]:
     """Everything worth knowing about a pruning run but its perplexities and seconds."""
-    model, source, pairs, budget = prepared.model, prepared.source, prepared.study.pairs, goal.budget
+    model, source, trials, budget = prepared.model, prepared.source, prepared.study.trials, goal.budget
     corpora = (*prepared.corpora, *prepared.reserved)
     dense_count, slim_count = count_parameters(model), count_parameters(slim)
     config, _ = describe(slim)
@@ -43,7 +42,7 @@ def build_record(
         "out": str(options.out),
         "parameters": dense_count.to_json(),
         "kept": slim_count.to_json(),
-        "kept_fraction": _fraction(slim_count, dense_count),
+        "kept_fraction": slim_count.fraction_of(dense_count),
         "budget": _budget(budget, options.limits[0]),
         "architecture": winner.architecture.to_json(),
         "layout": "per-layer" if config.model_type == SecateurConfig.model_type else "stock",
@@ -61,11 +60,11 @@ def build_record(
             "kl": winner.measurement.kl,
             "kl_stderr": winner.measurement.kl_stderr,
             "origin": winner.origin,
-            "pairs": len(pairs),
-            "evaluations": sum(pair.round > 0 for pair in pairs.values()),
+            "pairs": len(trials),
+            "evaluations": sum(trial.round > 0 for trial in trials.values()),
             "sampler": options.sampler,
-            "predictor": choice.predictor.name if choice else None,
-            "predictor_quality": _quality(choice),
+            "predictor": selected_predictor.name if selected_predictor else None,
+            "predictor_quality": selected_predictor.quality_to_json() if selected_predictor else {},
             **_reported(prepared, goal),
         },
         "seed": options.seed,
@@ -89,21 +88,8 @@ def _budget(budget: Budget, keep: Mapping[str, float]) -> dict[str, Any]:
     return {"kind": kind, **limits[kind], "limits": limits}
 
 
-def _quality(choice: SelectedPredictor | None) -> dict[str, dict[str, float]]:
-    """Cross-validated rank quality of every regressor tried, best first; empty with too few pairs."""
-    quality = choice.quality if choice else {}
-    return {name: {"tau": found.tau, "top_10_recall": found.recall} for name, found in quality.items()}
-
-
 def _reported(prepared: PreparedRun, goal: Goal) -> dict[str, Any]:
     """What the paper's sampler had to say for this budget, if it was the one."""
     rounds = prepared.study.get_attr("rounds") or ()
     reports = [note["report"] for note in rounds if note["goal"] == goal.name and note.get("report")]
     return {"paper": reports[-1]} if reports else {}
-
-
-def _fraction(slim: ParameterCount, dense: ParameterCount) -> dict[str, float]:
-    return {
-        "total": round(slim.total / dense.total, 5),
-        "non_embedding": round(slim.non_embedding / dense.non_embedding, 5),
-    }

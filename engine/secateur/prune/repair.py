@@ -55,19 +55,19 @@ def repair(
         in_sequence: whether to fit in sequence; otherwise the models are as the library cuts them.
     """
     dense = architecture_of(library.master)
-    found: dict[Architecture, RepairResult] = {}
+    repaired: dict[Architecture, RepairResult] = {}
     for architecture, nll in plain.items():
         how = "one-shot" if in_sequence and architecture != dense else "none"
-        found[architecture] = RepairResult(build_slim_model(library, architecture), how, 0.0, nll)
-    wanted = [each for each, slim in found.items() if slim.how == "one-shot"]
-    if wanted:
+        repaired[architecture] = RepairResult(build_slim_model(library, architecture), how, 0.0, nll)
+    to_refit = [each for each, slim in repaired.items() if slim.how == "one-shot"]
+    if to_refit:
         reporter.stage("repairing in sequence", 2 * library.master.num_layers)
         with torch.inference_mode():
-            cuts = [found[each].model for each in wanted]
+            cuts = [repaired[each].model for each in to_refit]
             fitted = repair_in_sequence(library, cuts, split.repair, advance=reporter.step)
-            for each, model in zip(wanted, fitted, strict=True):
-                found[each] = _line_search(found[each], model, split, reporter)
-    return found
+            for each, model in zip(to_refit, fitted, strict=True):
+                repaired[each] = _line_search(repaired[each], model, split, reporter)
+    return repaired
 
 
 def _line_search(

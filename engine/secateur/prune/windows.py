@@ -40,9 +40,12 @@ def check_disjoint(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) ->
         BadInput: it is.
     """
     for unseen in reserved:
-        for seen in corpora:
-            if _shared_passages(unseen.text, seen.text) > 1 or _shared_passages(seen.text, unseen.text) > 1:
-                raise BadInput("validation", unseen.name, f"overlaps `corpus` {seen.name}")
+        for search_corpus in corpora:
+            if (
+                _shared_passages(unseen.text, search_corpus.text) > 1
+                or _shared_passages(search_corpus.text, unseen.text) > 1
+            ):
+                raise BadInput("validation", unseen.name, f"overlaps `corpus` {search_corpus.name}")
 
 
 def _shared_passages(text: str, other: str) -> int:
@@ -74,14 +77,14 @@ def split_windows(
         ]
         validation = interleave(parts)[: reads.validation_windows]
     else:
-        held = min(reads.validation_windows, len(windows) // 4)
-        windows, validation = windows[:-held], windows[-held:]
+        num_validation = min(reads.validation_windows, len(windows) // 4)
+        windows, validation = windows[:-num_validation], windows[-num_validation:]
     search, rest = _spread(windows, min(reads.search_windows, max(1, len(windows) // 4)))
     statistics, fresh = _spread(rest, reads.calibration_tokens // options.window)
     fitted = reads.repair_tokens // options.window
     repair, _ = _spread(fresh, fitted)
-    known, _ = _spread(statistics, fitted - len(repair))
-    return WindowSplit(statistics, torch.cat([repair, known]), search, validation)
+    in_sample_windows, _ = _spread(statistics, fitted - len(repair))
+    return WindowSplit(statistics, torch.cat([repair, in_sample_windows]), search, validation)
 
 
 def _spread(windows_BT: Tensor, count: int) -> tuple[Tensor, Tensor]:

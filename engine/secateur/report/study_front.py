@@ -8,7 +8,7 @@ from typing import Any
 
 from secateur.space.costs.cost import Cost
 from secateur.study.front import front
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 from secateur.study.view import StudyView
 
 DEFAULT_COST = "params"
@@ -23,9 +23,9 @@ def study_front(view: StudyView, kind: str = DEFAULT_COST) -> dict[str, Any]:
     """
     cost = view.cost(kind)
     return {
-        "study": view.place,
+        "study": view.location,
         "cost": {"kind": kind, "unit": cost.unit, "dense": cost.of(view.dense)},
-        "pairs": len(view.pairs),
+        "pairs": len(view.trials),
         "front": [
             pair_document(view, pair)
             | {
@@ -33,7 +33,7 @@ def study_front(view: StudyView, kind: str = DEFAULT_COST) -> dict[str, Any]:
                 "kept": kept_fraction(view, cost, pair),
                 "architecture": pair.architecture.to_json(),
             }
-            for pair in pareto_pairs(view.pairs, cost)
+            for pair in pareto_pairs(view.trials, cost)
         ],
     }
 

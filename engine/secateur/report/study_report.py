@@ -16,9 +16,8 @@ import numpy as np
 from secateur.report.removal import removal, sensitivity, sensitivity_sentence, summary
 from secateur.report.study_front import DEFAULT_COST, kept_fraction, pair_document, pareto_pairs
 from secateur.search.predictor import rank_quality
-from secateur.space.budget import Limit
-from secateur.space.goal import Goal
-from secateur.study.study import EvaluatedArchitecture
+from secateur.space.budget import Goal, Limit
+from secateur.study.trial import EvaluatedArchitecture
 from secateur.study.view import StudyView
 
 
@@ -27,7 +26,7 @@ def study_report(view: StudyView) -> dict[str, Any]:
     ranked = sensitivity(view)
     best = {goal.name: view.best(goal) for goal in view.goals}
     return {
-        "study": view.place,
+        "study": view.location,
         "protocol": _protocol(view),
         "counts": _counts(view),
         "goals": [_goal(view, goal, best[goal.name]) for goal in view.goals],
@@ -60,7 +59,7 @@ def _protocol(view: StudyView) -> dict[str, Any]:
         "dense_perplexity": None if nll is None else math.exp(nll),
         "corpora": view.about.get("corpora"),
         "corpus_digests": identity.get("corpus"),
-        "search_tokens": dense.get("search_tokens", view.pairs[0].measurement.tokens),
+        "search_tokens": dense.get("search_tokens", view.trials[0].measurement.tokens),
         **{field: identity.get(field) for field in fields},
         "sampler": chosen.get("sampler"),
         "predictor": chosen.get("predictor"),
@@ -72,8 +71,8 @@ def _protocol(view: StudyView) -> dict[str, Any]:
 def _counts(view: StudyView) -> dict[str, int]:
     searched = view.searched
     return {
-        "pairs": len(view.pairs),
-        "single_cuts": len(view.pairs) - len(searched),
+        "pairs": len(view.trials),
+        "single_cuts": len(view.trials) - len(searched),
         "evaluations": len(searched),
         "rounds": len({pair.round for pair in searched}),
     }
@@ -108,14 +107,14 @@ def _front(view: StudyView) -> dict[str, Any]:
             "cost": {kind: view.costs[kind].of(pair.architecture) for kind in kinds},
             "kept": {kind: kept_fraction(view, view.costs[kind], pair) for kind in kinds},
         }
-        for pair in view.pairs
+        for pair in view.trials
     ]
     return {
         "costs": {
             kind: {
                 "unit": view.costs[kind].unit,
                 "dense": view.costs[kind].of(view.dense),
-                "front": [pair.architecture.digest for pair in pareto_pairs(view.pairs, view.costs[kind])],
+                "front": [pair.architecture.digest for pair in pareto_pairs(view.trials, view.costs[kind])],
                 "limits": [
                     {"goal": goal.name, "kept": _share(view, limit)}
                     for goal in view.goals
@@ -201,7 +200,7 @@ def _progress(view: StudyView) -> dict[str, Any]:
             "kl": pair.measurement.kl,
             "origin": pair.origin,
             "family": family(pair.origin),
-            "fits": [goal.name for goal in view.goals if goal.budget.admits(pair.architecture)],
+            "fits": [goal.name for goal in view.goals if goal.budget.fits(pair.architecture)],
         }
         for number, pair in enumerate(view.searched, start=1)
     ]
@@ -242,7 +241,7 @@ def _missing(view: StudyView) -> list[str]:
         "costs of the pairs, so no front and no budgets can be drawn": not view.costs,
         "the table of single cuts": not view.table,
         "its rounds, so nothing is known of the predictor's quality": not view.rounds,
-        "what was predicted of the pairs": all(pair.predicted is None for pair in view.pairs),
+        "what was predicted of the pairs": all(pair.predicted is None for pair in view.trials),
         "the dense model's loss, so perplexity ratios are unknown": view.dense_nll is None,
         "seconds per stage": not view.seconds,
     }

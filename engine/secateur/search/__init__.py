@@ -1,1 +1,1 @@
-"""From a budget to the best architecture: space, costs, evaluator, predictor, sampler, study."""
+"""The search: samplers propose, a predictor ranks, a table of single cuts tells where to begin."""

@@ -2,8 +2,8 @@
 
 Fitted on the log of the ratio between the measured KL and what the additive table says, so that the
 regressor only has to learn where errors do not add up. Which regressor is decided by cross-validated
-rank correlation on the pairs at hand. Source: arXiv 2309.09507, section 2 (a non-neural predictor
-on architecture-accuracy pairs); the paper reports squared errors only, a search needs ranks.
+rank correlation on the trials at hand. Source: arXiv 2309.09507, section 2 (a non-neural predictor
+on architecture-accuracy trials); the paper reports squared errors only, a search needs ranks.
 
 Shape suffixes: N candidates, S sub-blocks, W widths.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -38,23 +37,13 @@ class Prediction:
     std: np.ndarray
 
 
-class Predictor(Protocol):
-    """Learns from pairs, predicts log KL."""
-
-    def fit(self, candidates: Sequence[Architecture], kl: Sequence[float]) -> None:
-        """Learn from evaluated architectures; KL in nats per token."""
-
-    def predict(self, candidates: Sequence[Architecture]) -> Prediction:
-        """Log KL for each candidate."""
-
-
 @dataclass(frozen=True)
 class RankQuality:
     """How well predictions rank what was measured.
 
     Attributes:
         tau: Kendall's rank correlation.
-        recall: share of the `TOP` truly best among the `TOP` predicted best (of few pairs, a third of them).
+        recall: share of the `TOP` truly best among the `TOP` predicted best (of few trials, a third of them).
     """
 
     tau: float
@@ -97,7 +86,7 @@ def _log_sum(lost_NS: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(lost_NS.sum(1), _MIN_KL))
 
 
-class ResidualPredictor:
+class Predictor:
     """A regressor on the residual of the additive table; deterministic for a seed.
 
     Args:
@@ -111,7 +100,7 @@ class ResidualPredictor:
         self.name = regressor
 
     def fit(self, candidates: Sequence[Architecture], kl: Sequence[float]) -> None:
-        """Learn from pairs; with fewer than `MIN_PAIRS` the additive table alone predicts."""
+        """Learn from trials; with fewer than `MIN_PAIRS` the additive table alone predicts."""
         self._regressor = None
         self._offset = 0.0
         if not candidates:
@@ -134,19 +123,28 @@ class ResidualPredictor:
 
 @dataclass(frozen=True)
 class SelectedPredictor:
-    """A fitted predictor, and how each regressor that was tried ranked held-out pairs.
+    """A fitted predictor, and how each regressor that was tried ranked held-out trials.
 
     Attributes:
-        quality: by regressor, best first; empty with too few pairs to tell.
+        quality: by regressor, best first; empty with too few trials to tell.
     """
 
-    predictor: ResidualPredictor
+    predictor: Predictor
     quality: Mapping[str, RankQuality]
 
     @property
+    def name(self) -> str:
+        """The regressor that the predictor is made of."""
+        return self.predictor.name
+
+    @property
     def best(self) -> RankQuality | None:
-        """The quality of the predictor chosen."""
-        return self.quality.get(self.predictor.name)
+        """The quality of the predictor selected."""
+        return self.quality.get(self.name)
+
+    def quality_to_json(self) -> dict[str, dict[str, float]]:
+        """Cross-validated rank quality of every regressor tried, best first; empty with too few trials."""
+        return {name: {"tau": q.tau, "top_10_recall": q.recall} for name, q in self.quality.items()}
 
 
 def select_predictor(
@@ -155,21 +153,23 @@ def select_predictor(
     kl: Sequence[float],
     seed: int,
     name: str = AUTO_SELECT,
-    own: Sequence[bool] | None = None,
+    own_proposals: Sequence[bool] | None = None,
 ) -> SelectedPredictor:
-    """The predictor fitted on all pairs, of the regressor that ranks held-out pairs best.
+    """The predictor fitted on all trials, of the regressor that ranks held-out trials best.
 
     Args:
         name: a regressor, or `AUTO_SELECT` for the one with the highest cross-validated tau.
-        own: which pairs are of the budget that is searched; only they are ranked, for pairs of far
-            apart budgets are no art to rank.
+        own_proposals: which trials are of the budget that is searched; only they are ranked, as it is easy
+            to rank trials of budgets far apart.
     """
     names = tuple(REGRESSORS) if name == AUTO_SELECT else (name,)
-    found = {each: cross_validated(features, candidates, kl, seed, each, own) for each in names}
-    known = {each: quality for each, quality in found.items() if quality is not None}
-    ranked = dict(sorted(known.items(), key=lambda item: -item[1].tau))
+    quality_by_regressor = {
+        each: cross_validated(features, candidates, kl, seed, each, own_proposals) for each in names
+    }
+    defined_quality = {each: quality for each, quality in quality_by_regressor.items() if quality is not None}
+    ranked = dict(sorted(defined_quality.items(), key=lambda item: -item[1].tau))
     chosen = next(iter(ranked), DEFAULT_REGRESSOR if name == AUTO_SELECT else name)
-    predictor = ResidualPredictor(features, seed, chosen)
+    predictor = Predictor(features, seed, chosen)
     predictor.fit(candidates, kl)
     return SelectedPredictor(predictor, ranked)
 
@@ -180,21 +180,25 @@ def cross_validated(
     kl: Sequence[float],
     seed: int,
     name: str = DEFAULT_REGRESSOR,
-    own: Sequence[bool] | None = None,
+    own_proposals: Sequence[bool] | None = None,
 ) -> RankQuality | None:
-    """How well held-out folds are ranked; None with too few pairs, or none that differ.
+    """How well held-out folds are ranked; None with too few trials, or none that differ.
 
     Args:
-        own: which pairs are ranked; learned from are all of them.
+        own_proposals: which trials are ranked; learned from are all of them.
     """
-    ranked = np.ones(len(candidates), dtype=bool) if own is None else np.asarray(own, dtype=bool)
+    ranked = (
+        np.ones(len(candidates), dtype=bool)
+        if own_proposals is None
+        else np.asarray(own_proposals, dtype=bool)
+    )
     if ranked.sum() < 2 * MIN_PAIRS:
         return None
     predicted = np.empty(len(candidates))
     fold_of = np.random.default_rng(seed).permutation(len(candidates)) % _FOLDS
     for fold in range(_FOLDS):
         train, test = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        predictor = ResidualPredictor(features, seed, name)
+        predictor = Predictor(features, seed, name)
         predictor.fit([candidates[i] for i in train], [kl[i] for i in train])
         predicted[test] = predictor.predict([candidates[i] for i in test]).mean
     return rank_quality(predicted[ranked], np.asarray(kl)[ranked])

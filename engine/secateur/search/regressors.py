@@ -7,7 +7,7 @@ trees); the others are rivals that cross-validation may prefer (`predictor.selec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,52 +21,35 @@ class Regressor(Protocol):
     """Learns a number per row, predicts it with a standard deviation."""
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
-        """Learn from rows [pairs, features] and their targets [pairs]."""
+        """Learn from rows [trials, features] and their targets [trials]."""
 
     def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation for each row."""
 
 
-class BoostedTrees:
-    """XGBoost; an ensemble over seeds and subsamples gives the uncertainty."""
+class _Ensemble:
+    """Regressors that differ by their seed; their disagreement is the uncertainty.
 
-    def __init__(self, seed: int) -> None:
-        self._members = [_xgboost(seed * 1000 + member) for member in range(ENSEMBLE)]
+    Args:
+        members: not fitted yet.
+        bootstrap: seed by which each gets rows drawn with replacement; None fits all on every row.
+    """
+
+    def __init__(self, members: Sequence[Any], bootstrap: int | None = None) -> None:
+        self._members = members
+        self._bootstrap = bootstrap
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
+        rng = np.random.default_rng(self._bootstrap)
+        drawn = np.arange(len(rows))
         for member in self._members:
-            member.fit(rows, target)
+            if self._bootstrap is not None:
+                drawn = rng.integers(len(rows), size=len(rows))
+            member.fit(rows[drawn], target[drawn])
 
     def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The members' mean and disagreement."""
         votes = np.stack([member.predict(rows) for member in self._members]).astype(np.float64)
-        return votes.mean(0), votes.std(0)
-
-
-class HistogramTrees:
-    """scikit-learn's histogram gradient boosting, an ensemble over bootstrap samples."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed % _MAX_SEED
-        self._members: list[Any] = []
-
-    def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
-        """Fit every member on rows drawn with replacement."""
-        from sklearn.ensemble import HistGradientBoostingRegressor
-
-        rng = np.random.default_rng(self._seed)
-        self._members = []
-        for _ in range(3):
-            drawn = rng.integers(len(rows), size=len(rows))
-            member = HistGradientBoostingRegressor(
-                max_iter=80, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=5, l2_regularization=2.0,
-                early_stopping=False, random_state=self._seed,
-            )  # fmt: skip
-            self._members.append(member.fit(rows[drawn], target[drawn]))
-
-    def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The members' mean and disagreement."""
-        votes = np.stack([member.predict(rows) for member in self._members])
         return votes.mean(0), votes.std(0)
 
 
@@ -132,26 +115,42 @@ def _gaussian_process(seed: int) -> Regressor:
     return _Standardised(GaussianProcessRegressor(kernel, random_state=seed % _MAX_SEED))
 
 
-def _xgboost(seed: int) -> Any:
+def _xgboost(seed: int) -> Regressor:
+    """XGBoost with several seeds and subsamples."""
     from xgboost import XGBRegressor
 
-    return XGBRegressor(
-        n_estimators=120,
-        max_depth=3,
-        learning_rate=0.08,
-        subsample=0.7,
-        colsample_bytree=0.5,
-        min_child_weight=2.0,
-        reg_lambda=2.0,
-        tree_method="hist",
-        random_state=seed,
-        n_jobs=1,  # sums in one order: the same trees on every run
-    )
+    settings = {
+        "n_estimators": 120,
+        "max_depth": 3,
+        "learning_rate": 0.08,
+        "subsample": 0.7,
+        "colsample_bytree": 0.5,
+        "min_child_weight": 2.0,
+        "reg_lambda": 2.0,
+        "tree_method": "hist",
+        "n_jobs": 1,  # sums in one order: the same trees on every run
+    }
+    seeds = range(seed * 1000, seed * 1000 + ENSEMBLE)
+    return _Ensemble([XGBRegressor(**settings, random_state=each) for each in seeds])
+
+
+def _histogram_trees(seed: int) -> Regressor:
+    """scikit-learn's histogram gradient boosting on bootstrap samples."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    members = [
+        HistGradientBoostingRegressor(
+            max_iter=80, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=5, l2_regularization=2.0,
+            early_stopping=False, random_state=seed % _MAX_SEED,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    return _Ensemble(members, bootstrap=seed % _MAX_SEED)
 
 
 REGRESSORS: Mapping[str, Callable[[int], Regressor]] = {
-    "xgboost": BoostedTrees,
-    "hist-gbdt": HistogramTrees,
+    "xgboost": _xgboost,
+    "hist-gbdt": _histogram_trees,
     "random-forest": RandomForest,
     "ridge": _ridge,
     "gaussian-process": _gaussian_process,

@@ -66,11 +66,11 @@ def proportional(widths: Sequence[int], errors: Sequence[float], width: int, kl:
         widths: ascending; the last one loses nothing.
         errors: of all but the last.
     """
-    known = max(errors[widths.index(width)], _MIN_ERROR)
+    reference_error = max(errors[widths.index(width)], _MIN_ERROR)
     row: dict[int, float] = {}
     best = math.inf
     for each, error in zip(widths, errors, strict=False):
-        best = min(best, max(kl, _FLOOR) * (max(error, _MIN_ERROR) / known))
+        best = min(best, max(kl, _FLOOR) * (max(error, _MIN_ERROR) / reference_error))
         row[each] = best
     return row | {widths[-1]: 0.0}
 

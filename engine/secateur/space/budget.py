@@ -42,7 +42,7 @@ class Limit:
     cost: Cost
     max_value: int
 
-    def admits(self, candidate: Architecture) -> bool:
+    def fits(self, candidate: Architecture) -> bool:
         return self.cost.of(candidate) <= self.max_value
 
     def to_json(self) -> dict[str, Any]:
@@ -59,14 +59,14 @@ class Budget:
 
     limits: tuple[Limit, ...]
 
-    def admits(self, candidate: Architecture) -> bool:
-        return all(limit.admits(candidate) for limit in self.limits)
+    def fits(self, candidate: Architecture) -> bool:
+        return all(limit.fits(candidate) for limit in self.limits)
 
     def slack(self, candidate: Architecture) -> tuple[int, ...]:
         """What each limit leaves; negative where the candidate is over it."""
         return tuple(limit.max_value - limit.cost.of(candidate) for limit in self.limits)
 
-    def extra(self, slot: Slot, width: int, other: int) -> tuple[int, ...]:
+    def added_cost(self, slot: Slot, width: int, other: int) -> tuple[int, ...]:
         """What another width of a sub-block costs more, by each limit."""
         return tuple(limit.cost.block(slot, other) - limit.cost.block(slot, width) for limit in self.limits)
 
@@ -80,16 +80,20 @@ class Budget:
         return tuple(1.0 / max(abs(amount), 1) for amount in room)
 
 
-def check_limit(field: str, given: object, kind: str, keep: float) -> None:
-    """Check a kind and a fraction.
+@dataclass(frozen=True)
+class Goal:
+    """What an architecture has to fit to be of use.
 
-    Raises:
-        BadInput: there is no such kind, or `keep` is not in (0, 1].
+    Attributes:
+        name: short and unique in a study, such as ``0.8``.
     """
-    if kind not in BUDGET_KINDS:
-        raise BadInput("budget", kind, f"allowed are {', '.join(BUDGET_KINDS)}")
-    if not 0.0 < keep <= 1.0:
-        raise BadInput(field, given, "allowed is a fraction over 0 and up to 1")
+
+    name: str
+    budget: Budget
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; what a study notes of it."""
+        return {"name": self.name, "limits": [limit.to_json() for limit in self.budget.limits]}
 
 
 def budget_of(
@@ -114,40 +118,37 @@ def budget_of(
         raise BadInput("budget", "nothing", f"at least one of {', '.join(BUDGET_KINDS)}")
     limits = []
     for kind, fraction in keep.items():
-        check_limit("budget", f"{kind}={fraction:g}", kind, fraction)
+        if kind not in BUDGET_KINDS:
+            raise BadInput("budget", kind, f"allowed are {', '.join(BUDGET_KINDS)}")
+        if not 0.0 < fraction <= 1.0:
+            raise BadInput(field, f"{kind}={fraction:g}", "allowed is a fraction over 0 and up to 1")
         cost = _cost(model, space, kind, latency_table)
         limits.append(Limit(kind, cost, int(fraction * cost.of(space.dense))))
     budget = Budget(tuple(limits))
-    if not any(budget.admits(candidate) for candidate in space.narrowest):
+    if not any(budget.fits(candidate) for candidate in space.narrowest):
         raise _infeasible(field, space, budget, keep)
     return budget
 
 
-def keep_budget(model: DecoderModel, space: Space, keep: float, kind: str = "params") -> Budget:
-    """The budget of one limit, in the words of `keep`.
-
-    Raises:
-        BadInput, InfeasibleBudget: as `budget_of`.
-    """
-    check_limit("keep", keep, kind, keep)
-    return budget_of(model, space, {kind: keep}, field="keep")
-
-
 def _infeasible(field: str, space: Space, budget: Budget, keep: Mapping[str, float]) -> InfeasibleBudget:
     """Says the smallest fraction that each limit could be given, if it were alone."""
-    named = field == "budget"
+    limits_named = field == "budget"
     parts, alone = [], True
     for limit in budget.limits:
         smallest = min(limit.cost.of(candidate) for candidate in space.narrowest)
         dense = limit.cost.of(space.dense)
-        least = f"{math.ceil(smallest / dense * 10_000) / 10_000:.4f}"  # rounded up, so that it works
+        smallest_fraction = (
+            f"{math.ceil(smallest / dense * 10_000) / 10_000:.4f}"  # rounded up, so that it works
+        )
         faster = f", a speed-up of {dense / smallest:.2f}" if limit.kind == LATENCY else ""
-        kind = f"{limit.kind}=" if named else ""
-        parts.append(f"{kind}{least} ({smallest} {limit.cost.unit}{faster})")
+        kind = f"{limit.kind}=" if limits_named else ""
+        parts.append(f"{kind}{smallest_fraction} ({smallest} {limit.cost.unit}{faster})")
         alone = alone and smallest <= limit.max_value
-    asked = ",".join(f"{kind}={part:g}" if named else f"{part:g}" for kind, part in keep.items())
+    requested_budget = ",".join(
+        f"{kind}={part:g}" if limits_named else f"{part:g}" for kind, part in keep.items()
+    )
     together = ", but not together" if alone else ""
-    return InfeasibleBudget(field, asked, f"the smallest feasible is {', '.join(parts)}{together}")
+    return InfeasibleBudget(field, requested_budget, f"the smallest feasible is {', '.join(parts)}{together}")
 
 
 def _cost(model: DecoderModel, space: Space, kind: str, latency_table: LatencyTable | None) -> Cost:

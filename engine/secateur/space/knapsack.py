@@ -26,15 +26,15 @@ _STEP = 8.0
 
 def solve(space: Space, budget: Budget, values: Values) -> Architecture:
     """The architecture of least total value found within the budget."""
-    found = [spend_slack(space, budget, values, pick) for pick in _relaxed_optima(space, budget, values)]
-    return min(found, key=lambda candidate: _total(candidate, values))
+    solutions = [spend_slack(space, budget, values, pick) for pick in _relaxed_optima(space, budget, values)]
+    return min(solutions, key=lambda candidate: _total(candidate, values))
 
 
 def _relaxed_optima(space: Space, budget: Budget, values: Values) -> Iterator[Architecture]:
     """What the relaxation says: of one limit alone where the others hold too, else for several shares."""
     for limit in budget.limits:
         pick = _bisect(space, Budget((limit,)), values, limit.cost.table)
-        if budget.admits(pick):
+        if budget.fits(pick):
             yield pick
             return
     room = [max(limit.max_value - limit.cost.fixed, 1) for limit in budget.limits]
@@ -44,10 +44,10 @@ def _relaxed_optima(space: Space, budget: Budget, values: Values) -> Iterator[Ar
             space, budget, values, _mixed(space, budget, [s / r for s, r in zip(shares, room, strict=True)])
         )
         yield pick
-        taken = [1.0 - left / of for left, of in zip(budget.slack(pick), room, strict=True)]
+        used_fractions = [1.0 - slack / of for slack, of in zip(budget.slack(pick), room, strict=True)]
         scaled = [
             s * math.exp(_STEP * (t - 1.0) / math.sqrt(number + 1))
-            for s, t in zip(shares, taken, strict=True)
+            for s, t in zip(shares, used_fractions, strict=True)
         ]
         shares = [value / sum(scaled) for value in scaled]
 
@@ -69,7 +69,7 @@ def _bisect(space: Space, budget: Budget, values: Values, costs: _Costs) -> Arch
     low, high = 0.0, _ceiling(costs, values)
     for _ in range(80):
         price = (low + high) / 2
-        if budget.admits(_pick(space, costs, values, price)):
+        if budget.fits(_pick(space, costs, values, price)):
             high = price
         else:
             low = price
@@ -117,7 +117,7 @@ def _wider(
     steps = []
     for wider in space.widths(*slot):
         if wider > width:
-            extra = budget.extra(slot, width, wider)
+            extra = budget.added_cost(slot, width, wider)
             steps.append((_rate(row[width] - row[wider], _weighed(extra, prices)), wider, extra))
     return steps
 
@@ -143,10 +143,7 @@ def _ceiling(costs: _Costs, values: Values) -> float:
 
 def _pick(space: Space, costs: _Costs, values: Values, price: float) -> Architecture:
     widths = {slot: _cheapest(space, costs[slot], values[slot], slot, price) for slot in space.slots}
-    layers = range(space.dense.num_layers)
-    return Architecture(
-        tuple(widths[layer, "attention"] for layer in layers), tuple(widths[layer, "ffn"] for layer in layers)
-    )
+    return Architecture.of_widths(widths)
 
 
 def _cheapest(

@@ -37,7 +37,7 @@ def consolidate(space: Space, budget: Budget, values: Values, candidate: Archite
     classes = rows.classes(candidate)
     _merge(rows, classes, space.max_shapes)
     if not _narrow(rows, budget, classes):
-        fitting = (small for small in space.narrowest if budget.admits(small))
+        fitting = (small for small in space.narrowest if budget.fits(small))
         classes = rows.classes(next(fitting, space.narrowest[0]))
     _widen(rows, budget, classes)
     return rows.architecture(classes)
@@ -106,15 +106,15 @@ def _rows(space: Space, budget: Budget, values: Values) -> _Rows:
     )
 
 
-def _merge(rows: _Rows, classes: dict[_Class, _Cell], most: int) -> None:
-    known: dict[tuple[_Class, _Class], tuple[float, _Cell]] = {}
-    while len(classes) > most:
+def _merge(rows: _Rows, classes: dict[_Class, _Cell], max_shapes: int) -> None:
+    merge_cache: dict[tuple[_Class, _Class], tuple[float, _Cell]] = {}
+    while len(classes) > max_shapes:
         pairs = list(combinations(classes, 2))
         for one, two in pairs:
-            if (one, two) not in known:
-                known[one, two] = _merged(rows, one, classes[one], two, classes[two])
-        one, two = min(pairs, key=lambda pair: known[pair][0])
-        _, cell = known[one, two]
+            if (one, two) not in merge_cache:
+                merge_cache[one, two] = _merged(rows, one, classes[one], two, classes[two])
+        one, two = min(pairs, key=lambda pair: merge_cache[pair][0])
+        _, cell = merge_cache[one, two]
         del classes[one], classes[two]
         together = tuple(sorted(one + two))
         # Two classes may come to the same shape; they are merged by the next turn, at no loss.

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from secateur.errors import BadInput
 from secateur.model.architecture import KINDS, Architecture, Kind, Slot
-from secateur.model.dense import DecoderModel, architecture_of
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ class Space:
             "protected": sorted(self.protected) or None,
             "max_shapes": self.max_shapes,
         }
-        given = {name: value for name, value in constraints.items() if value is not None}
-        return {"dense": self.dense.to_json(), "quantum": self.quantum, **given}
+        constraints_set = {name: value for name, value in constraints.items() if value is not None}
+        return {"dense": self.dense.to_json(), "quantum": self.quantum, **constraints_set}
 
     @cached_property
     def _menus(self) -> dict[Slot, tuple[int, ...]]:
@@ -107,8 +106,8 @@ class Space:
             return (full,)
         if kind == "ffn":
             return tuple(sorted({*range(0, full, self.quantum * self.tp), full}))
-        least = 1 if layer == 0 else 0
-        between = (g for g in range(least, full) if not g or self._servable(g, full))
+        min_width = 1 if layer == 0 else 0
+        between = (g for g in range(min_width, full) if not g or self._servable(g, full))
         return tuple(sorted({*between, full}))
 
     def _servable(self, groups: int, full: int) -> bool:
@@ -127,21 +126,32 @@ class Space:
         return candidate
 
 
-def space_of(
-    model: DecoderModel,
-    quantum: int,
-    *,
-    tp: int = 1,
-    protected: frozenset[int] = frozenset(),
-    max_shapes: int | None = None,
-) -> Space:
-    """The space of a model under constraints (`Space`).
+def parse_protected_layers(parts: Sequence[str], num_layers: int) -> frozenset[int]:
+    """Indices of the layers that are named.
+
+    Args:
+        parts: indices from 0, ``first:N`` and ``last:N``.
 
     Raises:
-        BadInput: as `Space`.
+        BadInput: not of that form, or a layer that the model does not have.
     """
-    dense = architecture_of(model)
-    return Space(dense, quantum, tp, model.queries_per_group, protected, max_shapes)
+    layers: set[int] = set()
+    for part in parts:
+        end, colon, number = part.rpartition(":")
+        if not number.isdecimal() or end not in ("", "first", "last") or (colon and not end):
+            raise BadInput("protect", ",".join(parts), "give layers such as 0,1,29, or first:2,last:1")
+        count = int(number)
+        if count >= num_layers + (1 if end else 0):
+            raise BadInput(
+                "protect", ",".join(parts), f"the model has {num_layers} layers, 0 to {num_layers - 1}"
+            )
+        if end == "first":
+            layers.update(range(count))
+        elif end == "last":
+            layers.update(range(num_layers - count, num_layers))
+        else:
+            layers.add(count)
+    return frozenset(layers)
 
 
 def shapes_of(candidate: Architecture) -> set[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Claims: which of the processes that share a study evaluates what.
 
-All of them lie in one attribute of the study, which is read and written only while the place's lock is
+All of them lie in one attribute of the study, which is read and written only while the study's lock is
 held: a process writes what it takes before it evaluates it, and what it took is free again when it says so,
 when its process is gone, or, on another machine, when its heartbeat has not been seen to move for
 `GRACE_SECONDS` (by the observer's clock: those of two machines need not agree).
@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,7 +59,7 @@ class AttrStore(Protocol):
 class Claims:
     """The claims on a study, as one of its processes sees them.
 
-    `take`, `drop`, `leave` and `beat` are called while the place's lock is held.
+    `acquire`, `release`, `deregister` and `heartbeat` are called while the study's lock is held.
     """
 
     def __init__(self, store: AttrStore) -> None:
@@ -72,15 +72,15 @@ class Claims:
         self._joined = False
 
     @property
-    def silent(self) -> bool:
+    def expired(self) -> bool:
         """Whether others may have taken over what we hold: this process stood still for too long."""
         return time.monotonic() - self._last_beat > GRACE_SECONDS
 
-    def take(self, wanted: Sequence[Architecture], at_once: int) -> list[Architecture]:
-        """Claim, instead of what we hold, the next of `wanted` that nobody else has.
+    def acquire(self, pending: Sequence[Architecture], at_once: int) -> list[Architecture]:
+        """Claim, instead of what we hold, the next of `pending` that nobody else has.
 
         Args:
-            wanted: not evaluated yet, in the order in which they share prefixes.
+            pending: not evaluated yet, in the order in which they share prefixes.
             at_once: candidates that this process evaluates at a time.
 
         Returns:
@@ -88,38 +88,37 @@ class Claims:
         """
         others = self._living()
         held = {digest for participant in others.values() for digest in participant.claims}
-        free = [item for item in wanted if item.digest not in held]
+        free = [item for item in pending if item.digest not in held]
         mine = free[: _share(len(free), len(others), at_once)]
         self._write(others, tuple(item.digest for item in mine))
         return mine
 
-    def drop(self) -> None:
-        """Give back what we hold; we stay a party."""
+    def release(self) -> None:
+        """Give back what we hold; we stay a participant."""
         self._write(self._living(), ())
 
-    def leave(self) -> int:
-        """Be no party any more; returns how many others there are."""
+    def deregister(self) -> int:
+        """Be no participant any more; returns how many others there are."""
         others = self._living()
         if self._joined:
-            self._store.set_attr(
-                ATTRIBUTE,
-                {name: _participant_to_json(participant) for name, participant in sorted(others.items())},
-            )
+            self._store_participants(others)
             self._joined = False
         return len(others)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         self._self = replace(self._self, beat=self._self.beat + 1)
         self._write(self._living(), self._self.claims)
 
     def _living(self) -> dict[str, Participant]:
-        """The other parties that live."""
-        written = self._store.get_attr(ATTRIBUTE) or {}
+        """The other participants that live."""
+        stored = self._store.get_attr(ATTRIBUTE) or {}
         participants = {
-            name: _participant_from_json(entry) for name, entry in written.items() if name != self._name
+            name: Participant(**entry | {"claims": tuple(entry["claims"])}) for name, entry in stored.items()
         }
         return {
-            name: participant for name, participant in participants.items() if self._lives(name, participant)
+            name: participant
+            for name, participant in participants.items()
+            if name != self._name and self._lives(name, participant)
         }
 
     def _lives(self, name: str, participant: Participant) -> bool:
@@ -131,24 +130,27 @@ class Claims:
             return name in _local_claims
         if participant.host == self._self.host:
             return _started(participant.pid) == participant.started
-        beat, seen = self._beats_seen.get(name, (-1, 0.0))
+        beat, last_seen = self._beats_seen.get(name, (-1, 0.0))
         if participant.beat != beat:
             self._beats_seen[name] = (participant.beat, time.monotonic())
             return True
-        return time.monotonic() - seen <= GRACE_SECONDS
+        return time.monotonic() - last_seen <= GRACE_SECONDS
 
     def _write(self, others: dict[str, Participant], claims: tuple[str, ...]) -> None:
         self._self = replace(self._self, claims=claims)
         self._last_beat = time.monotonic()
         self._joined = True
-        participants = {**others, self._name: self._self}
-        self._store.set_attr(
-            ATTRIBUTE,
-            {name: _participant_to_json(participant) for name, participant in sorted(participants.items())},
-        )
+        self._store_participants({**others, self._name: self._self})
+
+    def _store_participants(self, participants: Mapping[str, Participant]) -> None:
+        entries = {
+            name: asdict(participant) | {"claims": list(participant.claims)}
+            for name, participant in sorted(participants.items())
+        }
+        self._store.set_attr(ATTRIBUTE, entries)
 
 
-# Parties of this process: one that was given up without `leave` is gone though its process lives.
+# Participants of this process: one that was given up without `deregister` is gone though its process lives.
 _local_claims: weakref.WeakValueDictionary[str, Claims] = weakref.WeakValueDictionary()
 
 
@@ -158,10 +160,10 @@ class Heartbeat(threading.Thread):
     def __init__(self, beat: weakref.WeakMethod[Any]) -> None:
         super().__init__(name="secateur-pulse", daemon=True)
         self._beat = beat
-        self._ended = threading.Event()
+        self._stopped = threading.Event()
 
     def run(self) -> None:
-        while not self._ended.wait(HEARTBEAT_SECONDS):
+        while not self._stopped.wait(HEARTBEAT_SECONDS):
             beat = self._beat()
             if beat is None:
                 return
@@ -169,21 +171,13 @@ class Heartbeat(threading.Thread):
                 beat()
             del beat
 
-    def end(self) -> None:
-        self._ended.set()
+    def stop(self) -> None:
+        self._stopped.set()
 
 
 def _share(free: int, others: int, at_once: int) -> int:
     share = math.ceil(free / (2 * (others + 1))) if others else free
     return min(max(share, at_once), MAX_CLAIM_FACTOR * at_once)
-
-
-def _participant_to_json(participant: Participant) -> dict[str, Any]:
-    return asdict(participant) | {"claims": list(participant.claims)}
-
-
-def _participant_from_json(entry: dict[str, Any]) -> Participant:
-    return Participant(**entry | {"claims": tuple(entry["claims"])})
 
 
 def _host() -> str:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture
-from secateur.study.study import EvaluatedArchitecture, Study
+from secateur.study.study import Study
+from secateur.study.trial import EvaluatedArchitecture
 
 POLL_SECONDS = 0.5
 
@@ -15,8 +16,8 @@ POLL_SECONDS = 0.5
 def evaluate_shared(
     study: Study,
     evaluator: Evaluator,
-    wanted: Iterable[Architecture],
-    pair_of: Callable[[Architecture, Measurement], EvaluatedArchitecture],
+    candidates: Iterable[Architecture],
+    to_trial: Callable[[Architecture, Measurement], EvaluatedArchitecture],
 ) -> Iterator[EvaluatedArchitecture]:
     """Have candidates evaluated, each by one process; what is ours is recorded, then yielded.
 
@@ -24,27 +25,26 @@ def evaluate_shared(
     taken is evaluated by those that are left.
 
     Args:
-        pair_of: what to record of a candidate that was evaluated here.
+        to_trial: what to record of a candidate that was evaluated here.
 
     Yields:
-        The pair of every candidate that the study did not have, whoever evaluated it, once.
+        The trial of every candidate that the study did not have, whoever evaluated it, once.
     """
-    pairs = study.pairs
-    left = sorted(set(wanted) - pairs.keys(), key=lambda item: item.path)
-    at_once = getattr(evaluator, "at_once", 1)
+    trials = study.trials
+    pending = sorted(set(candidates) - trials.keys(), key=lambda item: item.path)
     mine: list[Architecture] = []
     try:
-        while left:
-            mine = study.claim(left, at_once)
+        while pending:
+            mine = study.claim(pending, evaluator.at_once)
             for architecture, measurement in evaluator.evaluate(mine):
-                study.add(pair_of(architecture, measurement))
-                left.remove(architecture)
-                yield pairs[architecture]
-            done = [item for item in left if item in pairs]
-            left = [item for item in left if item not in pairs]
-            yield from (pairs[item] for item in done)
-            if left and not mine:
+                study.add(to_trial(architecture, measurement))
+                pending.remove(architecture)
+                yield trials[architecture]
+            done = [item for item in pending if item in trials]
+            pending = [item for item in pending if item not in trials]
+            yield from (trials[item] for item in done)
+            if pending and not mine:
                 time.sleep(POLL_SECONDS)
     finally:
-        if not pairs.keys() >= set(mine):
+        if not trials.keys() >= set(mine):
             study.release()

@@ -9,8 +9,8 @@ Point = Sequence[float]
 
 def dominates(one: Point, other: Point) -> bool:
     """Whether `one` is nowhere worse than `other` and somewhere better; less is better."""
-    pairs = list(zip(one, other, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    trials = list(zip(one, other, strict=True))
+    return all(a <= b for a, b in trials) and any(a < b for a, b in trials)
 
 
 def front(points: Sequence[Point]) -> list[int]:
@@ -22,8 +22,8 @@ def front(points: Sequence[Point]) -> list[int]:
         points: objectives of each point, less is better; finite, as many for each.
     """
     # Whatever dominates a point comes before it in this order, and something on the front dominates it too.
-    found: list[int] = []
+    front_indices: list[int] = []
     for index in sorted(range(len(points)), key=lambda index: (tuple(points[index]), index)):
-        if not any(dominates(points[kept], points[index]) for kept in found):
-            found.append(index)
-    return found
+        if not any(dominates(points[other_index], points[index]) for other_index in front_indices):
+            front_indices.append(index)
+    return front_indices

@@ -38,10 +38,10 @@ _BUSY_SECONDS = 60
 
 @dataclass(frozen=True)
 class StudyStorage:
-    """An open place.
+    """An open folder or database.
 
     Attributes:
-        name: of the place, for people: no password in it.
+        name: for people: no password in it.
         study_name: a database may hold several studies.
         storage: Optuna's view of it.
         exclusive: held by one thread of one process at a time; not to be entered twice.
@@ -53,22 +53,22 @@ class StudyStorage:
     exclusive: Callable[[], AbstractContextManager[None]]
 
 
-def check_storage(place: str | os.PathLike[str]) -> None:
-    """Check a place without opening it.
+def check_storage(location: str | os.PathLike[str]) -> None:
+    """Check a location without opening it.
 
     Raises:
         BadInput: a URL of a database that is not supported, or not a URL at all.
         BackendUnavailable: the driver of the database is not installed.
     """
-    if is_database_url(os.fspath(place)):
-        _parse_database_url(os.fspath(place))
+    if is_database_url(os.fspath(location)):
+        _parse_database_url(os.fspath(location))
 
 
-def open_storage(place: str | os.PathLike[str]) -> StudyStorage:
+def open_storage(location: str | os.PathLike[str]) -> StudyStorage:
     """Open a folder, made when missing, or a database.
 
     Args:
-        place: a folder; ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``, after a ``#`` the
+        location: a folder; ``sqlite:///FILE`` or ``postgresql://USER@HOST/DATABASE``, after a ``#`` the
             study's name in it (``secateur`` if there is none).
 
     Raises:
@@ -78,32 +78,34 @@ def open_storage(place: str | os.PathLike[str]) -> StudyStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return (
-        _open_database(os.fspath(place)) if is_database_url(os.fspath(place)) else _open_folder(Path(place))
+        _open_database(os.fspath(location))
+        if is_database_url(os.fspath(location))
+        else _open_folder(Path(location))
     )
 
 
-def open_existing_storage(place: str | os.PathLike[str]) -> StudyStorage:
-    """Open a place to look at what is there; nothing is made, nothing is written, nobody is held up.
+def open_existing_storage(location: str | os.PathLike[str]) -> StudyStorage:
+    """Open a folder or database to look at what is there; nothing is made or written, nobody is held up.
 
     Raises:
         BadInput: there is nothing, or no such database.
         BackendUnavailable: the driver of the database is not installed.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if is_database_url(os.fspath(place)):
-        return _open_existing_database(os.fspath(place))
-    folder = Path(place)
+    if is_database_url(os.fspath(location)):
+        return _open_existing_database(os.fspath(location))
+    folder = Path(location)
     if not folder.exists():
-        raise BadInput("study", place, "there is no such folder")
+        raise BadInput("study", location, "there is no such folder")
     journal = folder / JOURNAL
     if not journal.is_file():
-        raise BadInput("study", place, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
+        raise BadInput("study", location, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
     storage = JournalStorage(JournalFileBackend(str(journal)))  # reading takes no lock
     return StudyStorage(str(folder), DEFAULT_NAME, storage, nullcontext)
 
 
-def _open_existing_database(place: str) -> StudyStorage:
-    url = _parse_database_url(place)
+def _open_existing_database(url_text: str) -> StudyStorage:
+    url = _parse_database_url(url_text)
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise BadInput("study", name, "there is no such database")  # opening would make an empty one
@@ -114,8 +116,8 @@ def _open_existing_database(place: str) -> StudyStorage:
             skip_table_creation=True,
         )
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-        raise BadInput("study", name, f"cannot be opened: {_line(error)}") from error
-    return StudyStorage(name, _study_name_in_url(place), storage, nullcontext)
+        raise BadInput("study", name, f"cannot be opened: {short_message(error)}") from error
+    return StudyStorage(name, _study_name_in_url(url_text), storage, nullcontext)
 
 
 def _open_folder(folder: Path) -> StudyStorage:
@@ -130,8 +132,8 @@ def _open_folder(folder: Path) -> StudyStorage:
     return StudyStorage(str(folder), DEFAULT_NAME, storage, claims.held)
 
 
-def _open_database(place: str) -> StudyStorage:
-    url = _parse_database_url(place)
+def _open_database(url_text: str) -> StudyStorage:
+    url = _parse_database_url(url_text)
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite":
         file = Path(f"{url.database}.lock")
@@ -145,15 +147,15 @@ def _open_database(place: str) -> StudyStorage:
                 url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url)
             )
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-        raise BadInput("study", name, f"cannot be opened: {_line(error)}") from error
-    return StudyStorage(name, _study_name_in_url(place), storage, exclusive)
+        raise BadInput("study", name, f"cannot be opened: {short_message(error)}") from error
+    return StudyStorage(name, _study_name_in_url(url_text), storage, exclusive)
 
 
-def _parse_database_url(place: str) -> sqlalchemy.URL:
+def _parse_database_url(url_text: str) -> sqlalchemy.URL:
     try:
-        url = sqlalchemy.make_url(place.partition("#")[0])
+        url = sqlalchemy.make_url(url_text.partition("#")[0])
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise BadInput("study", place.split("@")[-1], "not a database URL") from error
+        raise BadInput("study", url_text.split("@")[-1], "not a database URL") from error
     backend = url.get_backend_name()
     if backend not in DATABASES or (backend == "sqlite" and url.database in (None, "", ":memory:")):
         allowed = "a folder, sqlite:///FILE or postgresql://USER@HOST/DATABASE"
@@ -167,9 +169,9 @@ def _parse_database_url(place: str) -> sqlalchemy.URL:
     return url
 
 
-def _study_name_in_url(place: str) -> str:
+def _study_name_in_url(url_text: str) -> str:
     """What follows a ``#``; urllib's urldefrag would lose a slash of ``sqlite:////absolute/path``."""
-    return place.partition("#")[2] or DEFAULT_NAME
+    return url_text.partition("#")[2] or DEFAULT_NAME
 
 
 def _engine_options(url: sqlalchemy.URL) -> dict[str, Any]:
@@ -178,11 +180,11 @@ def _engine_options(url: sqlalchemy.URL) -> dict[str, Any]:
     return {"connect_args": {"connect_timeout": _CONNECT_SECONDS}, "pool_pre_ping": True}
 
 
-def _line(error: BaseException) -> str:
+def short_message(error: BaseException) -> str:
     """The innermost cause in one line: Optuna and SQLAlchemy put pages around it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class FileLock:

@@ -1,4 +1,4 @@
-"""The study: every pair of one search, as trials of an Optuna study in a folder or a database.
+"""The study: every trial of one search, as trials of an Optuna study in a folder or a database.
 
 A folder holds an append-only journal, which survives a kill at any instant: at worst its last line is torn,
 and is dropped. Optuna's dashboard and plots read both as they are. A study belongs to one model,
@@ -11,64 +11,41 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState
 
 from secateur.errors import StudyMismatch
-from secateur.evaluation.measurement import Measurement
-from secateur.model.architecture import KINDS, Architecture, slot_name
+from secateur.model.architecture import Architecture, slot_name
+from secateur.space.budget import Budget
 from secateur.space.space import Space
 from secateur.study.claims import Claims, Heartbeat
-from secateur.study.storage import JOURNAL, open_storage
-
-__all__ = ["JOURNAL", "EvaluatedArchitecture", "Study"]
-
-
-@dataclass(frozen=True)
-class EvaluatedArchitecture:
-    """An evaluated architecture.
-
-    Attributes:
-        round: 0 for the single cuts of the table, then the rounds of the search.
-        origin: who proposed it.
-        predicted: log KL predicted when it was proposed, where a predictor chose it.
-    """
-
-    architecture: Architecture
-    measurement: Measurement
-    round: int
-    origin: str
-    predicted: float | None = None
-
-
-def best_first(pairs: Iterable[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
-    """By KL, ties by architecture."""
-    return sorted(pairs, key=lambda pair: (pair.measurement.kl, pair.architecture))
+from secateur.study.storage import open_storage
+from secateur.study.trial import EvaluatedArchitecture, best_first
 
 
 class Study:
-    """Pairs by architecture, kept on disk as they come.
+    """Trials by architecture, kept on disk as they come.
 
     Args:
-        place: a folder, made when missing, or the URL of a database (`place.open_place`).
-        identity: what the pairs depend on; compared with what the study says.
+        location: a folder, made when missing, or the URL of a database (`storage.open_storage`).
+        identity: what the trials depend on; compared with what the study says.
 
     Attributes:
-        pairs: those known here; `refresh` and `claim` bring what other processes added.
+        trials: those known here; `refresh` and `claim` bring what other processes added.
 
     Raises:
         StudyMismatch: there lies a study of something else; names the difference.
-        BadInput, BackendUnavailable, OutputFailed: the place cannot be opened.
+        BadInput, BackendUnavailable, OutputFailed: the storage cannot be opened.
     """
 
-    def __init__(self, place: str | os.PathLike[str], space: Space, identity: Mapping[str, Any]) -> None:
-        opened = open_storage(place)
+    def __init__(self, location: str | os.PathLike[str], space: Space, identity: Mapping[str, Any]) -> None:
+        opened = open_storage(location)
         self._exclusive = opened.exclusive
+        self._space = space
         self._distributions = {
             slot_name(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
             for layer, kind in space.slots
@@ -84,31 +61,36 @@ class Study:
         self._claims = Claims(self)
         self._heartbeat: Heartbeat | None = None
         self._trials_read = 0
-        self.pairs: dict[Architecture, EvaluatedArchitecture] = {}
+        self.trials: dict[Architecture, EvaluatedArchitecture] = {}
         self.refresh()
 
-    def add(self, pair: EvaluatedArchitecture) -> None:
-        """Record a pair, on disk before this returns; nothing happens if it is there already."""
-        if self._claims.silent:  # somebody may have taken over what was ours, and be done with it
+    def add(self, trial: EvaluatedArchitecture) -> None:
+        """Record a trial, on disk before this returns; nothing happens if it is there already."""
+        if self._claims.expired:  # somebody may have taken over what was ours, and be done with it
             self.refresh()
-        if pair.architecture not in self.pairs:
-            self._study.add_trial(self._trial_of(pair))
-            self.pairs[pair.architecture] = pair
+        if trial.architecture not in self.trials:
+            self._study.add_trial(trial.to_optuna(self._distributions))
+            self.trials[trial.architecture] = trial
 
     def refresh(self) -> None:
-        """Bring in the pairs that others added."""
-        trials = self._study.get_trials(deepcopy=False)
-        for trial in trials[self._trials_read :]:
-            if trial.state == TrialState.COMPLETE:
-                pair = _pair_of(trial)
-                self.pairs.setdefault(pair.architecture, pair)
-        self._trials_read = len(trials)
+        """Bring in the trials that others added."""
+        stored = self._study.get_trials(deepcopy=False)
+        for frozen in stored[self._trials_read :]:
+            if frozen.state == TrialState.COMPLETE:
+                trial = EvaluatedArchitecture.from_optuna(frozen)
+                self.trials.setdefault(trial.architecture, trial)
+        self._trials_read = len(stored)
 
-    def claim(self, wanted: Sequence[Architecture], at_once: int = 1) -> list[Architecture]:
-        """Take, instead of what we had, those of `wanted` to evaluate next; others keep their hands off.
+    def ranked(self, budget: Budget) -> list[EvaluatedArchitecture]:
+        """Trials of the space that fit a budget, single cuts included, best first."""
+        contained = (trial for trial in self.trials.values() if self._space.contains(trial.architecture))
+        return best_first(trial for trial in contained if budget.fits(trial.architecture))
+
+    def claim(self, pending: Sequence[Architecture], at_once: int = 1) -> list[Architecture]:
+        """Take, instead of what we had, those of `pending` to evaluate next; others keep their hands off.
 
         Args:
-            wanted: in the order in which they share prefixes.
+            pending: in the order in which they share prefixes.
             at_once: how many this process evaluates at a time.
 
         Returns:
@@ -116,24 +98,24 @@ class Study:
         """
         with self._exclusive():
             self.refresh()
-            mine = self._claims.take([item for item in wanted if item not in self.pairs], at_once)
+            mine = self._claims.acquire([item for item in pending if item not in self.trials], at_once)
         if self._heartbeat is None:
-            self._heartbeat = Heartbeat(weakref.WeakMethod(self._beat))
+            self._heartbeat = Heartbeat(weakref.WeakMethod(self._send_heartbeat))
             self._heartbeat.start()
         return mine
 
     def release(self) -> None:
         """Give back what was claimed."""
         with self._exclusive():
-            self._claims.drop()
+            self._claims.release()
 
     def close(self) -> bool:
         """Leave the study to others; returns whether there are any at work on it."""
         if self._heartbeat is not None:
-            self._heartbeat.end()
+            self._heartbeat.stop()
             self._heartbeat = None
         with self._exclusive():
-            return self._claims.leave() > 0
+            return self._claims.deregister() > 0
 
     def set_attr(self, key: str, value: Any) -> None:
         """Keep a JSON value with the study, such as what a report needs; nothing is written that is there."""
@@ -141,56 +123,25 @@ class Study:
             self._study.set_user_attr(key, value)
 
     def get_attr(self, key: str) -> Any:
-        """What was noted, by whatever process, not to be changed; None where nothing was."""
+        """The value kept, by whatever process, not to be changed; None where there is none."""
         return self._study.user_attrs.get(key)
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         with self._exclusive():
-            self._claims.beat()
+            self._claims.heartbeat()
 
-    def _trial_of(self, pair: EvaluatedArchitecture) -> FrozenTrial:
-        candidate = pair.architecture
-        params = {
-            slot_name(layer, kind): candidate.width(layer, kind)
-            for layer in range(candidate.num_layers)
-            for kind in KINDS
-        }
-        attributes = {
-            "measurement": asdict(pair.measurement),
-            "round": pair.round,
-            "origin": pair.origin,
-            **({} if pair.predicted is None else {"predicted": pair.predicted}),
-        }
-        return create_trial(
-            params=params,
-            distributions=self._distributions,
-            value=pair.measurement.kl,
-            user_attrs=attributes,
-        )
-
-    def _check(self, place: str, identity: dict[str, Any]) -> None:
-        known = self.get_attr("identity")
-        if known is None:
+    def _check(self, location: str, identity: dict[str, Any]) -> None:
+        stored_identity = self.get_attr("identity")
+        if stored_identity is None:
             self.set_attr("identity", identity)
             return
-        for field in sorted(known.keys() | identity.keys()):
-            if known.get(field) != identity.get(field):
-                before, now = _short(known.get(field)), _short(identity.get(field))
+        for field in sorted(stored_identity.keys() | identity.keys()):
+            if stored_identity.get(field) != identity.get(field):
+                before, now = _short(stored_identity.get(field)), _short(identity.get(field))
                 reason = f"made with another {field} ({before}, now {now}); give another place or remove it"
-                raise StudyMismatch("study", place, reason)
+                raise StudyMismatch("study", location, reason)
 
 
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _pair_of(trial: FrozenTrial) -> EvaluatedArchitecture:
-    layers = len(trial.params) // 2
-    candidate = Architecture(
-        tuple(trial.params[slot_name(layer, "attention")] for layer in range(layers)),
-        tuple(trial.params[slot_name(layer, "ffn")] for layer in range(layers)),
-    )
-    attrs = trial.user_attrs
-    measured = Measurement(**attrs["measurement"])
-    return EvaluatedArchitecture(candidate, measured, attrs["round"], attrs["origin"], attrs.get("predicted"))

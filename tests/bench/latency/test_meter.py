@@ -16,7 +16,7 @@ from secateur.bench.latency import cache, meter
 from secateur.checkpoint.source import open_source
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, build_model
+from secateur.model.dense import DecoderModel
 from secateur.progress import SilentReporter
 from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape
 
@@ -32,7 +32,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def model(tiny_llama: Path) -> DecoderModel:
     source = open_source(tiny_llama)
-    return build_model(source.config, source.tensors(), str(tiny_llama))
+    return source.load_model()
 
 
 @pytest.fixture

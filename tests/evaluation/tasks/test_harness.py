@@ -23,7 +23,6 @@ from secateur.evaluation.tasks.harness import _first_needed, load_tasks, run_tas
 from secateur.evaluation.tasks.passages import cloze_examples, ending_examples
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderModel
-from secateur.prune.preparation import load_model
 from secateur.prune.surgery import build_slim_model
 
 pytest.importorskip("lm_eval", reason="the extra [tasks] is not installed")
@@ -54,7 +53,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, english: str) -> Path:
 
 @pytest.fixture(scope="module")
 def slim(tiny_llama: Path) -> DecoderModel:
-    dense = load_model(open_source(tiny_llama))
+    dense = open_source(tiny_llama).load_model()
     return build_slim_model(BlockLibrary(dense, None, torch.float32), Architecture((2, 0, 1), (64, 192, 0)))
 
 
@@ -70,7 +69,7 @@ def model(
     request: pytest.FixtureRequest, tiny_llama: Path, slim: DecoderModel, checkpoint: Path
 ) -> DecoderModel:
     folders = {"dense": tiny_llama, "slim, loaded": checkpoint}
-    return slim if request.param == "slim" else load_model(open_source(folders[request.param]))
+    return slim if request.param == "slim" else open_source(folders[request.param]).load_model()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def test_cloze_is_judged_by_greedy_decoding(model: DecoderModel, tokenizer: Any,
 
 def test_mmlu_is_the_mean_over_subjects(tiny_llama: Path, tokenizer: Any, tmp_path: Path) -> None:
     """One subject is always answered as the model does, the other, with more questions, never: .5."""
-    model = load_model(open_source(tiny_llama))
+    model = open_source(tiny_llama).load_model()
     rows = "Which letter?,a,b,c,d,{}\n"
     for split in ("dev", "test"):
         (tmp_path / split).mkdir()

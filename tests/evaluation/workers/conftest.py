@@ -12,13 +12,12 @@ from secateur.calibrate.calibration import CalibrationConfig, calibrate
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_library
-from secateur.model.dense import build_model
 
 
 @pytest.fixture(scope="session")
 def spec(tiny_llama: Path, windows: Tensor, tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
     source = open_source(tiny_llama)
-    model = build_model(source.config, source.tensors(), source.reference)
+    model = source.load_model()
     folder = tmp_path_factory.mktemp("workers") / "calibration"
     text = torch.randint(2, 300, (24, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -56,10 +56,10 @@ def test_fit_and_spend_the_budget(keep: float, seed: int) -> None:
     children = GRID.decode(breeder(limit).breed(parents(seed), 40, np.random.default_rng(seed)))
     assert len(children) == 40
     for child in children:
-        assert SPACE.contains(child) and limit.admits(child)
+        assert SPACE.contains(child) and limit.fits(child)
         for slot in SPACE.slots:
             wider = [width for width in SPACE.widths(*slot) if width > child.width(*slot)]
-            assert not any(limit.admits(child.with_width(*slot, width)) for width in wider)
+            assert not any(limit.fits(child.with_width(*slot, width)) for width in wider)
 
 
 @settings(max_examples=20, deadline=None)
@@ -67,7 +67,7 @@ def test_fit_and_spend_the_budget(keep: float, seed: int) -> None:
 def test_fitted_parents_too(keep: float, seed: int) -> None:
     limit = budget(keep)
     fitted = GRID.decode(breeder(limit).fit(parents(seed)))
-    assert len(fitted) == 3 and all(limit.admits(item) for item in fitted)
+    assert len(fitted) == 3 and all(limit.fits(item) for item in fitted)
 
 
 def test_keep_most_of_the_parent_up_to_their_first_change() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.model.architecture import Architecture
-from secateur.search.predictor import Features, Prediction, ResidualPredictor
+from secateur.search.predictor import Features, Prediction, Predictor
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.guided import MIN_DISTANCE, GuidedSampler
 from secateur.search.samplers.random_widths import random_architecture
@@ -67,14 +67,14 @@ class Prior:
 
 
 def fitting(limit: Budget, count: int, seed: int) -> list[Architecture]:
-    """Random architectures within the budget, as the pairs so far."""
+    """Random architectures within the budget, as the trials so far."""
     rng = np.random.default_rng(seed)
     return list({random_architecture(SPACE, limit, rng): None for _ in range(count)})
 
 
 def check(proposals: Sequence[Proposal], limit: Budget, known: Sequence[Architecture]) -> None:
     shapes = [proposal.architecture for proposal in proposals]
-    assert all(SPACE.contains(shape) and limit.admits(shape) for shape in shapes)
+    assert all(SPACE.contains(shape) and limit.fits(shape) for shape in shapes)
     assert len(set(shapes)) == len(shapes)
     assert not set(shapes) & set(known)
 
@@ -107,15 +107,15 @@ class TestRounds:
     @settings(max_examples=25, deadline=None)
     @given(
         keep=st.floats(0.1, 0.95),
-        pairs=st.integers(1, 30),
+        trials=st.integers(1, 30),
         seed=st.integers(0, 2**16),
         count=st.integers(1, 16),
     )
     def test_within_the_budget_new_and_not_too_many(
-        self, keep: float, pairs: int, seed: int, count: int
+        self, keep: float, trials: int, seed: int, count: int
     ) -> None:
         limit = budget(keep)
-        known = fitting(limit, pairs, seed)
+        known = fitting(limit, trials, seed)
         proposals = made(limit).children(known, Prior(), np.random.default_rng(seed), count)
         assert len(proposals) <= count
         check(proposals, limit, known)
@@ -157,7 +157,7 @@ class TestRounds:
     def test_same_seed_same_proposals(self) -> None:
         limit = budget(0.6)
         known = fitting(limit, 12, 0)
-        predictor = ResidualPredictor(Features(SPACE, TABLE), 3)
+        predictor = Predictor(Features(SPACE, TABLE), 3)
         predictor.fit(known, [TABLE.of(shape) for shape in known])
         rounds = [
             made(limit).children(known, predictor, np.random.default_rng((seed, 2)), 12) for seed in (5, 5, 6)

@@ -18,7 +18,7 @@ from secateur.search.samplers.sampler import Problem, Proposal
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture, best_first
+from secateur.study.trial import EvaluatedArchitecture, best_first
 
 SPACE = Space(Architecture((4,) * 20, (640,) * 20), 64)
 COST = Cost(
@@ -62,10 +62,10 @@ def measured(proposals: Sequence[Proposal], number: int = 1) -> list[EvaluatedAr
 
 def played(seed: int = 0) -> tuple[list[EvaluatedArchitecture], Sequence[Proposal], PaperReport]:
     made = sampler(seed=seed)
-    pairs = measured(made.propose([], 1, made.round_size).proposals)
-    last = made.propose(pairs, 2, PAPER_EVALUATIONS - len(pairs))
+    trials = measured(made.propose([], 1, made.round_size).proposals)
+    last = made.propose(trials, 2, PAPER_EVALUATIONS - len(trials))
     assert isinstance(last.report, PaperReport)
-    return pairs, last.proposals, last.report
+    return trials, last.proposals, last.report
 
 
 def test_the_papers_numbers() -> None:
@@ -76,11 +76,11 @@ def test_the_papers_numbers() -> None:
 
 
 def test_finalists_are_the_baseline_and_the_best_predicted_within_the_budget() -> None:
-    pairs, finalists, report = played()
+    trials, finalists, report = played()
     assert [item.origin for item in finalists] == [BASELINE] + [FINALIST] * 18
-    assert all(LIMIT.admits(item.architecture) and SPACE.contains(item.architecture) for item in finalists)
+    assert all(LIMIT.fits(item.architecture) and SPACE.contains(item.architecture) for item in finalists)
     assert report.candidates == 1000
-    within = best_first(pair for pair in pairs if LIMIT.admits(pair.architecture))
+    within = best_first(trial for trial in trials if LIMIT.fits(trial.architecture))
     losses = [loss(item.architecture) for item in finalists]
     assert min(losses[1:]) < min(losses[0], within[0].measurement.kl)
 
@@ -109,28 +109,28 @@ def test_held_out_pairs_are_not_learned() -> None:
     made = sampler()
     proposals = made.propose([], 1, made.round_size).proposals
     noise = [int(p.architecture.digest, 16) % 1000 + 1 for p in proposals]
-    pairs = [
+    trials = [
         EvaluatedArchitecture(p.architecture, Measurement(n, 0, n, 0, 1), 1, p.origin)
         for p, n in zip(proposals, noise, strict=True)
     ]
-    report = made.propose(pairs, 2, 19).report
+    report = made.propose(trials, 2, 19).report
     assert isinstance(report, PaperReport)
     assert report.r2 is not None and report.r2 < 0.2
     assert report.tau is not None and abs(report.tau) < 0.2
 
 
 def test_nothing_after_the_finalists() -> None:
-    pairs, finalists, _ = played()
-    assert not sampler().propose([*pairs, *measured(finalists, 2)], 3, 5).proposals
+    trials, finalists, _ = played()
+    assert not sampler().propose([*trials, *measured(finalists, 2)], 3, 5).proposals
 
 
 def test_losses_that_do_not_differ_are_reported_as_such() -> None:
     made = sampler(evaluations=24)
     proposals = made.propose([], 1, made.round_size).proposals
-    pairs = [
+    trials = [
         EvaluatedArchitecture(p.architecture, Measurement(1.0, 0, 1.0, 0, 1), 1, p.origin) for p in proposals
     ]
-    last = made.propose(pairs, 2, 6)
+    last = made.propose(trials, 2, 6)
     assert isinstance(last.report, PaperReport)
     assert last.report.tau is None and last.proposals
 
@@ -138,7 +138,7 @@ def test_losses_that_do_not_differ_are_reported_as_such() -> None:
 def test_a_budget_that_the_ends_alone_exceed_gets_the_even_trim() -> None:
     tight = Budget((Limit("params", COST, int(0.15 * COST.of(SPACE.dense))),))
     made = PaperSampler(Problem(SPACE, tight, None, 24, 0))
-    pairs = measured(made.propose([], 1, made.round_size).proposals)
-    last = made.propose(pairs, 2, 6).proposals
+    trials = measured(made.propose([], 1, made.round_size).proposals)
+    last = made.propose(trials, 2, 6).proposals
     assert [item.origin for item in last] == [BASELINE]
-    assert tight.admits(last[0].architecture)
+    assert tight.fits(last[0].architecture)

@@ -2,7 +2,7 @@
 
 Proven (property): proposals lie in the space and are new, fit the budget (of greedy and paper the
 last one does), are no more than asked for, obey every constraint and limit, and come again exactly when
-the search is played again from its pairs.
+the search is played again from its trials.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 SPACE = Space(Architecture((3,) * 4, (160,) * 4), 32)
 COST = Cost(
@@ -63,7 +63,7 @@ def truth(candidate: Architecture) -> float:
 def play(
     name: str, given_problem: Problem, loss: Callable[[Architecture], float] = truth
 ) -> Iterator[tuple[Round, list[EvaluatedArchitecture]]]:
-    """Rounds with all pairs so far, until the evaluations are spent or nothing is proposed."""
+    """Rounds with all trials so far, until the evaluations are spent or nothing is proposed."""
     sampler = SAMPLERS[name](given_problem)
     done: list[EvaluatedArchitecture] = []
     for number in range(1, given_problem.evaluations + 1):
@@ -91,13 +91,13 @@ class TestEvery:
     def test_in_the_space_new_and_within_the_budget(self, name: str, keep: float, seed: int) -> None:
         asked = problem(keep, seed)
         last = list(play(name, asked))[-1][1]
-        shapes = [pair.architecture for pair in last]
+        shapes = [trial.architecture for trial in last]
         assert len(set(shapes)) == len(shapes)
         assert all(SPACE.contains(shape) for shape in shapes)
         if name in ("greedy", "paper"):
-            assert asked.budget.admits(shapes[-1]) or len(shapes) == EVALUATIONS
+            assert asked.budget.fits(shapes[-1]) or len(shapes) == EVALUATIONS
         else:
-            assert all(asked.budget.admits(shape) for shape in shapes)
+            assert all(asked.budget.fits(shape) for shape in shapes)
 
     def test_played_again_it_is_the_same(self, name: str) -> None:
         first = [found.proposals for found, _ in play(name, problem(0.6, 3))]
@@ -143,15 +143,15 @@ def constrained(draw: st.DrawFn) -> Problem:
 def test_constraints_and_all_limits_hold(name: str, asked: Problem) -> None:
     rounds = list(play(name, asked, lambda item: asked.table.of(item) + 1e-3))
     assert rounds or name in ("even", "greedy")
-    for pair in rounds[-1][1] if rounds else ():
-        assert asked.space.contains(pair.architecture), pair
-        assert name == "greedy" or asked.budget.admits(pair.architecture), pair
+    for trial in rounds[-1][1] if rounds else ():
+        assert asked.space.contains(trial.architecture), trial
+        assert name == "greedy" or asked.budget.fits(trial.architecture), trial
 
 
 @pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])
 def test_another_seed_is_another_search(name: str) -> None:
     first, second = (list(play(name, problem(0.6, seed)))[-1][1] for seed in (0, 1))
-    assert {pair.architecture for pair in first} != {pair.architecture for pair in second}
+    assert {trial.architecture for trial in first} != {trial.architecture for trial in second}
 
 
 @pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])

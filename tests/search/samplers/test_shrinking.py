@@ -41,8 +41,8 @@ class Oracle:
         return Prediction(mean, np.full(len(mean), self._std))
 
 
-def allowed(std: float, pairs: int = MIN_PAIRS) -> np.ndarray:
-    return allowed_widths(GRID, GRID.costs(BUDGET), [BASE], Oracle(std), pairs)
+def allowed(std: float, trials: int = MIN_PAIRS) -> np.ndarray:
+    return allowed_widths(GRID, GRID.costs(BUDGET), [BASE], Oracle(std), trials)
 
 
 def exists() -> np.ndarray:

@@ -12,7 +12,6 @@ from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.source import ModelSource
 from secateur.model.architecture import Architecture
-from secateur.model.dense import build_model
 from secateur.prune.surgery import build_slim_model
 from secateur.serve.process import served
 from tests.serve.foreign.installed import node_clients, python_clients
@@ -28,7 +27,7 @@ OPTIONS = ("--dtype", "float32", "--max-model-len", "640", "--kv-cache-memory", 
 
 @pytest.fixture(scope="module")
 def folder(smollm2: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = build_model(smollm2.config, smollm2.tensors(), smollm2.reference)
+    model = smollm2.load_model()
     library = BlockLibrary(model, None, torch.float32)
     target = tmp_path_factory.mktemp("real") / "slim"
     export(build_slim_model(library, SHAPE), smollm2, target, None, torch.float32)

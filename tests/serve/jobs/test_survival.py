@@ -60,7 +60,7 @@ def require_whole(events: Events) -> None:
 def require_evaluated_once(client: Client, name: str) -> None:
     """The study has as many pairs as were told of, each once."""
     job = client.jobs.get(name)
-    pairs = view_study(f"{job.folder}/slim.study").pairs
+    pairs = view_study(f"{job.folder}/slim.study").trials
     assert max(Counter(pair.architecture for pair in pairs).values()) == 1
     assert sum(pair.round > 0 for pair in pairs) == job.progress.evaluations_done > 50
 

@@ -92,9 +92,9 @@ def run_tasks(
     language_model = _language_model(model, tokenizer, title, reporter)
     # lm-eval draws a bar per subject even where there is no terminal.
     with torch.inference_mode(), patch("lm_eval.api.task.tqdm", partial(tqdm, disable=True)):
-        found = evaluate(language_model, loaded, limit=limit, log_samples=False)
-    results = {**found["results"], **found.get("groups", {})}
-    counts = found["n-samples"]
+        results = evaluate(language_model, loaded, limit=limit, log_samples=False)
+    results = {**results["results"], **results.get("groups", {})}
+    counts = results["n-samples"]
     return {task.name: _result(task, results[task.name], counts) for task in tasks}
 
 

@@ -59,10 +59,10 @@ def load_mmlu(folder: Path | None) -> tuple[MmluSubject, ...]:
 
 def subject_config(subject: MmluSubject) -> dict[str, object]:
     """The subject as a configuration of an lm-eval task, apart from its data."""
-    named = subject.name.replace("_", " ")
+    title = subject.name.replace("_", " ")
     return {
         "task": f"mmlu_{subject.name}",
-        "description": f"The following are multiple choice questions (with answers) about {named}.\n\n",
+        "description": f"The following are multiple choice questions (with answers) about {title}.\n\n",
         "test_split": "test",
         "fewshot_split": "dev",
         "fewshot_config": {"sampler": "first_n"},

@@ -57,8 +57,8 @@ _Example = TypeVar("_Example")
 
 def cloze_examples(corpus: Corpus) -> tuple[ClozeExample, ...]:
     """Up to `MAX_EXAMPLES` words to complete, none where the text has too few words."""
-    found = (_cloze(corpus.text, span) for span in _passages(corpus.text, CLOZE_WORDS))
-    return _spread([example for example in found if example is not None])
+    examples = (_cloze(corpus.text, span) for span in _passages(corpus.text, CLOZE_WORDS))
+    return _spread([example for example in examples if example is not None])
 
 
 def ending_examples(corpus: Corpus) -> tuple[EndingExample, ...]:
@@ -96,18 +96,18 @@ def require_examples(kind: str, corpus: Corpus) -> tuple[ClozeExample, ...] | tu
     Raises:
         BadInput: the text gives none.
     """
-    found: tuple[ClozeExample, ...] | tuple[EndingExample, ...] = (
+    examples: tuple[ClozeExample, ...] | tuple[EndingExample, ...] = (
         cloze_examples(corpus) if kind == "cloze" else ending_examples(corpus)
     )
-    if not found:
+    if not examples:
         raise BadInput("tasks", f"{kind}:{corpus.name}", "the text is too short for a single example")
-    return found
+    return examples
 
 
 def _passages(text: str, words: int) -> list[list[re.Match[str]]]:
     """The text in runs of so many words."""
-    found = list(_WORD.finditer(text))
-    return [found[start : start + words] for start in range(0, len(found) - words + 1, words)]
+    word_matches = list(_WORD.finditer(text))
+    return [word_matches[start : start + words] for start in range(0, len(word_matches) - words + 1, words)]
 
 
 def _cloze(text: str, span: list[re.Match[str]]) -> ClozeExample | None:
@@ -123,9 +123,9 @@ def _cloze(text: str, span: list[re.Match[str]]) -> ClozeExample | None:
 def _ending(parts: list[tuple[str, str]], position: int) -> EndingExample:
     rng = random.Random(position)
     context, real = parts[position]
-    others = rng.sample([index for index in range(len(parts)) if index != position], ENDINGS - 1)
+    distractors = rng.sample([index for index in range(len(parts)) if index != position], ENDINGS - 1)
     answer = rng.randrange(ENDINGS)
-    chosen = [parts[index][1] for index in others]
+    chosen = [parts[index][1] for index in distractors]
     return EndingExample(context, tuple([*chosen[:answer], real, *chosen[answer:]]), answer)
 
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from secateur.errors import SecateurError
-from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
-from secateur.evaluation.workers.crew import (
+from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
+from secateur.evaluation.spec import EvaluatorSpec
+from secateur.evaluation.workers.backend import (
     NO_TASK_ID,
     EvaluationTask,
     TaskResult,
     WorkerBackend,
     WorkerDeath,
 )
-from secateur.evaluation.workers.deal import WorkQueue
+from secateur.evaluation.workers.process_backend import ProcessBackend
+from secateur.evaluation.workers.work_queue import WorkQueue
 from secateur.model.architecture import Architecture
 
 MAX_DEATHS = 3  # of workers over the same candidate, or of one before it has done anything
 
 
-class WorkerPool:
+class WorkerPool(Evaluator):
     """The evaluator for several processes or machines; obeys the same laws as one alone.
 
     Workers start with the first candidates and stay until `close`. One that dies loses only what it was
@@ -43,6 +46,7 @@ class WorkerPool:
     def __init__(self, backend: WorkerBackend, num_chunks: int) -> None:
         self._backend = backend
         self._num_chunks = num_chunks
+        self.at_once = backend.size
         self._started = False
         self._tasks = 0
         self._idle_crashes: Counter[int] = Counter()
@@ -50,24 +54,14 @@ class WorkerPool:
 
     @property
     def num_chunks(self) -> int:
-        """Blocks of windows there are."""
+        """Chunks of windows there are."""
         return self._num_chunks
-
-    @property
-    def at_once(self) -> int:
-        """Candidates evaluated at a time."""
-        return self._backend.size
-
-    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
-        """Each distinct candidate measured on all windows, as they are done."""
-        for candidate, losses in self.losses(candidates):
-            yield candidate, losses.measurement()
 
     def losses(
         self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
         """Each distinct candidate with its losses on those chunks, as they are done."""
-        wanted = tuple(resolve_chunks(chunks, self.num_chunks))
+        chunk_indices = tuple(resolve_chunks(chunks, self.num_chunks))
         distinct = set(candidates)
         if not distinct:
             return
@@ -76,7 +70,7 @@ class WorkerPool:
         deaths: Counter[Architecture] = Counter()
         running: dict[int, EvaluationTask] = {}
         for worker in range(self._backend.size):
-            self._assign(worker, queue, wanted, running)
+            self._assign(worker, queue, chunk_indices, running)
         while running:
             finished: list[tuple[Architecture, Losses]] = []
             events = self._backend.wait()
@@ -89,7 +83,7 @@ class WorkerPool:
                     finished.append((running.pop(worker).candidate, event.losses))
             for worker in range(self._backend.size):
                 if worker not in running:
-                    self._assign(worker, queue, wanted, running)
+                    self._assign(worker, queue, chunk_indices, running)
             yield from finished
 
     def close(self) -> None:
@@ -148,7 +142,7 @@ class WorkerPool:
         task = running.pop(worker, None)
         if task is not None:
             deaths[task.candidate] += 1
-            queue.put_back(worker, task.candidate)
+            queue.requeue(worker, task.candidate)
         same = deaths[task.candidate] if task else 0
         if max(same, self._idle_crashes[worker]) >= MAX_DEATHS:
             self.close()
@@ -158,3 +152,28 @@ class WorkerPool:
                 "if memory is short, fewer workers need less"
             )
         self._backend.start(worker)
+
+
+def open_pool(spec: EvaluatorSpec, workers: int | None = None, ray: str | None = None) -> WorkerPool:
+    """A pool of local processes, or of a Ray cluster's actors; starts none of them yet.
+
+    Args:
+        spec: what one of them evaluates with; local ones share its limits for states and projections
+            (each needs the dense model's distributions whole).
+        workers: how many; None for one, or with Ray for one per CPU of the cluster.
+        ray: address of a Ray cluster.
+
+    Raises:
+        BackendUnavailable: Ray is asked for and not installed.
+        BadInput: there is no such cluster.
+    """
+    if ray is not None:
+        from secateur.evaluation.workers.ray_backend import RayBackend
+
+        backend: WorkerBackend = RayBackend(spec, ray, workers)
+    else:
+        size = workers or 1
+        library = replace(spec.library, cache_bytes=spec.library.cache_bytes // size)
+        share = replace(spec, library=library, state_bytes=spec.state_bytes // size)
+        backend = ProcessBackend(share, size)
+    return WorkerPool(backend, spec.num_chunks)

@@ -17,25 +17,17 @@ from optuna.trial import Trial
 from secateur.model.architecture import Architecture
 from secateur.search.samplers.projection import project
 from secateur.search.samplers.sampler import Problem, Proposal, Round
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 _TRIES = 50  # per round, where points fall on architectures already seen
 POPULATION = 24  # NSGA-II: Optuna's 50 would leave a search of 150 evaluations three generations
 
 
-def _tpe(seed: int) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=24)
-
-
-def _nsga2(seed: int) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
-
-
-def _gp(seed: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=24)
-
-
-OPTIMISERS: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "nsga2": _nsga2, "gp": _gp}
+OPTIMISERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=24),
+    "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=24),
+}
 
 
 class BlackboxSampler:
@@ -58,7 +50,7 @@ class BlackboxSampler:
 
     def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """Tell what came of the last round, ask for the next; points seen before are told at once."""
-        kl = {pair.architecture: pair.measurement.kl for pair in done}
+        kl = {evaluated.architecture: evaluated.measurement.kl for evaluated in done}
         for trial, candidate in self._asked:
             self._study.tell(trial, kl[candidate])
         self._asked = []

@@ -2,11 +2,11 @@
 
 Round 1 are seeds (the additive optimum at several sharpness values, with and without attention cuts,
 even trims with and without protected ends). A later round breeds thousands of children of the best
-pairs (`breeding`), ranks them with the predictor, breeds the best of those again, and picks the most
+trials (`breeding`), ranks them with the predictor, breeds the best of those again, and picks the most
 promising and the most uncertain, none too like another. Widths that the predictor is sure are worse than what
 they cost are not moved to any more: the space shrinks, as the paper's does (arXiv 2309.09507, section 2).
 
-Where one study is for several budgets, the best pairs of the others are parents too, trimmed or widened to
+Where one study is for several budgets, the best trials of the others are parents too, trimmed or widened to
 this one's edge, and the predictor learns from all.
 """
 
@@ -19,12 +19,12 @@ import numpy as np
 from secateur.model.architecture import Architecture, Slot
 from secateur.search.predictor import Features, Predictor, select_predictor
 from secateur.search.samplers.breeding import Breeder
-from secateur.search.samplers.even_trim import uniform_prunings
 from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, new_proposals
 from secateur.search.samplers.shrinking import allowed_widths
+from secateur.search.samplers.uniform_pruning import uniform_prunings
 from secateur.space.grid import Grid
 from secateur.space.knapsack import Values, solve
-from secateur.study.study import EvaluatedArchitecture, best_first
+from secateur.study.trial import EvaluatedArchitecture, best_first
 
 SHARPNESS = (1.0, 0.8, 0.65, 0.5, 1.25)
 EVEN_TRIMS = 3
@@ -53,22 +53,22 @@ class GuidedSampler:
         self._costs_LSW = self._grid.costs(problem.budget)
 
     def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
-        """Seeds, then children of the best pairs."""
+        """Seeds, then children of the best trials."""
         if number == 1:
-            return Round(new_proposals(self.seeds(), {pair.architecture for pair in done})[:count])
+            return Round(new_proposals(self.seeds(), {trial.architecture for trial in done})[:count])
         ranked = best_first(done)
-        candidates = [pair.architecture for pair in ranked]
-        kl = [pair.measurement.kl for pair in ranked]
-        own = [self._budget.admits(item) and self._is_near(item) for item in candidates]
-        choice = select_predictor(
-            self._features, candidates, kl, self._problem.seed, self._problem.predictor, own
+        candidates = [trial.architecture for trial in ranked]
+        kl = [trial.measurement.kl for trial in ranked]
+        in_budget = [self._budget.fits(item) and self._nearly_spends_budget(item) for item in candidates]
+        selected_predictor = select_predictor(
+            self._features, candidates, kl, self._problem.seed, self._problem.predictor, in_budget
         )
         rng = np.random.default_rng((self._problem.seed, number))
         allowed_SW = allowed_widths(
-            self._grid, self._costs_LSW, self._parents(candidates), choice.predictor, len(ranked)
+            self._grid, self._costs_LSW, self._parents(candidates), selected_predictor.predictor, len(ranked)
         )
-        proposals = self.children(candidates, choice.predictor, rng, count, allowed_SW)
-        return Round(proposals, choice, float(allowed_SW.sum() / (self._grid.top_S + 1).sum()))
+        proposals = self.children(candidates, selected_predictor.predictor, rng, count, allowed_SW)
+        return Round(proposals, selected_predictor, float(allowed_SW.sum() / (self._grid.top_S + 1).sum()))
 
     def seeds(self) -> list[Proposal]:
         """The first round, best guess first."""
@@ -79,8 +79,8 @@ class GuidedSampler:
             values = self._without_attention_cuts(self._table.sharpened(power))
             proposals.append(Proposal(self._solved(values), f"knapsack^{power}, ffn only"))
         proposals += list(uniform_prunings(self._problem))[:EVEN_TRIMS]
-        fitting = [p for p in proposals if self._budget.admits(p.architecture)]
-        return new_proposals(fitting, known=())
+        fitting = [p for p in proposals if self._budget.fits(p.architecture)]
+        return new_proposals(fitting, evaluated=())
 
     def _solved(self, values: Values) -> Architecture:
         return self._problem.conform(solve(self._space, self._budget, values))
@@ -104,14 +104,20 @@ class GuidedSampler:
         breeder = Breeder(self._grid, self._values_SW, self._costs_LSW, allowed_SW)
         parents_PS = self._grid.encode(self._parents(ranked))
         pool: dict[Architecture, tuple[float, float]] = {}
-        known = set(ranked)
+        known_architectures = set(ranked)
         for _ in range(GENERATIONS):
             bred = self._bred(breeder, parents_PS, rng)
-            fresh = [c for c in bred if c not in known and c not in pool and self._budget.admits(c)]
+            fresh = [
+                c for c in bred if c not in known_architectures and c not in pool and self._budget.fits(c)
+            ]
             if fresh:
-                found = predictor.predict(fresh)
+                prediction = predictor.predict(fresh)
                 pool |= dict(
-                    zip(fresh, zip(found.mean.tolist(), found.std.tolist(), strict=True), strict=True)
+                    zip(
+                        fresh,
+                        zip(prediction.mean.tolist(), prediction.std.tolist(), strict=True),
+                        strict=True,
+                    )
                 )
             elite = sorted(pool, key=lambda item: (pool[item][0], item))[:ELITE_SIZE]
             parents_PS = self._grid.encode([*elite, *self._parents(ranked)])
@@ -133,16 +139,16 @@ class GuidedSampler:
 
     def _parents(self, ranked: Sequence[Architecture]) -> list[Architecture]:
         """The best that spend the budget, and the best of other budgets fitted to this one."""
-        near = [item for item in ranked if self._budget.admits(item) and self._is_near(item)]
-        known = set(near)
-        far = [item for item in ranked if item not in known]
+        near = [item for item in ranked if self._budget.fits(item) and self._nearly_spends_budget(item)]
+        near_set = set(near)
+        far = [item for item in ranked if item not in near_set]
         breeder = Breeder(
             self._grid, self._values_SW, self._costs_LSW, np.ones(self._values_SW.shape, dtype=bool)
         )
-        others = self._grid.decode(breeder.fit(self._grid.encode(far[:PARENTS]))) if far else []
-        return list(dict.fromkeys([*near[:PARENTS], *others])) or [self._space.dense]
+        projected_parents = self._grid.decode(breeder.fit(self._grid.encode(far[:PARENTS]))) if far else []
+        return list(dict.fromkeys([*near[:PARENTS], *projected_parents])) or [self._space.dense]
 
-    def _is_near(self, candidate: Architecture) -> bool:
+    def _nearly_spends_budget(self, candidate: Architecture) -> bool:
         """Whether it spends the budget."""
         index_S = self._grid.encode([candidate])[0]
         spent_L = [costs_SW[np.arange(len(index_S)), index_S].sum() for costs_SW in self._costs_LSW]
@@ -165,15 +171,15 @@ def _select_diverse(
 
     Filled up with the first of the others where there are too few.
     """
-    kept: list[Architecture] = []
+    selected: list[Architecture] = []
     paths = [np.array(item.path) for item in chosen]
     for item in ordered:
-        if len(kept) == count:
+        if len(selected) == count:
             break
         path = np.array(item.path)
         if all(np.count_nonzero(path != other) >= MIN_DISTANCE for other in paths):
-            kept.append(item)
+            selected.append(item)
             paths.append(path)
-    taken = {*kept, *chosen}
-    rest = (item for item in ordered if item not in taken)
-    return [*kept, *(item for item, _ in zip(rest, range(count - len(kept)), strict=False))]
+    already_selected = {*selected, *chosen}
+    rest = (item for item in ordered if item not in already_selected)
+    return [*selected, *(item for item, _ in zip(rest, range(count - len(selected)), strict=False))]

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from secateur.search.predictor import rank_quality
-from secateur.search.samplers.even_trim import prune_uniformly
 from secateur.search.samplers.ratios import RatioSpace
 from secateur.search.samplers.sampler import Problem, Proposal, Round, architectures, new_proposals
-from secateur.study.study import EvaluatedArchitecture
+from secateur.search.samplers.uniform_pruning import prune_uniformly
+from secateur.study.trial import EvaluatedArchitecture
 
 PAIRS, FINALISTS = 525, 18
 GROUPED = 400 / 525
@@ -81,12 +81,12 @@ class PaperSampler:
 
     def _random(self, count: int) -> list[Proposal]:
         rng = np.random.default_rng((self._problem.seed, 1))
-        found: list[Proposal] = []
-        for origin, wanted in (("grouped", round(count * GROUPED)), ("free", count)):
+        chosen: list[Proposal] = []
+        for origin, target_count in (("grouped", round(count * GROUPED)), ("free", count)):
             drawn = self._whole.draw(rng, 4 * count, grouped=origin == "grouped")
             proposals = (Proposal(self._whole.architecture(tenths_S), origin) for tenths_S in drawn)
-            found = new_proposals([*found, *proposals], known=())[:wanted]
-        return found
+            chosen = new_proposals([*chosen, *proposals], evaluated=())[:target_count]
+        return chosen
 
     def _finalists(self, done: Sequence[EvaluatedArchitecture], count: int) -> Round:
         fit = FittedPredictor(self._whole, done, self._problem.seed)
@@ -113,15 +113,15 @@ class PaperSampler:
 class FittedPredictor:
     """Boosted trees from kept fractions to the log KL and the NLL of pairs, on seven tenths of them."""
 
-    def __init__(self, ratios: RatioSpace, pairs: Sequence[EvaluatedArchitecture], seed: int) -> None:
+    def __init__(self, ratios: RatioSpace, trials: Sequence[EvaluatedArchitecture], seed: int) -> None:
         dense = ratios.space.dense
         full_S = np.array([max(dense.width(*slot), 1) for slot in ratios.slots])
-        widths = [[pair.architecture.width(*slot) for slot in ratios.slots] for pair in pairs]
+        widths = [[trial.architecture.width(*slot) for slot in ratios.slots] for trial in trials]
         rows_NS = np.array(widths) / full_S
-        found = [(np.log(max(pair.measurement.kl, 1e-9)), pair.measurement.nll) for pair in pairs]
-        order = np.random.default_rng((seed, 3)).permutation(len(pairs))
-        train, held = np.split(order, [max(1, round(TRAIN * len(pairs)))])
-        targets_NK = _standardised(np.array(found), train)
+        targets = [(np.log(max(trial.measurement.kl, 1e-9)), trial.measurement.nll) for trial in trials]
+        order = np.random.default_rng((seed, 3)).permutation(len(trials))
+        train, held = np.split(order, [max(1, round(TRAIN * len(trials)))])
+        targets_NK = _standardised(np.array(targets), train)
         self._trees = boosted_trees(seed).fit(rows_NS[train], targets_NK[train])
         self._num_train = len(train)
         self._held_NK = targets_NK[held]
@@ -177,12 +177,12 @@ def _standardised(targets_NK: np.ndarray, train: np.ndarray) -> np.ndarray:
 def _errors(truth_NK: np.ndarray, predicted_NK: np.ndarray) -> dict[str, float | None]:
     from sklearn import metrics
 
-    named = {
+    errors = {
         "mse": metrics.mean_squared_error,
         "rmse": metrics.root_mean_squared_error,
         "mae": metrics.mean_absolute_error,
         "r2": metrics.r2_score,
     }
     if len(truth_NK) < 2:
-        return dict.fromkeys(named)
-    return {name: float(error(truth_NK, predicted_NK)) for name, error in named.items()}
+        return dict.fromkeys(errors)
+    return {name: float(error(truth_NK, predicted_NK)) for name, error in errors.items()}

@@ -19,11 +19,11 @@ def project(space: Space, budget: Budget, fractions: Sequence[float]) -> Archite
         fractions: kept fraction of every sub-block, in the order of `space.slots`, each in [0, 1].
     """
     low, high = -1.0, 1.0
-    if budget.admits(shifted(space, fractions, high)):
+    if budget.fits(shifted(space, fractions, high)):
         return shifted(space, fractions, high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if budget.admits(shifted(space, fractions, middle)):
+        if budget.fits(shifted(space, fractions, middle)):
             low = middle
         else:
             high = middle
@@ -35,9 +35,6 @@ def shifted(space: Space, fractions: Sequence[float], by: float) -> Architecture
     widths = {}
     for slot, fraction in zip(space.slots, fractions, strict=True):
         allowed = space.widths(*slot)
-        wanted = (fraction + by) * space.dense.width(*slot) + 1e-6
-        widths[slot] = allowed[max(0, bisect_right(allowed, wanted) - 1)]
-    layers = range(space.dense.num_layers)
-    return Architecture(
-        tuple(widths[layer, "attention"] for layer in layers), tuple(widths[layer, "ffn"] for layer in layers)
-    )
+        target_width = (fraction + by) * space.dense.width(*slot) + 1e-6
+        widths[slot] = allowed[max(0, bisect_right(allowed, target_width) - 1)]
+    return Architecture.of_widths(widths)

@@ -17,7 +17,7 @@ from secateur.search.samplers.sampler import (
 )
 from secateur.space.budget import Budget
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 
 def random_architecture(space: Space, budget: Budget, rng: np.random.Generator) -> Architecture:
@@ -28,7 +28,7 @@ def random_architecture(space: Space, budget: Budget, rng: np.random.Generator) 
     candidate = space.dense
     weights = rng.dirichlet(np.ones(len(space.slots))) + 1e-12
     counts = np.array([[limit.counts(slot) for slot in space.slots] for limit in budget.limits])
-    while not budget.admits(candidate):
+    while not budget.fits(candidate):
         exceeded = np.array(budget.slack(candidate)) < 0
         useful = weights * counts[exceeded].any(0)
         index = int(rng.choice(len(space.slots), p=useful / useful.sum()))

@@ -97,11 +97,7 @@ class RatioSpace:
         dense = self.space.dense
         chosen = zip(self.slots, self.widths_ST[np.arange(len(self.slots)), tenths_S].tolist(), strict=True)
         widths = {slot: dense.width(*slot) for slot in self.space.slots} | dict(chosen)
-        layers = range(dense.num_layers)
-        return Architecture(
-            tuple(widths[layer, "attention"] for layer in layers),
-            tuple(widths[layer, "ffn"] for layer in layers),
-        )
+        return Architecture.of_widths(widths)
 
     def _leaders(self) -> np.ndarray:
         """For every slot the slot of the same kind that its group takes the ratio of, [S]."""

@@ -7,13 +7,13 @@ from functools import partial
 
 from secateur.config.prune import GUIDED, PAPER
 from secateur.search.samplers.blackbox import OPTIMISERS, BlackboxSampler
-from secateur.search.samplers.even_trim import UniformPruningSampler
-from secateur.search.samplers.greedy_removal import GreedySampler
+from secateur.search.samplers.greedy import GreedySampler
 from secateur.search.samplers.guided import GuidedSampler
-from secateur.search.samplers.knapsack_sweep import KnapsackSampler
+from secateur.search.samplers.knapsack import KnapsackSampler
 from secateur.search.samplers.paper import PaperSampler
 from secateur.search.samplers.random_widths import RandomSampler
 from secateur.search.samplers.sampler import Problem, Sampler
+from secateur.search.samplers.uniform_pruning import UniformPruningSampler
 
 SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     GUIDED: GuidedSampler,
@@ -33,5 +33,5 @@ def needs_table(name: str) -> bool:
 
 
 def learns_from_all(name: str) -> bool:
-    """Whether the sampler makes use of pairs that were proposed for other budgets."""
+    """Whether the sampler makes use of trials that were proposed for other budgets."""
     return name == GUIDED

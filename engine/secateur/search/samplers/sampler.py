@@ -12,7 +12,7 @@ from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget
 from secateur.space.shapes import consolidate
 from secateur.space.space import Space
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 ROUND_SIZE = 12  # proposals that are evaluated together, sharing prefixes
 
@@ -72,13 +72,13 @@ class Round:
 
     Attributes:
         proposals: none when the sampler has nothing more to say.
-        choice: the predictor that ranked them, where one did.
+        selected_predictor: the predictor that ranked them, where one did.
         space_share: share of all widths that are still being tried.
         report: for the record, where the sampler has one.
     """
 
     proposals: Sequence[Proposal]
-    choice: SelectedPredictor | None = None
+    selected_predictor: SelectedPredictor | None = None
     space_share: float = 1.0
     report: SamplerReport | None = None
 
@@ -86,13 +86,13 @@ class Round:
 class Sampler(Protocol):
     """Chooses architectures round by round.
 
-    A round is a function of the problem and of the pairs of earlier rounds alone, so that a search
+    A round is a function of the problem and of the trials of earlier rounds alone, so that a search
     that was killed proposes the same again (`tests/search/samplers` holds every sampler to that).
     Proposals are of the space and new. They fit the budget, but for those of `greedy` before its last
     round and of `paper` in its first.
 
     Attributes:
-        round_size: proposals per round; 1 for samplers that learn from every single pair.
+        round_size: proposals per round; 1 for samplers that learn from every single trial.
     """
 
     round_size: int
@@ -101,7 +101,7 @@ class Sampler(Protocol):
         """Round `number` (from 1, each asked for once and in order) of at most `count` proposals.
 
         Args:
-            done: pairs of the earlier rounds, in the order they were proposed; for `guided` also those
+            done: trials of the earlier rounds, in the order they were proposed; for `guided` also those
                 of the rounds for the study's other budgets.
         """
 
@@ -114,16 +114,16 @@ def uniform_values(space: Space) -> dict[Slot, dict[int, float]]:
     }
 
 
-def new_proposals(proposals: Iterable[Proposal], known: Collection[Architecture]) -> list[Proposal]:
-    """The proposals whose architecture is not known, each once."""
-    seen = set(known)
-    kept = []
+def new_proposals(proposals: Iterable[Proposal], evaluated: Collection[Architecture]) -> list[Proposal]:
+    """The proposals whose architecture was not evaluated, each once."""
+    seen_architectures = set(evaluated)
+    unseen = []
     for proposal in proposals:
-        if proposal.architecture not in seen:
-            seen.add(proposal.architecture)
-            kept.append(proposal)
-    return kept
+        if proposal.architecture not in seen_architectures:
+            seen_architectures.add(proposal.architecture)
+            unseen.append(proposal)
+    return unseen
 
 
-def architectures(pairs: Iterable[EvaluatedArchitecture]) -> set[Architecture]:
-    return {pair.architecture for pair in pairs}
+def architectures(trials: Iterable[EvaluatedArchitecture]) -> set[Architecture]:
+    return {trial.architecture for trial in trials}

@@ -30,30 +30,30 @@ def allowed_widths(
     costs_LSW: np.ndarray,
     best: Sequence[Architecture],
     predictor: Predictor,
-    pairs: int,
+    trials: int,
 ) -> np.ndarray:
     """The widths [S, W] that are still worth trying.
 
     Args:
         best: good architectures on the edge of the budget, best first.
-        pairs: how many the predictor has learned from; with few, nothing is sure.
+        trials: how many the predictor has learned from; with few, nothing is sure.
     """
     exists_SW = np.arange(grid.widths_SW.shape[1]) <= grid.top_S[:, None]
-    if pairs < MIN_PAIRS:
+    if trials < MIN_PAIRS:
         return exists_SW
     hopeful_SW = np.zeros_like(exists_SW)
     slot_C, width_C = np.nonzero(exists_SW)
     for base_S in grid.encode(best[:BEST]):
         changed_CS = np.repeat(base_S[None], len(slot_C), 0)
         changed_CS[np.arange(len(slot_C)), slot_C] = width_C
-        found = predictor.predict(grid.decode(changed_CS))
+        prediction = predictor.predict(grid.decode(changed_CS))
         base = float(predictor.predict(grid.decode(base_S[None])).mean[0])
         spent_LC = np.stack([at(rows_SW, changed_CS).sum(1) for rows_SW in costs_LSW])
         extra_C = spent_LC.max(0) - max(
             rows_SW[np.arange(len(base_S)), base_S].sum() for rows_SW in costs_LSW
         )
-        gain_C = found.mean - base
-        optimistic_C = gain_C - CONFIDENCE_STDS * found.std + _price(gain_C, extra_C) * extra_C
+        gain_C = prediction.mean - base
+        optimistic_C = gain_C - CONFIDENCE_STDS * prediction.std + _price(gain_C, extra_C) * extra_C
         hopeful_SW[slot_C, width_C] |= optimistic_C < MARGIN
         near_C = np.abs(width_C - base_S[slot_C]) <= NEIGHBOURS
         hopeful_SW[slot_C[near_C], width_C[near_C]] = True

@@ -11,12 +11,12 @@ from google.protobuf import duration_pb2
 from sqlalchemy.exc import SQLAlchemyError
 
 from secateur.progress import ProgressReporter
-from secateur.prune.preparation import PreparedRun
+from secateur.prune.prepared_run import PreparedRun
 from secateur.search.loop import SearchProgress
 from secateur.serve.failures import RpcError
 from secateur.serve.jobs.front import ParetoFront
 from secateur.serve.jobs.store import JobStore
-from secateur.study.study import best_first
+from secateur.study.trial import best_first
 from secateur.v1 import prune_pb2
 
 INTERVAL_SECONDS = 0.5  # between two notes of progress within a stage
@@ -63,18 +63,18 @@ class JobReporter(ProgressReporter):
         """The search begins; what earlier runs evaluated counts."""
         cost = prepared.goals[0].budget.limits[0].cost
         self._points = ParetoFront(cost, prepared.space.dense)
-        pairs = list(prepared.study.pairs.values())
+        pairs = list(prepared.study.trials.values())
         for pair in pairs:
             self._points.add(pair)
         num_evaluated = sum(pair.round > 0 for pair in pairs)
         self._progress.evaluations_done = min(num_evaluated, self._progress.evaluations_total)
-        fitting = best_first(p for p in pairs if prepared.goals[0].budget.admits(p.architecture))
+        fitting = best_first(p for p in pairs if prepared.goals[0].budget.fits(p.architecture))
         if fitting:
             self._progress.best.CopyFrom(self._points.point(fitting[0]))
 
     def evaluated(self, progress: SearchProgress) -> None:
         assert self._points is not None  # begin() came before
-        self._points.add(progress.pair)
+        self._points.add(progress.trial)
         if progress.stage == "search":
             self._progress.evaluations_done = progress.done
         if progress.best is not None:

@@ -32,8 +32,8 @@ class Cost:
     def to_json(self) -> dict[str, Any]:
         """As plain values: sub-blocks by their name in a study, widths as strings."""
         rows = {slot_name(*slot): row for slot, row in self.table.items()}
-        named = {name: {str(width): cost for width, cost in row.items()} for name, row in rows.items()}
-        return {"unit": self.unit, "fixed": self.fixed, "table": named}
+        rows_by_name = {name: {str(width): cost for width, cost in row.items()} for name, row in rows.items()}
+        return {"unit": self.unit, "fixed": self.fixed, "table": rows_by_name}
 
     def scaled(self, factor: int, unit: str, extra: int = 0) -> Cost:
         """The same with `extra` more of what cannot be avoided, every count times `factor`."""

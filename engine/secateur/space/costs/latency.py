@@ -76,11 +76,11 @@ class LatencyTable:
     def block(self, kind: Kind, width: int) -> int:
         """Nanoseconds of one sub-block."""
         row = self.rows[kind]
-        known = sorted(row)
-        right = bisect_left(known, width)
-        if known[right] == width:
+        measured_widths = sorted(row)
+        right = bisect_left(measured_widths, width)
+        if measured_widths[right] == width:
             return row[width]
-        low, high = known[right - 1], known[right]
+        low, high = measured_widths[right - 1], measured_widths[right]
         return row[low] + round((row[high] - row[low]) * (width - low) / (high - low))
 
     def cost(self, space: Space) -> Cost:
@@ -111,8 +111,8 @@ class LatencyTable:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> LatencyTable:
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no table."""
-        given = dict(document["conditions"])
-        conditions = LatencyConditions(**given | {"model": ModelShape(**given["model"])})
+        fields = dict(document["conditions"])
+        conditions = LatencyConditions(**fields | {"model": ModelShape(**fields["model"])})
         rows = {kind: {int(width): int(ns) for width, ns in document["rows"][kind].items()} for kind in KINDS}
         if document["unit"] != UNIT or any(0 not in row or min(row.values()) < 0 for row in rows.values()):
             raise ValueError("not a table of decode steps")

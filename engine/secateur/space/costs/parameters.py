@@ -22,6 +22,13 @@ class ParameterCount:
         """As in every JSON document of Secateur."""
         return {"total": self.total, "non_embedding": self.non_embedding}
 
+    def fraction_of(self, dense: ParameterCount) -> dict[str, float]:
+        """What is kept of the dense model, as in every JSON document of Secateur."""
+        return {
+            "total": round(self.total / dense.total, 5),
+            "non_embedding": round(self.non_embedding / dense.non_embedding, 5),
+        }
+
 
 def parameter_cost(model: DecoderModel, space: Space) -> Cost:
     """Non-embedding parameters: every sub-block with its norm, and the final norm."""

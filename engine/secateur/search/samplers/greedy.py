@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from secateur.model.architecture import Architecture, Slot
 from secateur.search.samplers.sampler import Problem, Proposal, Round, new_proposals
 from secateur.space.budget import Limit
-from secateur.study.study import EvaluatedArchitecture, best_first
+from secateur.study.trial import EvaluatedArchitecture, best_first
 
 
 class GreedySampler:
@@ -29,32 +29,32 @@ class GreedySampler:
 
     def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """The most promising removals from what the best of the last round left."""
-        tried = [pair for pair in done if pair.architecture in self._tried]
+        tried = [trial for trial in done if trial.architecture in self._tried]
         if tried:  # none, too, where the first removal would already make too many layer shapes
             self._take_best(tried)
-        if self._problem.budget.admits(self._current):
+        if self._problem.budget.fits(self._current):
             return Round([])
-        left = [slot for slot in self._removable(self._current) if self._within_shapes(self._without(slot))]
-        if not left:
-            return self._conformed(known={pair.architecture for pair in done})
-        promising = sorted(left, key=lambda slot: (self._added[slot], slot))[:count]
+        space = self._problem.space
+        removable_slots = [
+            slot for slot in self._removable(self._current) if space.contains(self._without(slot))
+        ]
+        if not removable_slots:
+            return self._conformed({trial.architecture for trial in done})
+        promising = sorted(removable_slots, key=lambda slot: (self._added[slot], slot))[:count]
         self._tried = {self._without(slot): slot for slot in promising}
         return Round(
             [Proposal(item, f"without {kind} {layer}") for item, (layer, kind) in self._tried.items()]
         )
 
-    def _conformed(self, known: Collection[Architecture]) -> Round:
+    def _conformed(self, evaluated: Collection[Architecture]) -> Round:
         """The last proposal where removing anything more would make too many layer shapes."""
         self._current = self._problem.conform(self._current)
         last = [Proposal(self._current, "without any more shapes")]
-        return Round(new_proposals(last, known) if self._problem.space.max_shapes else [])
-
-    def _within_shapes(self, candidate: Architecture) -> bool:
-        return self._problem.space.contains(candidate)
+        return Round(new_proposals(last, evaluated) if self._problem.space.max_shapes else [])
 
     def _take_best(self, tried: Sequence[EvaluatedArchitecture]) -> None:
-        for pair in tried:
-            self._added[self._tried[pair.architecture]] = pair.measurement.kl - self._loss
+        for trial in tried:
+            self._added[self._tried[trial.architecture]] = trial.measurement.kl - self._loss
         best = best_first(tried)[0]
         self._current, self._loss = best.architecture, best.measurement.kl
 

@@ -17,7 +17,7 @@ from secateur.search.samplers.sampler import (
     new_proposals,
 )
 from secateur.space.knapsack import solve
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 _STEPS = 8  # distinct exponents tried per architecture wanted, as many give the same
 
@@ -34,14 +34,14 @@ class KnapsackSampler:
 
     def propose(self, done: Sequence[EvaluatedArchitecture], number: int, count: int) -> Round:
         """The next exponents' optima."""
-        known, found = architectures(done), list[Proposal]()
+        evaluated, proposals = architectures(done), list[Proposal]()
         for power in self._untried:
             values = self._table.sharpened(power)
             candidate = self._problem.conform(solve(self._problem.space, self._problem.budget, values))
-            found = new_proposals([*found, Proposal(candidate, f"knapsack^{power:.3g}")], known)
-            if len(found) >= count:
+            proposals = new_proposals([*proposals, Proposal(candidate, f"knapsack^{power:.3g}")], evaluated)
+            if len(proposals) >= count:
                 break
-        return Round(found)
+        return Round(proposals)
 
 
 def _sharpness(count: int) -> Iterator[float]:

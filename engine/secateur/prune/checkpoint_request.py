@@ -14,12 +14,12 @@ from secateur.evaluation.race import race
 from secateur.model.architecture import Architecture
 from secateur.model.forward import perplexity
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.preparation import PreparedRun, stored_dtype
+from secateur.prune.prepared_run import PreparedRun, stored_dtype
 from secateur.prune.record import build_record
 from secateur.prune.repair import RepairResult, repair
 from secateur.search.predictor import SelectedPredictor
-from secateur.space.goal import Goal
-from secateur.study.study import EvaluatedArchitecture
+from secateur.space.budget import Goal
+from secateur.study.trial import EvaluatedArchitecture
 
 FINALISTS = 4
 
@@ -43,18 +43,18 @@ class CheckpointRequest:
 class Winner:
     """The candidate of an order that unseen text prefers, and what its plain cut loses there."""
 
-    pair: EvaluatedArchitecture
+    trial: EvaluatedArchitecture
     unseen: Measurement
 
     @property
     def architecture(self) -> Architecture:
-        return self.pair.architecture
+        return self.trial.architecture
 
 
 def make_checkpoints(
     prepared: PreparedRun,
     orders: Sequence[CheckpointRequest],
-    choice: SelectedPredictor | None,
+    selected_predictor: SelectedPredictor | None,
     reporter: ProgressReporter,
     clock: StageTimer,
 ) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def make_checkpoints(
     in every record: they were spent once.
 
     Args:
-        choice: the predictor that led to the candidates, for the record.
+        selected_predictor: the predictor that led to the candidates, for the record.
 
     Raises:
         OutputFailed: a result could not be written; those before it are whole.
@@ -83,9 +83,9 @@ def make_checkpoints(
             prepared,
             order,
             winner,
-            repaired[winner.pair.architecture],
+            repaired[winner.trial.architecture],
             dense_nll,
-            choice,
+            selected_predictor,
             StageTimer(dict(clock.seconds)),
         )
         for order, winner in zip(orders, winners, strict=True)
@@ -98,13 +98,13 @@ def _written(
     winner: Winner,
     slim: RepairResult,
     dense_nll: float,
-    choice: SelectedPredictor | None,
+    selected_predictor: SelectedPredictor | None,
     clock: StageTimer,
 ) -> dict[str, Any]:
     """Report on a repaired model and export it; returns its record."""
     options, source, clock = order.options, prepared.source, StageTimer(dict(clock.seconds))
     stored = stored_dtype(options, source, prepared.model)
-    record = build_record(prepared, options, order.goal, slim.model, winner.pair, choice, stored)
+    record = build_record(prepared, options, order.goal, slim.model, winner.trial, selected_predictor, stored)
     record["repair"], record["repair_share"] = slim.how, slim.share
     name = ",".join(corpus.name for corpus in prepared.reserved) or "validation"
     for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
@@ -117,7 +117,7 @@ def _written(
 
 def select_finalist(order: CheckpointRequest, judge: PrefixEvaluator, reporter: ProgressReporter) -> Winner:
     """The candidate with the least KL on unseen windows; who is surely beaten stops early."""
-    by_architecture = {pair.architecture: pair for pair in order.candidates}
+    by_architecture = {trial.architecture: trial for trial in order.candidates}
     title = f"judging {len(by_architecture)} finalists for {order.goal.name} on unseen text"
     reporter.stage(title, judge.num_chunks)
     best, done = order.candidates[0].architecture, 0
@@ -131,6 +131,6 @@ def select_finalist(order: CheckpointRequest, judge: PrefixEvaluator, reporter: 
 
 
 def finalists(ranked: list[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
-    """The best pairs, and the best of the first round: less fitted to the search windows."""
-    seeds = [pair for pair in ranked if pair.round == 1]
+    """The best trials, and the best of the first round: less fitted to the search windows."""
+    seeds = [trial for trial in ranked if trial.round == 1]
     return list(dict.fromkeys([*ranked[:FINALISTS], *seeds[:1]]))

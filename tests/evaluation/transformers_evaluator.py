@@ -1,4 +1,4 @@
-"""The plain way to evaluate a candidate, which the fast one is judged by.
+"""The plain way to evaluate a candidate, which the fast one is compared with.
 
 Cut the model, build transformers' own module from it, run it, keep whole logits: what a user without
 Secateur would do.
@@ -18,12 +18,12 @@ from torch.nn import Module
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.evaluation.evaluator import CHUNK_WINDOWS
-from secateur.evaluation.measurement import Losses, Measurement, resolve_chunks
+from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
 from secateur.model.architecture import Architecture
 from secateur.model.dense import DecoderLayer, architecture_of
 
 
-class TransformersEvaluator:
+class TransformersEvaluator(Evaluator):
     """Measures candidates by slimming the model and running transformers with full logits.
 
     Args:
@@ -41,23 +41,18 @@ class TransformersEvaluator:
 
     @property
     def num_chunks(self) -> int:
-        """Blocks of windows there are."""
+        """Chunks of windows there are."""
         return len(self._chunks)
-
-    def evaluate(self, candidates: Sequence[Architecture]) -> Iterator[tuple[Architecture, Measurement]]:
-        """Each distinct candidate measured on all windows."""
-        for candidate, losses in self.losses(candidates):
-            yield candidate, losses.measurement()
 
     def losses(
         self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
     ) -> Iterator[tuple[Architecture, Losses]]:
         """Each distinct candidate with its losses on those chunks, in the order given."""
-        wanted = resolve_chunks(chunks, self.num_chunks)
+        chunk_indices = resolve_chunks(chunks, self.num_chunks)
         for candidate in dict.fromkeys(candidates):
             module = self._module(candidate)
-            found = [self._chunk_losses(module, self._chunks[chunk]) for chunk in wanted]
-            yield candidate, sum(found[1:], found[0])
+            chunk_losses = [self._chunk_losses(module, self._chunks[chunk]) for chunk in chunk_indices]
+            yield candidate, sum(chunk_losses[1:], chunk_losses[0])
 
     def _module(self, candidate: Architecture) -> Module:
         if candidate == architecture_of(self._library.master):

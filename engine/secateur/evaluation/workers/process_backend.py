@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from secateur.evaluation.spec import EvaluatorSpec, open_evaluator
-from secateur.evaluation.workers.crew import (
+from secateur.evaluation.workers.backend import (
     NO_TASK_ID,
     EvaluationTask,
     TaskResult,
@@ -61,10 +61,13 @@ class ProcessBackend:
         ]
 
     def start(self, worker: int) -> None:
-        here, there = self._context.Pipe()
+        parent_connection, child_connection = self._context.Pipe()
         name = f"worker {worker}"
         process = self._context.Process(
-            target=_worker_main, args=(self._spec, there, self._threads, name), name=name, daemon=True
+            target=_worker_main,
+            args=(self._spec, child_connection, self._threads, name),
+            name=name,
+            daemon=True,
         )
         # Ctrl-C is for the process that started them: a blocked signal stays blocked in what it starts.
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -72,8 +75,8 @@ class ProcessBackend:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
-            there.close()
-        self._workers[worker] = _WorkerHandle(process, here)
+            child_connection.close()
+        self._workers[worker] = _WorkerHandle(process, parent_connection)
 
     def submit(self, worker: int, task: EvaluationTask) -> None:
         handle = self._workers[worker]
@@ -88,7 +91,7 @@ class ProcessBackend:
             if handle is not None:
                 by_object |= {handle.connection: worker, handle.process.sentinel: worker}
         ready = {by_object[item] for item in wait(list(by_object))}
-        return [(worker, event) for worker in sorted(ready) for event in self._news(worker)]
+        return [(worker, event) for worker in sorted(ready) for event in self._poll_events(worker)]
 
     def stop(self) -> None:
         """Kill the processes: they keep nothing that could be lost."""
@@ -100,7 +103,7 @@ class ProcessBackend:
             handle.process.join()
             handle.connection.close()
 
-    def _news(self, worker: int) -> list[TaskResult | WorkerDeath]:
+    def _poll_events(self, worker: int) -> list[TaskResult | WorkerDeath]:
         """What a worker has to say; its last words come before its death."""
         handle = self._workers[worker]
         assert handle is not None  # wait() asked those that are there

@@ -21,17 +21,16 @@ from secateur.config.prune import PruneOptions
 from secateur.errors import UnsupportedModel
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
-from secateur.evaluation.workers.choice import open_pool
-from secateur.model.dense import DecoderModel, base_model_type, build_model
+from secateur.evaluation.workers.pool import open_pool
+from secateur.model.dense import DecoderModel, base_model_type
 from secateur.model.forward import mean_nll
 from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.budgeting import LatencyMeter, goals_for, latency_table_for, space_for
-from secateur.prune.host import machine, versions
+from secateur.prune.environment import machine, versions
+from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.windows import WindowSplit, check_disjoint, split_windows
-from secateur.space.budget import COSTS
+from secateur.space.budget import COSTS, Goal
 from secateur.space.costs.parameters import count_parameters
-from secateur.space.goal import Goal
 from secateur.space.space import Space
 from secateur.storage import os_errors_as_output_failed
 from secateur.study.storage import FileLock
@@ -96,7 +95,7 @@ def prepare(
                 "model", options.model, "already cut per layer; prune the model it came from"
             )
         check_context_length(source, options.window)
-        model = load_model(source)
+        model = source.load_model()
     if any(corpus.name == SELF_CORPUS for corpus in corpora):
         with clock.stage("generate"):
             corpora = _with_self_text(corpora, options, source, model, reporter)
@@ -117,11 +116,6 @@ def prepare(
 def stored_dtype(options: PruneOptions, source: ModelSource, model: DecoderModel) -> torch.dtype:
     """The dtype of weights on disk."""
     return named_dtype(options.dtype, auto=torch.bfloat16 if source.kind == "gguf" else model.dtype)
-
-
-def load_model(source: ModelSource) -> DecoderModel:
-    """The model of a source, in its stored dtype."""
-    return build_model(source.config, source.tensors(), source.reference)
 
 
 def _with_self_text(
@@ -195,7 +189,7 @@ def _identity(
     reserved: tuple[Corpus, ...],
     space: Space,
 ) -> dict[str, Any]:
-    """Everything that a pair depends on, and the seed."""
+    """Everything that a trial depends on, and the seed."""
     return {
         "model": source.fingerprint,
         "corpus": [corpus.digest for corpus in corpora],

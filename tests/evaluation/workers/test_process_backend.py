@@ -25,27 +25,26 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.evaluation.judge import TransformersEvaluator
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.spec import EvaluatorSpec
-from secateur.evaluation.workers.choice import open_pool
-from secateur.evaluation.workers.crew import picklable_error
-from secateur.evaluation.workers.local import ProcessBackend
-from secateur.evaluation.workers.pool import WorkerPool
+from secateur.evaluation.workers.backend import picklable_error
+from secateur.evaluation.workers.pool import WorkerPool, open_pool
+from secateur.evaluation.workers.process_backend import ProcessBackend
 from secateur.space.space import Space
 from tests.evaluation.conformance import EvaluatorConformance, random_architectures
+from tests.evaluation.transformers_evaluator import TransformersEvaluator
 
 
 @pytest.fixture(scope="module")
-def crew(spec: EvaluatorSpec) -> Iterator[ProcessBackend]:
-    crew = ProcessBackend(spec, 2, threads=1)
-    yield crew
-    crew.stop()
+def backend(spec: EvaluatorSpec) -> Iterator[ProcessBackend]:
+    backend = ProcessBackend(spec, 2, threads=1)
+    yield backend
+    backend.stop()
 
 
 @pytest.fixture(scope="module")
-def pool(crew: ProcessBackend, spec: EvaluatorSpec) -> WorkerPool:
-    return WorkerPool(crew, spec.num_chunks)
+def pool(backend: ProcessBackend, spec: EvaluatorSpec) -> WorkerPool:
+    return WorkerPool(backend, spec.num_chunks)
 
 
 class TestConformance(EvaluatorConformance):
@@ -74,17 +73,17 @@ def test_values_are_those_of_one_process(
 
 
 def test_a_killed_worker_is_replaced(
-    pool: WorkerPool, crew: ProcessBackend, space: Space, expected: dict[object, object]
+    pool: WorkerPool, backend: ProcessBackend, space: Space, expected: dict[object, object]
 ) -> None:
     before = pool.deaths
     found = []
     for number, item in enumerate(pool.losses(random_architectures(space, 24, seed=5))):
         found.append(item)
         if number in (2, 9):
-            os.kill(crew.pids[number % 2], signal.SIGKILL)
+            os.kill(backend.pids[number % 2], signal.SIGKILL)
     assert len(found) == len(expected) and dict(found) == expected
     assert pool.deaths == before + 2
-    assert all(psutil.pid_exists(pid) for pid in crew.pids)
+    assert all(psutil.pid_exists(pid) for pid in backend.pids)
 
 
 def test_one_broken_off_leaves_nothing_behind(
@@ -137,7 +136,7 @@ def test_an_error_that_cannot_be_sent_comes_out_as_text() -> None:
 SCRIPT = """
 import pickle, sys
 from pathlib import Path
-from secateur.evaluation.workers.choice import open_pool
+from secateur.evaluation.workers.pool import open_pool
 spec, shapes = pickle.loads(Path(sys.argv[1]).read_bytes())
 if __name__ == "__main__":
     with open_pool(spec, 2) as pool:

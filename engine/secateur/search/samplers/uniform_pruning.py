@@ -16,7 +16,7 @@ from secateur.search.samplers.sampler import (
     uniform_values,
 )
 from secateur.space.knapsack import spend_slack
-from secateur.study.study import EvaluatedArchitecture
+from secateur.study.trial import EvaluatedArchitecture
 
 PROTECTED_ENDS = ((0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (6, 2), (8, 2))  # layers kept whole at either end
 
@@ -51,7 +51,7 @@ def prune_uniformly(problem: Problem, inside: range, kinds: tuple[str, ...]) -> 
     space, budget = problem.space, problem.budget
     fractions = [0.0 if slot[0] in inside and slot[1] in kinds else 2.0 for slot in space.slots]
     candidate = project(space, budget, fractions)
-    if not budget.admits(candidate):
+    if not budget.fits(candidate):
         return None
     # A width step everywhere at once is a coarse one.
     return problem.conform(spend_slack(space, budget, uniform_values(space), candidate))

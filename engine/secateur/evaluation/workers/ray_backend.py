@@ -13,7 +13,7 @@ import torch
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.spec import EvaluatorSpec, open_evaluator
-from secateur.evaluation.workers.crew import (
+from secateur.evaluation.workers.backend import (
     NO_TASK_ID,
     EvaluationTask,
     TaskResult,
@@ -71,13 +71,13 @@ class RayBackend:
             (done, *_), _ = self._ray.wait(list(self._pending), num_returns=1)
             worker, _ = self._pending.pop(done)
             try:
-                found = self._ray.get(done)
+                result = self._ray.get(done)
             except self._ray.exceptions.RayActorError as error:
-                self._forget(worker)
+                self._drop_pending(worker)
                 events.append((worker, WorkerDeath(" ".join(str(error).split())[:200])))
             else:
-                if found is not None:
-                    events.append((worker, found))
+                if result is not None:
+                    events.append((worker, result))
         return events
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class RayBackend:
         self._actors = [None] * self._size
         self._pending.clear()
 
-    def _forget(self, worker: int) -> None:
+    def _drop_pending(self, worker: int) -> None:
         """Whatever else was sent to an actor that died comes to nothing: a death is told once."""
         self._pending = {ref: entry for ref, entry in self._pending.items() if entry[0] != worker}
 

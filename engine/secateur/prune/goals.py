@@ -7,13 +7,11 @@ from typing import Protocol
 
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
-from secateur.model.dense import DecoderModel
+from secateur.model.dense import DecoderModel, architecture_of
 from secateur.progress import ProgressReporter
-from secateur.space.budget import budget_of
+from secateur.space.budget import Goal, budget_of
 from secateur.space.costs.latency import LatencyTable, model_shape, read_table
-from secateur.space.goal import Goal
-from secateur.space.protection import parse_protected_layers
-from secateur.space.space import Space, space_of
+from secateur.space.space import Space, parse_protected_layers
 
 
 class LatencyMeter(Protocol):
@@ -31,13 +29,9 @@ def space_for(model: DecoderModel, options: PruneOptions) -> Space:
     Raises:
         BadInput: constraints that the model does not meet.
     """
-    return space_of(
-        model,
-        options.quantum,
-        tp=options.tp,
-        protected=parse_protected_layers(options.protect, model.num_layers),
-        max_shapes=options.max_shapes,
-    )
+    protected = parse_protected_layers(options.protect, model.num_layers)
+    dense, queries = architecture_of(model), model.queries_per_group
+    return Space(dense, options.quantum, options.tp, queries, protected, options.max_shapes)
 
 
 def latency_table_for(

@@ -10,8 +10,7 @@ from torch import Tensor
 from secateur.calibrate.library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.spec import EvaluatorSpec
-from secateur.evaluation.workers.choice import open_pool
-from secateur.evaluation.workers.pool import WorkerPool
+from secateur.evaluation.workers.pool import WorkerPool, open_pool
 from secateur.space.space import Space
 from tests.evaluation.conformance import random_architectures
 

@@ -24,13 +24,13 @@ class WorkQueue:
 
     def next(self, worker: int) -> Architecture | None:
         """The next candidate for a worker; None when all are dealt."""
-        own = self._queues[worker]
-        if not own:
+        own_queue = self._queues[worker]
+        if not own_queue:
             longest = max(self._queues, key=len)
             stolen = [longest.pop() for _ in range((len(longest) + 1) // 2)]
-            own.extend(reversed(stolen))
-        return own.popleft() if own else None
+            own_queue.extend(reversed(stolen))
+        return own_queue.popleft() if own_queue else None
 
-    def put_back(self, worker: int, candidate: Architecture) -> None:
+    def requeue(self, worker: int, candidate: Architecture) -> None:
         """Return a candidate that a worker did not finish; it is its next one."""
         self._queues[worker].appendleft(candidate)
