@@ -93,9 +93,9 @@ def run_tasks(
     # lm-eval draws a bar per subject even where there is no terminal.
     with torch.inference_mode(), patch("lm_eval.api.task.tqdm", partial(tqdm, disable=True)):
         results = evaluate(language_model, loaded, limit=limit, log_samples=False)
-    results = {**results["results"], **results.get("groups", {})}
+    scores = {**results["results"], **results.get("groups", {})}
     counts = results["n-samples"]
-    return {task.name: _result(task, results[task.name], counts) for task in tasks}
+    return {task.name: _result(task, scores[task.name], counts) for task in tasks}
 
 
 def _task(name: str, data: Path | None) -> LmEvalTask:
