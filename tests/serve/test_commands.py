@@ -103,7 +103,6 @@ def test_generate_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.startswith("error: 127.0.0.1:1: UNAVAILABLE: no server answers there")
 
 
-@pytest.mark.slow
 def test_generate_prints_text(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
     arguments = ["generate", "--target", server.address, "--model", "llama", "--max-tokens", "12"]
     sampling = ["--temperature", "0", "--ignore-eos"]
@@ -123,7 +122,6 @@ def test_generate_prints_text(capsys: pytest.CaptureFixture[str], server: Server
     assert capsys.readouterr().out == completion["text"].partition(stop)[0] + "\n"
 
 
-@pytest.mark.slow
 def test_generate_several_answers(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
     arguments = ["generate", "--target", server.address, "--model", "llama", "--max-tokens", "5", "--n", "3"]
     assert run([*arguments, "--seed", "1", "--logprobs", "2", "hello", "--json"]) == 0
@@ -136,7 +134,6 @@ def test_generate_several_answers(capsys: pytest.CaptureFixture[str], server: Se
     assert all(f"--- {one['index'] + 1}\n{one['text']}" in out for one in document["completions"])
 
 
-@pytest.mark.slow
 def test_generate_chat_and_bad_requests(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
     arguments = ["generate", "--target", server.address, "--max-tokens", "3"]
     assert run([*arguments, "--model", "llama", "--system", "Be brief.", "hello", "--json"]) == 0

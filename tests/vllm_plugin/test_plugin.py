@@ -16,7 +16,6 @@ def test_entry_point_is_registered() -> None:
     assert plugin.load() is vllm_plugin.register
 
 
-@pytest.mark.slow
 def test_registration_is_repeatable_and_imports_no_model() -> None:
     pytest.importorskip("vllm")
     script = """

@@ -23,8 +23,6 @@ from secateur.client import AsyncClient, CallFailed, Client, GenerationResult
 from secateur.serve.process import ServerProcess
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2
 
-pytestmark = pytest.mark.slow
-
 PROMPT = "The quick brown fox"
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 

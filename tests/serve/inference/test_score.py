@@ -12,8 +12,6 @@ from transformers import AutoModelForCausalLM
 from secateur.checkpoint.source import register_config
 from secateur.client import CallFailed, Client
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("model", ["stock", "llama", "mistral", "qwen2", "qwen3"])
 @torch.no_grad()

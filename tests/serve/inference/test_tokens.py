@@ -10,8 +10,6 @@ from transformers import AutoTokenizer
 from secateur.client import AsyncClient, CallFailed, Client
 from secateur.serve.process import ServerProcess
 
-pytestmark = pytest.mark.slow
-
 
 def test_there_and_back(client: Client, folders: dict[str, Path]) -> None:
     text = "It was a bright cold day in April – 13 o'clock."

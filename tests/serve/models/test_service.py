@@ -12,8 +12,6 @@ from secateur.client import CallFailed, Client
 from secateur.serve.process import ServerProcess
 from secateur.v1 import models_pb2, models_pb2_grpc
 
-pytestmark = pytest.mark.slow
-
 
 def test_models_are_described(client: Client) -> None:
     models = client.models.list()

@@ -20,8 +20,6 @@ from secateur.v1 import inference_pb2, inference_pb2_grpc
 from tests.serve.protocols.open_inference.calls import Calls, outputs, reason_of, request, text_of
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.slow
-
 PROMPT = "The quick brown fox"
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True, "max_tokens": 12}
 ENDLESS = GREEDY | {"max_tokens": 480}

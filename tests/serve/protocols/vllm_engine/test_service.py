@@ -16,8 +16,6 @@ from secateur.client import Client
 from secateur.serve.process import ServerProcess
 from tests.serve.protocols.open_inference.calls import reason_of
 
-pytestmark = pytest.mark.slow
-
 TOKENS = (40, 41, 42)
 
 
