@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
-from secateur.checkpoint.source import ModelSource, register_config
+from secateur.checkpoint.registration import register_config
+from secateur.checkpoint.source import ModelSource
 from secateur.client import Client
 from secateur.model.architecture import Architecture
 from secateur.prune.surgery import build_slim_model

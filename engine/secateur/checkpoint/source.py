@@ -128,18 +128,6 @@ def open_source(reference: str | os.PathLike[str]) -> ModelSource:
     return source
 
 
-def register_config() -> None:
-    """Let ``AutoConfig``, and with it ``AutoTokenizer`` and vLLM, know per-layer checkpoints.
-
-    The code inside them is then not asked for. May be called repeatedly.
-    """
-    from transformers import AutoConfig
-
-    from secateur.checkpoint.configuration_secateur import SecateurConfig
-
-    AutoConfig.register(SecateurConfig.model_type, SecateurConfig, exist_ok=True)
-
-
 def check_context_length(source: ModelSource, window: int) -> None:
     """Check that the model was made for windows that long.
 

@@ -22,7 +22,7 @@ def register() -> None:
     """Make known the configuration class and, lazily, the model class. May be called repeatedly."""
     from vllm import ModelRegistry
 
-    from secateur.checkpoint.source import register_config
+    from secateur.checkpoint.registration import register_config
     from secateur.vllm_plugin.cpu_norms import register_norms
 
     register_config()

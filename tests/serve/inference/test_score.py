@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from secateur.checkpoint.source import register_config
+from secateur.checkpoint.registration import register_config
 from secateur.client import CallFailed, Client
 
 

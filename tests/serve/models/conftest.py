@@ -21,7 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from secateur.client import AsyncClient, CallFailed, RetryPolicy
 from secateur.config.serve import EngineOptions
 from secateur.errors import SecateurError
-from secateur.serve.engine.check import EngineCheckResult
+from secateur.serve.engine.stats import EngineCheckResult
 from secateur.serve.failures import RpcError
 from secateur.serve.guard.interceptor import GuardInterceptor
 from secateur.serve.health import HealthReporter

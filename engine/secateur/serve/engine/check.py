@@ -14,7 +14,6 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from google.rpc import code_pb2
 
 from secateur.errors import BrokenCheckpoint
 from secateur.serve.engine.engine import Engine
+from secateur.serve.engine.stats import EngineCheckResult
 from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import RpcError
 
@@ -39,17 +39,6 @@ FUSED_TENSORS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("g
 
 VOCABULARY_PADDING = 64
 PADDED_TENSORS = ("embed_tokens.weight", "lm_head.weight")
-
-
-@dataclass(frozen=True)
-class EngineCheckResult:
-    """How an engine was checked; see ``secateur.v1.EngineCheck``."""
-
-    golden_tokens: int
-    greatest_difference: float
-    tensors_verified: int
-    tensors_repacked: int
-    seconds: float
 
 
 async def check_engine(engine: Engine, folder: Path) -> EngineCheckResult:

@@ -1,4 +1,4 @@
-"""How busy an engine is and how long its requests took: kept here, for whoever wants to read it.
+"""How busy an engine is, how long its requests took, how it was checked: for whoever wants to read it.
 
 vLLM's own metrics live in one registry per process, and a second engine wipes those of the first.
 """
@@ -102,3 +102,14 @@ class EngineStats:
             self.finished[str(request.finish_reason)] += 1
             self.queue.observe(request.queued_time)
             self.end_to_end.observe(request.e2e_latency)
+
+
+@dataclass(frozen=True)
+class EngineCheckResult:
+    """How an engine was checked; see ``secateur.v1.EngineCheck``."""
+
+    golden_tokens: int
+    greatest_difference: float
+    tensors_verified: int
+    tensors_repacked: int
+    seconds: float

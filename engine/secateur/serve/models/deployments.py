@@ -19,10 +19,10 @@ from google.rpc import code_pb2
 from secateur.config.serve import MODEL_NAME, EngineOptions
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
 from secateur.serve.models.checkpoint import Checkpoint, read_checkpoint_in_subprocess
-from secateur.serve.models.description import etag as etag_of
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.plan import AvailableMemory, MemoryPlan, plan_memory
 from secateur.serve.models.pool import ModelEntry, ModelPool
+from secateur.serve.models.pool import etag as etag_of
 from secateur.serve.models.tables import ModelRow, ModelStore, VersionRow
 from secateur.serve.models.version import LOADING_RETRY_SECONDS, ModelVersion, VersionState
 

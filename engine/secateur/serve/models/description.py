@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.plan import MemoryPlan
-from secateur.serve.models.pool import ModelEntry, ModelPool
+from secateur.serve.models.pool import ModelEntry, ModelPool, etag
 from secateur.serve.models.version import ModelVersion
 from secateur.v1 import models_pb2
 
@@ -150,10 +149,3 @@ def _lineage(record: Mapping[str, Any]) -> models_pb2.Checkpoint:
         secateur=record.get("versions", {}).get("secateur", ""),
     )
     return models_pb2.Checkpoint(lineage=lineage)
-
-
-def etag(model: ModelEntry) -> str:
-    """Return what changes whenever versions, or which of them is active or loaded, change."""
-    facts: list[object] = [model.name, model.active, model.previous, model.numbered]
-    facts += [(version.version, version.engine is not None) for version in model.versions.values()]
-    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()

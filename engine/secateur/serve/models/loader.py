@@ -9,8 +9,9 @@ from google.rpc import code_pb2
 
 from secateur.config.serve import EngineOptions
 from secateur.errors import SecateurError
-from secateur.serve.engine.check import EngineCheckResult, check_engine
+from secateur.serve.engine.check import check_engine
 from secateur.serve.engine.engine import Engine, start_engine
+from secateur.serve.engine.stats import EngineCheckResult
 from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import checkpoint_error, error_reason, fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +11,15 @@ from google.rpc import code_pb2
 from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.models.version import LOADING_RETRY_SECONDS, ModelVersion, VersionState
 
-__all__ = ["DEFAULT_ALIAS", "FIRST_VERSION", "ModelEntry", "ModelPool", "ModelVersion", "VersionState"]
+__all__ = [
+    "DEFAULT_ALIAS",
+    "FIRST_VERSION",
+    "ModelEntry",
+    "ModelPool",
+    "ModelVersion",
+    "VersionState",
+    "etag",
+]
 
 DEFAULT_ALIAS = "default"
 FIRST_VERSION = "1"
@@ -83,6 +92,13 @@ class ModelEntry:
                 metadata={"model": self.name, "version": version, "versions": known_versions},
             )
         return self.versions[version]
+
+
+def etag(model: ModelEntry) -> str:
+    """Return what changes whenever versions, or which of them is active or loaded, change."""
+    facts: list[object] = [model.name, model.active, model.previous, model.numbered]
+    facts += [(version.version, version.engine is not None) for version in model.versions.values()]
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 class ModelPool:

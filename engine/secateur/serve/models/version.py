@@ -12,8 +12,8 @@ from enum import Enum
 from google.rpc import code_pb2
 
 from secateur.config.serve import EngineOptions
-from secateur.serve.engine.check import EngineCheckResult
 from secateur.serve.engine.engine import Engine
+from secateur.serve.engine.stats import EngineCheckResult
 from secateur.serve.failures import RpcError, unavailable
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.observe.traces import trace_request
