@@ -87,8 +87,8 @@ PLANTED = {
     ),
     "a room that has no place": ("attic/__init__.py", "", "rooms import downwards only"),
     "between neighbours": (
-        "bench/load/record.py",
-        "from secateur.bench.load import generator",
+        "model/families.py",
+        "from secateur.model import dense",
         "no cycles between neighbours, at any depth",
     ),
     "a heavy library": ("client/client.py", "import torch", "configuration and clients are light"),
@@ -105,8 +105,9 @@ PLANTED = {
 def test_import_the_wrong_way_is_refused(copy: Path, planted: str) -> None:
     name, text, contract = PLANTED[planted]
     file = copy / "engine/secateur" / name
-    file.parent.mkdir(exist_ok=True)
-    before = file.read_text() if file.exists() else ""
+    if new := not file.parent.exists():
+        file.parent.mkdir()
+    before = "" if new else file.read_text()
     file.write_text(f"{before}\n{text}\n")
     done = lint_imports(copy)
     assert done.returncode == 1, done.stdout + done.stderr
