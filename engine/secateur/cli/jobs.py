@@ -97,9 +97,7 @@ def submit(
         print_status(_line(made))
         made = _watch(client, made.name, 0)
     print_status(_line(made) if made.name else "the job is fine; nothing was made")
-    if json:
-        emit_json(document(made))
-    _require_success(made, watching)
+    _finish(made, watching, json)
 
 
 @app.command(cls=OptionCommand)
@@ -114,10 +112,7 @@ def watch(
 
     Example: secateur jobs watch prune-1f2e3d4c5b6a
     """
-    watched_job = _watch(client, _name(job), cursor)
-    if json:
-        emit_json(document(watched_job))
-    _require_success(watched_job, True)
+    _finish(_watch(client, _name(job), cursor), True, json)
 
 
 @app.command("list", cls=OptionCommand)
@@ -156,10 +151,7 @@ def cancel(client: Client, job: Name, json: Json = False) -> None:
 
     Example: secateur jobs cancel prune-1f2e3d4c5b6a
     """
-    cancelled_job = client.jobs.cancel(_name(job))
-    print_status(_line(cancelled_job))
-    if json:
-        emit_json(document(cancelled_job))
+    _show(client.jobs.cancel(_name(job)), json)
 
 
 @app.command(cls=OptionCommand)
@@ -170,10 +162,7 @@ def run(client: Client, job: Name, json: Json = False) -> None:
     Example: secateur jobs run prune-1f2e3d4c5b6a
     """
     client.jobs.run(_name(job))
-    found_job = client.jobs.get(_name(job))
-    print_status(_line(found_job))
-    if json:
-        emit_json(document(found_job))
+    _show(client.jobs.get(_name(job)), json)
 
 
 @app.command(cls=OptionCommand)
@@ -302,8 +291,16 @@ def _table(jobs: Iterable[prune_pb2.PruneJob]) -> Any:
     return table
 
 
-def _require_success(job: prune_pb2.PruneJob, watched: bool) -> None:
-    """Let the exit status of a command that watched a job tell how it ended."""
+def _show(job: prune_pb2.PruneJob, json: bool) -> None:
+    print_status(_line(job))
+    if json:
+        emit_json(document(job))
+
+
+def _finish(job: prune_pb2.PruneJob, watched: bool, json: bool) -> None:
+    """Print the document; the exit status of a command that watched a job tells how it ended."""
+    if json:
+        emit_json(document(job))
     if watched and job.HasField("error"):
         raise JobFailed(f"{job.name}: {job.error.message}")
 

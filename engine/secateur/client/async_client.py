@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from secateur.client import inference
-from secateur.client.async_connection import AsyncConnection
-from secateur.client.call import AsyncStub, async_unary
+from secateur.client.async_connection import AsyncConnection, AsyncStub, async_unary
 from secateur.client.endpoint import Endpoint
 from secateur.client.inference import GenerationResult, PromptInput, SamplingOptions, StreamEvent
 from secateur.client.jobs import AsyncJobsClient
@@ -25,8 +24,6 @@ from secateur.config.connection import TIMEOUT_SECONDS
 
 class AsyncClient(AsyncStub):
     """A connection to a server, made in the event loop that uses it; arguments and errors of `Client`."""
-
-    _connection: AsyncConnection
 
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS, **options: Any) -> None:
         super().__init__(AsyncConnection(Endpoint(target, timeout=timeout, **options)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 
@@ -13,6 +14,7 @@ from secateur.client.connection import BaseConnection, next_page_request
 from secateur.client.endpoint import Endpoint
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class AsyncConnection(BaseConnection):
@@ -64,3 +66,30 @@ class AsyncConnection(BaseConnection):
             except grpc.RpcError as error:
                 wait = self._wait_after(error, attempts)
             await asyncio.sleep(wait)
+
+
+class AsyncStub:
+    """Asynchronous methods over a connection."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+
+def async_unary(build: Callable[P, RpcCall[T]]) -> Callable[Concatenate[Any, P], Awaitable[T]]:
+    """Make an asynchronous method of a function that returns a unary call."""
+
+    @functools.wraps(build)
+    async def method(self: AsyncStub, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._connection.run(build(*args, **kwargs))
+
+    return method
+
+
+def async_paged(build: Callable[P, RpcCall[list[T]]]) -> Callable[Concatenate[Any, P], Awaitable[list[T]]]:
+    """Make an asynchronous method of a function that returns the call of a List method."""
+
+    @functools.wraps(build)
+    async def method(self: AsyncStub, *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        return await self._connection.run_pages(build(*args, **kwargs))
+
+    return method

@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from secateur.client import inference
-from secateur.client.call import SyncStub, sync_unary
-from secateur.client.connection import Connection
+from secateur.client.connection import Connection, SyncStub, sync_unary
 from secateur.client.endpoint import Endpoint
 from secateur.client.inference import GenerationResult, PromptInput, SamplingOptions, StreamEvent
 from secateur.client.jobs import JobsClient
@@ -34,8 +33,6 @@ class Client(SyncStub):
     Raises:
         BadInput: the options do not fit together, or a file cannot be read.
     """
-
-    _connection: Connection
 
     def __init__(self, target: str, timeout: float = TIMEOUT_SECONDS, **options: Any) -> None:
         super().__init__(Connection(Endpoint(target, timeout=timeout, **options)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -16,6 +17,7 @@ from secateur.client.failures import CallFailed
 from secateur.client.retries import RetryState
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class BaseConnection:
@@ -115,6 +117,33 @@ class Connection(BaseConnection):
             except grpc.RpcError as error:
                 wait = self._wait_after(error, attempts)
             time.sleep(wait)
+
+
+class SyncStub:
+    """Synchronous methods over a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+
+def sync_unary(build: Callable[P, RpcCall[T]]) -> Callable[Concatenate[Any, P], T]:
+    """Make a synchronous method of a function that returns a unary call."""
+
+    @functools.wraps(build)
+    def method(self: SyncStub, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._connection.run(build(*args, **kwargs))
+
+    return method
+
+
+def sync_paged(build: Callable[P, RpcCall[list[T]]]) -> Callable[Concatenate[Any, P], list[T]]:
+    """Make a synchronous method of a function that returns the call of a List method."""
+
+    @functools.wraps(build)
+    def method(self: SyncStub, *args: P.args, **kwargs: P.kwargs) -> list[T]:
+        return self._connection.run_pages(build(*args, **kwargs))
+
+    return method
 
 
 def next_page_request(request: Any, page: Any) -> Any:

@@ -11,15 +11,9 @@ from contextlib import aclosing
 import grpc
 from google.longrunning import operations_pb2
 
-from secateur.client.call import (
-    AsyncStub,
-    RpcCall,
-    SyncStub,
-    async_paged,
-    async_unary,
-    sync_paged,
-    sync_unary,
-)
+from secateur.client.async_connection import AsyncStub, async_paged, async_unary
+from secateur.client.call import RpcCall
+from secateur.client.connection import SyncStub, sync_paged, sync_unary
 from secateur.client.failures import CallFailed
 from secateur.v1 import prune_pb2
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.client.call import (
-    AsyncStub,
-    RpcCall,
-    SyncStub,
-    async_paged,
-    async_unary,
-    sync_paged,
-    sync_unary,
-)
+from secateur.client.async_connection import AsyncStub, async_paged, async_unary
+from secateur.client.call import RpcCall
+from secateur.client.connection import SyncStub, sync_paged, sync_unary
 from secateur.v1 import models_pb2
 
 SERVICE = "secateur.v1.ModelService"
