@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from secateur.bench.load.journal import BenchmarkLog
 from secateur.bench.load.record import RequestRecord
 from secateur.bench.metrics.comparison import compare
 from secateur.bench.metrics.row import arrays, curves, result_row
-from secateur.bench.metrics.slo import LatencySlo
 
 DEFINITIONS = {
     "ttft": "from when a request should have been sent to its first message with tokens",
@@ -33,8 +33,7 @@ def benchmark_document(log: BenchmarkLog, *, raw: bool = False) -> dict[str, Any
     """
     header = log.header
     options = header["options"]
-    slo = LatencySlo(options["slo"]) if options["slo"] else None
-    results = [_result(log, *row, slo, raw) for row in _result_rows(log)]
+    results = list(_results(log, raw))
     seconds = max((record.ended for record in log.records), default=0.0)
     return {
         "benchmark": {
@@ -54,51 +53,27 @@ def benchmark_document(log: BenchmarkLog, *, raw: bool = False) -> dict[str, Any
     }
 
 
-ResultRows = tuple[Mapping[str, Any], str, str, list[RequestRecord], int]
-
-
-def _result_rows(log: BenchmarkLog) -> list[ResultRows]:
-    """Load, label, model, records and number of every row; a ramp has several."""
-    rows: list[ResultRows] = []
-    loads = _loads(log)
-    for number in sorted({record.stage for record in log.records}):
-        load = loads[number]
+def _results(log: BenchmarkLog, raw: bool) -> Iterator[dict[str, Any]]:
+    """A row for every model under every load; of a ramp, several."""
+    slo = log.header["options"]["slo"]
+    for number, load in _loads(log).items():
         for model in log.header["labels"]:
-            model_records = [r for r in log.records if r.stage == number and r.model == model]
-            if not model_records:
-                continue
-            for label, part in _time_slices(load, model_records):
-                rows.append((load, label, model, part, number))
-    return rows
+            here = partial(_is_of, number, model)
+            records = list(filter(here, log.records))
+            for label, part in _time_slices(load, records) if records else ():
+                notes, generators = filter(here, log.notes), filter(here, log.generators)
+                row = result_row(load, label, model, part, slo, list(generators), list(notes))
+                yield row | ({"curves": curves(part)} | arrays(part) if raw else {})
 
 
-def _loads(log: BenchmarkLog) -> Mapping[int, Mapping[str, Any]]:
-    return {began.stage: began.load for began in log.stages}
+def _is_of(number: int, model: str, entry: Any) -> bool:
+    return bool(entry.stage == number and entry.model == model)
 
 
-def _result(
-    log: BenchmarkLog,
-    load: Mapping[str, Any],
-    label: str,
-    model: str,
-    records: Sequence[RequestRecord],
-    number: int,
-    slo: LatencySlo | None,
-    raw: bool,
-) -> dict[str, Any]:
-    def here(entry: Any) -> bool:
-        return bool(entry.stage == number and entry.model == model)
-
-    described = result_row(
-        load,
-        label,
-        model,
-        records,
-        slo,
-        [one for one in log.generators if here(one)],
-        [note for note in log.notes if here(note)],
-    )
-    return described | ({"curves": curves(records)} | arrays(records) if raw else {})
+def _loads(log: BenchmarkLog) -> dict[int, Mapping[str, Any]]:
+    """The loads under which there are records, by the number of their stage."""
+    numbers = {record.stage for record in log.records}
+    return {header.stage: header.load for header in log.stages if header.stage in numbers}
 
 
 def _time_slices(
@@ -121,12 +96,11 @@ def _time_slices(
 
 
 def _comparison(log: BenchmarkLog) -> list[dict[str, Any]]:
-    labels = log.header["labels"]
-    loads = _loads(log)
+    first, *others = log.header["labels"]
     comparisons = []
-    for number in sorted({record.stage for record in log.records}):
+    for number, load in _loads(log).items():
         records = [record for record in log.records if record.stage == number]
-        for other in labels[1:]:
-            if {record.model for record in records} >= {labels[0], other}:
-                comparisons.append({"label": loads[number]["label"], **compare(records, labels[0], other)})
+        for other in others:
+            if {record.model for record in records} >= {first, other}:
+                comparisons.append({"label": load["label"], **compare(records, first, other)})
     return comparisons

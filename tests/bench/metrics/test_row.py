@@ -8,7 +8,6 @@ from secateur.bench.load.journal import GeneratorStats, StageNote
 from secateur.bench.load.record import EngineTimings, Phase, RequestRecord
 from secateur.bench.metrics.comparison import compare
 from secateur.bench.metrics.row import arrays, curves, result_row
-from secateur.bench.metrics.slo import LatencySlo
 
 CLOSED = {"kind": "closed", "label": "concurrency 1", "concurrency": 1}
 
@@ -32,7 +31,7 @@ def answered(
 
 def test_a_steady_closed_loop() -> None:
     records = [answered(0, 0.0, phase=Phase.WARMUP), answered(1, 0.4), answered(2, 0.8)]
-    found = result_row(CLOSED, "concurrency 1", "m", records, LatencySlo({"ttft": 150}))
+    found = result_row(CLOSED, "concurrency 1", "m", records, {"ttft": 150})
     assert (found["completed"], found["failed"], found["warmup_requests"]) == (2, 0, 1)
     assert found["duration"] == pytest.approx(0.8)
     assert found["output_throughput"] == pytest.approx(10)
@@ -57,7 +56,7 @@ def test_throughput_counts_what_came_meanwhile() -> None:
 
 def test_goodput_is_of_those_within_the_limits() -> None:
     records = [answered(0, 0.0), answered(1, 0.4, step=0.2)]
-    found = result_row(CLOSED, "", "m", records, LatencySlo({"tpot": 150}))
+    found = result_row(CLOSED, "", "m", records, {"tpot": 150})
     assert found["request_goodput"] == pytest.approx(found["request_throughput"] / 2)
     assert result_row(CLOSED, "", "m", records, None)["request_goodput"] is None
 

@@ -15,7 +15,6 @@ import numpy as np
 from secateur.bench.load.generator import CANCELLED
 from secateur.bench.load.journal import GeneratorStats, StageNote
 from secateur.bench.load.record import Phase, RequestRecord
-from secateur.bench.metrics.slo import LatencySlo
 from secateur.bench.metrics.statistics import DistributionSummary, summarise
 
 METRICS: Mapping[str, Callable[[RequestRecord], list[float]]] = {
@@ -33,7 +32,7 @@ def result_row(
     label: str,
     model: str,
     records: Sequence[RequestRecord],
-    slo: LatencySlo | None,
+    slo: Mapping[str, float] | None,
     generators: Sequence[GeneratorStats] = (),
     notes: Sequence[StageNote] = (),
 ) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def result_row(
         load: its description.
         label: its name.
         records: of all phases and rounds.
-        slo: what a good request reaches.
+        slo: what a good request reaches: milliseconds by metric.
         generators: how the load generator was meanwhile.
         notes: what happened meanwhile.
     """
@@ -71,7 +70,15 @@ def result_row(
     return described
 
 
-def throughput(records: Sequence[RequestRecord], slo: LatencySlo | None) -> dict[str, Any]:
+def meets_slo(record: RequestRecord, slo: Mapping[str, float]) -> bool:
+    """True for a whole answer within all limits; an answer of one message has no time per token."""
+    if not record.ok:
+        return False
+    reached = {"ttft": record.ttft_ms, "tpot": record.tpot_ms or 0.0, "e2el": record.e2e_ms}
+    return all(reached[metric] <= limit for metric, limit in slo.items())
+
+
+def throughput(records: Sequence[RequestRecord], slo: Mapping[str, float] | None) -> dict[str, Any]:
     """What came out per second, from the first measured request to the end of the last one.
 
     Counted are all tokens that came meanwhile, also those of requests that began before or ended after: that
@@ -89,7 +96,7 @@ def throughput(records: Sequence[RequestRecord], slo: LatencySlo | None) -> dict
             share = tokens_in_window / (record.output_tokens if record.ok else usual or 1)
             requests += share
             prompts += share * record.prompt_tokens
-            within += share * (slo is not None and slo.met_by(record))
+            within += share * (slo is not None and meets_slo(record, slo))
         peak_concurrency = max(peak_concurrency, _peak_concurrency(inside, begin, end))
     per_second = 1 / seconds if seconds else 0.0
     return {
