@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
-from secateur.checkpoint.registration import register_config
 from secateur.checkpoint.source import ModelSource
 from secateur.client import Client
 from secateur.model.architecture import Architecture
 from secateur.prune.surgery import build_slim_model
 from secateur.serve.process import ServerProcess, served
+from secateur.vllm_plugin.plugin import register_config
 
 pytestmark = pytest.mark.slow
 

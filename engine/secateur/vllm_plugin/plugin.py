@@ -22,13 +22,24 @@ def register() -> None:
     """Make known the configuration class and, lazily, the model class. May be called repeatedly."""
     from vllm import ModelRegistry
 
-    from secateur.checkpoint.registration import register_config
     from secateur.vllm_plugin.cpu_norms import register_norms
 
     register_config()
     ModelRegistry.register_model("SecateurForCausalLM", "secateur.vllm_plugin.model:SecateurForCausalLM")
     register_norms()
     _watch_server()
+
+
+def register_config() -> None:
+    """Let ``AutoConfig``, and with it ``AutoTokenizer`` and vLLM, know per-layer checkpoints.
+
+    The code inside them is then not asked for. May be called repeatedly.
+    """
+    from transformers import AutoConfig
+
+    from secateur.checkpoint.configuration_secateur import SecateurConfig
+
+    AutoConfig.register(SecateurConfig.model_type, SecateurConfig, exist_ok=True)
 
 
 def _watch_server() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from secateur.checkpoint.registration import register_config
 from secateur.client import CallFailed, Client
+from secateur.vllm_plugin.plugin import register_config
 
 
 @pytest.mark.parametrize("model", ["stock", "llama", "mistral", "qwen2", "qwen3"])

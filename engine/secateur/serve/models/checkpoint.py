@@ -89,8 +89,8 @@ def check_whole(folders: Mapping[str, Path]) -> None:
 
 
 def _open(folder: Path) -> None:
-    from secateur.checkpoint.registration import register_config
     from secateur.checkpoint.source import open_source
+    from secateur.vllm_plugin.plugin import register_config
 
     register_config()
     with suppress(UnsupportedModel):  # cannot be pruned, but vLLM may well be able to run it
