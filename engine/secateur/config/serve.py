@@ -25,7 +25,7 @@ from secateur.errors import BadInput
 ACCESS, LIMITS, ENGINES, LIFE, OBSERVATION = "Access", "Limits", "Engines", "Life", "Observation"
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# What the operator may open to callers without a token; serve/guard/scopes.py has the services.
+# What the operator may open to callers without a token; serve/guard/access.py has the services.
 PUBLIC_SERVICES = ("health", "reflection")
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limit is a signed 32-bit number
 MAX_CONNECTION_SECONDS = 86400 * 20

@@ -27,12 +27,11 @@ from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.channel import bind_server, channel_options
 from secateur.serve.guard.interceptor import CallStage, GuardInterceptor
 from secateur.serve.guard.limits import RateLimiter
-from secateur.serve.handlers import add_to_server
 from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.manager import SERVICES as JOB_SERVICES
 from secateur.serve.jobs.manager import JobManager
-from secateur.serve.models.deployments import DeploymentManager, Retention
+from secateur.serve.models.deployments import ABORT_SECONDS, DeploymentManager, Retention, wait_until
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.pool import ModelPool
 from secateur.serve.models.service import ModelService
@@ -42,6 +41,7 @@ from secateur.serve.models.version import ModelVersion
 from secateur.serve.models.watchdog import EngineWatchdog
 from secateur.serve.observe.observation import observing
 from secateur.serve.private_folder import private_folder
+from secateur.serve.protocols.handlers import add_to_server
 from secateur.serve.protocols.open_inference import wire as open_inference
 from secateur.serve.protocols.open_inference.service import OpenInferenceService
 from secateur.serve.protocols.vllm_engine import messages as vllm_engine
@@ -65,7 +65,6 @@ SERVICES = (
     vllm_engine.SERVICE_DESCRIPTOR.full_name,
     *JOB_SERVICES,
 )
-ABORT_SECONDS = 5.0
 
 StatusCallback = Callable[[str], None]
 
@@ -265,14 +264,8 @@ async def _finish_requests(
     """Let running requests end by themselves for a while, then end them."""
     if pool.in_flight:
         say(f"finishing {pool.in_flight} request(s), at most {seconds:g} s; Ctrl-C again ends them now")
-        await _until_idle(pool, seconds, at_once)
+        await wait_until(lambda: not pool.in_flight, seconds, at_once)
     if pool.in_flight:
         say(f"cutting off {pool.in_flight} request(s)")
         await asyncio.gather(*(model.engine.abort_all() for model in pool if model.engine))
-        await _until_idle(pool, ABORT_SECONDS, asyncio.Event())
-
-
-async def _until_idle(pool: ModelPool, seconds: float, at_once: asyncio.Event) -> None:
-    deadline = time.monotonic() + seconds
-    while pool.in_flight and time.monotonic() < deadline and not at_once.is_set():
-        await asyncio.sleep(0.02)
+        await wait_until(lambda: not pool.in_flight, ABORT_SECONDS)

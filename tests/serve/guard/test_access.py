@@ -11,9 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from secateur.errors import BadInput
-from secateur.serve.guard.access import AccessControl
+from secateur.serve.guard.access import AccessControl, scope_of
 from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token, read_callers
-from secateur.serve.guard.scopes import scope_of
 from tests.serve.guard.conftest import ADMIN_SERVICE, Running, failure
 
 INFER, ADMIN, OLD = generate_token(), generate_token(), generate_token()

@@ -30,9 +30,8 @@ from secateur.serve.models.deployments import DeploymentManager, Retention
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.plan import AvailableMemory
 from secateur.serve.models.pool import ModelPool
-from secateur.serve.models.restore import restore_pool
 from secateur.serve.models.service import ModelService
-from secateur.serve.models.startup import snapshot_rows
+from secateur.serve.models.startup import restore_pool, snapshot_rows
 from secateur.serve.models.tables import ModelStore
 from secateur.serve.models.version import ModelVersion
 from secateur.serve.models.watchdog import Backoff, EngineWatchdog

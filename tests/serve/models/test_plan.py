@@ -12,7 +12,7 @@ from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.plan import AvailableMemory, plan_memory
 from secateur.serve.models.pool import ModelPool
-from secateur.serve.models.restore import restore_pool
+from secateur.serve.models.startup import restore_pool
 from secateur.serve.models.tables import ModelRow, StoredModels, VersionRow
 
 MIB = 2**20

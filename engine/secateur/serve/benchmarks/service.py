@@ -19,10 +19,10 @@ from secateur.serve.benchmarks.specification import options_of
 from secateur.serve.benchmarks.tables import BenchmarkRow, BenchmarkStore
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.models.pool import ModelPool
+from secateur.serve.pages import next_page_token, parse_page
 from secateur.v1 import benchmarks_pb2, benchmarks_pb2_grpc
 
 BENCHMARK_NAME = re.compile(r"benchmarks/([1-9][0-9]{0,17})")
-DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 
 
 class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
@@ -112,18 +112,11 @@ class BenchmarkService(benchmarks_pb2_grpc.BenchmarkServiceServicer):
         self, request: benchmarks_pb2.ListBenchmarksRequest, context: grpc.aio.ServicerContext
     ) -> benchmarks_pb2.ListBenchmarksResponse:
         """Return a page; the page token is the number of the last one of the page before."""
-        if request.page_size < 0:
-            raise invalid_argument(FieldViolation("page_size", f"got {request.page_size}, at least 0"))
-        if request.page_token and not re.fullmatch(r"[0-9]{1,18}", request.page_token):
-            raise invalid_argument(
-                FieldViolation("page_token", f"got {request.page_token[:100]!r}, give a next_page_token")
-            )
-        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
-        before = int(request.page_token) if request.page_token else None
+        size, before = parse_page(request.page_size, request.page_token)
         rows = await asyncio.to_thread(self._store.page, size + 1, before, request.model)
         return benchmarks_pb2.ListBenchmarksResponse(
             benchmarks=[describe(row) for row in rows[:size]],
-            next_page_token=str(rows[size - 1].number) if len(rows) > size else "",
+            next_page_token=next_page_token(rows, size, lambda row: row.number),
         )
 
     async def _whole(

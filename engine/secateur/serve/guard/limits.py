@@ -12,9 +12,9 @@ from google.rpc import code_pb2
 
 from secateur.config.serve import LimitOptions
 from secateur.serve.failures import RpcError
+from secateur.serve.guard.access import HEALTH
 from secateur.serve.guard.call import CallContext
 from secateur.serve.guard.callers import ANONYMOUS
-from secateur.serve.guard.scopes import HEALTH
 
 BUSY_RETRY_SECONDS = 1.0
 # Callers without a name are told apart by their address; no more of them than this are remembered.

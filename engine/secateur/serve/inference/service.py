@@ -12,7 +12,7 @@ import grpc
 
 from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.inference import generation, scoring
-from secateur.serve.inference.deadline import check_deadline
+from secateur.serve.inference.generation import check_deadline
 from secateur.serve.inference.messages import (
     SAMPLING_PREFIX,
     read_prompt,

@@ -11,10 +11,10 @@ from google.longrunning import operations_pb2, operations_pb2_grpc
 from google.protobuf import empty_pb2
 
 from secateur.serve.failures import FieldViolation, invalid_argument
-from secateur.serve.jobs.names import parse_operation, parse_page
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
-from secateur.serve.jobs.wire import OPERATIONS, operation_message
+from secateur.serve.jobs.wire import OPERATIONS, operation_message, parse_operation
+from secateur.serve.pages import next_page_token, parse_page
 
 MAX_WAIT_SECONDS = 600.0
 _POLL_SECONDS = 0.25
@@ -46,7 +46,7 @@ class OperationsService(operations_pb2_grpc.OperationsServicer):
         rows = await asyncio.to_thread(self._store.operations, size + 1, before)
         return operations_pb2.ListOperationsResponse(
             operations=[operation_message(row, run) for row, run in rows[:size]],
-            next_page_token=str(rows[size - 1][1].number) if len(rows) > size else "",
+            next_page_token=next_page_token(rows, size, lambda row: row[1].number),
         )
 
     async def GetOperation(

@@ -18,13 +18,13 @@ from google.protobuf import empty_pb2, json_format
 
 from secateur.config.values import to_json
 from secateur.serve.failures import FieldViolation, invalid_argument, unavailable
-from secateur.serve.jobs.names import ID_PATTERN, parse_job, parse_page
 from secateur.serve.jobs.specification import options_of
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
 from secateur.serve.jobs.tables import CREATED, TERMINAL_STATES, JobRow
-from secateur.serve.jobs.wire import job_message, operation_message, timestamp
+from secateur.serve.jobs.wire import ID_PATTERN, job_message, operation_message, parse_job, timestamp
 from secateur.serve.models.deployments import DeploymentManager
+from secateur.serve.pages import next_page_token, parse_page
 from secateur.v1 import prune_pb2, prune_pb2_grpc
 
 WATCH_SECONDS = 0.25  # between two looks for events
@@ -78,7 +78,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         rows = await asyncio.to_thread(self._store.page, size + 1, before)
         return prune_pb2.ListPruneJobsResponse(
             prune_jobs=[self._message(row) for row in rows[:size]],
-            next_page_token=str(rows[size - 1].number) if len(rows) > size else "",
+            next_page_token=next_page_token(rows, size, lambda row: row.number),
         )
 
     async def DeletePruneJob(

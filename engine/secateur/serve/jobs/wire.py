@@ -1,11 +1,14 @@
-"""Rows of jobs as the messages that clients see."""
+"""Jobs on the wire: rows as the messages that clients see, and the names in requests."""
 
 from __future__ import annotations
+
+import re
 
 from google.longrunning import operations_pb2
 from google.protobuf import json_format, timestamp_pb2
 from google.rpc import status_pb2
 
+from secateur.serve.failures import FieldViolation, invalid_argument
 from secateur.serve.jobs.tables import JobRow, RunRow
 from secateur.v1 import prune_pb2
 
@@ -87,3 +90,31 @@ def _metadata(row: JobRow, run: RunRow) -> prune_pb2.PruneJobMetadata:
         progress=progress_of(row),
         create_time=timestamp(run.created_at),
     )
+
+
+ID_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,62}")
+
+
+def parse_job(name: str, field: str = "name") -> str:
+    """The id in ``pruneJobs/ID``.
+
+    Raises:
+        RpcError: not of that form.
+    """
+    collection, _, job = name.partition("/")
+    if collection != JOBS or not ID_PATTERN.fullmatch(job):
+        raise invalid_argument(FieldViolation(field, f"got {name[:100]!r}, give pruneJobs/JOB"))
+    return job
+
+
+def parse_operation(name: str) -> tuple[str, int]:
+    """Job and run in ``operations/JOB/RUN``.
+
+    Raises:
+        RpcError: not of that form.
+    """
+    collection, _, rest = name.partition("/")
+    job, _, run = rest.partition("/")
+    if collection != OPERATIONS or not ID_PATTERN.fullmatch(job) or not re.fullmatch(r"[1-9][0-9]{0,8}", run):
+        raise invalid_argument(FieldViolation("name", f"got {name[:100]!r}, give operations/JOB/RUN"))
+    return job, int(run)

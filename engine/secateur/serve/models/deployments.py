@@ -466,15 +466,18 @@ _NAMES = "letters, digits, '.', '_' and '-', at most 64"
 
 async def drain(version: ModelVersion, seconds: float) -> None:
     """Wait until nobody uses a version's engine, then end what is left."""
-    await _until_idle(version, seconds)
+    await wait_until(lambda: version.idle, seconds)
     if not version.idle and version.engine is not None:
         await version.engine.abort_all()
-        await _until_idle(version, ABORT_SECONDS)
+        await wait_until(lambda: version.idle, ABORT_SECONDS)
 
 
-async def _until_idle(version: ModelVersion, seconds: float) -> None:
+async def wait_until(
+    holds: Callable[[], bool], seconds: float, interrupted: asyncio.Event | None = None
+) -> None:
+    """Wait until something holds, for so many seconds at most, or until interrupted."""
     deadline = time.monotonic() + seconds
-    while not version.idle and time.monotonic() < deadline:
+    while not holds() and time.monotonic() < deadline and not (interrupted and interrupted.is_set()):
         await asyncio.sleep(POLL_SECONDS)
 
 

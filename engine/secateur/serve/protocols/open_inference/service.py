@@ -14,8 +14,7 @@ from google.rpc import code_pb2
 
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, to_rpc_error, unavailable
 from secateur.serve.inference import generation
-from secateur.serve.inference.deadline import check_deadline
-from secateur.serve.inference.generation import ABORT, CompletionChunk
+from secateur.serve.inference.generation import ABORT, CompletionChunk, check_deadline
 from secateur.serve.inference.prompt import GenerationPrompt
 from secateur.serve.models.deployments import DeploymentManager
 from secateur.serve.models.pool import ModelPool, ModelVersion, VersionState

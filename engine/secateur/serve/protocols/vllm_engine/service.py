@@ -16,7 +16,7 @@ import grpc
 from smg_grpc_proto import vllm_engine_pb2 as pb
 
 from secateur.serve.inference import generation
-from secateur.serve.inference.deadline import check_deadline
+from secateur.serve.inference.generation import check_deadline
 from secateur.serve.models.pool import ModelPool
 from secateur.serve.protocols.vllm_engine.messages import (
     SAMPLING_PREFIX,
