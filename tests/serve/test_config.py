@@ -10,9 +10,17 @@ import pytest
 import yaml
 
 from secateur.cli.commands import run
+from secateur.config.file import document
 from secateur.config.option import declared
 from secateur.config.serve import ServeOptions
+from secateur.config.values import from_given
 from secateur.serve.guard.callers import Scope, read_callers
+
+KEYS = """models listen insecure tls-cert tls-key client-ca tokens open reflection state-dir state
+roots dtype max-model-len max-sequences max-queued max-queued-tokens kv-cache-memory threads compile
+prefix-caching rate-limit rate-burst max-calls max-calls-per-caller max-message keepalive
+keepalive-timeout max-connection-age max-connection-age-grace lame-duck-seconds drain-seconds
+keep-seconds jobs metrics traces log-json log-calls verbose"""
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
@@ -26,6 +34,22 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1, err
     return err
+
+
+def test_files_of_earlier_versions_are_read() -> None:
+    """Keys are what people wrote into files: one that is renamed stops their servers."""
+    assert {declaration.key for declaration in declared(ServeOptions)} >= set(KEYS.split())
+
+
+def test_what_is_not_given_is_none(tmp_path: Path) -> None:
+    options = from_given(ServeOptions, {"models": [f"a={tmp_path}"], "state_dir": str(tmp_path / "state")})
+    assert options.tls is None and options == from_given(ServeOptions, {**minimal(tmp_path), "threads": None})
+    assert options.state_url == f"sqlite:///{tmp_path}/state/server.db"
+    assert document(options)["tls-cert"] is None and document(options)["max-message"] == "64MiB"
+
+
+def minimal(folder: Path) -> dict:
+    return {"models": {"a": str(folder)}, "state_dir": folder / "state"}
 
 
 @pytest.mark.parametrize("kind", ["yaml", "toml"])
@@ -86,7 +110,7 @@ def test_passwords_are_not_shown(capsys: pytest.CaptureFixture[str], tiny_llama:
         ("max-sequences: 0", "max-sequences: got 0: at least 1"),
         ("listen: 0.0.0.0:1", "listen: got 0.0.0.0:1: reachable from other machines"),
         ("listen: '50051'", "listen: got 50051: HOST:PORT"),
-        ("rate-limit: 0", "rate-limit: got 0.0: at least 0.001"),
+        ("rate-limit: 0", "rate-limit: got 0: at least 0.001"),
         ("open: [all]", "open: got all: a list of health, reflection"),
         ("- 1", "Input should be a valid dictionary"),
         ("a: [", "while parsing"),
