@@ -58,9 +58,9 @@ def test_serve_refuses(capsys: pytest.CaptureFixture[str], arguments: list[str],
         (["--open", "everything"], "error: --open: got everything: a list of health, reflection"),
         (["--roots", "/no/such"], "error: --roots: got /no/such: no such folder"),
         (["--tokens", "/no/such"], "error: --tokens: got /no/such: no such file"),
-        (["--keepalive", "0"], "error: --keepalive: got 0.0: seconds, at least 1"),
+        (["--keepalive", "0"], "error: --keepalive: got 0: seconds, at least 1"),
         (["--listen", "192.0.2.1:0", "--insecure"], "cannot be bound"),
-        (["--drain-seconds", "-1"], "error: --drain-seconds: got -1.0: 0 to 86400"),
+        (["--drain-seconds", "-1"], "error: --drain-seconds: got -1: 0 to 86400"),
     ],
 )
 def test_serve_refuses_with_a_good_model(
