@@ -11,7 +11,7 @@ import typer
 
 from secateur.cli.console import console, duration, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
-from secateur.cli.options import OptionCommand
+from secateur.cli.options import Json, OptionCommand
 from secateur.cli.stages import StageReporter
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def demo(
     ] = Path("demo-output"),
     keep: Annotated[float, typer.Option(help="Fraction of non-embedding parameters to keep.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Seed for everything random.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Prune the embedded SmolLM2-135M, serve it beside the dense model, and compare both: up to 10 minutes.
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
 from secateur.cli.console import console, emit_json, print_status
 from secateur.cli.interrupts import exit_on_interrupt_during_import
-from secateur.cli.options import OptionCommand
+from secateur.cli.options import Json, OptionCommand
 
 Status = Literal["ok", "note", "problem"]
 
@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check device, packages and backends, and say what is missing and how to get it.
 

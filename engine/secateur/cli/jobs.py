@@ -66,22 +66,23 @@ def submit(
     ] = None,
     max_perplexity: Annotated[
         float | None,
-        typer.Option(help="With --activate: only if the result's perplexity is not over this."),
+        typer.Option(help="With --activate: only if the perplexity of the result is at most this."),
     ] = None,
     max_perplexity_ratio: Annotated[
         float | None,
-        typer.Option(help="With --activate: only if it is not over this many times the dense one's."),
+        typer.Option(help="With --activate: only if it is at most this many times that of the dense model."),
     ] = None,
-    job_id: Annotated[str, typer.Option("--id", help="Name of the job; the server chooses one.")] = "",
-    title: Annotated[str, typer.Option(help="For people.")] = "",
+    job_id: Annotated[str, typer.Option("--id", help="Name of the job. Default: chosen by the server.")] = "",
+    title: Annotated[str, typer.Option(help="Display name of the job.")] = "",
     request_id: Annotated[
-        str | None, typer.Option(help="The same one again with the same job makes no second job.")
+        str | None,
+        typer.Option(help="Idempotency key: repeating a request with the same id creates no second job."),
     ] = None,
     validate_only: Annotated[bool, typer.Option("--validate-only", help="Only check the job.")] = False,
-    watching: Annotated[bool, typer.Option("--watch", help="Watch it until it ends.")] = False,
+    watching: Annotated[bool, typer.Option("--watch", help="Watch the job until it ends.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a prune job and run it; options not given have the defaults of secateur prune.
+    """Create a prune job and run it; options have the defaults of secateur prune.
 
     Example: secateur jobs submit dense --keep 0.8 --watch
     """
@@ -105,7 +106,7 @@ def submit(
 def watch(
     client: Client,
     job: Name,
-    cursor: Annotated[int, typer.Option(help="Go on after this event.", min=0)] = 0,
+    cursor: Annotated[int, typer.Option(help="Resume after the event of this number.", min=0)] = 0,
     json: Json = False,
 ) -> None:
     """Show what happens to a job until its run ends; a server that restarts meanwhile is waited for.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.console import console, emit_json, print_status
-from secateur.cli.options import OptionCommand
+from secateur.cli.options import Json, OptionCommand
 from secateur.cli.target import with_client
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ Etag = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Act even if the version is active.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only check, and plan the memory; change nothing.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 app = typer.Typer(
     name="models",

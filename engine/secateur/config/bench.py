@@ -125,11 +125,11 @@ class BenchOptions:
         envvar=TARGET_VARIABLE,
     )
     model: str = option(
-        "", help="Name of the model.", default_help="the only, or default, one", message_field="model"
+        "", help="Model to measure.", default_help="the server's only or default model", message_field="model"
     )
     compare: tuple[str, ...] = option(
         (),
-        help="Take turns with this model; repeatable.",
+        help="Also measure this model, in turns with the first; repeatable.",
         metavar="MODEL[@TARGET]",
         repeatable=True,
         message_field="compare",
@@ -152,24 +152,30 @@ class BenchOptions:
     )
     ramp: tuple[float, ...] = option(
         (),
-        help="Open loop whose rate changes evenly.",
+        help="Open loop whose rate goes from one to the other: requests per second.",
         metavar="FROM:TO",
         parse=parse_ramp,
         above=0,
         max_value=1e5,
     )
     trace: Path | None = option(
-        None, help="JSONL of requests: timestamp (ms), input_length, output_length.", is_path=True
+        None,
+        help="Replay requests of a JSONL file: timestamp (ms), input_length, output_length.",
+        is_path=True,
     )
-    sweep: bool = option(False, help="More and more clients until saturation.")
+    sweep: bool = option(
+        False, help="Double the clients until throughput no longer grows, then try rates near its maximum."
+    )
     arrivals: str = option(
         "poisson",
-        help="Of an open loop: poisson or constant.",
+        help="Arrivals of an open loop: poisson or constant.",
         choices=ARRIVALS,
         allowed="poisson or constant",
     )
     max_concurrency: int | None = option(
-        None, help="Of an open loop: most requests in flight; others wait here.", min_value=1
+        None,
+        help="Maximum of requests in flight in an open loop; further ones wait in the client.",
+        min_value=1,
     )
     seconds: float | None = option(
         None,
@@ -197,34 +203,35 @@ class BenchOptions:
     output_len: int = option(
         64, help="Tokens of each answer.", min_value=1, message_max=2**20, message_field="output_tokens"
     )
-    stop_at_eos: bool = option(False, help="Let answers end where the model ends them.")
+    stop_at_eos: bool = option(False, help="Let the model end its answers early.")
     corpus: str = option(
-        "", help="Cut prompts from this text instead of making them up: file, folder, pydoc."
+        "", help="Take prompts from this text instead of random words: file, folder or pydoc."
     )
     slo: Mapping[str, float] | None = option(
         None,
-        help="What a good request reaches: ttft=500ms,tpot=50ms or a preset such as mlperf-llama3.1-8b.",
+        help="Limits that a good request stays within: ttft=500ms,tpot=50ms or a preset such as "
+        "mlperf-llama3.1-8b.",
         parse=parse_slo,
         show=show_slo,
         message_field="slo",
     )
     checkpoint: tuple[str, ...] = option(
         (),
-        help="Folder of a model, for its size and perplexity; repeatable.",
+        help="Checkpoint folder of a model, to report its size and perplexity; repeatable.",
         metavar="MODEL=DIR",
         repeatable=True,
     )
-    seed: int = option(0, help="Of prompts and arrivals.", min_value=0)
+    seed: int = option(0, help="Seed for prompts and arrivals.", min_value=0)
     offline: tuple[str, ...] = option(
         (),
-        help="No server: time this checkpoint in the engine, beside what the machine can do; repeatable.",
+        help="Time this checkpoint in the engine, and compare with the limits of the machine; repeatable.",
         group=OFFLINE,
         metavar="[NAME=]DIR",
         repeatable=True,
     )
     batch: tuple[int, ...] = option(
         (1, 8, 32),
-        help="Sequences computed together.",
+        help="Batch sizes.",
         group=OFFLINE,
         min_value=1,
         max_value=1024,
@@ -232,16 +239,18 @@ class BenchOptions:
     )
     context: int = option(
         256,
-        help="Tokens of each sequence while it is decoded, on average.",
+        help="Context length while decoding, in tokens.",
         group=OFFLINE,
         min_value=DECODE_STEPS,
     )
-    threads: int | None = option(None, help="Of the engine on a CPU.", group=OFFLINE, min_value=1)
-    dtype: str = option("bfloat16", help="Of the weights.", group=OFFLINE, choices=DTYPES)
-    out: Path | None = option(None, help="New folder for records, report.json and report.html.", is_path=True)
+    threads: int | None = option(None, help="Threads of the engine, on a CPU.", group=OFFLINE, min_value=1)
+    dtype: str = option("bfloat16", help="Data type of the weights.", group=OFFLINE, choices=DTYPES)
+    out: Path | None = option(
+        None, help="Folder to create for records, report.json and report.html.", is_path=True
+    )
     records: Path | None = option(
         None,
-        help="Only report on the records.jsonl of an earlier benchmark.",
+        help="Measure nothing: report on the records.jsonl of an earlier benchmark.",
         flag="from",
         is_path=True,
     )
