@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from secateur import __version__
 from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.corpus import SELF_CORPUS, Corpus, load_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
@@ -26,7 +30,6 @@ from secateur.model.dense import DecoderModel, base_model_type
 from secateur.model.forward import mean_nll
 from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.environment import machine, versions
 from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.windows import WindowSplit, check_disjoint, split_windows
 from secateur.space.budget import COSTS, Goal
@@ -230,3 +233,19 @@ def _store_study_attrs(
         nll = mean_nll(library.model, split.search)
         parameters = count_parameters(model).to_json()
         study.set_attr("dense", {"parameters": parameters, "nll": nll, "search_tokens": predicted})
+
+
+def versions() -> dict[str, str]:
+    """Versions of Secateur, Python and the libraries that decide numbers."""
+    return {
+        "secateur": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "optuna")},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor as Linux names it, and the cores that this process may use."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {"cpu": next(names, platform.processor()), "cores": len(os.sched_getaffinity(0))}

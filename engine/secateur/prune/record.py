@@ -11,8 +11,7 @@ from secateur.checkpoint.configuration_secateur import SecateurConfig
 from secateur.checkpoint.export import describe, weight_bytes
 from secateur.config.prune import PruneOptions
 from secateur.model.dense import DecoderModel
-from secateur.prune.environment import versions
-from secateur.prune.prepared_run import PreparedRun
+from secateur.prune.prepared_run import PreparedRun, versions
 from secateur.search.predictor import SelectedPredictor
 from secateur.space.budget import Budget, Goal
 from secateur.space.costs.parameters import count_parameters

@@ -53,7 +53,7 @@ class _Ensemble:
         return votes.mean(0), votes.std(0)
 
 
-class RandomForest:
+class RandomForest(_Ensemble):
     """scikit-learn's random forest; its trees' disagreement is the uncertainty."""
 
     def __init__(self, seed: int) -> None:
@@ -64,12 +64,7 @@ class RandomForest:
         )
 
     def fit(self, rows: np.ndarray, target: np.ndarray) -> None:
-        self._forest.fit(rows, target)
-
-    def predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread over trees."""
-        votes = np.stack([tree.predict(rows) for tree in self._forest.estimators_])
-        return votes.mean(0), votes.std(0)
+        self._members = self._forest.fit(rows, target).estimators_
 
 
 class _Standardised:

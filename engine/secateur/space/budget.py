@@ -16,9 +16,8 @@ from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture, Slot
 from secateur.model.dense import DecoderModel
 from secateur.space.costs.cost import Cost
-from secateur.space.costs.kv_cache import kv_cache_cost
 from secateur.space.costs.latency import LatencyTable
-from secateur.space.costs.parameters import memory_cost, parameter_cost, total_cost
+from secateur.space.costs.parameters import kv_cache_cost, memory_cost, parameter_cost, total_cost
 from secateur.space.space import Space
 
 COSTS: dict[str, Callable[[DecoderModel, Space], Cost]] = {

@@ -109,14 +109,8 @@ def _open_existing_database(url_text: str) -> StudyStorage:
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise BadInput("study", name, "there is no such database")  # opening would make an empty one
-    try:
-        storage = RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs=_engine_options(url),
-            skip_table_creation=True,
-        )
-    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-        raise BadInput("study", name, f"cannot be opened: {short_message(error)}") from error
+    with _errors_as_bad_input(name):
+        storage = _tables(url, skip_table_creation=True)
     return StudyStorage(name, _study_name_in_url(url_text), storage, nullcontext)
 
 
@@ -141,14 +135,22 @@ def _open_database(url_text: str) -> StudyStorage:
             exclusive = FileLock(file).held
     else:
         exclusive = _AdvisoryLock(sqlalchemy.create_engine(url, **_engine_options(url))).held
+    with _errors_as_bad_input(name), exclusive():  # two that make the tables at once get in each other's way
+        storage = _tables(url)
+    return StudyStorage(name, _study_name_in_url(url_text), storage, exclusive)
+
+
+def _tables(url: sqlalchemy.URL, **options: Any) -> RDBStorage:
+    text = url.render_as_string(hide_password=False)
+    return RDBStorage(text, engine_kwargs=_engine_options(url), **options)
+
+
+@contextmanager
+def _errors_as_bad_input(name: str) -> Iterator[None]:
     try:
-        with exclusive():  # two that make the tables at once get in each other's way
-            storage = RDBStorage(
-                url.render_as_string(hide_password=False), engine_kwargs=_engine_options(url)
-            )
+        yield
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         raise BadInput("study", name, f"cannot be opened: {short_message(error)}") from error
-    return StudyStorage(name, _study_name_in_url(url_text), storage, exclusive)
 
 
 def _parse_database_url(url_text: str) -> sqlalchemy.URL:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from secateur.model.architecture import Architecture
 from secateur.search.samplers.breeding import Breeder
-from secateur.search.samplers.projection import shifted
+from secateur.search.samplers.sampler import shifted
 from secateur.space.budget import Budget, Limit
 from secateur.space.costs.cost import Cost
 from secateur.space.grid import Grid, at

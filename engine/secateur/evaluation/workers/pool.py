@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from types import TracebackType
+from itertools import pairwise
 
 from secateur.errors import SecateurError
 from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
@@ -18,13 +19,39 @@ from secateur.evaluation.workers.backend import (
     WorkerDeath,
 )
 from secateur.evaluation.workers.process_backend import ProcessBackend
-from secateur.evaluation.workers.work_queue import WorkQueue
 from secateur.model.architecture import Architecture
 
 MAX_DEATHS = 3  # of workers over the same candidate, or of one before it has done anything
 
 
-class WorkerPool(Evaluator):
+class WorkQueue:
+    """Contiguous pieces of the lexicographic order, one per worker; who has none left takes from another's.
+
+    Args:
+        candidates: distinct ones.
+        workers: number of pieces.
+    """
+
+    def __init__(self, candidates: Sequence[Architecture], workers: int) -> None:
+        ordered = sorted(candidates, key=lambda item: item.path)
+        bounds = [len(ordered) * piece // workers for piece in range(workers + 1)]
+        self._queues = [deque(ordered[a:b]) for a, b in pairwise(bounds)]
+
+    def next(self, worker: int) -> Architecture | None:
+        """The next candidate for a worker; None when all are dealt."""
+        own_queue = self._queues[worker]
+        if not own_queue:
+            longest = max(self._queues, key=len)
+            stolen = [longest.pop() for _ in range((len(longest) + 1) // 2)]
+            own_queue.extend(reversed(stolen))
+        return own_queue.popleft() if own_queue else None
+
+    def requeue(self, worker: int, candidate: Architecture) -> None:
+        """Return a candidate that a worker did not finish; it is its next one."""
+        self._queues[worker].appendleft(candidate)
+
+
+class WorkerPool(Evaluator, AbstractContextManager["WorkerPool"]):
     """The evaluator for several processes or machines; obeys the same laws as one alone.
 
     Workers start with the first candidates and stay until `close`. One that dies loses only what it was
@@ -91,12 +118,7 @@ class WorkerPool(Evaluator):
         self._backend.stop()
         self._started = False
 
-    def __enter__(self) -> WorkerPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _start_workers(self) -> None:

@@ -1,7 +1,7 @@
 """Optuna's samplers: general optimisers that know nothing of models, as rivals.
 
 Each searches the cube of kept fractions; a point is worth the KL of the architecture on the budget
-that `projection.project` finds for it.
+that `sampler.project` finds for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from optuna.study import Study as OptunaStudy
 from optuna.trial import Trial
 
 from secateur.model.architecture import Architecture
-from secateur.search.samplers.projection import project
-from secateur.search.samplers.sampler import Problem, Proposal, Round
+from secateur.search.samplers.sampler import Problem, Proposal, Round, project
 from secateur.study.trial import EvaluatedArchitecture
 
 _TRIES = 50  # per round, where points fall on architectures already seen

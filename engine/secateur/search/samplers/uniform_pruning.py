@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from secateur.model.architecture import Architecture
-from secateur.search.samplers.projection import project
 from secateur.search.samplers.sampler import (
     ROUND_SIZE,
     Problem,
@@ -13,6 +12,7 @@ from secateur.search.samplers.sampler import (
     Round,
     architectures,
     new_proposals,
+    project,
     uniform_values,
 )
 from secateur.space.knapsack import spend_slack

@@ -1,4 +1,4 @@
-"""Parameters and the bytes that they take."""
+"""Parameters, the bytes that they take, and those of the keys and values of a token."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def memory_cost(model: DecoderModel, space: Space) -> Cost:
     """Bytes of all weights in the model's dtype."""
     size = model.embedding_VH.element_size()
     return parameter_cost(model, space).scaled(size, "weight bytes", embedding_parameters(model))
+
+
+def kv_cache_cost(model: DecoderModel, space: Space) -> Cost:
+    """Bytes per token: a key and a value of `head_dim` numbers per KV group, in the model's dtype.
+
+    FFNs cost nothing.
+    """
+    group = 2 * model.head_dim * model.embedding_VH.element_size()
+    table = {
+        slot: {width: width * group if slot[1] == "attention" else 0 for width in space.widths(*slot)}
+        for slot in space.slots
+    }
+    return Cost("KV-cache bytes per token", 0, table)
 
 
 def embedding_parameters(model: DecoderModel) -> int:

@@ -1,11 +1,11 @@
-"""Dealing: everything once, neighbours together, and nobody idles while another has two candidates left."""
+"""The work queue of a pool: everything once, neighbours together, and nobody idles while another has two candidates left."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.evaluation.workers.work_queue import WorkQueue
+from secateur.evaluation.workers.pool import WorkQueue
 from secateur.model.architecture import Architecture
 
 
@@ -26,7 +26,7 @@ def test_the_idle_take_half_from_the_end_in_order() -> None:
     assert [queue.next(worker) for worker in (1, 1, 1)] == [shapes(8)[4], shapes(8)[5], None]
 
 
-def test_put_back_comes_next() -> None:
+def test_requeued_comes_next() -> None:
     queue = WorkQueue(shapes(4), 2)
     first = queue.next(1)
     assert first is not None
