@@ -41,7 +41,7 @@ class CheckpointRequest:
 
 @dataclass(frozen=True)
 class Winner:
-    """The candidate of an order that unseen text prefers, and what its plain cut loses there."""
+    """The candidate of a request that unseen text prefers, and what its plain cut loses there."""
 
     trial: EvaluatedArchitecture
     unseen: Measurement
@@ -53,14 +53,14 @@ class Winner:
 
 def make_checkpoints(
     prepared: PreparedRun,
-    orders: Sequence[CheckpointRequest],
+    requests: Sequence[CheckpointRequest],
     selected_predictor: SelectedPredictor | None,
     reporter: ProgressReporter,
     clock: StageTimer,
 ) -> list[dict[str, Any]]:
     """Choose among candidates on unseen text, cut, repair, export; return what each ``secateur.json`` says.
 
-    All orders are repaired in one pass of the dense model. Seconds until the end of repair are the same
+    All requests are repaired in one pass of the dense model. Seconds until the end of repair are the same
     in every record: they were spent once.
 
     Args:
@@ -70,31 +70,31 @@ def make_checkpoints(
         OutputFailed: a result could not be written; those before it are whole.
     """
     with clock.stage("choose"):
-        judge = PrefixEvaluator(prepared.library, prepared.split.validation)
-        winners = [select_finalist(order, judge, reporter) for order in orders]
-        dense_nll = judge.dense_nll
-        del judge  # its distributions and states take gigabytes
+        evaluator = PrefixEvaluator(prepared.library, prepared.split.validation)
+        winners = [select_finalist(request, evaluator, reporter) for request in requests]
+        dense_nll = evaluator.dense_nll
+        del evaluator  # its distributions and states take gigabytes
     with clock.stage("repair"):
         plain = {winner.architecture: winner.unseen.nll for winner in winners}
         in_sequence = prepared.options.repair != "none"
         repaired = repair(prepared.library, plain, prepared.split, reporter, in_sequence=in_sequence)
     return [
-        _written(
+        _export_checkpoint(
             prepared,
-            order,
+            request,
             winner,
             repaired[winner.trial.architecture],
             dense_nll,
             selected_predictor,
             StageTimer(dict(clock.seconds)),
         )
-        for order, winner in zip(orders, winners, strict=True)
+        for request, winner in zip(requests, winners, strict=True)
     ]
 
 
-def _written(
+def _export_checkpoint(
     prepared: PreparedRun,
-    order: CheckpointRequest,
+    request: CheckpointRequest,
     winner: Winner,
     slim: RepairResult,
     dense_nll: float,
@@ -102,9 +102,11 @@ def _written(
     clock: StageTimer,
 ) -> dict[str, Any]:
     """Report on a repaired model and export it; returns its record."""
-    options, source, clock = order.options, prepared.source, StageTimer(dict(clock.seconds))
+    options, source, clock = request.options, prepared.source, StageTimer(dict(clock.seconds))
     stored = stored_dtype(options, source, prepared.model)
-    record = build_record(prepared, options, order.goal, slim.model, winner.trial, selected_predictor, stored)
+    record = build_record(
+        prepared, options, request.goal, slim.model, winner.trial, selected_predictor, stored
+    )
     record["repair"], record["repair_share"] = slim.how, slim.share
     name = ",".join(corpus.name for corpus in prepared.reserved) or "validation"
     for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
@@ -115,18 +117,21 @@ def _written(
     return record
 
 
-def select_finalist(order: CheckpointRequest, judge: PrefixEvaluator, reporter: ProgressReporter) -> Winner:
+def select_finalist(
+    request: CheckpointRequest, evaluator: PrefixEvaluator, reporter: ProgressReporter
+) -> Winner:
     """The candidate with the least KL on unseen windows; who is surely beaten stops early."""
-    by_architecture = {trial.architecture: trial for trial in order.candidates}
-    title = f"judging {len(by_architecture)} finalists for {order.goal.name} on unseen text"
-    reporter.stage(title, judge.num_chunks)
-    best, done = order.candidates[0].architecture, 0
-    for rung in race(judge, list(by_architecture)):
+    by_architecture = {trial.architecture: trial for trial in request.candidates}
+    title = f"judging {len(by_architecture)} finalists for {request.goal.name} on unseen text"
+    reporter.stage(title, evaluator.num_chunks)
+    best, done = request.candidates[0].architecture, 0
+    for rung in race(evaluator, list(by_architecture)):
         reporter.step(f"{rung.running} left", rung.chunks - done)
         best, done = rung.best, rung.chunks
-    ((_, unseen),) = judge.evaluate([best])  # what the race left out; the rest is remembered but for the head
-    if done < judge.num_chunks:
-        reporter.step("the others are beaten", judge.num_chunks - done)
+    # What the race left out; the rest is remembered but for the head.
+    ((_, unseen),) = evaluator.evaluate([best])
+    if done < evaluator.num_chunks:
+        reporter.step("the others are beaten", evaluator.num_chunks - done)
     return Winner(by_architecture[best], unseen)
 
 

@@ -75,7 +75,7 @@ def prune_all(
             observer.begin(prepared)
         _run(search, reporter, observer)
     _store_stage_seconds(prepared, clock)
-    orders = [
+    requests = [
         CheckpointRequest(
             replace(options, keep=(keep,) if keep is not None else (), out=out, study=options.study_url),
             goal,
@@ -83,10 +83,10 @@ def prune_all(
         )
         for goal, keep, out in zip(prepared.goals, options.goals, options.outs, strict=True)
     ]
-    if empty := [order.goal.name for order in orders if not order.candidates]:
+    if empty := [request.goal.name for request in requests if not request.candidates]:
         allowed = f"more: none was left for {', '.join(empty)}; what was evaluated is kept in the study"
         raise BadInput("evaluations", options.evaluations, allowed)
-    records = make_checkpoints(prepared, orders, search.selected_predictor, reporter, clock)
+    records = make_checkpoints(prepared, requests, search.selected_predictor, reporter, clock)
     others_at_work = prepared.study.close()
     if len(prepared.goals) == 1 and not others_at_work:  # a study of several budgets may be cut from again
         shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)
@@ -113,8 +113,8 @@ def cut_from_study(
     clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
-    order = CheckpointRequest(options, goal, _candidates(prepared, digest))
-    (record,) = make_checkpoints(prepared, [order], None, reporter, clock)
+    request = CheckpointRequest(options, goal, _candidates(prepared, digest))
+    (record,) = make_checkpoints(prepared, [request], None, reporter, clock)
     return record
 
 

@@ -1,4 +1,4 @@
-"""The work queue of a pool: everything once, neighbours together, and nobody idles while another has two candidates left."""
+"""The work queue of a pool: everything once, neighbours together, nobody idles while another has two left."""
 
 from __future__ import annotations
 
