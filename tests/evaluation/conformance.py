@@ -48,11 +48,11 @@ class EvaluatorConformance:
         assert dict(evaluator.losses(shapes[::-1])) == together
         assert {shape: dict(evaluator.losses([shape]))[shape] for shape in shapes} == together
 
-    def test_blocks_add_up(self, evaluator: Evaluator, shapes: list[Architecture]) -> None:
+    def test_chunks_add_up(self, evaluator: Evaluator, shapes: list[Architecture]) -> None:
         whole = dict(evaluator.losses(shapes))
         assert evaluator.num_chunks > 1
         for shape in shapes:
-            parts = [dict(evaluator.losses([shape], [b]))[shape] for b in range(evaluator.num_chunks)]
+            parts = [dict(evaluator.losses([shape], [c]))[shape] for c in range(evaluator.num_chunks)]
             assert sum(parts[1:], parts[0]) == whole[shape]
 
     def test_measurement_is_the_mean_of_losses(

@@ -90,8 +90,8 @@ def test_one_broken_off_leaves_nothing_behind(
     pool: WorkerPool, space: Space, expected: dict[object, object]
 ) -> None:
     shapes = random_architectures(space, 24, seed=5)
-    for block in range(pool.num_chunks):
-        going = pool.losses(shapes, [block])
+    for chunk in range(pool.num_chunks):
+        going = pool.losses(shapes, [chunk])
         next(going)
         going.close()
     assert dict(pool.losses(shapes)) == expected
