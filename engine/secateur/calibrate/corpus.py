@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.config.prune import PYDOC, SELF_CORPUS, is_corpus_file
 from secateur.errors import BadInput
 
-SELF_CORPUS = "self"  # text that the dense model writes itself; made by who has the model
-PYDOC = "pydoc"  # the topics of Python's own documentation
 _PYDOC_PARTS = {"calibration": 0.7, "validation": 0.1, "test": 0.2}  # shares of the text
 _PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
 
@@ -46,15 +45,10 @@ def load_corpus(name: str) -> Corpus:
     Raises:
         BadInput: no such corpus, not text, or empty.
     """
-    text = _pydoc(name) if _is_pydoc(name) else _read(name)
+    text = _read(name) if is_corpus_file(name) else _pydoc(name)
     if not text.strip():
         raise BadInput("corpus", name, "the corpus is empty")
     return Corpus(name, text)
-
-
-def is_embedded(name: str) -> bool:
-    """Whether a corpus is named that is no file: an embedded text, or `SELF_CORPUS`."""
-    return name == SELF_CORPUS or _is_pydoc(name)
 
 
 def load_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[Corpus, ...]:
@@ -134,10 +128,6 @@ def _read(name: str) -> str:
         raise BadInput("corpus", name, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
         raise BadInput("corpus", name, f"cannot be read: {error.strerror}") from error
-
-
-def _is_pydoc(name: str) -> bool:
-    return name.split(":")[0] == PYDOC
 
 
 def _pydoc(name: str) -> str:

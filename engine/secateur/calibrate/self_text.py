@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from secateur.calibrate.corpus import SELF_CORPUS, Corpus
+from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import ModelSource
 from secateur.checkpoint.transformers_module import transformers_module
+from secateur.config.prune import SELF_CORPUS
 from secateur.model.dense import DecoderModel
 from secateur.model.host import fastest_dtype
 from secateur.progress import ProgressReporter

@@ -1,1 +1,1 @@
-"""Checkpoints: opening them (Hugging Face folders, GGUF files), writing them, the what travels inside."""
+"""Checkpoints: opening them (Hugging Face folders, GGUF files), writing them, what travels inside."""

@@ -23,6 +23,8 @@ SAMPLERS = (GUIDED, "random", "tpe", "nsga2", "gp", "knapsack", "greedy", "even"
 REGRESSORS = ("xgboost", "hist-gbdt", "random-forest", "ridge", "gaussian-process")
 REPAIRS = (AUTO, "none")
 
+SELF_CORPUS = "self"  # text that the dense model writes
+PYDOC = "pydoc"  # the topics of Python's own documentation, or a part of them, such as pydoc:test
 MIN_WINDOWS = 8  # for statistics, search and validation together
 PAPER_EVALUATIONS = 544  # 525 random pairs, 18 finalists, and the baseline
 PAPER_MIN_EVALUATIONS = 12  # with fewer there is nothing to fit on 70 % and to tell on 30 %
@@ -92,7 +94,7 @@ def is_database_url(study: str) -> bool:
 
 def is_corpus_file(name: str) -> bool:
     """Whether a corpus is a file or folder rather than text that is embedded, or that the model writes."""
-    return name != "self" and name.partition(":")[0] != "pydoc"
+    return name != SELF_CORPUS and name.partition(":")[0] != PYDOC
 
 
 @dataclass(frozen=True)

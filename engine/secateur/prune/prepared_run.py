@@ -16,12 +16,12 @@ import torch
 
 from secateur import __version__
 from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_complete
-from secateur.calibrate.corpus import SELF_CORPUS, Corpus, load_corpora
+from secateur.calibrate.corpus import Corpus, load_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
-from secateur.config.prune import PruneOptions
+from secateur.config.prune import SELF_CORPUS, PruneOptions
 from secateur.errors import UnsupportedModel
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_evaluator, open_library

@@ -1,1 +1,1 @@
-"""Serving: vLLM engines behind gRPC services, and the client that talks to them."""
+"""Serving: vLLM engines behind gRPC services."""

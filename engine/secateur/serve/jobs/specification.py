@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from secateur.calibrate.corpus import is_embedded
 from secateur.checkpoint.source import DEFAULT_MODEL, HUB_ID
 from secateur.config.message import field_of, given_in
+from secateur.config.option import Declaration, declared
 from secateur.config.prune import PruneOptions
 from secateur.config.serve import MODEL_NAME
 from secateur.config.values import from_given
@@ -41,14 +42,7 @@ def options_of(
     _check_job(job)
     spec = job.spec
     try:
-        option_values = given_in(spec, PruneOptions)
-        for name in ("corpus", "validation"):
-            if name in option_values:
-                option_values[name] = _texts(name, option_values[name], roots)
-        if "latency_table" in option_values:
-            option_values["latency_table"] = resolve_within_roots(
-                f"{SPEC}.latency_table", option_values["latency_table"], roots
-            )
+        option_values = _within_roots(given_in(spec, PruneOptions), roots)
         option_values |= {"model": _model(spec, roots, folder_of), "out": folder / CHECKPOINT}
         options = from_given(PruneOptions, option_values)
     except BadInput as error:
@@ -132,9 +126,24 @@ def _dense(folder: Path) -> Path | str:
     return Path(model["path"])
 
 
-def _texts(option: str, names: Sequence[str], roots: Sequence[Path]) -> list[str]:
-    field = field_of(PruneOptions, option)
-    return [
-        name if is_embedded(name) else str(resolve_within_roots(f"{SPEC}.{field}[{index}]", name, roots))
-        for index, name in enumerate(names)
-    ]
+def _within_roots(option_values: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
+    """The values with every path that a client named resolved: of all options declared to be paths."""
+    resolved = dict(option_values)
+    for declaration in declared(PruneOptions):
+        if not declaration.option.is_path or declaration.name not in option_values:
+            continue
+        field = f"{SPEC}.{declaration.option.message_field}"
+        value = option_values[declaration.name]
+        resolved[declaration.name] = (
+            [_path(f"{field}[{i}]", part, declaration, roots) for i, part in enumerate(value)]
+            if declaration.many
+            else _path(field, value, declaration, roots)
+        )
+    return resolved
+
+
+def _path(field: str, text: str, declaration: Declaration, roots: Sequence[Path]) -> str:
+    is_path = declaration.option.is_path
+    if callable(is_path) and not is_path(text):
+        return text
+    return str(resolve_within_roots(field, text, roots))
