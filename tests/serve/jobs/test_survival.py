@@ -162,7 +162,7 @@ def test_a_job_that_cannot_be_done(jobs: Client) -> None:
     name = begin(jobs, keep=[0.0001])
     events = list(jobs.jobs.watch(name))
     assert states(events) == ["CREATED", "QUEUED", "RUNNING"]
-    assert "--keep: got 0.0001: the smallest feasible is" in events[-1].ended.error.message
+    assert "keep: got 0.0001: the smallest feasible is" in events[-1].ended.error.message
 
 
 def test_cancelled_and_run_again(job_server: JobServer, jobs: Client) -> None:

@@ -11,8 +11,10 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from secateur.config.message import field_of
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_json
 from secateur.errors import BadInput, SecateurError
@@ -55,7 +57,8 @@ def _prune(folder: Path, number: int) -> int:
             reporter = JobReporter(store, number, row.run, options.evaluations)
             prune_all(options, reporter, observer=reporter)
             reporter.flush()
-    except SecateurError as error:
+    except SecateurError as refused:
+        error = refused.named(partial(field_of, PruneOptions))  # the job's client gave fields, not flags
         print(f"error: {error}", file=sys.stderr)
         field = error.field if isinstance(error, BadInput) else ""
         write_outcome(folder, JobOutcome(refusal=str(error), field=field))
