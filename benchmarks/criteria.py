@@ -19,19 +19,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.host import cpu, write_result
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import FISHER_WINDOWS, TAYLOR_WINDOWS
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats
 from secateur.calibrate.gradients import fisher_matrices, taylor_scores
-from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
+from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE, factorise
 from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture, Kind
-from secateur.model.dense import architecture_of
+from secateur.model.decoder import architecture_of
 from secateur.model.forward import forward_context
-from secateur.model.host import set_malloc_trim_threshold
+from secateur.model.processor import set_malloc_trim_threshold
 from secateur.model.units import expand_units, last_projection, permute, unit_span
 
 WINDOW, HELD_OUT = 256, 16

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.host import cpu, write_result
 from secateur.calibrate.corpus import cut_windows, load_corpora
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.forward import mean_nll
 from secateur.progress import StageTimer
 from secateur.prune.pipeline import options_of_study

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
-from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.model.units import permute
 from secateur.space.budget import Budget, budget_of
 from secateur.space.space import Space

@@ -31,7 +31,7 @@ class Refused(grpc.RpcError):
 )
 def test_any_error_can_be_named(error: SecateurError) -> None:
     """Whatever its constructor takes: it stays what it is, and only its words change."""
-    named = error.named(lambda field: "--keep" if field == "keep" else None)
+    named = error.with_names(lambda field: "--keep" if field == "keep" else None)
     assert type(named) is type(error) and named.exit_status == error.exit_status
     assert "--keep" in str(named) and "--keep" not in str(error)
     assert vars(named).keys() == vars(error).keys()

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.corpus import cut_windows, load_corpus
-from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import ModelSource
 from secateur.model.architecture import KINDS, Architecture, Kind
-from secateur.model.dense import DecoderLayer, DecoderModel, architecture_of
+from secateur.model.decoder import DecoderLayer, DecoderModel, architecture_of
 from secateur.model.forward import forward_context, hidden_states
 from secateur.model.units import expand_units, last_projection, permute, with_projection
 from secateur.prune.surgery import build_slim_model

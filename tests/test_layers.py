@@ -74,14 +74,14 @@ def test_contracts_are_kept() -> None:
 
 
 PLANTED = {
-    "at the top": ("model/dense.py", "import secateur.search.loop", "rooms import downwards only"),
+    "at the top": ("model/decoder.py", "import secateur.search.loop", "rooms import downwards only"),
     "inside a function": (
         "checkpoint/export.py",
         "def planted():\n    from secateur.serve import server\n",
         "rooms import downwards only",
     ),
     "for types": (
-        "calibrate/repair.py",
+        "calibrate/least_squares.py",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from secateur.evaluation import race\n",
         "rooms import downwards only",
     ),

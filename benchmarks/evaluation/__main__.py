@@ -23,12 +23,12 @@ from scipy.stats import kendalltau
 from benchmarks.evaluation import plain
 from benchmarks.evaluation.candidates import QUANTUM, Subject, subject
 from benchmarks.host import write_result
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.evaluator import CHUNK_WINDOWS, PrefixEvaluator
 from secateur.evaluation.measurement import Losses
 from secateur.model.architecture import Architecture
-from secateur.model.dense import architecture_of
-from secateur.model.host import set_malloc_trim_threshold
+from secateur.model.decoder import architecture_of
+from secateur.model.processor import set_malloc_trim_threshold
 from secateur_kernels.work import attention_work, linear_loss_work, mlp_work
 
 THROUGHPUT_WINDOWS = 16

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
 from secateur.calibrate.corpus import cut_windows, load_corpora
-from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture
-from secateur.model.dense import architecture_of
+from secateur.model.decoder import architecture_of
 from secateur.model.units import permute
 from secateur.search.loop import Search
-from secateur.search.samplers.random_widths import random_architecture
+from secateur.search.samplers.random_search import random_architecture
 from secateur.space.budget import Budget, Goal, budget_of
 from secateur.space.space import Space
 from secateur.study.study import Study

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderLayer
+from secateur.model.decoder import DecoderLayer
 
 BATCH_WINDOWS = 4
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.corpus import cut_windows, load_corpora
-from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture
-from secateur.model.dense import architecture_of
+from secateur.model.decoder import architecture_of
 from secateur.model.units import permute
 from secateur.search.loop import Search
 from secateur.search.samplers.registry import needs_table

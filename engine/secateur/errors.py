@@ -25,12 +25,14 @@ class SecateurError(Exception):
 
     exit_status = 1
 
-    def named(self, naming: Naming) -> Self:
+    def with_names(self, naming: Naming) -> Self:
         """The same error in the words of an edge."""
         # Not copy.copy, which calls __init__ with ``args``: errors take other arguments than their text.
         renamed = type(self).__new__(type(self))
         renamed.__dict__.update(self.__dict__)
-        renamed.args = tuple(spoken(arg, naming) if isinstance(arg, str) else arg for arg in self.args)
+        renamed.args = tuple(
+            with_field_names(arg, naming) if isinstance(arg, str) else arg for arg in self.args
+        )
         return renamed
 
 
@@ -51,11 +53,11 @@ class BadInput(SecateurError):
         self.allowed = allowed
         super().__init__(f"{field}: got {given!s}: {allowed}")
 
-    def named(self, naming: Naming) -> Self:
+    def with_names(self, naming: Naming) -> Self:
         """The same error, its field and those in its text in the words of an edge."""
-        renamed = super().named(naming)
+        renamed = super().with_names(naming)
         renamed.field = naming(self.field) or self.field
-        renamed.allowed = spoken(self.allowed, naming)
+        renamed.allowed = with_field_names(self.allowed, naming)
         renamed.args = (f"{renamed.field}: got {self.given!s}: {renamed.allowed}",)
         return renamed
 
@@ -92,6 +94,6 @@ class OutputFailed(SecateurError):
     exit_status = 2
 
 
-def spoken(text: str, naming: Naming) -> str:
+def with_field_names(text: str, naming: Naming) -> str:
     """A text with the fields in backquotes in the words of an edge; others stay as they are."""
     return _QUOTED.sub(lambda match: naming(match[1]) or match[0], text)

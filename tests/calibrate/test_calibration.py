@@ -11,10 +11,10 @@ from torch import Tensor
 
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.criteria import CRITERIA
-from secateur.calibrate.repair import factorise
+from secateur.calibrate.least_squares import factorise
 from secateur.checkpoint.source import open_source
 from secateur.errors import OutputFailed
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.units import expand_units, unit_span
 
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))

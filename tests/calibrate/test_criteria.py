@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats, obs, obs_greedy
-from secateur.calibrate.repair import damped, factorise, residual_errors
+from secateur.calibrate.least_squares import damped, factorise, residual_errors
 from secateur.errors import BadInput
-from secateur.model.dense import AttentionWeights, FfnWeights
+from secateur.model.decoder import AttentionWeights, FfnWeights
 from secateur.model.units import expand_units
 
 HIDDEN = 6

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from secateur.calibrate.statistics import CHUNK_WINDOWS, GramMatrix, accumulate, bf16_products, collect_grams
 from secateur.checkpoint.source import open_source
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.forward import forward_context
 
 

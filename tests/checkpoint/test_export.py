@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint import export as export_module
 from secateur.checkpoint.export import describe, export, weight_bytes
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import OutputFailed
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, architecture_of, build_model
+from secateur.model.decoder import DecoderModel, architecture_of, build_model
 from secateur.model.forward import forward_context, hidden_states
 from secateur.prune.surgery import build_slim_model
 

@@ -19,7 +19,7 @@ from secateur.checkpoint.configuration_secateur import SecateurConfig
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture
-from secateur.model.dense import architecture_of
+from secateur.model.decoder import architecture_of
 from secateur.model.forward import forward_context, hidden_states
 
 DATA = Path(__file__).parent / "data" / "e570153"

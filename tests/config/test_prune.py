@@ -10,8 +10,8 @@ import torch
 
 from secateur.calibrate.criteria import CRITERIA
 from secateur.config import prune as config
-from secateur.config.message import disagreements, field_of, given_in, set_fields
 from secateur.config.option import declaration, declared
+from secateur.config.proto_fields import disagreements, field_of, given_in, set_fields
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_given, from_json, to_json
 from secateur.errors import BadInput

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import pytest
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.measurement import Evaluator
 from secateur.model.architecture import Architecture
 from secateur.space.space import Space

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.batch import BatchEvaluator
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator

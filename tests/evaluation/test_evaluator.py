@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, named_tensors
-from secateur.model.host import fastest_dtype
+from secateur.model.decoder import DecoderModel, named_tensors
+from secateur.model.processor import fastest_dtype
 from secateur.prune.surgery import build_slim_model
 from secateur.space.space import Space
 

@@ -13,7 +13,7 @@ from statistics import fmean
 import pytest
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Losses, Measurement
 from secateur.evaluation.race import Rung, is_significantly_worse, race

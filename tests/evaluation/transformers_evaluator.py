@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.evaluation.evaluator import CHUNK_WINDOWS
 from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderLayer, architecture_of
+from secateur.model.decoder import DecoderLayer, architecture_of
 
 
 class TransformersEvaluator(Evaluator):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.model.architecture import KINDS, Architecture
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 
 WIDTHS = st.integers(1, 12).flatmap(
     lambda layers: st.tuples(

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from secateur.checkpoint.source import open_source
 from secateur.model import forward
-from secateur.model.dense import DecoderLayer, DecoderModel, build_model
+from secateur.model.decoder import DecoderLayer, DecoderModel, build_model
 from secateur.model.forward import BATCH_WINDOWS, forward_context, hidden_states, mean_nll, perplexity
 
 MakeTiny = Callable[..., Path]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Slot
-from secateur.model.dense import AttentionWeights, DecoderModel, tensors_of
+from secateur.model.decoder import AttentionWeights, DecoderModel, tensors_of
 from secateur.model.forward import forward_context, hidden_states
 from secateur.model.units import (
     expand_units,

@@ -27,8 +27,8 @@ from secateur.checkpoint.source import open_source
 from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.model.architecture import Architecture
-from secateur.model.dense import architecture_of
-from secateur.prune import checkpoint_request, prepared_run
+from secateur.model.decoder import architecture_of
+from secateur.prune import finish, prepared_run
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.windows import WindowSplit, _spread, split_windows
 from secateur.space.costs.parameters import count_parameters
@@ -397,7 +397,7 @@ class TestRefused:
         self.refused(options, BadInput, "out: got .*slim: exists")
 
     def test_a_per_layer_model(self, job: Job, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
-        from secateur.calibrate.library import BlockLibrary
+        from secateur.calibrate.block_library import BlockLibrary
         from secateur.checkpoint.export import export
         from secateur.prune.surgery import build_slim_model
 
@@ -491,7 +491,7 @@ def test_finalists_include_the_best_seed() -> None:
         return EvaluatedArchitecture(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
 
     ranked = [trial(n, 3) for n in range(6)] + [trial(6, 1), trial(7, 1)]
-    chosen = checkpoint_request.finalists(ranked)
-    assert chosen == [*ranked[: checkpoint_request.FINALISTS], ranked[6]]
+    chosen = finish.finalists(ranked)
+    assert chosen == [*ranked[: finish.FINALISTS], ranked[6]]
     only_seeds = [trial(n, 1) for n in range(3)]
-    assert checkpoint_request.finalists(only_seeds) == only_seeds
+    assert finish.finalists(only_seeds) == only_seeds

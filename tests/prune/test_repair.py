@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.repair import factorise
+from secateur.calibrate.block_library import BlockLibrary
+from secateur.calibrate.least_squares import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, architecture_of, named_tensors
+from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import forward_context, hidden_states, mean_nll
-from secateur.model.host import fastest_dtype
+from secateur.model.processor import fastest_dtype
 from secateur.prune.repair import parabola_minimum, repair
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit

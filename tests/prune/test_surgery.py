@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.repair import factorise
+from secateur.calibrate.block_library import BlockLibrary
+from secateur.calibrate.least_squares import factorise
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Architecture
-from secateur.model.dense import DecoderModel, architecture_of, named_tensors
+from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
 from secateur.model.units import expand_units, permute, unit_span
 from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence

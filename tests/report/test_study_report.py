@@ -17,7 +17,7 @@ from scipy.stats import kendalltau
 from secateur.errors import BadInput
 from secateur.report.study_front import study_front
 from secateur.report.study_report import family, study_report
-from secateur.study.front import dominates
+from secateur.study.pareto import dominates
 from secateur.study.view import StudyView, view_study
 from tests.report.studies import DENSE_NLL, Made, made
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from xgboost import XGBRegressor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.search import regressors as regressors_module
 from secateur.search.loop import MIN_IMPROVEMENT, Search, SearchProgress
 from secateur.search.samplers import guided as guided_module

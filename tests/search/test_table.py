@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.model.architecture import Architecture
 from secateur.search.table import AdditiveTable, build_table, proportional, single_cuts
 from secateur.space.space import Space

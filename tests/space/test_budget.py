@@ -17,12 +17,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.export import weight_bytes
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.prune.surgery import build_slim_model
 from secateur.space.budget import budget_of
 from secateur.space.costs.parameters import count_parameters, parameter_cost

@@ -14,7 +14,7 @@ import pytest
 from secateur.checkpoint.source import open_source
 from secateur.cli.commands import run
 from secateur.model.architecture import Architecture
-from secateur.model.host import fastest_dtype
+from secateur.model.processor import fastest_dtype
 from secateur.study.storage import JOURNAL
 from secateur.study.view import view_study
 

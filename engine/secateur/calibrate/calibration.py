@@ -17,10 +17,10 @@ from torch import Tensor
 
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats
 from secateur.calibrate.gradients import fisher_matrices, taylor_scores
-from secateur.calibrate.repair import DEFAULT_SHRINKAGE, factorise
+from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE, factorise
 from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.model.architecture import Slot
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.forward import forward_context
 from secateur.model.units import expand_units, last_projection, unit_span
 from secateur.storage import os_errors_as_output_failed, write_json

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from secateur.calibrate.elimination import Elimination, inverse_of, obs_cost
-from secateur.calibrate.repair import damped
+from secateur.calibrate.least_squares import damped
 from secateur.errors import BadInput
-from secateur.model.dense import AttentionWeights, SubBlock
+from secateur.model.decoder import AttentionWeights, SubBlock
 
 _GREEDY_FRACTION_PER_STEP = 96  # greedy elimination takes 1/96 of the units per step
 _FISHER_SHRINKAGE = 1.0  # of its mean diagonal; a few thousand tokens say little of most directions

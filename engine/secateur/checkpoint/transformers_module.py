@@ -6,7 +6,7 @@ from torch.nn import Module
 
 from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
-from secateur.model.dense import DecoderModel, architecture_of, named_tensors
+from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 
 
 def transformers_module(model: DecoderModel) -> Module:

@@ -8,7 +8,7 @@ from secateur.cli.console import console, duration, print_status
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 
 if TYPE_CHECKING:
-    from secateur.model.dense import DecoderModel
+    from secateur.model.decoder import DecoderModel
     from secateur.progress import ProgressReporter
     from secateur.space.costs.latency import LatencyTable
 

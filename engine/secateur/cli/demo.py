@@ -85,7 +85,7 @@ def _options(out: Path, keep: float, seed: int) -> PruneOptions:
         import torch
 
         from secateur.config.prune import PruneOptions
-        from secateur.model.host import fastest_dtype
+        from secateur.model.processor import fastest_dtype
 
     # Where the processor has no bf16 units everything takes five times as long: look at less.
     fast = fastest_dtype() == torch.bfloat16
@@ -121,7 +121,7 @@ def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
 
 def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
     from secateur.config.evaluate import EvaluateOptions
-    from secateur.evaluation.evaluation import evaluate
+    from secateur.evaluation.corpus_perplexity import evaluate
     from secateur.storage import write_json
 
     file = out / f"evaluation-{slim.name}.json"

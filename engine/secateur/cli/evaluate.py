@@ -29,7 +29,7 @@ def evaluate(given: Given, json: Json = False) -> None:
     with stdout_to_stderr():
         options = from_given(EvaluateOptions, given)
         with exit_on_interrupt_during_import():
-            from secateur.evaluation.evaluation import evaluate as run
+            from secateur.evaluation.corpus_perplexity import evaluate as run
 
         with StageReporter() as reporter:
             document = run(options, reporter)

@@ -11,7 +11,7 @@ import typer
 from secateur.cli.console import console, duration, emit_json, print_status
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.target import endpoint_arguments, with_client
-from secateur.config.message import in_messages, set_fields
+from secateur.config.proto_fields import in_messages, set_fields
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput, SecateurError
 

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.config.option import Declaration, declared
 from secateur.config.values import as_text, convert
-from secateur.errors import BadInput, Naming, SecateurError, spoken
+from secateur.errors import BadInput, Naming, SecateurError, with_field_names
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _naming: ContextVar[Naming] = ContextVar("naming", default=lambda field: None)
 
 def in_flags(text: str) -> str:
     """A text with the fields in backquotes as the flags of the command that runs."""
-    return spoken(text, _naming.get())
+    return with_field_names(text, _naming.get())
 
 
 class OptionCommand(TyperCommand):
@@ -52,7 +52,7 @@ class OptionCommand(TyperCommand):
         try:
             return super().invoke(ctx)
         except SecateurError as error:
-            in_words = error.named(self._flag)
+            in_words = error.with_names(self._flag)
             if isinstance(error, BadInput) and isinstance(in_words, BadInput):
                 in_words = self._from_file(ctx, error.field, in_words)
             raise in_words from error
@@ -68,7 +68,7 @@ class OptionCommand(TyperCommand):
         try:
             return super().make_context(*args, **kwargs)
         except BadInput as error:
-            raise error.named(self._flag) from error
+            raise error.with_names(self._flag) from error
 
     def _flag(self, field: str) -> str | None:
         parameter = self._parameter(field)
@@ -93,7 +93,9 @@ class OptionCommand(TyperCommand):
         """
         parameter = self._parameter(field)
         if parameter is None:
-            return error.named(lambda name: name.upper() if name == field and name.isidentifier() else None)
+            return error.with_names(
+                lambda name: name.upper() if name == field and name.isidentifier() else None
+            )
         if not self._is_from_file(ctx, field):
             return error
         key = parameter.name if parameter.param_type_name == "argument" else error.field.lstrip("-")
@@ -173,18 +175,12 @@ def _parameter(declaration: Declaration, options: type) -> inspect.Parameter:
     else:
         names = [_switch(declaration), *([about.short] if about.short else [])]
         made = typer.Option(*names, rich_help_panel=about.group or None, **shared)
-    required = declaration.default is inspect.Parameter.empty or _is_required(declaration)
+    required = declaration.is_required
     one: Any = types.GenericAlias(list, (hint,)) if about.repeatable else hint
     annotation: Any = Annotated[one if required else one | None, made]
     default = inspect.Parameter.empty if required else None
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(declaration.name, keyword, default=default, annotation=annotation)
-
-
-def _is_required(declaration: Declaration) -> bool:
-    from dataclasses import MISSING
-
-    return declaration.default is MISSING
 
 
 def _switch(declaration: Declaration) -> str:
@@ -199,14 +195,14 @@ def _help(declaration: Declaration, options: type) -> str:
     flags = {other.name: other.flag for other in declared(options)}
     about = declaration.option
     default = about.default_help
-    if not default and not _is_required(declaration) and declaration.type is not bool:
+    if not default and not declaration.is_required and declaration.type is not bool:
         shown = as_text(declaration, declaration.default)
         default = str(shown) if shown not in (None, "", []) else ""
     if declaration.default is True:
         default = "on"
     elif isinstance(declaration.default, float):
         default = f"{declaration.default:g}"
-    return spoken(f"{about.help} Default: {default}." if default else about.help, flags.get)
+    return with_field_names(f"{about.help} Default: {default}." if default else about.help, flags.get)
 
 
 def _config_parameter(options: type) -> inspect.Parameter:

@@ -125,6 +125,11 @@ class Declaration:
         """In a configuration file: the flag without its dashes."""
         return self.option.flag or self.name.replace("_", "-")
 
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is MISSING
+
     def value_in(self, options: Any) -> Any:
         """The value that `options` have; None in a part of them that is None."""
         for part in self.path:

@@ -264,7 +264,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class ConnectionOptions:
+class KeepaliveOptions:
     """How long connections live.
 
     Attributes:
@@ -425,7 +425,7 @@ class ServeOptions:
     reflection: bool = option(True, help="Let clients ask which services there are.", group=ACCESS)
     limits: LimitOptions = LimitOptions()
     engine: EngineOptions = EngineOptions()
-    connections: ConnectionOptions = ConnectionOptions()
+    connections: KeepaliveOptions = KeepaliveOptions()
     lame_duck_seconds: float | None = life_seconds(
         None,
         help="How long new calls are answered after SIGTERM, while health says NOT_SERVING.",

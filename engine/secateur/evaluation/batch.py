@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Losses
 from secateur.model.architecture import Architecture, Kind
-from secateur.model.dense import AttentionWeights, FfnWeights, SubBlock
+from secateur.model.decoder import AttentionWeights, FfnWeights, SubBlock
 from secateur.model.forward import embed, final_hidden, rms_norm
 from secateur.model.units import last_projection
 from secateur_kernels import Backend, ProjectionTable, masked_attention, masked_mlp

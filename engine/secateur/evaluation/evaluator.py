@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
 from secateur.model.architecture import Architecture, Slot
 from secateur.model.forward import apply_block, embed, final_hidden, forward_context

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.dense import AttentionWeights, DecoderModel, FfnWeights, SubBlock
+from secateur.model.decoder import AttentionWeights, DecoderModel, FfnWeights, SubBlock
 from secateur_kernels import Heads, Packing, gated_inner, linear_nll
 from secateur_kernels import attention_inner as attend
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.model.architecture import Kind, Slot
-from secateur.model.dense import (
+from secateur.model.decoder import (
     AttentionWeights,
     Block,
     DecoderLayer,

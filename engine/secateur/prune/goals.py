@@ -7,7 +7,7 @@ from typing import Protocol
 
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.progress import ProgressReporter
 from secateur.space.budget import Goal, budget_of
 from secateur.space.costs.latency import LatencyTable, model_shape, read_table

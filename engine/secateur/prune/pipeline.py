@@ -11,7 +11,7 @@ from secateur.config.prune import LATENCY, PruneOptions
 from secateur.config.values import from_json
 from secateur.errors import BadInput
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.checkpoint_request import CheckpointRequest, finalists, make_checkpoints
+from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
 from secateur.prune.goals import LatencyMeter
 from secateur.prune.prepared_run import PreparedRun, prepare
 from secateur.search.loop import Search, SearchProgress

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 
 from secateur import __version__
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.corpus import Corpus, load_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
-from secateur.calibrate.library import BlockLibrary
 from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import SELF_CORPUS, PruneOptions
 from secateur.errors import UnsupportedModel
 from secateur.evaluation.measurement import Evaluator
-from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
+from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.pool import open_pool
-from secateur.model.dense import DecoderModel, base_model_type
+from secateur.model.decoder import DecoderModel, base_model_type
 from secateur.model.forward import mean_nll
-from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
+from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.windows import WindowSplit, check_disjoint, split_windows

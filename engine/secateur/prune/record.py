@@ -10,7 +10,7 @@ import torch
 from secateur.checkpoint.configuration_secateur import SecateurConfig
 from secateur.checkpoint.export import describe, weight_bytes
 from secateur.config.prune import PruneOptions
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.prune.prepared_run import PreparedRun, versions
 from secateur.search.predictor import SelectedPredictor
 from secateur.space.budget import Budget, Goal

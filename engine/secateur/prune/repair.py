@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.model.forward import mean_nll
-from secateur.model.host import fastest_dtype
+from secateur.model.processor import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
-from secateur.calibrate.repair import damped
+from secateur.calibrate.block_library import BlockLibrary
+from secateur.calibrate.least_squares import damped
 from secateur.calibrate.statistics import CHUNK_WINDOWS, accumulate
 from secateur.model.architecture import KINDS, Architecture
-from secateur.model.dense import (
+from secateur.model.decoder import (
     AttentionWeights,
     Block,
     DecoderLayer,

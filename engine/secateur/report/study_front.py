@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from secateur.space.costs.cost import Cost
-from secateur.study.front import front
+from secateur.study.pareto import front
 from secateur.study.trial import EvaluatedArchitecture
 from secateur.study.view import StudyView
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.model.architecture import Architecture, slot_name
 from secateur.search.predictor import AUTO_SELECT, RankQuality, SelectedPredictor
@@ -23,7 +23,7 @@ from secateur.search.samplers.sampler import Problem, Round, Sampler
 from secateur.search.table import AdditiveTable, build_table, single_cuts
 from secateur.space.budget import Budget, Goal
 from secateur.space.space import Space
-from secateur.study.cooperation import evaluate_shared
+from secateur.study.shared_evaluation import evaluate_shared
 from secateur.study.study import Study
 from secateur.study.trial import EvaluatedArchitecture, best_first
 

@@ -14,7 +14,7 @@ from typing import Any
 from secateur.config.prune import BUDGET_KINDS, LATENCY
 from secateur.errors import BadInput, InfeasibleBudget
 from secateur.model.architecture import Architecture, Slot
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.space.costs.cost import Cost
 from secateur.space.costs.latency import LatencyTable
 from secateur.space.costs.parameters import kv_cache_cost, memory_cost, parameter_cost, total_cost

@@ -3,7 +3,7 @@
 A folder holds an append-only journal, which survives a kill at any instant: at worst its last line is torn,
 and is dropped. Optuna's dashboard and plots read both as they are. A study belongs to one model,
 corpus, space and seed; opening it for another is refused. Several processes may work on one: see
-`claims` and `cooperation`.
+`claims` and `shared_evaluation`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from secateur.bench.latency import cache, meter
 from secateur.checkpoint.source import open_source
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.progress import SilentReporter
 from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape
 

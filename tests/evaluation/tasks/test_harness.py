@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.corpus import load_corpus
-from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.checkpoint.transformers_module import transformers_module
@@ -22,7 +22,7 @@ from secateur.errors import BadInput
 from secateur.evaluation.tasks.harness import _first_needed, load_tasks, run_tasks
 from secateur.evaluation.tasks.passages import cloze_examples, ending_examples
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.prune.surgery import build_slim_model
 
 pytest.importorskip("lm_eval", reason="the extra [tasks] is not installed")

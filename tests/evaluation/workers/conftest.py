@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import CalibrationConfig, calibrate
-from secateur.calibrate.library import BlockLibrary
 from secateur.checkpoint.source import open_source
-from secateur.evaluation.spec import EvaluatorSpec, LibrarySpec, open_library
+from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_library
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator
-from secateur.evaluation.spec import EvaluatorSpec
+from secateur.evaluation.opening import EvaluatorSpec
 from secateur.evaluation.workers.backend import picklable_error
 from secateur.evaluation.workers.pool import WorkerPool, open_pool
 from secateur.evaluation.workers.process_backend import ProcessBackend

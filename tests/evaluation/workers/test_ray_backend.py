@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.evaluation.spec import EvaluatorSpec
+from secateur.evaluation.opening import EvaluatorSpec
 from secateur.evaluation.workers.pool import WorkerPool, open_pool
 from secateur.space.space import Space
 from tests.evaluation.conformance import random_architectures

@@ -16,7 +16,7 @@ from secateur.model.architecture import Architecture
 from secateur.search.predictor import Features, Prediction, Predictor
 from secateur.search.samplers import guided as guided_module
 from secateur.search.samplers.guided import MIN_DISTANCE, GuidedSampler
-from secateur.search.samplers.random_widths import random_architecture
+from secateur.search.samplers.random_search import random_architecture
 from secateur.search.samplers.sampler import Problem, Proposal
 from secateur.search.table import AdditiveTable
 from secateur.space.budget import Budget, Limit

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.source import ModelSource
 from secateur.model.architecture import Architecture

@@ -14,7 +14,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_status import rpc_status
 
-from secateur.config.serve import ConnectionOptions, LimitOptions, TlsOptions
+from secateur.config.serve import KeepaliveOptions, LimitOptions, TlsOptions
 from secateur.errors import BadInput
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
 from secateur.serve.guard.call import current_call
@@ -157,7 +157,7 @@ def running() -> Running:
         checks: Sequence[CallStage] = (),
         observers: Sequence[CallStage] = (),
         limits: LimitOptions = LimitOptions(),  # noqa: B008
-        connections: ConnectionOptions = ConnectionOptions(),  # noqa: B008
+        connections: KeepaliveOptions = KeepaliveOptions(),  # noqa: B008
         tls: TlsOptions | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> AsyncIterator[Calls]:

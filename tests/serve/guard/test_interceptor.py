@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int32Value
 
-from secateur.config.serve import ConnectionOptions, LimitOptions
+from secateur.config.serve import KeepaliveOptions, LimitOptions
 from tests.serve.guard.conftest import Calls, Running, failure
 
 
@@ -112,7 +112,7 @@ async def test_a_bug_is_logged_once_and_keeps_its_secrets(
 
 
 async def test_clients_are_asked_to_connect_anew(running: Running, caplog: pytest.LogCaptureFixture) -> None:
-    connections = ConnectionOptions(max_age=1, max_age_grace=5)
+    connections = KeepaliveOptions(max_age=1, max_age_grace=5)
     async with running(connections=connections) as calls:
         long = calls.count(0)
         await calls.handlers.started.wait()
@@ -137,7 +137,7 @@ with grpc.insecure_channel(sys.argv[1]) as channel:
 
 
 async def test_a_client_that_vanished_is_noticed(running: Running) -> None:
-    connections = ConnectionOptions(keepalive=1, keepalive_timeout=1)
+    connections = KeepaliveOptions(keepalive=1, keepalive_timeout=1)
     async with running(connections=connections) as calls:
         client = await asyncio.create_subprocess_exec(sys.executable, "-c", CLIENT, calls.address)
         try:

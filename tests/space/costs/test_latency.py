@@ -9,7 +9,7 @@ import pytest
 
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.space.budget import budget_of
 from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape, model_shape, read_table
 from secateur.space.space import Space

@@ -22,7 +22,7 @@ from secateur.bench.latency.worker import ROUNDS, TOKENS
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.errors import BadInput
 from secateur.model.architecture import Architecture
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.progress import ProgressReporter
 from secateur.serve.engine.environment import on_cpu
 from secateur.serve.engine.memory import MIN_KV_CACHE_BYTES, available_bytes

@@ -27,7 +27,7 @@ from secateur.checkpoint.transformers_module import transformers_module
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.evaluation.tasks import mmlu
 from secateur.evaluation.tasks.passages import ENDINGS, passage_config, require_examples
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.progress import ProgressReporter
 
 BATCH = 8

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from secateur.errors import SecateurError
 from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
-from secateur.evaluation.spec import EvaluatorSpec
+from secateur.evaluation.opening import EvaluatorSpec
 from secateur.evaluation.workers.backend import (
     NO_TASK_ID,
     EvaluationTask,

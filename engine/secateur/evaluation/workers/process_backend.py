@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from secateur.evaluation.spec import EvaluatorSpec, open_evaluator
+from secateur.evaluation.opening import EvaluatorSpec, open_evaluator
 from secateur.evaluation.workers.backend import (
     NO_TASK_ID,
     EvaluationTask,

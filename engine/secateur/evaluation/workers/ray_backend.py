@@ -12,7 +12,7 @@ import torch
 
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.evaluation.measurement import Evaluator
-from secateur.evaluation.spec import EvaluatorSpec, open_evaluator
+from secateur.evaluation.opening import EvaluatorSpec, open_evaluator
 from secateur.evaluation.workers.backend import (
     NO_TASK_ID,
     EvaluationTask,

@@ -19,9 +19,9 @@ import numpy as np
 from secateur.model.architecture import Architecture, Slot
 from secateur.search.predictor import Features, Predictor, select_predictor
 from secateur.search.samplers.breeding import Breeder
+from secateur.search.samplers.even import uniform_prunings
 from secateur.search.samplers.sampler import ROUND_SIZE, Problem, Proposal, Round, new_proposals
 from secateur.search.samplers.shrinking import allowed_widths
-from secateur.search.samplers.uniform_pruning import uniform_prunings
 from secateur.space.grid import Grid
 from secateur.space.knapsack import Values, solve
 from secateur.study.trial import EvaluatedArchitecture, best_first

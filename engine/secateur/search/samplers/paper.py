@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from secateur.search.predictor import rank_quality
+from secateur.search.samplers.even import prune_uniformly
 from secateur.search.samplers.ratios import RatioSpace
 from secateur.search.samplers.sampler import Problem, Proposal, Round, architectures, new_proposals
-from secateur.search.samplers.uniform_pruning import prune_uniformly
 from secateur.study.trial import EvaluatedArchitecture
 
 PAIRS, FINALISTS = 525, 18

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 from secateur.config.prune import GUIDED, PAPER
-from secateur.search.samplers.blackbox import OPTIMISERS, BlackboxSampler
+from secateur.search.samplers.even import UniformPruningSampler
 from secateur.search.samplers.greedy import GreedySampler
 from secateur.search.samplers.guided import GuidedSampler
 from secateur.search.samplers.knapsack import KnapsackSampler
+from secateur.search.samplers.optuna_samplers import OPTIMISERS, BlackboxSampler
 from secateur.search.samplers.paper import PaperSampler
-from secateur.search.samplers.random_widths import RandomSampler
+from secateur.search.samplers.random_search import RandomSampler
 from secateur.search.samplers.sampler import Problem, Sampler
-from secateur.search.samplers.uniform_pruning import UniformPruningSampler
 
 SAMPLERS: dict[str, Callable[[Problem], Sampler]] = {
     GUIDED: GuidedSampler,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from secateur.config.bench import BenchOptions
-from secateur.config.message import faults_in, field_of, given_in
+from secateur.config.proto_fields import faults_in, field_of, given_in
 from secateur.config.values import from_given
 from secateur.errors import BadInput
 from secateur.serve.failures import FieldViolation, invalid_argument, violation
@@ -38,7 +38,7 @@ def options_of(
 
 
 def _violation(error: BadInput) -> FieldViolation:
-    return violation(error.named(lambda name: field_of(BenchOptions, name)))
+    return violation(error.with_names(lambda name: field_of(BenchOptions, name)))
 
 
 def _load_violations(request: benchmarks_pb2.RunBenchmarkRequest) -> Iterator[FieldViolation]:

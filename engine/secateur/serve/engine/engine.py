@@ -244,7 +244,7 @@ def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: i
         num_engines: how many engines share the machine, this one included.
 
     Raises:
-        BackendUnavailable: its process died while loading, or cannot be spoken with.
+        BackendUnavailable: its process died while loading, or cannot be with_field_names with.
         BrokenCheckpoint: vLLM refuses the checkpoint, or options that do not fit it.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import grpc
 
-from secateur.config.serve import ConnectionOptions, LimitOptions, TlsOptions
+from secateur.config.serve import KeepaliveOptions, LimitOptions, TlsOptions
 from secateur.errors import BadInput
 from secateur.serve.guard.tls import server_credentials
 
 
-def channel_options(limits: LimitOptions, connections: ConnectionOptions) -> list[tuple[str, int]]:
+def channel_options(limits: LimitOptions, connections: KeepaliveOptions) -> list[tuple[str, int]]:
     """Return what `grpc.aio.server` takes as ``options``."""
     options = [
         # Without this two servers may share a port on Linux, each getting some of the connections.

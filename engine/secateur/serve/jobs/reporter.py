@@ -14,7 +14,7 @@ from secateur.progress import ProgressReporter
 from secateur.prune.prepared_run import PreparedRun
 from secateur.search.loop import SearchProgress
 from secateur.serve.failures import RpcError
-from secateur.serve.jobs.front import ParetoFront
+from secateur.serve.jobs.pareto import ParetoFront
 from secateur.serve.jobs.store import JobStore
 from secateur.study.trial import best_first
 from secateur.v1 import prune_pb2

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from secateur.config.message import field_of
+from secateur.config.proto_fields import field_of
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_json
 from secateur.errors import BadInput, SecateurError
@@ -58,7 +58,7 @@ def _prune(folder: Path, number: int) -> int:
             prune_all(options, reporter, observer=reporter)
             reporter.flush()
     except SecateurError as refused:
-        error = refused.named(partial(field_of, PruneOptions))  # the job's client gave fields, not flags
+        error = refused.with_names(partial(field_of, PruneOptions))  # the job's client gave fields, not flags
         print(f"error: {error}", file=sys.stderr)
         field = error.field if isinstance(error, BadInput) else ""
         write_outcome(folder, JobOutcome(refusal=str(error), field=field))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.checkpoint.source import DEFAULT_MODEL, HUB_ID
-from secateur.config.message import field_of, given_in
 from secateur.config.option import Declaration, declared
+from secateur.config.proto_fields import field_of, given_in
 from secateur.config.prune import PruneOptions
 from secateur.config.serve import MODEL_NAME
 from secateur.config.values import from_given
@@ -46,7 +46,7 @@ def options_of(
         option_values |= {"model": _model(spec, roots, folder_of), "out": folder / CHECKPOINT}
         options = from_given(PruneOptions, option_values)
     except BadInput as error:
-        raise invalid_argument(violation(error.named(_field), f"{SPEC}.")) from error
+        raise invalid_argument(violation(error.with_names(_field), f"{SPEC}.")) from error
     _check_options(job, options)
     return options
 

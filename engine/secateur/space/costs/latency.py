@@ -16,7 +16,7 @@ from typing import Any
 
 from secateur.errors import BadInput
 from secateur.model.architecture import KINDS, Kind
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from secateur.model.architecture import Kind, Slot
-from secateur.model.dense import DecoderModel
+from secateur.model.decoder import DecoderModel
 from secateur.model.units import num_parameters, prefix_of_units
 from secateur.space.costs.cost import Cost
 from secateur.space.space import Space

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.calibrate.library import BlockLibrary, Factors
-from secateur.calibrate.repair import factorise, repaired
+from secateur.calibrate.block_library import BlockLibrary, Factors
+from secateur.calibrate.least_squares import factorise, repaired
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Slot
-from secateur.model.dense import DecoderModel, SubBlock, tensors_of
+from secateur.model.decoder import DecoderModel, SubBlock, tensors_of
 from secateur.model.forward import apply_block, embed, forward_context
 from secateur.model.units import (
     expand_units,

@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.checkpoint.source import open_source
 from secateur.errors import BrokenCheckpoint, UnsupportedModel
-from secateur.model.dense import DecoderModel, build_model, named_tensors, tensors_of
+from secateur.model.decoder import DecoderModel, build_model, named_tensors, tensors_of
 from secateur.model.families import FAMILIES, family_of
 
 MakeTiny = Callable[..., Path]

@@ -15,9 +15,9 @@ from secateur.checkpoint.source import ModelSource, check_context_length, open_s
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
-from secateur.model.dense import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.model.forward import BATCH_WINDOWS, mean_nll, perplexity
-from secateur.model.host import fastest_dtype, named_dtype, set_malloc_trim_threshold
+from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.space.costs.parameters import count_parameters
 

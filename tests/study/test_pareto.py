@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.study.front import dominates, front
+from secateur.study.pareto import dominates, front
 
 # Few values, so that equal points and equal coordinates are common.
 COORDINATE = st.integers(0, 6).map(float)

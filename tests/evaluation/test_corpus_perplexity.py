@@ -15,13 +15,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from secateur.calibrate.library import BlockLibrary
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.cli.commands import run
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, BrokenCheckpoint
-from secateur.evaluation.evaluation import evaluate
+from secateur.evaluation.corpus_perplexity import evaluate
 from secateur.model.architecture import Architecture
 from secateur.prune.surgery import build_slim_model
 from secateur.space.costs.parameters import count_parameters

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.calibrate.repair import repaired, residual_errors
+from secateur.calibrate.least_squares import repaired, residual_errors
 from secateur.model.architecture import Kind, Slot
-from secateur.model.dense import DecoderModel, SubBlock, map_block
+from secateur.model.decoder import DecoderModel, SubBlock, map_block
 from secateur.model.units import last_projection, prefix_of_units, unit_span, with_projection
 
 Factors = Mapping[Slot, Tensor]

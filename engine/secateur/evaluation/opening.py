@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from secateur.calibrate.block_library import DEFAULT_CACHE_BYTES, BlockLibrary
 from secateur.calibrate.calibration import Calibration, is_complete
-from secateur.calibrate.library import DEFAULT_CACHE_BYTES, BlockLibrary
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput
 from secateur.evaluation.evaluator import (
@@ -23,8 +23,8 @@ from secateur.evaluation.evaluator import (
     DEFAULT_TEACHER_BYTES,
     PrefixEvaluator,
 )
-from secateur.model.dense import DecoderModel
-from secateur.model.host import set_malloc_trim_threshold
+from secateur.model.decoder import DecoderModel
+from secateur.model.processor import set_malloc_trim_threshold
 from secateur.model.units import permute
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.calibrate.repair import damped, factorise, repaired, residual_errors
+from secateur.calibrate.least_squares import damped, factorise, repaired, residual_errors
 
 
 @dataclass

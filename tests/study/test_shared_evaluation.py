@@ -24,7 +24,7 @@ ROUNDS = 3
 SCRIPT = """
 import sys, time
 from secateur.model.architecture import Architecture
-from secateur.study.cooperation import evaluate_shared
+from secateur.study.shared_evaluation import evaluate_shared
 from secateur.evaluation.measurement import Evaluator, Measurement
 from secateur.space.space import Space
 from secateur.study.study import Study

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from secateur.model.architecture import Architecture
 from secateur.space.costs.cost import Cost
-from secateur.study.front import dominates
+from secateur.study.pareto import dominates
 from secateur.study.trial import EvaluatedArchitecture
 from secateur.v1 import prune_pb2
 
