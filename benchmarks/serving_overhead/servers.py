@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from benchmarks.serving_overhead.ways import MODEL
-from secateur.config.serve import ConnectionOptions, LimitOptions, ObserveOptions
+from secateur.config.serve import KeepaliveOptions, LimitOptions, ObserveOptions
 from secateur.serve.engine.engine import Engine
 from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.channel import bind_server, channel_options
@@ -31,7 +31,7 @@ async def grpc_server(engine: Engine) -> AsyncIterator[str]:
     pool.model(MODEL).find().loaded(engine)
     async with observing(ObserveOptions(), None, lambda: ()) as observers:
         guard = GuardInterceptor(observers, [AccessControl(), RateLimiter(LimitOptions())])
-        settings = channel_options(LimitOptions(), ConnectionOptions())
+        settings = channel_options(LimitOptions(), KeepaliveOptions())
         server = grpc.aio.server(interceptors=[guard], options=settings)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pool), server)
         address = bind_server(server, "127.0.0.1:0")
