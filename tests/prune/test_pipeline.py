@@ -227,6 +227,7 @@ class TestResult:
         }
         assert record["seed"] == 0 and record["corpora"] == list(job.options.corpus)
         assert record["search"]["evaluations"] == 10
+        assert record["options"] == job.options.for_study()
         assert {"secateur", "torch", "transformers", "python"} <= set(record["versions"])
 
     def test_bytes_of_the_weights(self, job: Job) -> None:

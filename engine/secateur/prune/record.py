@@ -73,6 +73,7 @@ def build_record(
         "calibration_tokens": options.evaluation_budget.calibration_tokens,
         "criterion": options.criterion,
         "dtype": str(stored).removeprefix("torch."),
+        "options": options.for_study(),
         "versions": versions(),
     }
 
