@@ -45,8 +45,8 @@ ATTENTION = ("tests/kernels/test_attention.py", "hides_what_is_older and fp32 an
 FAULTS = {
     "a width too large by one": Fault(
         "triton_backend/projection.py",
-        "rows_dot(total, left, n < N, right, h < H, width, STEP)",
-        "rows_dot(total, left, n < N, right, h < H, width + 1, STEP)",
+        "rows_dot(total, inner_ptrs, n < N, right, h < H, width, STEP)",
+        "rows_dot(total, inner_ptrs, n < N, right, h < H, width + 1, STEP)",
         *TRITON_PROJECTION,
     ),
     "a missing tail": Fault(
@@ -83,8 +83,8 @@ FAULTS = {
     ),
     "a vocabulary without its end": Fault(
         "triton_backend/linear_loss.py",
-        "known = (v < V)[None, :]",
-        "known = (v >= 0)[None, :]",
+        "in_vocabulary = (v < V)[None, :]",
+        "in_vocabulary = (v >= 0)[None, :]",
         *ONE_PASS,
     ),
     "a sum that stays at its old maximum": Fault(
@@ -95,14 +95,14 @@ FAULTS = {
     ),
     "splits merged at a wrong scale": Fault(
         "triton_backend/linear_loss.py",
-        "total = total * old + tl.load(place + field,",
-        "total += tl.load(place + field,",
+        "total = total * old + tl.load(partial_ptrs + field,",
+        "total += tl.load(partial_ptrs + field,",
         *SPLITS,
     ),
     "a teacher's splits merged at a wrong scale": Fault(
         "triton_backend/linear_loss.py",
-        "moved = moved * p_old + tl.load(place + 6 * field, mask=there, other=0.0) * p_new",
-        "moved = moved * p_old + tl.load(place + 6 * field, mask=there, other=0.0)",
+        "moved = moved * p_old + tl.load(partial_ptrs + 6 * field, mask=in_rows, other=0.0) * p_new",
+        "moved = moved * p_old + tl.load(partial_ptrs + 6 * field, mask=in_rows, other=0.0)",
         *SPLITS,
     ),
     "a query that does not see itself": Fault(
