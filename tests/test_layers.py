@@ -88,7 +88,7 @@ PLANTED = {
     "a room that has no place": ("attic/__init__.py", "", "rooms import downwards only"),
     "between neighbours": (
         "model/families.py",
-        "from secateur.model import dense",
+        "from secateur.model import decoder",
         "no cycles between neighbours, at any depth",
     ),
     "a heavy library": ("client/client.py", "import torch", "configuration and clients are light"),

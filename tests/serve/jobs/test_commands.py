@@ -73,7 +73,7 @@ def test_only_checked(jobs: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["submit", "dense", "--keep", "2"], "INVALID_ARGUMENT: prune_job.spec.keep: got 2.0: allowed is"),
+        (["submit", "dense", "--keep", "2"], "INVALID_ARGUMENT: prune_job.spec.keep: got 2: allowed is"),
         (["submit", "dense", "--keep", "x"], "--keep: got x: allowed are numbers"),
         (["submit", "nobody", "--keep", "0.8"], "NOT_FOUND: no model 'nobody'"),
         (
