@@ -45,7 +45,8 @@ def test_a_document_reads_back(tmp_path: Path) -> None:
         ("maxshapes: 3", "maxshapes: no such key"),
         ("max-shapes: many", "max-shapes: got many"),
         ("max-shapes: true", "max-shapes: got True"),
-        ("- keep", "valid"),
+        ("- keep", "holds no options"),
+        ("protect: {a: 1}", "protect: "),
         ("keep: [", "flow"),
     ],
 )
@@ -64,3 +65,27 @@ def test_the_command_line_names_file_and_key(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err == "error: --max-shapes: got -1: at least 1\n"
     assert run([*asked, "--max-shapes", "2"]) == 2
     assert capsys.readouterr().err.startswith("error: MODEL: got ")
+
+
+@pytest.mark.parametrize(
+    "budget", ["5", "0.8", "[]", "[params]", "{params: x}", "{params: true}", "{kv: [1]}"]
+)
+def test_budgets_that_are_none(budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(tmp_path, f"budget: {budget}\n")
+    assert run(["prune", "nowhere", "--out", str(tmp_path / "slim"), "--config", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --config: got {file}: budget")
+
+
+def test_paths_in_text_with_commas_and_models(tmp_path: Path) -> None:
+    file = written(tmp_path, "corpus: pydoc,a.txt\nmodel: ../m\nprotect: [0, 1]\n")
+    values = read_config(file, PruneOptions)
+    assert values["corpus"] == ["pydoc", str(tmp_path / "a.txt")]
+    assert values["model"] == str(tmp_path / "../m")
+    assert from_given(PruneOptions, {**values, "out": "x", "keep": 0.5}).protect == ("0", "1")
+
+
+@pytest.mark.parametrize("option", ["out", "study"])
+def test_an_empty_path_is_none(option: str, tmp_path: Path) -> None:
+    given = {"model": "m", "out": "x", "keep": 0.5, option: ""}
+    with pytest.raises(BadInput, match=f"{option}: got nothing"):
+        from_given(PruneOptions, given)

@@ -104,6 +104,9 @@ class TestJson:
         ({"recipe": "paper", "max_shapes": 2}, "max_shapes"),
         ({"calibration_tokens": 2047}, "calibration_tokens"),
         ({"study": "slim"}, "study"),
+        ({"keep": ""}, "keep"),
+        ({"keep": "0.9,,0.8"}, "keep"),
+        ({"speedup": "inf", "keep": None}, "speedup"),
     ],
 )
 def test_options_that_do_not_fit_each_other(given: dict[str, Any], field: str) -> None:
@@ -127,3 +130,13 @@ def test_positional_options_are_named_as_arguments() -> None:
     assert declaration(PruneOptions, "model").flag == "MODEL"
     assert declaration(PruneOptions, "max_shapes").flag == "--max-shapes"
     assert from_given(PruneOptions, GIVEN).out == Path("slim")
+
+
+def test_a_number_that_no_field_holds() -> None:
+    with pytest.raises(BadInput, match="seed: got"):
+        set_fields(prune_pb2.PruneSpec(), PruneOptions, {"seed": 10**20})
+
+
+def test_a_number_is_not_rounded_into_the_range() -> None:
+    with pytest.raises(BadInput, match=r"keep: got 1\.0000001: "):
+        from_given(PruneOptions, {**GIVEN, "keep": "1.0000001"})

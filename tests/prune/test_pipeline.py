@@ -313,7 +313,7 @@ class TestSeveralBudgets:
     ) -> None:
         options, _ = jobs
         own = replace(options, keep=(0.2,), out=tmp_path / "tiny", study=options.study_url)
-        with pytest.raises(BadInput, match="no pair of the study is within"):
+        with pytest.raises(BadInput, match="no trial of the study is within"):
             cut_from_study(own, Notes())
 
     def test_too_few_evaluations_for_all_budgets(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:

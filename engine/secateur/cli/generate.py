@@ -63,7 +63,7 @@ def generate(
         typer.Option(help="With --json: log-probabilities of this many most likely tokens.", min=0),
     ] = None,
     priority: Annotated[
-        int, typer.Option(help="-100 to 100; waiting requests with a higher one go first. Default: 0.")
+        int, typer.Option(help="-100 to 100; waiting requests with a higher one go first.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:

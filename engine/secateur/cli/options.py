@@ -7,6 +7,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -89,12 +90,12 @@ class OptionCommand(TyperCommand):
     def _from_file(self, ctx: Any, field: str, error: BadInput) -> BadInput:
         """The error as one of the configuration file, if the value came from there.
 
-        A field that is no parameter of the command is in capitals: MODEL, as the arguments are.
+        A model or study that is no parameter of the command is in capitals, as the arguments are.
         """
         parameter = self._parameter(field)
         if parameter is None:
             return error.with_names(
-                lambda name: name.upper() if name == field and name.isidentifier() else None
+                lambda name: name.upper() if name == field in ("model", "study") else None
             )
         if not self._is_from_file(ctx, field):
             return error
@@ -108,6 +109,7 @@ def takes_options(
     only: Callable[[Declaration], bool] = lambda _: True,
     config: bool = False,
     argument: str = "given",
+    helps: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Give a command the options that a dataclass declares; one of its arguments gets what was given of them.
 
@@ -115,8 +117,17 @@ def takes_options(
         only: which of them.
         config: whether `--config FILE` may give them.
         argument: the command's argument in whose place they stand.
+        helps: what `help` says of an option here, where that differs, by its name.
     """
-    chosen = [declaration for declaration in declared(options) if only(declaration)]
+    chosen = [
+        replace(
+            declaration, option=replace(declaration.option, help=helps[declaration.name], default_help="")
+        )
+        if helps and declaration.name in helps
+        else declaration
+        for declaration in declared(options)
+        if only(declaration)
+    ]
 
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(command)
@@ -214,7 +225,12 @@ def _config_parameter(options: type) -> inspect.Parameter:
             values = read_config(file, options)
             # As text they are read like defaults of the command line; the values themselves take their place.
             by_name = {declaration.name: declaration for declaration in declared(options)}
-            values = {name: _as_given(by_name[name], value) for name, value in values.items()}
+            try:
+                values = {name: _as_given(by_name[name], value) for name, value in values.items()}
+            except BadInput as error:
+                raise BadInput(
+                    "config", file, f"{error.field}: got {error.given}: {error.allowed}"
+                ) from error
             context.default_map = {name: _as_default(value) for name, value in values.items()}
             context.meta[FROM_FILE] = values
         return file

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from secateur.config.option import Declaration, declared
 from secateur.config.schema import first_error
+from secateur.config.values import plain, words
 from secateur.errors import BadInput
 
 FIELD = "config"
@@ -36,10 +37,14 @@ def read_config(file: Path, options: type) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
         content = tomllib.loads(text) if file.suffix == ".toml" else yaml.safe_load(text)
+        if content is not None and not isinstance(content, dict):
+            raise BadInput(FIELD, file, "holds no options: one KEY: VALUE a line is needed")
         given = schema(options).model_validate(content or {}).model_dump(exclude_none=True)
     except ValidationError as error:
         raise BadInput(FIELD, file, first_error(error)) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise BadInput(FIELD, file, f"cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError) as error:
         raise BadInput(FIELD, file, " ".join(str(error).split())) from error
     folder = file.absolute().parent
     by_name = {declaration.name: declaration for declaration in declared(options)}
@@ -62,6 +67,8 @@ def _accepted(declaration: Declaration) -> Any:
     one: Any = str if declaration.type is Path else declaration.type
     if declaration.option.parse is not None:
         return str | int | float | dict[str, Any] | list[Any]
+    if one is str and declaration.many:
+        one = str | int
     return one | list[one] | str if declaration.many else one
 
 
@@ -73,8 +80,10 @@ def _located(declaration: Declaration, value: Any, folder: Path) -> Any:
     applies: Callable[[str], bool] = is_path if callable(is_path) else lambda _: True
 
     def locate(path: str) -> str:
-        return str(folder / Path(path).expanduser()) if applies(path) else path
+        return str(folder / Path(path).expanduser()) if path and applies(path) else path
 
+    if declaration.many and isinstance(value, str):
+        value = words(value)
     if isinstance(value, list):
         return [locate(path) for path in value]
     if isinstance(value, Mapping):
@@ -84,8 +93,6 @@ def _located(declaration: Declaration, value: Any, folder: Path) -> Any:
 
 def document(options: Any) -> dict[str, Any]:
     """Every option that holds, as a file would give it; secrets are left out."""
-    from secateur.config.values import plain
-
     return {
         declaration.key: plain(_shown(declaration, declaration.value_in(options)))
         for declaration in declared(type(options))

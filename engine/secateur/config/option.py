@@ -75,9 +75,9 @@ class Option:
     redact: Callable[[Any], Any] | None = None
 
     def admits(self, number: float) -> bool:
-        """Whether a number is in the range; what is not a number is not."""
+        """Whether a number is in the range; infinity and what is not a number are not."""
         return (
-            not math.isnan(number)
+            math.isfinite(number)
             and (self.min_value is None or number >= self.min_value)
             and (self.above is None or number > self.above)
             and (self.max_value is None or number <= self.max_value)
@@ -226,5 +226,6 @@ def faults(declared_option: Declaration, value: Any) -> Iterator[BadInput]:
             allowed = about.allowed or f"allowed are {', '.join(about.choices)}"
             yield BadInput(declared_option.name, one, allowed)
         elif isinstance(one, int | float) and not isinstance(one, bool) and not about.admits(one):
-            shown = f"{one:g}" if isinstance(one, float) else one
+            rounded = f"{one:g}"
+            shown = rounded if isinstance(one, float) and float(rounded) == one else one
             yield BadInput(declared_option.name, shown, about.allowed or about.range)

