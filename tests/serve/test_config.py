@@ -104,7 +104,7 @@ def test_passwords_are_not_shown(capsys: pytest.CaptureFixture[str], tiny_llama:
         ("max-sequence: 3", "max-sequence: no such key"),
         ("max-sequences: lots", "max-sequences: got lots: Input should be a valid integer"),
         ("max-sequences: true", "max-sequences: got True: Input should be a valid integer"),
-        ("models: [a]", "models: holds no options"),
+        ("models: [a]", "models: Input should be a valid dictionary"),
         ("models: {a: 3}", "models.a: got 3: Input should be a valid string"),
         ("reflection: maybe", "reflection: got maybe: Input should be a valid boolean"),
         ("max-sequences: 0", "max-sequences: got 0: at least 1"),
