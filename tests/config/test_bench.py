@@ -9,10 +9,11 @@ import pytest
 
 from secateur.config.bench import SLO_PRESETS, BenchOptions, parse_slo
 from secateur.config.option import declared
-from secateur.config.proto_fields import disagreements, faults_in, given_in
+from secateur.config.proto_fields import faults_in, given_in
 from secateur.config.values import from_given, from_json, to_json
 from secateur.errors import BadInput
 from secateur.v1 import benchmarks_pb2 as wire
+from tests.config.disagreements import disagreements
 
 REQUEST = wire.RunBenchmarkRequest.DESCRIPTOR
 BY_HAND = {"open.constant"}  # is `arrivals`

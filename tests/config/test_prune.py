@@ -11,7 +11,7 @@ import torch
 from secateur.calibrate.criteria import CRITERIA
 from secateur.config import prune as config
 from secateur.config.option import declaration, declared
-from secateur.config.proto_fields import disagreements, field_of, given_in, set_fields
+from secateur.config.proto_fields import field_of, given_in, set_fields
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_given, from_json, to_json
 from secateur.errors import BadInput
@@ -20,6 +20,7 @@ from secateur.search.samplers.paper import FINALISTS, PAIRS
 from secateur.search.samplers.registry import SAMPLERS
 from secateur.space.budget import COSTS
 from secateur.v1 import prune_pb2
+from tests.config.disagreements import disagreements
 
 SPEC = prune_pb2.PruneSpec.DESCRIPTOR
 GIVEN: dict[str, Any] = {"model": "m", "out": "slim", "keep": "0.8"}
