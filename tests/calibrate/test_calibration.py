@@ -137,3 +137,18 @@ def test_fisher_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -
             )
             order = obs_fisher(seen, shrinkage=CalibrationConfig().shrinkage)
             assert torch.equal(order, found.orders[gram.layer, "ffn"])
+
+
+@pytest.mark.parametrize("name", ["calibration.json", "layer-001.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"\xff\xfe", None], ids=str)
+def test_a_damaged_one_does_not_count(
+    name: str, content: bytes | None, model: DecoderModel, tmp_path: Path
+) -> None:
+    """It is computed again: nothing in it is more than that."""
+    run(model, tmp_path / "c")
+    file = tmp_path / "c" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert not is_complete(tmp_path / "c")
+    file.unlink()
+    assert not is_complete(tmp_path / "c")

@@ -166,7 +166,7 @@ class TestBadInput:
 
     def test_not_a_journal(self, tmp_path: Path) -> None:
         (tmp_path / JOURNAL).write_text("not JSON\nnor this\n")
-        with pytest.raises(BadInput, match="cannot be read as a study"):
+        with pytest.raises(BadInput, match=r"line 1 of study\.journal is damaged"):
             view_study(str(tmp_path))
 
     def test_a_study_of_something_else(self, tmp_path: Path) -> None:

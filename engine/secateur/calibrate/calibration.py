@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -57,8 +58,12 @@ class Calibration:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a calibration was finished there."""
-    return (folder / META).is_file()
+    """Whether a calibration was finished there, and can be read: what is damaged is computed again."""
+    try:
+        Calibration(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return False
+    return True
 
 
 def calibrate(

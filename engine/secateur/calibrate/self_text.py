@@ -23,6 +23,7 @@ from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import ModelSource
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.config.prune import SELF_CORPUS
+from secateur.errors import BadInput
 from secateur.model.decoder import DecoderModel
 from secateur.model.processor import fastest_dtype
 from secateur.progress import ProgressReporter
@@ -50,12 +51,13 @@ def self_corpus(
         length: tokens of a sequence.
 
     Raises:
+        BadInput: the text that lies there is damaged.
         OutputFailed: the folder cannot be written.
     """
     file = folder / f"self-{_key(source, tokens, length, seed)}.txt"
     if file.is_file():
         reporter.message(f"text of the model itself is there from an earlier run ({file.name})")
-        return Corpus(SELF_CORPUS, file.read_bytes().decode())
+        return Corpus(SELF_CORPUS, _read(file))
     text = generate_text(
         model, source.tokenizer(), tokens=tokens, length=length, seed=seed, reporter=reporter
     )
@@ -63,6 +65,15 @@ def self_corpus(
         folder.mkdir(parents=True, exist_ok=True)
     write_text(file, text)
     return Corpus(SELF_CORPUS, text)
+
+
+def _read(file: Path) -> str:
+    """The text as it was written: line ends are part of it."""
+    try:
+        return file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        reason = f"{file} is damaged ({error}); put a copy back, or remove it and have it written again"
+        raise BadInput("corpus", SELF_CORPUS, reason) from error
 
 
 def generate_text(

@@ -11,11 +11,13 @@ from secateur.cli.interrupts import (
     exit_on_interrupt_during_import,
     say_interrupted,
 )
+from secateur.cli.streams import prepare_standard_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 bad input, 130 interrupted, 1 anything else."""
     try:
+        prepare_standard_streams()
         enable_immediate_exit()
         with exit_on_interrupt_during_import():
             from secateur.cli.commands import run

@@ -25,18 +25,8 @@ from rich.progress import (
 LINE_INTERVAL = 15.0
 
 
-class _Diagnostics(Console):
-    """Writes to stderr; when nobody reads that any more, as behind ``2>&1 | head``, the work goes on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
-        os.close(nowhere)
-
-
-console = _Diagnostics(stderr=True, highlight=False, soft_wrap=True)
-_wide = _Diagnostics(stderr=True, highlight=False, width=150)  # where no terminal says how wide it is
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_wide = Console(stderr=True, highlight=False, width=150)  # where no terminal says how wide it is
 
 
 def print_status(text: str) -> None:

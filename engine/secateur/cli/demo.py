@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,7 +126,7 @@ def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:
     from secateur.storage import write_json
 
     file = out / f"evaluation-{slim.name}.json"
-    if file.exists():
+    with suppress(OSError, ValueError):  # a damaged one is measured again
         return jsonlib.loads(file.read_text(encoding="utf-8"))
     with StageReporter() as reporter:
         document = evaluate(EvaluateOptions(str(slim), (TEST_CORPUS,), windows=1_000), reporter)

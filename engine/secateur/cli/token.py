@@ -56,13 +56,13 @@ def token(
         text = "\n" + text
     else:
         file.touch(mode=0o600)
+    if as_json:  # before it is in the file: one that could not be shown lets nobody in
+        ends = None if expires is None else expires.isoformat(timespec="seconds")
+        emit_json({"name": name, "scopes": requested_scopes, "expires": ends, "token": made})
+    else:
+        print(made, flush=True)
     with file.open("a") as lines:
         lines.write(text)
     print_status(
         f"{name} may call with 'authorization: Bearer TOKEN'; a running server wants a SIGHUP (kill -HUP PID)"
     )
-    if as_json:
-        ends = None if expires is None else expires.isoformat(timespec="seconds")
-        emit_json({"name": name, "scopes": requested_scopes, "expires": ends, "token": made})
-    else:
-        print(made)

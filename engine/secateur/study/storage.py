@@ -21,15 +21,15 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
 
 from secateur.config.prune import is_database_url
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.storage import os_errors_as_output_failed
+from secateur.study.journal import JOURNAL, STUDY_NAME, Journal
+from secateur.study.trial import EvaluatedArchitecture
 
-JOURNAL = "study.journal"
-DEFAULT_NAME = "secateur"
 DATABASES = ("postgresql", "sqlite")
 _IDLE_SECONDS = 60  # a database session silent for longer inside the lock is ended by the server
 _CONNECT_SECONDS = 10
@@ -45,12 +45,26 @@ class StudyStorage:
         study_name: a database may hold several studies.
         storage: Optuna's view of it.
         exclusive: held by one thread of one process at a time; not to be entered twice.
+        damaged: the error for a trial, by its number, that does not say what trials say.
     """
 
     name: str
     study_name: str
     storage: BaseStorage
     exclusive: Callable[[], AbstractContextManager[None]]
+    damaged: Callable[[str, int], BadInput]
+
+
+def read_trial(opened: StudyStorage, frozen: FrozenTrial) -> EvaluatedArchitecture:
+    """A trial of a study.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        return EvaluatedArchitecture.from_optuna(frozen)
+    except ValueError as error:
+        raise opened.damaged(str(error), frozen.number) from error
 
 
 def check_storage(location: str | os.PathLike[str]) -> None:
@@ -100,8 +114,7 @@ def open_existing_storage(location: str | os.PathLike[str]) -> StudyStorage:
     journal = folder / JOURNAL
     if not journal.is_file():
         raise BadInput("study", location, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
-    storage = JournalStorage(JournalFileBackend(str(journal)))  # reading takes no lock
-    return StudyStorage(str(folder), DEFAULT_NAME, storage, nullcontext)
+    return _in_journal(folder, Journal(journal), nullcontext)  # reading takes no lock
 
 
 def _open_existing_database(url_text: str) -> StudyStorage:
@@ -109,9 +122,9 @@ def _open_existing_database(url_text: str) -> StudyStorage:
     name = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
         raise BadInput("study", name, "there is no such database")  # opening would make an empty one
-    with _errors_as_bad_input(name):
+    with errors_as_bad_input(name):
         storage = _tables(url, skip_table_creation=True)
-    return StudyStorage(name, _study_name_in_url(url_text), storage, nullcontext)
+    return _in_database(url_text, name, storage, nullcontext)
 
 
 def _open_folder(folder: Path) -> StudyStorage:
@@ -122,8 +135,13 @@ def _open_folder(folder: Path) -> StudyStorage:
         claims = FileLock(folder / "claims.lock")
     lock.acquire()  # drops a torn line
     lock.release()
-    storage = JournalStorage(JournalFileBackend(str(journal), lock))
-    return StudyStorage(str(folder), DEFAULT_NAME, storage, claims.held)
+    return _in_journal(folder, Journal(journal, lock), claims.held)
+
+
+def _in_journal(
+    folder: Path, journal: Journal, exclusive: Callable[[], AbstractContextManager[None]]
+) -> StudyStorage:
+    return StudyStorage(str(folder), STUDY_NAME, journal.replayed(), exclusive, journal.damaged)
 
 
 def _open_database(url_text: str) -> StudyStorage:
@@ -135,9 +153,18 @@ def _open_database(url_text: str) -> StudyStorage:
             exclusive = FileLock(file).held
     else:
         exclusive = _AdvisoryLock(sqlalchemy.create_engine(url, **_engine_options(url))).held
-    with _errors_as_bad_input(name), exclusive():  # two that make the tables at once get in each other's way
+    with errors_as_bad_input(name), exclusive():  # two that make the tables at once get in each other's way
         storage = _tables(url)
-    return StudyStorage(name, _study_name_in_url(url_text), storage, exclusive)
+    return _in_database(url_text, name, storage, exclusive)
+
+
+def _in_database(
+    url_text: str, name: str, storage: BaseStorage, exclusive: Callable[[], AbstractContextManager[None]]
+) -> StudyStorage:
+    def damaged(reason: str, trial: int) -> BadInput:
+        return BadInput("study", name, f"its trial {trial} is damaged ({reason})")
+
+    return StudyStorage(name, _study_name_in_url(url_text), storage, exclusive, damaged)
 
 
 def _tables(url: sqlalchemy.URL, **options: Any) -> RDBStorage:
@@ -146,7 +173,8 @@ def _tables(url: sqlalchemy.URL, **options: Any) -> RDBStorage:
 
 
 @contextmanager
-def _errors_as_bad_input(name: str) -> Iterator[None]:
+def errors_as_bad_input(name: str) -> Iterator[None]:
+    """Turn what a database that is away or damaged raises into `BadInput`."""
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError, RuntimeError) as error:
@@ -173,7 +201,7 @@ def _parse_database_url(url_text: str) -> sqlalchemy.URL:
 
 def _study_name_in_url(url_text: str) -> str:
     """What follows a ``#``; urllib's urldefrag would lose a slash of ``sqlite:////absolute/path``."""
-    return url_text.partition("#")[2] or DEFAULT_NAME
+    return url_text.partition("#")[2] or STUDY_NAME
 
 
 def _engine_options(url: sqlalchemy.URL) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from secateur.model.architecture import Architecture, slot_name
 from secateur.space.budget import Budget
 from secateur.space.space import Space
 from secateur.study.claims import Claims, Heartbeat
-from secateur.study.storage import open_storage
+from secateur.study.storage import errors_as_bad_input, open_storage, read_trial
 from secateur.study.trial import EvaluatedArchitecture, best_first
 
 
@@ -43,14 +43,14 @@ class Study:
     """
 
     def __init__(self, location: str | os.PathLike[str], space: Space, identity: Mapping[str, Any]) -> None:
-        opened = open_storage(location)
+        self._opened = opened = open_storage(location)
         self._exclusive = opened.exclusive
         self._space = space
         self._distributions = {
             slot_name(layer, kind): IntDistribution(0, space.dense.width(layer, kind))
             for layer, kind in space.slots
         }
-        with self._exclusive():
+        with errors_as_bad_input(opened.name), self._exclusive():
             self._study = optuna.create_study(
                 storage=opened.storage,
                 study_name=opened.study_name,
@@ -73,11 +73,16 @@ class Study:
             self.trials[trial.architecture] = trial
 
     def refresh(self) -> None:
-        """Bring in the trials that others added."""
-        stored = self._study.get_trials(deepcopy=False)
+        """Bring in the trials that others added.
+
+        Raises:
+            BadInput: the storage is away or damaged.
+        """
+        with errors_as_bad_input(self._opened.name):
+            stored = self._study.get_trials(deepcopy=False)
         for frozen in stored[self._trials_read :]:
             if frozen.state == TrialState.COMPLETE:
-                trial = EvaluatedArchitecture.from_optuna(frozen)
+                trial = read_trial(self._opened, frozen)
                 self.trials.setdefault(trial.architecture, trial)
         self._trials_read = len(stored)
 

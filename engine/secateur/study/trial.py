@@ -45,16 +45,32 @@ class EvaluatedArchitecture:
 
     @classmethod
     def from_optuna(cls, frozen: FrozenTrial) -> EvaluatedArchitecture:
-        """The inverse of `to_optuna`."""
-        widths = {parse_slot_name(name): width for name, width in frozen.params.items()}
-        attrs = frozen.user_attrs
-        return cls(
-            Architecture.of_widths(widths),
-            Measurement(**attrs["measurement"]),
-            attrs["round"],
-            attrs["origin"],
-            attrs.get("predicted"),
-        )
+        """The inverse of `to_optuna`.
+
+        Raises:
+            ValueError: it is not what `to_optuna` makes; says what is amiss.
+        """
+        try:
+            widths = {parse_slot_name(name): width for name, width in frozen.params.items()}
+            attrs = frozen.user_attrs
+            measurement = Measurement(**attrs["measurement"])
+            trial = cls(
+                Architecture.of_widths(widths),
+                measurement,
+                attrs["round"],
+                attrs["origin"],
+                attrs.get("predicted"),
+            )
+            numbers = [*asdict(measurement).values(), trial.round, trial.predicted or 0.0]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        if widths.keys() != {parse_slot_name(name) for name in frozen.distributions}:
+            raise ValueError("it lacks widths")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("a measurement is no number")
+        if measurement.kl != frozen.value:
+            raise ValueError(f"its KL is {measurement.kl} and {frozen.value}")
+        return trial
 
 
 def best_first(trials: Iterable[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:

@@ -16,7 +16,7 @@ from secateur.errors import BadInput, SecateurError
 from secateur.model.architecture import Architecture, Slot, parse_slot_name
 from secateur.space.budget import Budget, Goal, Limit
 from secateur.space.costs.cost import Cost
-from secateur.study.storage import StudyStorage, open_existing_storage, short_message
+from secateur.study.storage import StudyStorage, open_existing_storage, read_trial, short_message
 from secateur.study.trial import EvaluatedArchitecture, best_first
 
 
@@ -90,7 +90,7 @@ def view_study(location: str) -> StudyView:
     """
     try:
         opened = open_existing_storage(location)
-        return _view(opened.name, _load(opened))
+        return _view(opened, _load(opened))
     except BadInput as error:
         raise BadInput("study", error.given, error.allowed) from error
     except (SecateurError, MemoryError):
@@ -111,20 +111,20 @@ def _load(opened: StudyStorage) -> optuna.Study:
     return optuna.load_study(study_name=opened.study_name, storage=opened.storage)
 
 
-def _view(location: str, study: optuna.Study) -> StudyView:
+def _view(opened: StudyStorage, study: optuna.Study) -> StudyView:
     stored = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not stored:
-        raise BadInput("study", location, "no architecture was evaluated yet")
+        raise BadInput("study", opened.name, "no architecture was evaluated yet")
     attrs = study.user_attrs
     costs = {kind: _cost(document) for kind, document in (attrs.get("costs") or {}).items()}
     identity = attrs.get("identity") or {}
     fields = ("identity", "goals", "rounds", "table", "costs", "seconds")
     return StudyView(
-        location=location,
+        location=opened.name,
         dense=Architecture.of_widths(
             {parse_slot_name(name): widths.high for name, widths in stored[0].distributions.items()}
         ),
-        trials=tuple(EvaluatedArchitecture.from_optuna(frozen) for frozen in stored),
+        trials=tuple(read_trial(opened, frozen) for frozen in stored),
         identity=identity,
         goals=_goals(attrs, identity, costs),
         rounds=tuple(attrs.get("rounds") or ()),

@@ -40,12 +40,12 @@ def write_outcome(folder: Path, outcome: JobOutcome) -> None:
 
 
 def read_outcome(folder: Path) -> JobOutcome | None:
-    """What was said; None if the process ended without."""
-    file = folder / OUTCOME_FILE
-    if not file.is_file():
+    """What was said; None if the process ended without, or the file is damaged: the job then runs again."""
+    try:
+        fields: dict[str, Any] = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+        return JobOutcome(tuple(fields["checkpoints"]), str(fields["refusal"]), str(fields["field"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return JobOutcome(tuple(fields["checkpoints"]), fields["refusal"], fields["field"])
 
 
 def clear_outcome(folder: Path) -> None:

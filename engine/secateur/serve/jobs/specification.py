@@ -116,14 +116,19 @@ def _dense(folder: Path) -> Path | str:
     record = folder / "secateur.json"
     if not record.is_file():
         return folder
-    model = json.loads(record.read_text(encoding="utf-8"))["model"]
-    if model["reference"] == DEFAULT_MODEL:
+    try:
+        model = json.loads(record.read_text(encoding="utf-8"))["model"]
+        reference, path = model["reference"], Path(model["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = f"was cut from another model; {record} is damaged and does not say from which"
+        raise invalid_argument(FieldViolation(f"{SPEC}.model", reason)) from None
+    if reference == DEFAULT_MODEL:
         return DEFAULT_MODEL
-    if not Path(model["path"]).exists():
+    if not path.exists():
         raise invalid_argument(
-            FieldViolation(f"{SPEC}.model", f"was cut from {model['path']}, which is no longer there")
+            FieldViolation(f"{SPEC}.model", f"was cut from {path}, which is no longer there")
         )
-    return Path(model["path"])
+    return path
 
 
 def _within_roots(option_values: dict[str, Any], roots: Sequence[Path]) -> dict[str, Any]:
