@@ -47,6 +47,15 @@ def check_new_path(option: str, path: Path) -> None:
     """
     if path.exists():
         raise BadInput(option, path, "exists; give a new folder, nothing is overwritten")
+    check_parent(option, path)
+
+
+def check_parent(option: str, path: Path) -> None:
+    """Check that a file or folder can be made.
+
+    Raises:
+        BadInput: the nearest folder above it that exists is not writable, or is none.
+    """
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent

@@ -61,6 +61,32 @@ def test_progress_without_a_terminal_is_a_few_lines(
     assert len(lines) == 5
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_time_left_is_that_of_the_latest_steps(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step warms up for a minute, then each takes 2 s; later 10 s."""
+    at = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: at[0])
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.0)
+    shown: list[str] = []
+    if terminal:
+        monkeypatch.setattr(
+            console.Progress, "update", lambda self, task, **fields: shown.append(fields["left"])
+        )
+    bar = console._bar if terminal else console._lines
+    with bar("searching", 200) as advance:
+        for step in range(100):
+            at[0] += 60.0 if step == 0 else 2.0 if step < 50 else 10.0
+            advance()
+    if not terminal:
+        lines = capsys.readouterr().err.splitlines()[1:101]
+        shown = [line.partition(", ")[2] for line in lines]
+    assert shown[:2] == ["", ""]
+    assert shown[2:50] == [f"about {console.duration(2.0 * (200 - done))} left" for done in range(3, 51)]
+    assert shown[99] == f"about {console.duration(10.0 * 100)} left"
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [

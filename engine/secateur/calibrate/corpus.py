@@ -11,13 +11,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from secateur.config.prune import PYDOC, SELF_CORPUS, is_corpus_file
 from secateur.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PYDOC_PARTS = {"calibration": 0.7, "validation": 0.1, "test": 0.2}  # shares of the text
 _PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
@@ -58,7 +58,17 @@ def load_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[Corp
         with_self: whether `SELF_CORPUS` may be among them; it comes without its text.
 
     Raises:
-        BadInput: as `load_corpus`, or nothing named, or one named twice.
+        BadInput: as `load_corpus` and `check_names`.
+    """
+    check_names(names, with_self=with_self)
+    return tuple(Corpus(SELF_CORPUS, "") if name == SELF_CORPUS else load_corpus(name) for name in names)
+
+
+def check_names(names: Sequence[str], *, with_self: bool = False) -> None:
+    """Check that corpora are there, without reading them.
+
+    Raises:
+        BadInput: nothing named, one named twice, or one that is not there.
     """
     if not names:
         raise BadInput("corpus", "nothing", "name at least one corpus")
@@ -68,7 +78,11 @@ def load_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[Corp
         raise BadInput(
             "corpus", SELF_CORPUS, "a model's own text is only to calibrate on, as `corpus` of prune"
         )
-    return tuple(Corpus(SELF_CORPUS, "") if name == SELF_CORPUS else load_corpus(name) for name in names)
+    for name in names:
+        if is_corpus_file(name):
+            _files(name)
+        elif name != SELF_CORPUS:
+            _check_pydoc(name)
 
 
 def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None = None) -> Tensor:
@@ -77,6 +91,8 @@ def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None =
     Raises:
         BadInput: the corpus is shorter than one window, or the window cannot be predicted in.
     """
+    import torch
+
     if window < 2:
         raise BadInput("window", window, "a window needs at least 2 tokens")
     text = corpus.text if limit is None else _enough(corpus.text, tokenizer, window * limit)
@@ -90,6 +106,8 @@ def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None =
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:
     """Windows of several corpora in turn, so that any stretch of them is a fair mixture."""
+    import torch
+
     if len(parts) == 1:
         return parts[0]
     shortest = min(len(part) for part in parts)
@@ -113,29 +131,44 @@ def _enough(text: str, tokenizer: Any, tokens: int) -> str:
     return text
 
 
-def _read(name: str) -> str:
+def _files(name: str) -> list[Path]:
+    """The file of that name, or those of the folder."""
     path = Path(name).expanduser()
     if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
         files = sorted(path.glob("*.txt"))
         if not files:
             raise BadInput("corpus", name, "the folder has no *.txt file")
-        return "\n\n".join(_read(str(file)) for file in files)
+        return files
     if not os.path.isfile(path):
         raise BadInput("corpus", name, f"unknown; give a text file, a folder of *.txt files, or {PYDOC}")
+    return [path]
+
+
+def _read(name: str) -> str:
+    return "\n\n".join(_read_file(file) for file in _files(name))
+
+
+def _read_file(file: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput("corpus", name, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
+        raise BadInput("corpus", file, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise BadInput("corpus", name, f"cannot be read: {error.strerror}") from error
+        raise BadInput("corpus", file, f"cannot be read: {error.strerror}") from error
+
+
+def _check_pydoc(name: str) -> str:
+    """The part that is named, if one is."""
+    part = name.partition(":")[2]
+    if part and part not in _PYDOC_PARTS:
+        raise BadInput("corpus", f"{PYDOC}:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
+    return part
 
 
 def _pydoc(name: str) -> str:
     from pydoc_data.topics import topics
 
-    part = name.partition(":")[2]
-    if part and part not in _PYDOC_PARTS:
-        raise BadInput("corpus", f"{PYDOC}:{part}", f"parts are {', '.join(_PYDOC_PARTS)}")
+    part = _check_pydoc(name)
     names = _pydoc_parts()[part] if part else sorted(topics)
     return "\n\n".join(topics[name] for name in names)
 

@@ -128,14 +128,40 @@ def open_source(reference: str | os.PathLike[str]) -> ModelSource:
     return source
 
 
+def check_location(reference: str | os.PathLike[str], window: int = 0) -> None:
+    """Check what can be known of a model without transformers, which takes seconds to import.
+
+    Args:
+        window: tokens that it has to take at a time.
+
+    Raises:
+        BadInput, BrokenCheckpoint, UnsupportedModel, BackendUnavailable: as `open_source`.
+    """
+    reference = os.fspath(reference)
+    if not Path(reference).expanduser().exists() and HUB_ID.fullmatch(reference):
+        return  # may have to be fetched
+    path = _locate(reference)
+    if path.is_dir():
+        description, _ = _checked_folder(reference, path)
+        _check_window(window, description.get("max_position_embeddings"))
+    else:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+        if not is_gguf:
+            _open_gguf(reference, path)  # says what it is
+
+
 def check_context_length(source: ModelSource, window: int) -> None:
     """Check that the model was made for windows that long.
 
     Raises:
         BadInput: it was not.
     """
-    longest = getattr(source.config, "max_position_embeddings", None)
-    if longest is not None and window > longest:
+    _check_window(window, getattr(source.config, "max_position_embeddings", None))
+
+
+def _check_window(window: int, longest: int | None) -> None:
+    if isinstance(longest, int) and window > longest:
         raise BadInput("window", window, f"the model's context is {longest} tokens")
 
 
@@ -185,6 +211,12 @@ def _from_hub(reference: str) -> Path:
 
 
 def _open_folder(reference: str, folder: Path) -> ModelSource:
+    description, weights = _checked_folder(reference, folder)
+    return ModelSource(reference, folder, "folder", _config_of(folder, description["model_type"]), weights)
+
+
+def _checked_folder(reference: str, folder: Path) -> tuple[dict[str, Any], SafetensorsFiles]:
+    """What ``config.json`` says, and the weights."""
     description = _read_config(folder)
     _require_supported(str(description.get("model_type")), reference)
     if description.get("quantization_config"):
@@ -195,7 +227,7 @@ def _open_folder(reference: str, folder: Path) -> ModelSource:
     weights = open_safetensors(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise BrokenCheckpoint("model", reference, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
-    return ModelSource(reference, folder, "folder", _config_of(folder, description["model_type"]), weights)
+    return description, weights
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

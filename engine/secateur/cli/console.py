@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -18,11 +19,12 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 # Seconds between two lines of progress where there is no terminal to draw a bar on.
 LINE_INTERVAL = 15.0
+PACE_STEPS = 32  # as many of the latest steps tell how long the others will take
+MIN_PACE_STEPS = 2
 
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -82,6 +84,34 @@ def progress(description: str, total: float) -> Iterator[Advance]:
         yield advance
 
 
+class _Pace:
+    """How long the rest will take, by the pace of the latest steps.
+
+    The first step is not counted: it warms up caches and threads, and often takes many times as long.
+    """
+
+    def __init__(self, total: float) -> None:
+        self.done = 0.0
+        self._total = total
+        self._ends: deque[tuple[float, float]] = deque(maxlen=PACE_STEPS + 1)  # when so much was done
+
+    def step(self, steps: float) -> float:
+        """Count steps that have just ended; returns the time."""
+        now = time.monotonic()
+        self.done += steps
+        self._ends.append((now, self.done))
+        return now
+
+    @property
+    def left(self) -> str:
+        """The estimate for people; empty while there is nothing to base one on."""
+        if len(self._ends) < MIN_PACE_STEPS + 1:
+            return ""
+        (first, done_then), (last, done) = self._ends[0], self._ends[-1]
+        seconds = (last - first) / (done - done_then) * (self._total - done)
+        return f"about {duration(seconds)} left" if seconds > 0 else ""
+
+
 @contextmanager
 def _bar(description: str, total: float) -> Iterator[Advance]:
     columns = (
@@ -89,15 +119,16 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress_bar:
-        task = progress_bar.add_task(description, total=total, note="")
+        task = progress_bar.add_task(description, total=total, note="", left="")
+        pace = _Pace(total)
 
         def advance(steps: float = 1, note: str = "") -> None:
-            progress_bar.update(task, advance=steps, note=note)
+            pace.step(steps)
+            progress_bar.update(task, advance=steps, note=note, left=pace.left)
 
         yield advance
 
@@ -105,19 +136,16 @@ def _bar(description: str, total: float) -> Iterator[Advance]:
 @contextmanager
 def _lines(description: str, total: float) -> Iterator[Advance]:
     started = last = time.monotonic()
-    done = 0.0
+    pace = _Pace(total)
     print_status(f"{description} ...")
 
     def advance(steps: float = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += steps
-        now = time.monotonic()
-        if now - last >= LINE_INTERVAL and done < total:
+        nonlocal last
+        now = pace.step(steps)
+        if now - last >= LINE_INTERVAL and pace.done < total:
             last = now
-            seconds_left = (now - started) / done * (total - done) if done else math.nan
-            print_status(
-                f"{description}: {done:g}/{total:g}, about {duration(seconds_left)} left {note}".rstrip()
-            )
+            parts = (f"{description}: {pace.done:g}/{total:g}", pace.left)
+            print_status(f"{', '.join(filter(None, parts))} {note}".rstrip())
 
     yield advance
     print_status(f"{description}: done in {duration(time.monotonic() - started)}")

@@ -61,6 +61,11 @@ def demo(
 
 
 def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
+    from secateur.config.prune import PruneOptions
+    from secateur.storage import check_parent
+
+    PruneOptions(model=MODEL, out=out, keep=(keep,), seed=seed)  # refused before anything is imported
+    check_parent("out", out / "dense")
     with exit_on_interrupt_during_import():
         from secateur.serve.process import served
 

@@ -11,6 +11,7 @@ from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.stages import StageReporter
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_given
+from secateur.prune.checks import check_before_start
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +28,7 @@ def prune(given: Given, json: Json = False) -> None:
     """
     with stdout_to_stderr():
         options = from_given(PruneOptions, given)
+        check_before_start(options)
         with exit_on_interrupt_during_import():
             from secateur.prune.pipeline import prune_all
 

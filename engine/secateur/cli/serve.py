@@ -62,6 +62,9 @@ def _run(options: ServeOptions, as_json: bool) -> None:
     # gRPC's C core would add its own lines about what we report in ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with exit_on_interrupt_during_import():
+        from secateur.serve.checks import check_before_start
+    check_before_start(options)
+    with exit_on_interrupt_during_import():
         from secateur.serve.models.checkpoint import check_whole
         from secateur.serve.observe.logs import logging_to
         from secateur.serve.server import serve as serve_until_interrupted

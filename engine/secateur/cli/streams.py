@@ -6,10 +6,7 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any
 
 
 def prepare_standard_streams() -> None:
@@ -27,24 +24,25 @@ def prepare_standard_streams() -> None:
                 os.close(opened)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    encoding = sys.stderr.encoding if sys.stderr else "utf-8"
-    sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Diagnostics()), encoding=encoding, errors="backslashreplace", line_buffering=True
-    )
+    sys.stderr = _Diagnostics(sys.stderr.encoding if sys.stderr else "utf-8")
 
 
-class _Diagnostics(io.FileIO):
-    """Writes to stderr; where nobody reads that any more, or the disk is full, the work goes on."""
+class _Diagnostics(io.TextIOWrapper):
+    """Stderr; where nobody reads it any more, or the disk is full, the work goes on.
 
-    def __init__(self) -> None:
-        super().__init__(2, "w", closefd=False)
+    Unbuffered: what could not be written would stay in a buffer.
+    """
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def __init__(self, encoding: str) -> None:
+        unbuffered: Any = io.FileIO(2, "w", closefd=False)
+        super().__init__(unbuffered, encoding=encoding, errors="backslashreplace", write_through=True)
+
+    def write(self, text: str, /) -> int:
         try:
-            return super().write(data)
+            return super().write(text)
         except OSError as error:
             if error.errno == errno.EPIPE:  # a child that inherits it would die of it
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, 2)
                 os.close(nowhere)
-            return memoryview(data).nbytes
+            return len(text)

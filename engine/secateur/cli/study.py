@@ -13,6 +13,10 @@ from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.stages import StageReporter
 from secateur.config.prune import PruneOptions
+from secateur.config.values import from_given
+from secateur.prune.checks import check_places
+from secateur.report.study_page_file import require_replaceable, write_page
+from secateur.study.location import check_exists
 
 DEFAULT_PAGE = Path("report.html")
 StudyArgument = Annotated[
@@ -53,6 +57,7 @@ def front(
     Example: secateur study front slim.study --cost params
     """
     with stdout_to_stderr():
+        check_exists(study)
         with exit_on_interrupt_during_import():
             from secateur.report.study_front import study_front
             from secateur.report.study_tables import front_table
@@ -80,14 +85,15 @@ def report(
     """
     page = out if out is not None or json else DEFAULT_PAGE
     with stdout_to_stderr():
+        check_exists(study)
+        if page is not None:
+            require_replaceable(page)
         with exit_on_interrupt_during_import():
-            from secateur.report.study_page import require_replaceable, study_page, write_page
+            from secateur.report.study_page import study_page
             from secateur.report.study_report import study_report
             from secateur.report.study_tables import report_tables
             from secateur.study.view import view_study
 
-        if page is not None:
-            require_replaceable(page)
         document = study_report(view_study(study))
         if page is not None:
             write_page(page, study_page(document))
@@ -122,11 +128,13 @@ def cut(
     Example: secateur study cut slim.study --keep 0.7 --out slim-0.7
     """
     with stdout_to_stderr():
+        if id is not None and not {"keep", "budget", "speedup"} & set(given):
+            given = {**given, "keep": "1"}
+        check_exists(study)
+        check_places(from_given(PruneOptions, {**given, "model": study}))  # the study says its other options
         with exit_on_interrupt_during_import():
             from secateur.prune.pipeline import cut_from_study, options_of_study
 
-        if id is not None and not {"keep", "budget", "speedup"} & set(given):
-            given = {**given, "keep": "1"}
         options = options_of_study(study, given)
         with StageReporter() as reporter:
             record = cut_from_study(options, reporter, id, measured_latency)

@@ -12,6 +12,7 @@ from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import OptionCommand
 from secateur.config.values import words
 from secateur.errors import BadInput
+from secateur.storage import os_errors_as_output_failed
 
 
 def register(app: typer.Typer) -> None:
@@ -51,11 +52,14 @@ def token(
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     made = generate_token()
     text = format_caller_entry(name, map(Scope, requested_scopes), made, expires)
+    if not file.absolute().parent.is_dir():
+        raise BadInput("file", file, f"{file.absolute().parent} is not a folder")
     if file.exists():
         read_callers(file, "file")
         text = "\n" + text
     else:
-        file.touch(mode=0o600)
+        with os_errors_as_output_failed(file):
+            file.touch(mode=0o600)
     if as_json:  # before it is in the file: one that could not be shown lets nobody in
         ends = None if expires is None else expires.isoformat(timespec="seconds")
         emit_json({"name": name, "scopes": requested_scopes, "expires": ends, "token": made})

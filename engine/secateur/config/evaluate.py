@@ -10,6 +10,9 @@ from secateur.config.prune import is_corpus_file
 from secateur.config.values import AUTO, DTYPES
 from secateur.errors import BadInput
 
+MMLU = "mmlu"
+PASSAGES = ("cloze", "ending")  # tasks made from a corpus
+
 
 @dataclass(frozen=True)
 class EvaluateOptions:
@@ -25,7 +28,9 @@ class EvaluateOptions:
     corpus: tuple[str, ...] = option(
         (), help="Test text: files, folders or pydoc:test, comma-separated.", is_path=is_corpus_file
     )
-    window: int = option(256, help="Tokens per window.")
+    window: int = option(
+        256, help="Tokens per window.", min_value=2, allowed="a window needs at least 2 tokens"
+    )
     windows: int = option(128, help="Windows of each corpus, from its beginning.", min_value=1)
     dense: str | None = option(
         None,
@@ -53,3 +58,14 @@ class EvaluateOptions:
         check(self)
         if not self.corpus and not self.tasks:
             raise BadInput("corpus", "nothing", "give `corpus`, `tasks` or both")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise BadInput("tasks", ",".join(self.tasks), "name each task once")
+        for task in self.tasks:
+            kind, _, corpus = task.partition(":")
+            if task != MMLU and not (kind in PASSAGES and corpus):
+                raise BadInput("tasks", task, "allowed are mmlu, cloze:CORPUS and ending:CORPUS")
+
+    @property
+    def task_corpora(self) -> tuple[str, ...]:
+        """The corpora that tasks are made from."""
+        return tuple(task.partition(":")[2] for task in self.tasks if task != MMLU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ PYDOC = "pydoc"  # the topics of Python's own documentation, or a part of them, 
 MIN_WINDOWS = 8  # for statistics, search and validation together
 PAPER_EVALUATIONS = 544  # 525 random pairs, 18 finalists, and the baseline
 PAPER_MIN_EVALUATIONS = 12  # with fewer there is nothing to fit on 70 % and to tell on 30 %
+
+_PROTECTED = re.compile(r"((first|last):)?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -341,6 +344,9 @@ class PruneOptions:
             raise BadInput("keep", show_numbers(self.keep), "each fraction once")
         if self.latency_table is not None and not self.limits_latency:
             raise BadInput("latency_table", self.latency_table, "nothing limits the latency")
+        if not all(_PROTECTED.fullmatch(part) for part in self.protect):
+            allowed = "give layers such as 0,1,29, or first:2,last:1"
+            raise BadInput("protect", ",".join(self.protect), allowed)
         if self.sampler == PAPER:
             self._check_paper()
         self._check_sizes()

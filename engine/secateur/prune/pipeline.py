@@ -11,12 +11,11 @@ from secateur.config.prune import LATENCY, PruneOptions
 from secateur.config.values import from_json, show_numbers
 from secateur.errors import BadInput
 from secateur.progress import ProgressReporter, StageTimer
+from secateur.prune.checks import check_before_start, check_places
 from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
 from secateur.prune.goals import LatencyMeter
 from secateur.prune.prepared_run import PreparedRun, prepare
 from secateur.search.loop import Search, SearchProgress
-from secateur.storage import check_new_path
-from secateur.study.storage import check_storage
 from secateur.study.trial import EvaluatedArchitecture
 from secateur.study.view import view_study
 
@@ -55,7 +54,7 @@ def prune_all(
     observer: SearchObserver | None = None,
 ) -> list[dict[str, Any]]:
     """One search for all budgets asked for, then a checkpoint for each; as `prune`."""
-    _require_places(options)
+    check_before_start(options)
     clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     with prepared.evaluator() as evaluator, clock.stage("search"):
@@ -111,7 +110,7 @@ def cut_from_study(
     """
     if len(options.goals) > 1:
         raise BadInput("keep", show_numbers(options.keep), "one fraction: one checkpoint is cut")
-    _require_places(options)
+    check_places(options)
     clock = StageTimer()
     prepared = prepare(options, reporter, clock, meter)
     (goal,) = prepared.goals
@@ -137,18 +136,6 @@ def options_of_study(study: str, changes: Mapping[str, Any]) -> PruneOptions:
     if changes.get("speedup") is None and LATENCY not in changes.get("budget", ""):
         recorded.pop("latency_table", None)
     return from_json(PruneOptions, {**recorded, **changes, "study": study})
-
-
-def _require_places(options: PruneOptions) -> None:
-    """Check where results and the study go, before any work.
-
-    Raises:
-        BadInput: a folder that exists or cannot be made, or a database that is not supported.
-        BackendUnavailable: the driver of the database is not installed.
-    """
-    for out in options.outs:
-        check_new_path("out", out)
-    check_storage(options.study_url)
 
 
 def _candidates(prepared: PreparedRun, digest: str | None) -> list[EvaluatedArchitecture]:

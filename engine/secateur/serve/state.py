@@ -22,6 +22,18 @@ class Base(DeclarativeBase):
     """Of all tables."""
 
 
+def check_state_url(url: str) -> None:
+    """Check what can be known of a database without opening it.
+
+    Raises:
+        BadInput: not a URL, or of a kind that SQLAlchemy does not know.
+    """
+    try:
+        make_url(url).get_dialect()
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        raise BadInput("state", url, f"cannot be opened: {' '.join(str(error).split())[:200]}") from error
+
+
 def open_state(url: str) -> sessionmaker[Session]:
     """Open the database and create the tables that are missing.
 

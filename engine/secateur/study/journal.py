@@ -11,9 +11,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from secateur.errors import BadInput
+from secateur.study.location import STUDY_NAME
 
-JOURNAL = "study.journal"
-STUDY_NAME = "secateur"
 _CREATE_STUDY, _SET_ATTRIBUTE, _CREATE_TRIAL, _LAST_OPERATION = 0, 2, 4, 10  # Optuna's JournalOperation
 _ATTRIBUTES = {"rounds": list, "goals": list} | dict.fromkeys(
     ("identity", "claims", "seconds", "dense", "table", "costs", "options"), dict

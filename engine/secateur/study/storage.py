@@ -27,7 +27,8 @@ from optuna.trial import FrozenTrial
 from secateur.config.prune import is_database_url
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.storage import os_errors_as_output_failed
-from secateur.study.journal import JOURNAL, STUDY_NAME, Journal
+from secateur.study.journal import Journal
+from secateur.study.location import JOURNAL, STUDY_NAME, check_exists
 from secateur.study.trial import EvaluatedArchitecture
 
 DATABASES = ("postgresql", "sqlite")
@@ -108,13 +109,9 @@ def open_existing_storage(location: str | os.PathLike[str]) -> StudyStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if is_database_url(os.fspath(location)):
         return _open_existing_database(os.fspath(location))
+    check_exists(os.fspath(location))
     folder = Path(location)
-    if not folder.exists():
-        raise BadInput("study", location, "there is no such folder")
-    journal = folder / JOURNAL
-    if not journal.is_file():
-        raise BadInput("study", location, f"no study lies there (no {JOURNAL}); prune makes one as OUT.study")
-    return _in_journal(folder, Journal(journal), nullcontext)  # reading takes no lock
+    return _in_journal(folder, Journal(folder / JOURNAL), nullcontext)  # reading takes no lock
 
 
 def _open_existing_database(url_text: str) -> StudyStorage:

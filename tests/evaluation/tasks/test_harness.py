@@ -18,6 +18,7 @@ from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.cli.commands import run
+from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput
 from secateur.evaluation.tasks.harness import _first_needed, load_tasks, run_tasks
 from secateur.evaluation.tasks.passages import cloze_examples, ending_examples
@@ -154,15 +155,25 @@ def test_positions_that_are_not_asked_for_are_left_out() -> None:
     [
         ("hellaswag", "tasks: got hellaswag: allowed are mmlu, cloze:CORPUS and ending:CORPUS"),
         ("cloze", "allowed are"),
-        ("cloze:nowhere", "tasks: got cloze:nowhere: unknown; give a text file"),
-        ("mmlu", "task_data: got nothing"),
-        (",", "name each task once"),
+        ("cloze:", "allowed are"),
         ("cloze:pydoc,cloze:pydoc", "name each task once"),
     ],
 )
 def test_no_such_task(names: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        load_tasks([name for name in names.split(",") if name], None)
+        EvaluateOptions("model", tasks=tuple(names.split(",")))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cloze:nowhere", "tasks: got cloze:nowhere: unknown; give a text file"),
+        ("mmlu", "task_data: got nothing"),
+    ],
+)
+def test_without_its_data(name: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        load_tasks([name], None)
 
 
 def test_command(tiny_llama: Path, text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from secateur.calibrate.corpus import load_corpus
 from secateur.checkpoint.transformers_module import transformers_module
+from secateur.config.evaluate import MMLU
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.evaluation.tasks import mmlu
 from secateur.evaluation.tasks.passages import ENDINGS, passage_config, require_examples
@@ -31,7 +32,6 @@ from secateur.model.decoder import DecoderModel
 from secateur.progress import ProgressReporter
 
 BATCH = 8
-_PASSAGES = ("cloze", "ending")
 Data = dict[str, list[dict[str, object]]]
 
 
@@ -50,21 +50,19 @@ class LmEvalTask:
 
 
 def load_tasks(names: Sequence[str], data: Path | None) -> tuple[LmEvalTask, ...]:
-    """The tasks of those names: ``mmlu``, ``cloze:CORPUS``, ``ending:CORPUS``.
+    """The tasks of those names, which `EvaluateOptions` has checked.
 
     Args:
         data: folder of the tasks that come as files, MMLU.
 
     Raises:
         BackendUnavailable: lm-eval is not installed.
-        BadInput: no such task, or its data is not there or not what it should be.
+        BadInput: the data of one is not there or not what it should be.
     """
     if find_spec("lm_eval") is None:
         raise BackendUnavailable(
             "`tasks`: lm-eval is not installed: pip install '.[tasks]' in a checkout of secateur"
         )
-    if not names or len(set(names)) < len(names):
-        raise BadInput("tasks", ",".join(names), "name each task once, at least one")
     return tuple(_task(name, data) for name in names)
 
 
@@ -100,20 +98,18 @@ def run_tasks(
 
 def _task(name: str, data: Path | None) -> LmEvalTask:
     kind, _, corpus = name.partition(":")
-    if name == "mmlu":
+    if name == MMLU:
         subjects = mmlu.load_mmlu(data)
         return LmEvalTask(
             name, mmlu.CHANCE_ACCURACY, [(mmlu.subject_config(each), each.rows()) for each in subjects]
         )
-    if kind in _PASSAGES and corpus:
-        try:
-            text = load_corpus(corpus)
-        except BadInput as error:
-            raise BadInput("tasks", name, error.allowed) from error
-        rows = [example.row() for example in require_examples(kind, text)]
-        chance = 1 / ENDINGS if kind == "ending" else None
-        return LmEvalTask(name, chance, [(passage_config(kind, name), {"test": rows})])
-    raise BadInput("tasks", name, "allowed are mmlu, cloze:CORPUS and ending:CORPUS")
+    try:
+        text = load_corpus(corpus)
+    except BadInput as error:
+        raise BadInput("tasks", name, error.allowed) from error
+    rows = [example.row() for example in require_examples(kind, text)]
+    chance = 1 / ENDINGS if kind == "ending" else None
+    return LmEvalTask(name, chance, [(passage_config(kind, name), {"test": rows})])
 
 
 def _build(task: LmEvalTask) -> Any:

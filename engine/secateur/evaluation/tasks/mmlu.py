@@ -48,13 +48,23 @@ def load_mmlu(folder: Path | None) -> tuple[MmluSubject, ...]:
     Raises:
         BadInput: the folder is not laid out as MMLU is, or a row is not a question.
     """
+    dev, test = subject_files(folder)
+    return tuple(MmluSubject(name, _questions(dev[name]), _questions(test[name])) for name in sorted(dev))
+
+
+def subject_files(folder: Path | None) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The files with examples and with questions, by subject.
+
+    Raises:
+        BadInput: the folder is not laid out as MMLU is.
+    """
     if folder is None:
         raise BadInput("task_data", "nothing", f"mmlu {LAYOUT}")
     dev, test = (_files(folder, split) for split in ("dev", "test"))
     if not dev or dev.keys() != test.keys():
         odd = sorted(dev.keys() ^ test.keys())
         raise BadInput("task_data", folder, f"{LAYOUT}" + (f"; {odd[0]} is in one alone" if odd else ""))
-    return tuple(MmluSubject(name, _questions(dev[name]), _questions(test[name])) for name in sorted(dev))
+    return dev, test
 
 
 def subject_config(subject: MmluSubject) -> dict[str, object]:
