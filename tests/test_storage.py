@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,35 @@ class TestRequireSpace:
 def test_reported_leaves_other_errors_alone(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), os_errors_as_output_failed(tmp_path):
         raise ZeroDivisionError
+
+
+class TestModes:
+    @pytest.mark.parametrize(
+        ("umask", "file_mode", "folder_mode"),
+        [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775), (0o027, 0o640, 0o750)],
+    )
+    def test_what_is_written_follows_the_umask(
+        self, tmp_path: Path, umask: int, file_mode: int, folder_mode: int
+    ) -> None:
+        """Also the files that safetensors makes, which are private otherwise."""
+        script = f"""
+import os, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from secateur.storage import new_folder, write_json
+os.umask({umask})
+out = Path({str(tmp_path)!r}, "out")
+with new_folder(out) as partial:
+    save_file({{"a": torch.zeros(2)}}, partial / "model.safetensors")
+    (partial / "inner").mkdir()
+    write_json(partial / "inner" / "config.json", 1)
+"""
+        subprocess.run([sys.executable, "-c", script], check=True)
+        written = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in written}
+        assert modes == {
+            "out": folder_mode,
+            "inner": folder_mode,
+            "model.safetensors": file_mode,
+            "config.json": file_mode,
+        }

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,7 +90,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         with os_errors_as_output_failed(path):
             yield temporary
-            temporary.chmod(0o755)  # mkdtemp made it private
+            follow_umask(temporary)
             if path.exists():
                 raise OutputFailed(
                     f"`out`: {path} appeared while it was being written; nothing was overwritten"
@@ -110,6 +111,29 @@ def _partial_folder(path: Path) -> tuple[Path, int | None]:
     temporary = path.with_name(f".{path.name}.partial-{unnamed.name[-_RANDOM:]}")
     os.rename(unnamed, temporary)
     return temporary, lock
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file, or a folder and everything in it, the mode that new ones have there.
+
+    mkdtemp makes private folders, and safetensors private files: a server of another user cannot read them.
+    """
+    mode = _mode_of_new_files(path.parent)
+    folder_mode = mode | (mode & 0o444) >> 2  # who may read a folder may enter it
+    paths = [path, *path.rglob("*")] if path.is_dir() else [path]
+    for each in paths:
+        each.chmod(folder_mode if each.is_dir() else mode)
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """Tried: a process can read its umask only by changing it, for all its threads."""
+    probe = folder / f".mode-{os.getpid()}-{threading.get_ident()}"
+    descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o666
+    finally:
+        os.close(descriptor)
+        probe.unlink()
 
 
 def _remove_left_behind(path: Path) -> None:

@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from secateur.checkpoint import source as source_module
+from secateur.checkpoint.completeness import check_range
+from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, SecateurError, UnsupportedModel
+from secateur.model.forward import forward_context, hidden_states
 
 Editable = Callable[[Path], Path]
 
@@ -71,6 +74,46 @@ class TestFolder:
         folder = editable(tiny_qwen2)
         edit_weights(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
         assert "lm_head.weight" not in open_source(folder).tensors()
+
+    def test_a_stored_head_that_differs_is_used_though_the_config_ties_it(
+        self, tiny_qwen2: Path, editable: Editable, tmp_path: Path
+    ) -> None:
+        """As transformers does. The export says that it is not tied, so that every tool agrees."""
+        from transformers import AutoModelForCausalLM
+
+        folder = editable(tiny_qwen2)
+        edit_weights(folder, lambda t: t.update({"lm_head.weight": 0.5 * t["model.embed_tokens.weight"]}))
+        source = open_source(folder)
+        model = source.load_model()
+        assert not model.tied
+        ids = torch.arange(2, 34)[None]
+        expected = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+        logits = hidden_states(model, ids, forward_context(model, 32)) @ model.head_VH.T
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        export(model, source, tmp_path / "out", None, torch.float32)
+        assert not json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+        assert open_source(tmp_path / "out").tensors().keys() == source.tensors().keys()
+
+    def test_a_stored_head_of_another_shape_is_refused(self, tiny_qwen2: Path, editable: Editable) -> None:
+        folder = editable(tiny_qwen2)
+        edit_weights(folder, lambda t: t.update({"lm_head.weight": torch.zeros(7, 128)}))
+        refused(BrokenCheckpoint, folder, r"tensor lm_head.weight has shape \[7, 128\]")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_weights_that_are_no_numbers_are_refused(
+        self, tiny_llama: Path, editable: Editable, value: float, dtype: torch.dtype
+    ) -> None:
+        def damage(tensors: dict[str, torch.Tensor]) -> None:
+            tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()})
+            tensors["model.layers.1.mlp.up_proj.weight"][3, :2] = value
+            tensors["model.norm.weight"][0] = value
+
+        folder = editable(tiny_llama)
+        edit_weights(folder, damage)
+        words = r"2 NaN or infinite values in tensor model.layers.1.mlp.up_proj.weight \(1 more"
+        with pytest.raises(BrokenCheckpoint, match=words):
+            open_source(folder).load_model()
 
     def test_stored_dtype_is_kept(self, make_tiny: Callable[..., Path], editable: Editable) -> None:
         folder = editable(make_tiny("llama", num_hidden_layers=1))
@@ -263,3 +306,10 @@ def shard(folder: Path, tmp_path: Path) -> Path:
         save_file({name: tensors[name] for name in tensors if weight_map[name] == part}, target / part)
     (target / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return target
+
+
+def test_weights_too_large_for_a_dtype_are_refused() -> None:
+    tensors = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([-7e4, 1.0])}
+    check_range(tensors, torch.bfloat16)
+    with pytest.raises(BadInput, match=r"dtype: got float16: tensor b has values up to 7e\+04"):
+        check_range(tensors, torch.float16)

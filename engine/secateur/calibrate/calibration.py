@@ -24,7 +24,7 @@ from secateur.model.architecture import Slot
 from secateur.model.decoder import DecoderModel
 from secateur.model.forward import forward_context
 from secateur.model.units import expand_units, last_projection, unit_span
-from secateur.storage import os_errors_as_output_failed, write_json
+from secateur.storage import follow_umask, os_errors_as_output_failed, write_json
 
 META = "calibration.json"
 TAYLOR_WINDOWS = 16
@@ -78,6 +78,7 @@ def calibrate(
     The folder counts only once the iterator is exhausted.
 
     Raises:
+        FloatingPointError: as `collect_grams`.
         OutputFailed: the folder cannot be written.
     """
     with os_errors_as_output_failed(folder):
@@ -117,6 +118,7 @@ def _save_layer(tensors: dict[str, Tensor], file: Path) -> None:
     temporary = file.with_name(f".{file.stem}.tmp")
     with os_errors_as_output_failed(file.parent):
         save_file(tensors, temporary)
+        follow_umask(temporary)
         os.replace(temporary, file)
 
 

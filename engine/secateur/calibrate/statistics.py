@@ -44,6 +44,9 @@ def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardConte
 
     Arguments to the products are in the model's dtype, sums in fp32. Cost per token: one forward
     pass plus 2 N^2 FLOPs per sub-block.
+
+    Raises:
+        FloatingPointError: activations are NaN or infinite in the model's dtype.
     """
     states = [embed(model, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
     tokens = windows_BT.numel()
@@ -58,6 +61,9 @@ def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardConte
                 gram_NN = accumulate(gram_NN, inner_BTN)
                 states[position] = state_BTH + project_output(inner_BTN, block)
             assert gram_NN is not None  # windows_BT is never empty
+            if not torch.isfinite(gram_NN.diagonal()).all():
+                reason = f"activations of the {kind} of layer {index} are NaN or infinite in {model.dtype}"
+                raise FloatingPointError(reason)
             yield GramMatrix(index, kind, gram_NN, tokens)
 
 

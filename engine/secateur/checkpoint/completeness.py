@@ -1,13 +1,15 @@
-"""Does a checkpoint hold exactly the tensors, and the tokens, that its config announces?"""
+"""Does a checkpoint hold exactly the tensors, and the tokens, that its config announces, and only numbers?"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from secateur.errors import BrokenCheckpoint
+from secateur.errors import BadInput, BrokenCheckpoint
 
 if TYPE_CHECKING:
+    from torch import Tensor, dtype
     from transformers import PreTrainedConfig
 
 Shape = tuple[int, ...]
@@ -26,6 +28,8 @@ def check_tensors(config: PreTrainedConfig, stored: Mapping[str, Shape], referen
         BrokenCheckpoint: a tensor is missing, has another shape, or belongs to no part of the model.
     """
     expected = expected_shapes(config)
+    if HEAD in stored:  # also where the config says that it is tied: what is stored is used
+        expected[HEAD] = expected[EMBEDDING]
     missing = [name for name in expected if name not in stored]
     if missing:
         raise BrokenCheckpoint("model", reference, f"tensor {_some(missing)} missing from the weights")
@@ -36,7 +40,7 @@ def check_tensors(config: PreTrainedConfig, stored: Mapping[str, Shape], referen
                 reference,
                 f"tensor {name} has shape {list(stored[name])}, its config says {list(shape)}",
             )
-    extra = [name for name in stored if name not in expected and not is_redundant(name, config)]
+    extra = [name for name in stored if name not in expected and not name.endswith(IGNORED_SUFFIX)]
     if extra:
         raise BrokenCheckpoint("model", reference, f"unexpected tensor {_some(extra)} in the weights")
 
@@ -51,9 +55,57 @@ def check_vocabulary(tokens: int, rows: int, reference: object) -> None:
         )
 
 
-def is_redundant(name: str, config: PreTrainedConfig) -> bool:
-    """Say whether a stored tensor is one that the model does not need (tied head, computed buffer)."""
-    return name.endswith(IGNORED_SUFFIX) or (name == HEAD and bool(config.tie_word_embeddings))
+def without_redundant(tensors: Mapping[str, Tensor], config: PreTrainedConfig) -> dict[str, Tensor]:
+    """Leave out computed buffers, and a head that the config ties to the embedding and that equals it.
+
+    A head that differs is the model's own, whatever the config says: transformers 5 and vLLM use it too.
+    """
+    import torch
+
+    def redundant(name: str) -> bool:
+        tied = name == HEAD and bool(config.tie_word_embeddings)
+        return name.endswith(IGNORED_SUFFIX) or (tied and torch.equal(tensors[HEAD], tensors[EMBEDDING]))
+
+    return {name: tensor for name, tensor in tensors.items() if not redundant(name)}
+
+
+def check_finite(tensors: Mapping[str, Tensor], reference: object) -> None:
+    """Check that all weights are numbers, in one pass over them.
+
+    Raises:
+        BrokenCheckpoint: some are NaN or infinite; names the first tensor that has such values.
+    """
+    import torch
+
+    damaged = [name for name, tensor in tensors.items() if not math.isfinite(_largest(tensor))]
+    if damaged:
+        count = int((~torch.isfinite(tensors[damaged[0]].float())).sum())
+        others = f" ({len(damaged) - 1} more tensors have such values)" if len(damaged) > 1 else ""
+        raise BrokenCheckpoint(
+            "model", reference, f"{count:,} NaN or infinite values in tensor {damaged[0]}{others}"
+        )
+
+
+def check_range(tensors: Mapping[str, Tensor], dtype: dtype) -> None:
+    """Check that finite weights stay finite in another dtype.
+
+    Raises:
+        BadInput: they do not; names the first tensor and its largest value.
+    """
+    import torch
+
+    limit = torch.finfo(dtype).max
+    for name, tensor in tensors.items():
+        if torch.finfo(tensor.dtype).max > limit and (largest := _largest(tensor)) > limit:
+            reason = f"tensor {name} has values up to {largest:.3g}, {limit:.3g} is the largest it can hold"
+            raise BadInput("dtype", str(dtype).removeprefix("torch."), reason)
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest absolute value; NaN where there is one."""
+    values = tensor.float() if tensor.element_size() == 1 else tensor  # torch cannot compare 8-bit floats
+    low, high = (float(bound) for bound in values.aminmax())
+    return math.nan if math.isnan(low) or math.isnan(high) else max(-low, high)
 
 
 def expected_shapes(config: PreTrainedConfig) -> dict[str, Shape]:
@@ -62,8 +114,12 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, Shape]:
 
     with torch.device("meta"):
         model = _model_class(config)(config)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return {name: shape for name, shape in shapes.items() if not is_redundant(name, config)}
+    tied = bool(config.tie_word_embeddings)
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not (name.endswith(IGNORED_SUFFIX) or (tied and name == HEAD))
+    }
 
 
 def _model_class(config: PreTrainedConfig) -> type:

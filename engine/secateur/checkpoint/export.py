@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.card import model_card
+from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.configuration_secateur import slim_config, stock_config
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
@@ -46,10 +47,13 @@ def export(
         dtype: dtype of the weights on disk.
 
     Raises:
+        BadInput: a weight is too large for `dtype`.
         OutputFailed: the disk is full, or the folder cannot be written; nothing is left behind.
     """
     config, model = describe(model)
     config.dtype = dtype
+    config.tie_word_embeddings = model.tied
+    check_range(named_tensors(model), dtype)
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in named_tensors(model).items()}
     with new_folder(folder) as partial:
         check_disk_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))

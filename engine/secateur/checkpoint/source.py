@@ -16,7 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from secateur.checkpoint.completeness import EMBEDDING, check_tensors, check_vocabulary, is_redundant
+from secateur.checkpoint.completeness import (
+    EMBEDDING,
+    check_finite,
+    check_tensors,
+    check_vocabulary,
+    without_redundant,
+)
 from secateur.checkpoint.fingerprint import fingerprint_files
 from secateur.checkpoint.gguf_file import GgufFile, open_gguf
 from secateur.checkpoint.safetensors_file import SafetensorsFiles, open_safetensors
@@ -70,22 +76,24 @@ class ModelSource:
         return fingerprint_files([*self.weights.files, *(file for file in beside if file.is_file())])
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the weights by Hugging Face parameter name, a tied ``lm_head`` left out.
+        """Return the weights by Hugging Face parameter name; no ``lm_head`` where it is the embedding.
 
         A folder's are memory-mapped in their stored dtype; a GGUF file's are dequantised to float32.
         """
-        tensors = self.weights.tensors()
-        return {name: tensor for name, tensor in tensors.items() if not is_redundant(name, self.config)}
+        return without_redundant(self.weights.tensors(), self.config)
 
     def load_model(self) -> DecoderModel:
         """Build the model of this checkpoint, in the dtype of `tensors`.
 
         Raises:
             UnsupportedModel: a variant of its family that cannot be pruned.
+            BrokenCheckpoint: weights that are NaN or infinite.
         """
         from secateur.model.decoder import build_model
 
-        return build_model(self.config, self.tensors(), self.reference)
+        tensors = self.tensors()
+        check_finite(tensors, self.reference)
+        return build_model(self.config, tensors, self.reference)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the model's tokenizer; raises `BrokenCheckpoint` when it cannot be read."""

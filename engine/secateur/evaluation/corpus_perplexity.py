@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
+from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.export import RECORD
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.evaluate import EvaluateOptions
-from secateur.errors import BadInput, SecateurError
+from secateur.errors import BadInput, BrokenCheckpoint, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
-from secateur.model.decoder import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
@@ -42,9 +44,11 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
     ) -> tuple[DecoderModel, dict[str, int], dict[str, Any]]:
         """The model, its number of windows by corpus, and what was measured."""
         with clock.stage("evaluate" + stage_suffix):
-            model = source.load_model().to(dtype)
+            stored = source.load_model()
+            check_range(named_tensors(stored), dtype)
+            model = stored.to(dtype)
             windows = _windows(corpora, source, options)
-            results = _measure(titles[0], model, windows, reporter)
+            results = _measure(titles[0], source, model, windows, reporter)
         if tasks:
             with clock.stage("tasks" + stage_suffix):
                 tokenizer = source.tokenizer()
@@ -72,12 +76,20 @@ def _windows(corpora: tuple[Corpus, ...], source: ModelSource, options: Evaluate
 
 
 def _measure(
-    title: str, model: DecoderModel, windows: Mapping[str, Tensor], reporter: ProgressReporter
+    title: str,
+    source: ModelSource,
+    model: DecoderModel,
+    windows: Mapping[str, Tensor],
+    reporter: ProgressReporter,
 ) -> dict[str, Any]:
     batches = sum(-(-len(part) // BATCH_WINDOWS) for part in windows.values())
     if batches:
         reporter.stage(title, batches)
     nll = {name: mean_nll(model, part, lambda _: reporter.step()) for name, part in windows.items()}
+    for name, value in nll.items():
+        if not math.isfinite(value):
+            reason = f"its loss on {name} is {value} in {model.dtype}, though its weights are finite"
+            raise BrokenCheckpoint("model", source.reference, reason)
     return {
         "parameters": count_parameters(model).to_json(),
         "perplexity": {name: perplexity(value) for name, value in nll.items()},

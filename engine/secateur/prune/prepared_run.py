@@ -20,13 +20,14 @@ from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_comp
 from secateur.calibrate.corpus import Corpus, load_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.calibrate.self_text import self_corpus
+from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import SELF_CORPUS, PruneOptions
-from secateur.errors import UnsupportedModel
+from secateur.errors import BrokenCheckpoint, UnsupportedModel
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.pool import open_pool
-from secateur.model.decoder import DecoderModel, base_model_type
+from secateur.model.decoder import DecoderModel, base_model_type, named_tensors
 from secateur.model.forward import mean_nll
 from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
@@ -106,6 +107,7 @@ def prepare(
         split = split_windows(source, corpora, reserved, options)
     space = space_for(model, options)
     dtype = stored_dtype(options, source, model)
+    check_range(named_tensors(model), dtype)
     with clock.stage("latency") if options.limits_latency else nullcontext():
         table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
     goals = goals_for(model, space, options, table)
@@ -181,8 +183,11 @@ def _calibrate_if_needed(
     reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
     config = CalibrationConfig(options.criterion)
     with torch.inference_mode(options.criterion not in GRADIENT_CRITERIA):
-        for _ in calibrate(model.to(fastest_dtype()), split.statistics, folder, config):
-            reporter.step()
+        try:
+            for _ in calibrate(model.to(fastest_dtype()), split.statistics, folder, config):
+                reporter.step()
+        except FloatingPointError as error:
+            raise BrokenCheckpoint("model", options.model, str(error)) from error
 
 
 def _identity(
