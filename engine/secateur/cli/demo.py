@@ -63,10 +63,13 @@ def demo(
 def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
     from secateur.config.prune import PruneOptions
     from secateur.storage import check_parent
+    from secateur.threads import passive_waiting
 
     PruneOptions(model=MODEL, out=out, keep=(keep,), seed=seed)  # refused before anything is imported
     check_parent("out", out / "dense")
-    with exit_on_interrupt_during_import():
+    with passive_waiting(), exit_on_interrupt_during_import():
+        import torch  # noqa: F401
+
         from secateur.serve.process import served
 
     options = _options(out, keep, seed)

@@ -14,6 +14,7 @@ from secateur.cli.stages import StageReporter
 from secateur.config.evaluate import EvaluateOptions
 from secateur.config.values import from_given
 from secateur.evaluation.checks import check_before_start
+from secateur.threads import passive_waiting
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +31,7 @@ def evaluate(given: Given, json: Json = False) -> None:
     with stdout_to_stderr():
         options = from_given(EvaluateOptions, given)
         check_before_start(options)
-        with exit_on_interrupt_during_import():
+        with passive_waiting(), exit_on_interrupt_during_import():
             from secateur.evaluation.corpus_perplexity import evaluate as run
 
         with StageReporter() as reporter:

@@ -278,7 +278,10 @@ def _line(job: prune_pb2.PruneJob) -> str:
 def _table(jobs: Iterable[prune_pb2.PruneJob]) -> Any:
     from rich.table import Table
 
-    table = Table("job", "state", "made", "evaluations", "best KL", "title", box=None)
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "state", "made", "evaluations", "best KL"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("title", overflow="fold")
     for job in jobs:
         progress = job.progress
         table.add_row(

@@ -53,7 +53,7 @@ def list_(client: Client, json: Json = False) -> None:
     if json:
         emit_json({"models": [_document(model) for model in models]})
     else:
-        console.print(_table(models))
+        _print(models)
 
 
 @app.command(cls=OptionCommand)
@@ -215,7 +215,7 @@ def _show(model: models_pb2.Model, as_json: bool) -> None:
     if as_json:
         emit_json(_document(model))
         return
-    console.print(_table([model]))
+    _print([model])
     for version in model.versions:
         for line in _facts(version):
             print_status(line)
@@ -239,13 +239,23 @@ def _show_plan(answer: Any, what: str, as_json: bool) -> None:
         print_status(f"{name}, kept for a rollback, would be unloaded")
 
 
+def _print(models: list[models_pb2.Model]) -> None:
+    """A table, and below it the folders: paths are too long for a column."""
+    console.print(_table(models))
+    for model in models:
+        for version in model.versions:
+            print_status(f"{model.name} {version.version}: {version.checkpoint.folder}")
+
+
 def _table(models: list[models_pb2.Model]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE)
-    for column in ("model", "version", "state", "kept", "context", "running", "requests", "folder"):
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("model", "version", "state"):
         table.add_column(column, overflow="fold")
+    for column in ("kept", "context", "running", "requests"):
+        table.add_column(column, justify="right", no_wrap=True)
     for model in models:
         names = model.name + "".join(f"\n= {alias}" for alias in model.aliases)
         for version in model.versions:
@@ -258,7 +268,6 @@ def _table(models: list[models_pb2.Model]) -> Table:
                 str(version.max_model_len or ""),
                 str(counters.running_requests + counters.waiting_requests),
                 str(counters.finished_requests + counters.aborted_requests),
-                version.checkpoint.folder,
             )
             names = ""
     return table

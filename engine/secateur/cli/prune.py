@@ -12,6 +12,7 @@ from secateur.cli.stages import StageReporter
 from secateur.config.prune import PruneOptions
 from secateur.config.values import from_given
 from secateur.prune.checks import check_before_start
+from secateur.threads import passive_waiting
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +30,7 @@ def prune(given: Given, json: Json = False) -> None:
     with stdout_to_stderr():
         options = from_given(PruneOptions, given)
         check_before_start(options)
-        with exit_on_interrupt_during_import():
+        with passive_waiting(), exit_on_interrupt_during_import():
             from secateur.prune.pipeline import prune_all
 
         with StageReporter() as reporter:

@@ -17,6 +17,7 @@ from secateur.config.values import from_given
 from secateur.prune.checks import check_places
 from secateur.report.study_page_file import require_replaceable, write_page
 from secateur.study.location import check_exists
+from secateur.threads import passive_waiting
 
 DEFAULT_PAGE = Path("report.html")
 StudyArgument = Annotated[
@@ -132,7 +133,7 @@ def cut(
             given = {**given, "keep": "1"}
         check_exists(study)
         check_places(from_given(PruneOptions, {**given, "model": study}))  # the study says its other options
-        with exit_on_interrupt_during_import():
+        with passive_waiting(), exit_on_interrupt_during_import():
             from secateur.prune.pipeline import cut_from_study, options_of_study
 
         options = options_of_study(study, given)

@@ -264,7 +264,7 @@ class PruneOptions:
     )
     quantum: int = option(
         64,
-        help="FFN channels come in multiples of this.",
+        help="FFN channels come in multiples of this; 128 suits most quantisers.",
         group=SERVING,
         min_value=1,
         allowed="at least 1 channel",

@@ -28,6 +28,7 @@ from secateur.evaluation.workers.backend import (
     picklable_error,
     run_task,
 )
+from secateur.threads import passive_waiting
 
 
 class ProcessBackend:
@@ -72,7 +73,8 @@ class ProcessBackend:
         # Ctrl-C is for the process that started them: a blocked signal stays blocked in what it starts.
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process.start()
+            with passive_waiting():
+                process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             child_connection.close()

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from secateur.locks import is_locked, try_lock
+from secateur.threads import passive_waiting
 
 LOCK = "runner.lock"
 LOCKED_EXIT_STATUS = 75  # of a process that found another at the job
@@ -89,13 +90,14 @@ def start_process(folder: Path, number: int, nice: int, state: str, log: Path) -
         state: URL of the database it tells its progress to; not on its command line, it may hold a password.
         log: takes what it prints.
     """
-    with log.open("wb") as output:
+    environ = {**os.environ, STATE_VARIABLE: state}
+    with log.open("wb") as output, passive_waiting(environ):
         child = subprocess.Popen(
             [sys.executable, "-m", "secateur.serve.jobs.runner", str(folder), str(number), str(nice)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, STATE_VARIABLE: state},
+            env=environ,
             start_new_session=True,  # neither Ctrl-C nor the end of our terminal is for it
         )
     return JobProcess(child.pid, os.pidfd_open(child.pid), child)
