@@ -22,6 +22,7 @@ NOT_RUN = [
     ("README.md", "your model, your text"),
     ("README.md", "installs packages"),
     ("benchmarking.md", "takes minutes, or needs servers of other kinds"),
+    ("checkpoint.md", "peft is not a dependency"),
     ("dependencies.md", "installs packages"),
     ("install.md", "installs packages"),
     ("install.md", "installs packages"),
