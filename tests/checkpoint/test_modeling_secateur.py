@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from secateur.checkpoint import configuration_secateur, modeling_secateur
-from secateur.checkpoint.configuration_secateur import slim_config
+from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
 
 LAYERS, GROUPS, CHANNELS = 4, 3, 40
@@ -57,6 +58,7 @@ SHAPES = {
     "last-layer-removed": ([3, 2, 1, 0], [40, 40, 16, 0]),
     "inner-layer-removed": ([3, 0, 1, 2], [40, 0, 16, 40]),
     "one-attention-left": ([0, 1, 0, 0], [40, 0, 16, 40]),
+    "second-half-attends": ([0, 0, 1, 1], [40, 8, 16, 40]),  # of layers that slide, where others do not
     "nothing-removed": ([3, 3, 3, 3], [40, 40, 40, 40]),
 }
 
@@ -117,6 +119,45 @@ def test_slim_equals_masked_dense(family: str, shape: str) -> None:
     torch.testing.assert_close(slim(**given).logits, expected, atol=2e-5, rtol=1e-4)
 
 
+ROPES: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 8},
+    "longrope": {
+        "factor": 4.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [2.0] * 8,
+        "original_max_position_embeddings": 8,
+    },
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@torch.no_grad()
+def test_scaled_rotary_embeddings(family: str, rope: str, tmp_path: Path) -> None:
+    """Read from a config that refuses to say how many heads there are; also beyond the original context."""
+    config, cls = FAMILIES[family]
+    fields = {**config.to_dict(), "max_position_embeddings": 32}
+    fields["rope_parameters"] = {"rope_theta": 10000.0, "rope_type": rope, **ROPES[rope]}
+    torch.manual_seed(0)
+    dense = cls(type(config)(**fields)).eval()
+    cut(dense, *SHAPES["mixed"]).save_pretrained(tmp_path)
+    slim = SecateurForCausalLM.from_pretrained(tmp_path)
+    masked = mask(dense, *SHAPES["mixed"])
+    for length in (6, 28):
+        torch.testing.assert_close(
+            slim(tokens(1, length)).logits, masked(tokens(1, length)).logits, atol=2e-5, rtol=1e-4
+        )
+    assert SecateurConfig.from_pretrained(tmp_path).rope_parameters == dense.config.rope_parameters
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
@@ -157,9 +198,3 @@ torch.save(logits, {str(tmp_path / "logits.pt")!r})
     with torch.no_grad():
         expected = slim(torch.arange(2, 12)[None]).logits
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected, atol=2e-5, rtol=1e-4)
-
-
-def test_the_kind_of_attention_that_counts_tokens_must_stay() -> None:
-    config = slim_config(FAMILIES["qwen2-sliding"][0], [0, 0, 1, 1], [8] * 4)
-    with pytest.raises(ValueError, match="at least one full_attention layer must keep its attention"):
-        SecateurForCausalLM(config)

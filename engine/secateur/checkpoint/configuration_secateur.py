@@ -29,6 +29,9 @@ _AUTO_MAP = {
 }
 # Fields of a dense config that describe the file it came from, not the model.
 _NOT_INHERITED = {"model_type", "architectures", "auto_map", "transformers_version", "_name_or_path"}
+# Fields of a slim config that no dense one has.
+_NOT_DENSE = _NOT_INHERITED | {"base_model_type", "per_layer_config"}
+_HEADS = ("num_attention_heads", "num_key_value_heads")
 
 
 class SecateurConfig(PreTrainedConfig):
@@ -63,6 +66,69 @@ class SecateurConfig(PreTrainedConfig):
         )
         rest = {name: value for name, value in kwargs.items() if name not in names and name != "head_dim"}
         super().__post_init__(per_layer_config=per_layer_config, **rest)
+        self._check_layers()
+        self._cached_layers = self._only_attention()  # made once: every step of generation asks for it
+
+    def dense_config(self) -> PreTrainedConfig:
+        """The family's own config of the dense model: for code that reads a field which varies per layer."""
+        fields = {name: value for name, value in self.to_dict().items() if name not in _NOT_DENSE}
+        return CONFIG_MAPPING[self.base_model_type](**fields)
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> SecateurConfig:
+        """What transformers builds key/value caches from: only the layers that have attention.
+
+        So a cache has no slot that is never filled. Slots are counted in the order of these layers.
+        """
+        cached_layers = self.__dict__.get("_cached_layers")  # absent while the config is being made
+        if cached_layers is None:
+            return self
+        config = copy.copy(cached_layers)
+        config.vocab_size = self.vocab_size
+        config._attn_implementation = self._attn_implementation  # masks are made from this config too
+        return config
+
+    def _only_attention(self) -> SecateurConfig | None:
+        """The layers that have attention, as a config; None where these are all, each with its own heads.
+
+        Heads that all of them share are said once: continuous batching has one number for all layers.
+        """
+        fields = self.to_dict()
+        overrides = fields.pop("per_layer_config", None) or {}
+        entries = {int(index): entry for index, entry in overrides.items()}
+        kept = [
+            index for index in range(self.num_hidden_layers) if "attention" not in _skipped(entries, index)
+        ]
+        heads = {tuple(entries.get(index, {}).get(name) for name in _HEADS) for index in kept}
+        shared = next(iter(heads)) if len(heads) == 1 else (None, None)
+        if len(kept) == self.num_hidden_layers and shared == (None, None):
+            return None
+        for name, value in zip(_HEADS, shared, strict=True):
+            if value is not None:
+                fields[name] = value
+        if kinds := fields.get("layer_types"):
+            fields["layer_types"] = [kinds[index] for index in kept]
+        fields["num_hidden_layers"] = len(kept)
+        fields["per_layer_config"] = {
+            slot: {name: value for name, value in entries.get(index, {}).items() if fields.get(name) != value}
+            for slot, index in enumerate(kept)
+        }
+        return SecateurConfig(**fields)
+
+    @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """The layers that have attention."""
+        layers = enumerate(self.per_layer_config)
+        return tuple(index for index, layer in layers if "attention" not in layer.skip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As every config's; without what follows from the other fields."""
+        fields = super().to_dict()
+        fields.pop("_cached_layers", None)
+        return fields
+
+    def validate(self) -> None:
+        """Asked for before a config is saved. The family's checks read fields that vary: its own config's."""
+        self.dense_config().validate()
         self._check_layers()
 
     def _check_layers(self) -> None:
@@ -166,6 +232,11 @@ def _check_shape(config: PreTrainedConfig, groups: Sequence[int], channels: Sequ
         outside = [width for width in widths if not 0 <= width <= dense]
         if outside:
             raise ValueError(f"{name}: got {outside[0]}, allowed are 0 to {dense}")
+
+
+def _skipped(entries: dict[int, dict[str, Any]], index: int) -> Sequence[str]:
+    """The sub-blocks that a layer lacks."""
+    return entries.get(index, {}).get("skip") or ()
 
 
 def _own_fields(family: type[PreTrainedConfig]) -> set[str]:

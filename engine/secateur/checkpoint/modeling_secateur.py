@@ -8,12 +8,12 @@ embedding, sliding window and key/value cache are therefore exactly the family's
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM, LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
+from transformers.masking_utils import create_masks_for_generate
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
@@ -64,15 +64,30 @@ class SecateurForCausalLM(LlamaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @staticmethod
+    def create_masks_for_generate(config: SecateurConfig, *args: Any, **kwargs: Any) -> Any:
+        """As every model's; a kind of attention that no layer has left has no mask."""
+        masks = create_masks_for_generate(config, *args, **kwargs)
+        if isinstance(masks, dict):
+            masks = {**dict.fromkeys(config.layer_types), **masks}
+        return masks
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As every model's; transformers writes the new size to `get_text_config`, here another object."""
+        embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.config.vocab_size = embedding.num_embeddings
+        return embedding
+
 
 def _pruned_model(config: SecateurConfig) -> PreTrainedModel:
     """The family's model class with this config's decoder layers in place of the dense ones."""
     family = DECODER_CLASSES[config.base_model_type]
-    layerless = copy.copy(config)
+    # Rotary embeddings read the number of heads, which the pruned config refuses to name where it varies.
+    layerless = config.dense_config()
     layerless.num_hidden_layers = 0
     model = family.model(layerless)
     model.config = config
-    slots = _cache_slots(config)
+    slots = {index: slot for slot, index in enumerate(config.attention_layers)}
     model.layers = nn.ModuleList(
         [_pruned_layer(family, config, index, slots.get(index)) for index in range(config.num_hidden_layers)]
     )
@@ -96,25 +111,3 @@ def _pruned_layer(
         layer.mlp = NoMLP()
         layer.post_attention_layernorm = nn.Identity()
     return layer
-
-
-def _cache_slots(config: SecateurConfig) -> dict[int, int]:
-    """Layer index -> index in the key/value cache, for the layers that have attention.
-
-    The cache has one slot per dense layer, of that layer's kind (full or sliding), and transformers
-    asks the first slot (for masks: the first of a kind) how many tokens were seen. So each attention
-    takes the first free slot of its kind.
-
-    Raises:
-        ValueError: no attention of layer 0's kind is left, so that nobody would count the tokens.
-    """
-    kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
-    free = {kind: iter([i for i, k in enumerate(kinds) if k == kind]) for kind in kinds}
-    slots = {
-        index: next(free[kinds[index]])
-        for index, layer in enumerate(config.per_layer_config)
-        if "attention" not in layer.skip
-    }
-    if 0 not in slots.values():
-        raise ValueError(f"per_layer_config: at least one {kinds[0]} layer must keep its attention")
-    return slots

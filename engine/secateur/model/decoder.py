@@ -189,6 +189,11 @@ def base_model_type(config: Any) -> str:
     return getattr(config, "base_model_type", None) or config.model_type
 
 
+def dense_config(config: Any) -> Any:
+    """The config of the dense model: of a slim checkpoint, that of the model it was cut from."""
+    return config.dense_config() if base_model_type(config) != config.model_type else config
+
+
 def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> DecoderModel:
     """The model made of a config and its named tensors.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.decoder import AttentionWeights, DecoderModel, FfnWeights, SubBlock
+from secateur.model.decoder import AttentionWeights, DecoderModel, FfnWeights, SubBlock, dense_config
 from secateur_kernels import Heads, Packing, gated_inner, linear_nll
 from secateur_kernels import attention_inner as attend
 
@@ -77,7 +77,7 @@ def forward_context(model: DecoderModel, window: int) -> ForwardContext:
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = model.config
-    rotary = LlamaRotaryEmbedding(config=config)
+    rotary = LlamaRotaryEmbedding(config=dense_config(config))
     cos, sin = rotary(torch.zeros(1, window, 1, dtype=torch.float32), torch.arange(window)[None])
     span = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
