@@ -11,48 +11,13 @@ import torch
 
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import BrokenCheckpoint, SecateurError, UnsupportedModel
+from tests.checkpoint.converter import write_gguf
 
 
 def refused(kind: type[SecateurError], file: Path, words: str) -> None:
     with pytest.raises(kind, match=words) as caught:
         open_source(file)
     assert "\n" not in str(caught.value)
-
-
-def write_gguf(folder: Path, file: Path, architecture: str, extra: str | None = None) -> Path:
-    """Write a tiny folder as a GGUF file, with gguf's own writer."""
-    import gguf
-
-    from secateur.checkpoint.gguf_file import LAYER_NAMES, TOP_NAMES
-
-    source = open_source(folder)
-    config = source.config
-    writer = gguf.GGUFWriter(file, architecture)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(source.tokenizer().get_vocab(), key=source.tokenizer().get_vocab().get))
-    ours = {theirs: name for name, theirs in {**TOP_NAMES, **LAYER_NAMES}.items()}
-    for name, tensor in source.tensors().items():
-        stem, _, suffix = name.rpartition(".")
-        if stem.startswith("model.layers."):
-            _, _, layer, part = stem.split(".", 3)
-            stem = f"blk.{layer}.{ours[part]}"
-        else:
-            stem = ours[stem]
-        writer.add_tensor(f"{stem}.{suffix}", tensor.numpy())
-    if extra:
-        writer.add_tensor(extra, torch.zeros(16).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
 
 
 def test_tensors_are_those_transformers_loads(smollm2: ModelSource) -> None:
@@ -118,7 +83,7 @@ def test_damaged_header_never_escapes_as_another_exception(
 
 
 def test_written_file_comes_back(tiny_qwen2: Path, tmp_path: Path) -> None:
-    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2")
+    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf")
     dense, read = open_source(tiny_qwen2), open_source(file)
     expected = dense.tensors()
     found = read.tensors()
@@ -127,16 +92,7 @@ def test_written_file_comes_back(tiny_qwen2: Path, tmp_path: Path) -> None:
     assert read.config.num_key_value_heads == 2
 
 
-def test_scaled_rotary_frequencies_are_refused(tiny_qwen2: Path, tmp_path: Path) -> None:
-    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2", extra="rope_freqs.weight")
-    refused(UnsupportedModel, file, "rotary")
-
-
 def test_tensor_of_no_family(tiny_qwen2: Path, tmp_path: Path) -> None:
-    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "qwen2", extra="blk.0.ffn_gate_inp.weight")
+    extra = {"blk.0.ffn_gate_inp.weight": torch.zeros(16).numpy()}
+    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", tensors=extra)
     refused(UnsupportedModel, file, "ffn_gate_inp")
-
-
-def test_unsupported_architecture(tiny_qwen2: Path, tmp_path: Path) -> None:
-    file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", "phi3")
-    refused(UnsupportedModel, file, "architecture phi3")

@@ -23,6 +23,7 @@ MAGIC = b"GGUF"
 SUPPORTED_VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 STRING, ARRAY = 8, 9
+ROPE_FACTORS = "rope_freqs.weight"
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 # The families we read share one naming on both sides.
@@ -61,12 +62,14 @@ class GgufFile:
         metadata: the scalar and string fields of the header.
         array_lengths: the number of items of each array field.
         entries: the tensors by Hugging Face name.
+        rope_factors: by what each rotary frequency is divided, where the file says so.
     """
 
     files: tuple[Path]
     metadata: dict[str, object]
     array_lengths: dict[str, int]
     entries: dict[str, GgufTensorInfo]
+    rope_factors: np.ndarray | None = None
 
     @property
     def architecture(self) -> str:
@@ -125,16 +128,21 @@ def open_gguf(file: Path) -> GgufFile:
                 raise BrokenCheckpoint(
                     "model", file, f"truncated or damaged inside its header ({size:,} bytes)"
                 ) from error
-    _check_supported(file, metadata, lengths, raw_entries)
+    _check_supported(file, metadata, lengths)
     entries = {}
+    rope_factors = None
     for name, shape, ggml_type, offset in raw_entries:
         start, length = data_start + offset, _byte_length(file, shape, ggml_type)
         if start + length > size:
             raise BrokenCheckpoint(
                 "model", file, f"truncated: {size:,} bytes, tensor {name} ends at {start + length:,}"
             )
-        entries[_hugging_face_name(file, name)] = GgufTensorInfo(shape, ggml_type, start, length)
-    return GgufFile((file,), metadata, lengths, entries)
+        entry = GgufTensorInfo(shape, ggml_type, start, length)
+        if name == ROPE_FACTORS:
+            rope_factors = _rope_factors(file, entry)
+        else:
+            entries[_hugging_face_name(file, name)] = entry
+    return GgufFile((file,), metadata, lengths, entries, rope_factors)
 
 
 class _BinaryReader:
@@ -204,18 +212,19 @@ def _skip_array(cursor: _BinaryReader) -> int:
     return count
 
 
-def _check_supported(
-    file: Path, metadata: dict[str, object], lengths: dict[str, int], entries: list[RawTensorInfo]
-) -> None:
+def _check_supported(file: Path, metadata: dict[str, object], lengths: dict[str, int]) -> None:
     if any(key.endswith(("head_count", "head_count_kv", "feed_forward_length")) for key in lengths):
         raise UnsupportedModel("model", file, "a GGUF whose layers differ in width")
     if int(str(metadata.get("split.count", 0))) > 1:
         raise UnsupportedModel("model", file, "one part of a split GGUF; merge the parts into one file first")
-    if any(name == "rope_freqs.weight" for name, *_ in entries):
-        # Llama 3.1 rotary scaling: the file keeps the factors, not the parameters the config needs.
-        raise UnsupportedModel(
-            "model", file, "a GGUF with scaled rotary frequencies; give the Hugging Face folder instead"
-        )
+
+
+def _rope_factors(file: Path, entry: GgufTensorInfo) -> np.ndarray:
+    import numpy as np
+
+    if entry.ggml_type != 0 or len(entry.shape) != 1:
+        raise UnsupportedModel("model", file, f"{ROPE_FACTORS} is not one row of 32-bit floats")
+    return np.fromfile(file, "<f4", entry.shape[0], offset=entry.start)
 
 
 def _byte_length(file: Path, shape: tuple[int, ...], ggml_type: int) -> int:

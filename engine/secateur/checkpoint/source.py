@@ -24,6 +24,7 @@ from secateur.checkpoint.completeness import (
     without_redundant,
 )
 from secateur.checkpoint.fingerprint import fingerprint_files
+from secateur.checkpoint.gguf_config import config_of_gguf
 from secateur.checkpoint.gguf_file import GgufFile, open_gguf
 from secateur.checkpoint.safetensors_file import SafetensorsFiles, open_safetensors
 from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, UnsupportedModel
@@ -253,7 +254,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
+def _config_of(folder: Path, model_type: str) -> PreTrainedConfig:
     try:
         if model_type == SLIM_MODEL_TYPE:
             from secateur.checkpoint.configuration_secateur import SecateurConfig
@@ -261,7 +262,7 @@ def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
             return SecateurConfig.from_pretrained(folder)
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, **where)
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # each configuration class validates in its own way
         raise BrokenCheckpoint("model", folder, f"unusable config: {_one_line(error)}") from error
     # transformers refuses to save, and vLLM to load, a float model that says it is quantised.
@@ -271,11 +272,9 @@ def _config_of(folder: Path, model_type: str, **where: str) -> PreTrainedConfig:
 
 def _open_gguf(reference: str, file: Path) -> ModelSource:
     weights = open_gguf(file)
-    _require_supported(weights.architecture, reference)
     if not weights.vocabulary:
         raise BrokenCheckpoint("model", reference, "no tokenizer in this GGUF file")
-    config = _config_of(file.parent, weights.architecture, gguf_file=file.name)
-    return ModelSource(reference, file, "gguf", config, weights)
+    return ModelSource(reference, file, "gguf", config_of_gguf(weights), weights)
 
 
 def _require_supported(model_type: str, reference: str) -> None:
