@@ -24,6 +24,8 @@ def write_gguf(
     architecture: str | None = None,
     *,
     tensors: Mapping[str, np.ndarray] | None = None,
+    quantised: gguf.GGMLQuantizationType | None = None,
+    split: int = 0,
     **fields: object,
 ) -> Path:
     """Write ``folder`` as a GGUF file of 32-bit floats.
@@ -31,12 +33,16 @@ def write_gguf(
     Args:
         architecture: another one than the converter's.
         tensors: more tensors, or others.
+        quantised: the type of the matrices.
+        split: tensors in a part, after a first part that has the header alone; 0 writes one file.
         fields: other values of the architecture's keys, dots written as two underscores; None leaves one out.
     """
     source = open_source(folder)
     config = source.config
     theirs = "llama" if config.model_type == "mistral" else config.model_type
-    writer = gguf.GGUFWriter(file, architecture or theirs)
+    writer = gguf.GGUFWriter(
+        file, architecture or theirs, split_max_tensors=split, small_first_shard=split > 0
+    )
     given = {key.replace("__", "."): value for key, value in fields.items()}
     for key, value in ({**header_fields(config), **given}).items():
         if value is not None:
@@ -49,12 +55,23 @@ def write_gguf(
     merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     for name, weights in {**gguf_tensors(folder, theirs), **(tensors or {})}.items():
-        writer.add_tensor(name, weights)
+        if quantised is None or weights.ndim < 2:
+            writer.add_tensor(name, weights)
+        else:
+            writer.add_tensor(name, blocks(weights, quantised), raw_dtype=quantised)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return file
+    return file if not split else min(file.parent.glob(f"{file.stem}-00001-of-*"))
+
+
+def blocks(weights: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """The quantised weights; zeros where gguf can only dequantise."""
+    try:
+        return gguf.quantize(weights, kind)
+    except NotImplementedError:
+        return np.zeros(gguf.quant_shape_to_byte_shape(weights.shape, kind), np.uint8)
 
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -17,10 +17,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.export import export
-from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.source import open_source
 from secateur.errors import BrokenCheckpoint, SecateurError, UnsupportedModel
+from secateur.model.architecture import Architecture
+from secateur.model.decoder import DecoderModel
 from secateur.model.forward import forward_context, hidden_states
+from secateur.prune.surgery import build_slim_model
 from tests.checkpoint.converter import llama3_factors, write_gguf
 
 TOKENS = torch.randint(2, 300, (2, 200), generator=torch.Generator().manual_seed(0))
@@ -62,8 +66,7 @@ KINDS = [
 ]
 
 
-def ours(source: ModelSource) -> Tensor:
-    model = source.load_model()
+def ours(model: DecoderModel) -> Tensor:
     with torch.inference_mode():
         return hidden_states(model, TOKENS, forward_context(model, TOKENS.shape[1])) @ model.head_VH.T
 
@@ -109,16 +112,23 @@ def test_logits_are_those_of_the_folder(
     folder = scaled(family, ROPES[rope], head_dim=head_dim, **biases)
     dense, read = open_source(folder), open_source(write_gguf(folder, tmp_path / "tiny.gguf"))
     assert rope_of(read.config) == rope_of(dense.config)
-    torch.testing.assert_close(ours(read), theirs(folder), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(read.load_model()), theirs(folder), rtol=1e-4, atol=1e-4)
 
 
-def test_exported_checkpoint_keeps_the_rotary_embedding(scaled: Callable[..., Path], tmp_path: Path) -> None:
-    folder = scaled("llama", ROPES["yarn"])
+@pytest.mark.parametrize("rope", ["linear", "yarn in full", "llama3"])
+def test_exported_checkpoints_keep_the_rotary_embedding(
+    scaled: Callable[..., Path], tmp_path: Path, rope: str
+) -> None:
+    folder = scaled("llama", ROPES[rope])
     read = open_source(write_gguf(folder, tmp_path / "tiny.gguf"))
-    export(read.load_model(), read, tmp_path / "out", None, torch.float32)
-    written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert {"rope_theta": 1e6, **ROPES["yarn"]}.items() <= written["rope_parameters"].items()
-    torch.testing.assert_close(theirs(tmp_path / "out"), theirs(folder), rtol=1e-4, atol=1e-4)
+    model = read.load_model()
+    slim = build_slim_model(BlockLibrary(model, None, torch.float32), Architecture((1,), (64,)))
+    for out, written in ((tmp_path / "dense", model), (tmp_path / "slim", slim)):
+        export(written, read, out, None, torch.float32)
+        config = json.loads((out / "config.json").read_text())
+        assert {"rope_theta": 1e6, **ROPES[rope]}.items() <= config["rope_parameters"].items()
+        torch.testing.assert_close(theirs(out), ours(written), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs(tmp_path / "dense"), theirs(folder), rtol=1e-4, atol=1e-4)
 
 
 def test_config_is_that_of_the_folder(tiny_qwen3: Path, tmp_path: Path) -> None:
@@ -173,7 +183,8 @@ def test_llama3_parameters_from_their_factors(
         ("rope__scaling__alpha", 2.0, "llama.rope.scaling.alpha = 2.0: not supported"),
         ("rope__scaling__attn_factor", 1.5, "rope.scaling.attn_factor = 1.5"),
         ("rope__dimension_count", 16, r"llama.rope.dimension_count = 16: only the size of a head \(32\)"),
-        ("rope__dimension_sections", [8, 12, 12, 0], "rope.dimension_sections, a list"),
+        ("rope__dimension_sections", [8, 12, 12, 0], "a list llama.rope.dimension_sections"),
+        ("attention__head_count_kv", [2, 2, 1], "a list llama.attention.head_count_kv"),
         ("attention__value_length", 64, "attention.value_length = 64"),
         ("attention__sliding_window", 128, "attention.sliding_window = 128"),
         ("attention__causal", False, "attention.causal = False"),
@@ -234,7 +245,7 @@ def test_yarn_that_transformers_cannot_express(
 def test_what_changes_nothing_is_read(tiny_llama: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     read = open_source(write_gguf(tiny_llama, tmp_path / "tiny.gguf", **changes))
     assert rope_of(read.config)["rope_type"] == "default"
-    torch.testing.assert_close(ours(read), theirs(tiny_llama), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours(read.load_model()), theirs(tiny_llama), rtol=1e-4, atol=1e-4)
 
 
 def test_scaling_by_its_old_name(tiny_llama: Path, tmp_path: Path) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.errors import BrokenCheckpoint, SecateurError, UnsupportedModel
-from tests.checkpoint.converter import write_gguf
+from tests.checkpoint.converter import blocks, write_gguf
 
 
 def refused(kind: type[SecateurError], file: Path, words: str) -> None:
@@ -96,3 +98,64 @@ def test_tensor_of_no_family(tiny_qwen2: Path, tmp_path: Path) -> None:
     extra = {"blk.0.ffn_gate_inp.weight": torch.zeros(16).numpy()}
     file = write_gguf(tiny_qwen2, tmp_path / "tiny.gguf", tensors=extra)
     refused(UnsupportedModel, file, "ffn_gate_inp")
+
+
+def dequantised_types() -> list[gguf.GGMLQuantizationType]:
+    """What gguf can turn into floats."""
+    from gguf.quants import _type_traits
+
+    return [gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16, *_type_traits]
+
+
+@pytest.mark.parametrize("kind", gguf.GGMLQuantizationType, ids=lambda kind: kind.name)
+def test_types_of_tensors(
+    tmp_path: Path, make_tiny: Callable[..., Path], kind: gguf.GGMLQuantizationType
+) -> None:
+    folder = make_tiny("qwen2", num_hidden_layers=1, hidden_size=256, intermediate_size=256)
+    file = write_gguf(folder, tmp_path / "tiny.gguf", quantised=kind)
+    if kind in dequantised_types():
+        name = "model.layers.0.mlp.up_proj.weight"
+        weights = open_source(file).tensors()[name]
+        expected = gguf.dequantize(blocks(open_source(folder).tensors()[name].numpy(), kind), kind)
+        assert torch.equal(weights, torch.from_numpy(expected))
+    else:
+        refused(UnsupportedModel, file, f"tensor type {kind.name} cannot be dequantised")
+
+
+@pytest.fixture
+def parts(scaled_llama: Path, tmp_path: Path) -> list[Path]:
+    """A model in several files."""
+    first = write_gguf(scaled_llama, tmp_path / "tiny.gguf", split=12)
+    return sorted(first.parent.glob("tiny-*.gguf"))
+
+
+@pytest.fixture(scope="module")
+def scaled_llama(make_tiny: Callable[..., Path]) -> Path:
+    factors = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "original_max_position_embeddings": 8192, **factors}
+    return make_tiny("llama", rope_parameters=rope)
+
+
+def test_parts_are_one_model(scaled_llama: Path, parts: list[Path]) -> None:
+    assert len(parts) == 4
+    dense, read = open_source(scaled_llama), open_source(parts[0])
+    expected, found = dense.tensors(), read.tensors()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert read.config.rope_parameters == dense.config.rope_parameters
+    before = read.fingerprint
+    damaged = bytearray(parts[1].read_bytes())
+    damaged[-1] ^= 1
+    parts[1].write_bytes(damaged)
+    assert open_source(parts[0]).fingerprint != before
+
+
+def test_parts_that_are_not_whole(parts: list[Path]) -> None:
+    refused(UnsupportedModel, parts[1], "one of 4 parts of a GGUF file; give the first, .*-00001-of-00004")
+    content = parts[2].read_bytes()
+    parts[2].write_bytes(content[:-500])
+    refused(BrokenCheckpoint, parts[0], "tiny-00003-of-00004.gguf: truncated")
+    parts[2].write_bytes(parts[1].read_bytes())
+    refused(BrokenCheckpoint, parts[0], "another part, by its header")
+    parts[2].unlink()
+    refused(BrokenCheckpoint, parts[0], "its part tiny-00003-of-00004.gguf is missing")

@@ -130,7 +130,9 @@ def _check_understood(header: _Header, gguf: GgufFile) -> None:
     prefix = f"{header.architecture}."
     for name in gguf.array_lengths:
         if name.startswith(prefix):
-            raise UnsupportedModel("model", header.file, f"its header has {name}, a list: not supported")
+            raise UnsupportedModel(
+                "model", header.file, f"its header has a list {name}: layers that differ are not supported"
+            )
     for name, value in header.metadata.items():
         key = name.removeprefix(prefix)
         if key == name or key in READ or key in HARMLESS or value in NEUTRAL.get(key, ()):

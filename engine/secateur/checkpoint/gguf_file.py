@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +45,9 @@ LAYER_NAMES = {
 
 @dataclass(frozen=True)
 class GgufTensorInfo:
-    """One tensor of the file: its shape (row-major), GGML type and place."""
+    """One tensor: its shape (row-major), GGML type and place."""
 
+    file: Path
     shape: tuple[int, ...]
     ggml_type: int
     start: int
@@ -58,14 +59,14 @@ class GgufFile:
     """A checked GGUF file.
 
     Attributes:
-        files: the file itself (a tuple, as for safetensors).
+        files: the file, or all parts of a split one, the first of which has the header.
         metadata: the scalar and string fields of the header.
         array_lengths: the number of items of each array field.
         entries: the tensors by Hugging Face name.
         rope_factors: by what each rotary frequency is divided, where the file says so.
     """
 
-    files: tuple[Path]
+    files: tuple[Path, ...]
     metadata: dict[str, object]
     array_lengths: dict[str, int]
     entries: dict[str, GgufTensorInfo]
@@ -91,9 +92,10 @@ class GgufFile:
         import numpy as np
         import torch
 
-        data = np.memmap(self.files[0], mode="r", dtype=np.uint8)
+        data = {file: np.memmap(file, mode="r", dtype=np.uint8) for file in self.files}
         return {
-            name: torch.from_numpy(self._weights(name, entry, data)) for name, entry in self.entries.items()
+            name: torch.from_numpy(self._weights(name, entry, data[entry.file]))
+            for name, entry in self.entries.items()
         }
 
     def _weights(self, name: str, entry: GgufTensorInfo, data: np.ndarray) -> np.ndarray:
@@ -111,12 +113,36 @@ class GgufFile:
 
 
 def open_gguf(file: Path) -> GgufFile:
-    """Return ``file`` with its header parsed and compared with the file's size.
+    """Return ``file``, and the other parts where it is the first of several, parsed and proved to be whole.
 
     Raises:
-        BrokenCheckpoint: not a GGUF file, damaged or truncated.
+        BrokenCheckpoint: not a GGUF file, damaged or truncated, or a part is missing.
         UnsupportedModel: a GGUF variant that cannot be read exactly.
     """
+    first = _open_part(file)
+    count = first.metadata.get("split.count", 1)
+    if not isinstance(count, int) or count <= 1:
+        return first
+    ending = f"-00001-of-{count:05}.gguf"
+    if not file.name.endswith(ending):
+        raise UnsupportedModel(
+            "model", file, f"one of {count} parts of a GGUF file; give the first, *{ending}"
+        )
+    parts = [first]
+    for number in range(2, count + 1):
+        part = file.with_name(file.name.removesuffix(ending) + f"-{number:05}-of-{count:05}.gguf")
+        if not part.is_file():
+            raise BrokenCheckpoint("model", file, f"its part {part.name} is missing")
+        parts.append(_open_part(part))
+        if parts[-1].metadata.get("split.no") != number - 1:
+            raise BrokenCheckpoint("model", part, "another part, by its header, than by its name")
+    entries = {name: entry for part in parts for name, entry in part.entries.items()}
+    factors = next((part.rope_factors for part in parts if part.rope_factors is not None), None)
+    files = tuple(part.files[0] for part in parts)
+    return replace(first, files=files, entries=entries, rope_factors=factors)
+
+
+def _open_part(file: Path) -> GgufFile:
     size = file.stat().st_size
     with file.open("rb") as stream:
         if stream.read(4) != MAGIC:
@@ -128,7 +154,6 @@ def open_gguf(file: Path) -> GgufFile:
                 raise BrokenCheckpoint(
                     "model", file, f"truncated or damaged inside its header ({size:,} bytes)"
                 ) from error
-    _check_supported(file, metadata, lengths)
     entries = {}
     rope_factors = None
     for name, shape, ggml_type, offset in raw_entries:
@@ -137,7 +162,7 @@ def open_gguf(file: Path) -> GgufFile:
             raise BrokenCheckpoint(
                 "model", file, f"truncated: {size:,} bytes, tensor {name} ends at {start + length:,}"
             )
-        entry = GgufTensorInfo(shape, ggml_type, start, length)
+        entry = GgufTensorInfo(file, shape, ggml_type, start, length)
         if name == ROPE_FACTORS:
             rope_factors = _rope_factors(file, entry)
         else:
@@ -212,13 +237,6 @@ def _skip_array(cursor: _BinaryReader) -> int:
     return count
 
 
-def _check_supported(file: Path, metadata: dict[str, object], lengths: dict[str, int]) -> None:
-    if any(key.endswith(("head_count", "head_count_kv", "feed_forward_length")) for key in lengths):
-        raise UnsupportedModel("model", file, "a GGUF whose layers differ in width")
-    if int(str(metadata.get("split.count", 0))) > 1:
-        raise UnsupportedModel("model", file, "one part of a split GGUF; merge the parts into one file first")
-
-
 def _rope_factors(file: Path, entry: GgufTensorInfo) -> np.ndarray:
     import numpy as np
 
@@ -232,13 +250,15 @@ def _byte_length(file: Path, shape: tuple[int, ...], ggml_type: int) -> int:
     import gguf
     import numpy as np
 
+    name = f"number {ggml_type}, unknown to the gguf package,"
     try:
         kind = gguf.GGMLQuantizationType(ggml_type)
+        name = kind.name
         block_size, type_size = gguf.GGML_QUANT_SIZES[kind]
         if kind not in (kind.F32, kind.F16):
             gguf.dequantize(np.zeros((1, type_size), np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError) as error:
-        raise UnsupportedModel("model", file, f"tensor type {ggml_type} cannot be dequantised") from error
+        raise UnsupportedModel("model", file, f"tensor type {name} cannot be dequantised") from error
     if not shape or shape[-1] % block_size:
         raise BrokenCheckpoint("model", file, f"a tensor of shape {shape} does not fit its type {kind.name}")
     count = 1
