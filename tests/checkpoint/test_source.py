@@ -313,3 +313,16 @@ def test_weights_too_large_for_a_dtype_are_refused() -> None:
     check_range(tensors, torch.bfloat16)
     with pytest.raises(BadInput, match=r"dtype: got float16: tensor b has values up to 7e\+04"):
         check_range(tensors, torch.float16)
+
+
+def test_swish_is_silu(tiny_llama: Path, editable: Editable, tmp_path: Path) -> None:
+    """The same model under another name of its activation; vLLM's Llama knows only silu."""
+    folder = editable(tiny_llama)
+    rewrite(folder, hidden_act="swish")
+    source, plain = open_source(folder), open_source(tiny_llama)
+    model = source.load_model()
+    ids = torch.arange(2, 34)[None]
+    found = hidden_states(model, ids, forward_context(model, 32))
+    assert torch.equal(found, hidden_states(plain.load_model(), ids, forward_context(model, 32)))
+    export(model, source, tmp_path / "out", None, torch.float32)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_act"] == "silu"

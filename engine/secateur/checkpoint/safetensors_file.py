@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from secateur.checkpoint.recognition import PICKLED, check_folder, check_no_pointer, check_tensor_names
 from secateur.errors import BrokenCheckpoint
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def open_safetensors(folder: Path) -> SafetensorsFiles:
     files = tuple(_shards(folder))
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
+        check_no_pointer(file)
         shapes.update(_checked_shapes(file))
+    check_tensor_names(shapes, folder)
     return SafetensorsFiles(files, shapes)
 
 
@@ -52,12 +55,14 @@ def _shards(folder: Path) -> Iterable[Path]:
         return [folder / SINGLE]
     index = folder / INDEX
     if index.is_file():
+        check_no_pointer(index)
         return _indexed_shards(folder, index)
-    if any(folder.glob("pytorch_model*.bin")):
+    check_folder(folder)
+    if any(any(folder.glob(pattern)) for pattern in PICKLED):
         raise BrokenCheckpoint(
             "model",
             folder,
-            "has only pytorch_model.bin weights, which can run code when opened; "
+            "has only weights in pickle files (.bin, .pth or .pt), which can run code when opened; "
             "convert the model to safetensors first",
         )
     raise BrokenCheckpoint("model", folder, f"no weights in this folder (neither {SINGLE} nor {INDEX})")

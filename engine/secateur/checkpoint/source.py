@@ -26,6 +26,13 @@ from secateur.checkpoint.completeness import (
 from secateur.checkpoint.fingerprint import fingerprint_files
 from secateur.checkpoint.gguf_config import config_of_gguf
 from secateur.checkpoint.gguf_file import GgufFile, open_gguf
+from secateur.checkpoint.recognition import (
+    check_description,
+    check_file,
+    check_folder,
+    check_no_pointer,
+    missing_config,
+)
 from secateur.checkpoint.safetensors_file import SafetensorsFiles, open_safetensors
 from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, UnsupportedModel
 
@@ -226,25 +233,25 @@ def _open_folder(reference: str, folder: Path) -> ModelSource:
 
 def _checked_folder(reference: str, folder: Path) -> tuple[dict[str, Any], SafetensorsFiles]:
     """What ``config.json`` says, and the weights."""
+    from secateur.model.families import FAMILIES
+
     description = _read_config(folder)
-    _require_supported(str(description.get("model_type")), reference)
-    if description.get("quantization_config"):
-        method = description["quantization_config"].get("quant_method", "unknown")
-        raise UnsupportedModel(
-            "model", reference, f"weights are quantised ({method}); give the original ones"
-        )
+    check_description(description, {*FAMILIES, SLIM_MODEL_TYPE}, reference)
     weights = open_safetensors(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise BrokenCheckpoint("model", reference, f"no tokenizer (none of {', '.join(TOKENIZER_FILES)})")
+    for name in (*TOKENIZER_FILES, *TOKENIZER_SIDE_FILES):
+        if (folder / name).is_file():
+            check_no_pointer(folder / name)
     return description, weights
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
-        ggufs = sorted(folder.glob("*.gguf"))
-        hint = f"; to use its GGUF file give {ggufs[0]}" if ggufs else ""
-        raise BrokenCheckpoint("model", folder, f"no config.json in this folder{hint}")
+        check_folder(folder)
+        raise BrokenCheckpoint("model", folder, missing_config(folder, TOKENIZER_FILES))
+    check_no_pointer(file)
     try:
         description = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -267,24 +274,17 @@ def _config_of(folder: Path, model_type: str) -> PreTrainedConfig:
         raise BrokenCheckpoint("model", folder, f"unusable config: {_one_line(error)}") from error
     # transformers refuses to save, and vLLM to load, a float model that says it is quantised.
     config.__dict__.pop("quantization_config", None)
+    if getattr(config, "hidden_act", None) == "swish":
+        config.hidden_act = "silu"  # its name in transformers and vLLM, which knows no other for Llama
     return config
 
 
 def _open_gguf(reference: str, file: Path) -> ModelSource:
+    check_file(reference, file)
     weights = open_gguf(file)
     if not weights.vocabulary:
         raise BrokenCheckpoint("model", reference, "no tokenizer in this GGUF file")
     return ModelSource(reference, file, "gguf", config_of_gguf(weights), weights)
-
-
-def _require_supported(model_type: str, reference: str) -> None:
-    from secateur.model.families import FAMILIES
-
-    supported = sorted({*FAMILIES, SLIM_MODEL_TYPE})
-    if model_type not in supported:
-        raise UnsupportedModel(
-            "model", reference, f"architecture {model_type}; supported: {', '.join(supported)}"
-        )
 
 
 def _vocabulary(source: ModelSource) -> int:
