@@ -109,7 +109,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "hub cache": (moved("snapshots", "0a1b"), "give .*/snapshots/0a1b$"),
     "tokenizer only": (with_files(tokenizer__json="{}"), "only a tokenizer: no config.json and no weights"),
     "weights only": (weights_only, "weights, but no config.json"),
-    "diffusers": (with_files(model_index__json="{}"), "a pipeline of diffusers"),
+    "diffusers": (with_files(model_index__json="{}"), "a diffusers pipeline"),
     "Meta": (with_files(params__json="{}", consolidated__00__pth="x"), "Meta's original format"),
     "Mistral": (with_files(params__json="{}", consolidated__safetensors="x"), "Mistral's original format"),
     "pickled weights": (only_pickled, r"only weights in pickle files .* convert the model to safetensors"),
@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "model type of no text": (lambda model, _: edit(model, model_type=3), "names no model_type"),
     "multimodal": (
         lambda model, _: edit(model, model_type="llava", text_config={"model_type": "llama"}),
-        "architecture llava, whose text model is llama: the text model can be pruned once it is saved by itself",
+        "architecture llava, whose text model is llama: the text model can be pruned once it is saved",
     ),
     "multimodal, not supported": (
         lambda model, _: edit(model, model_type="gemma3", text_config={"model_type": "gemma3_text"}),

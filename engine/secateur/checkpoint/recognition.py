@@ -65,7 +65,7 @@ def check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").is_file() and not has_weights:
         raise UnsupportedModel("model", folder, _adapter(folder / "adapter_config.json"))
     if (folder / "model_index.json").is_file():
-        raise UnsupportedModel("model", folder, "a pipeline of diffusers (model_index.json), no language model")
+        raise UnsupportedModel("model", folder, "a diffusers pipeline (model_index.json), no language model")
     if any(folder.glob("consolidated*.pth")):
         reason = "Meta's original format (consolidated.*.pth); give the Hugging Face form of this model"
         raise UnsupportedModel("model", folder, reason)

@@ -34,7 +34,7 @@ from secateur.checkpoint.recognition import (
     missing_config,
 )
 from secateur.checkpoint.safetensors_file import SafetensorsFiles, open_safetensors
-from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint, UnsupportedModel
+from secateur.errors import BackendUnavailable, BadInput, BrokenCheckpoint
 
 if TYPE_CHECKING:
     import torch
