@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.host import cpu, write_result
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import FISHER_WINDOWS, TAYLOR_WINDOWS
-from secateur.calibrate.corpus import cut_windows, load_corpora
+from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats
 from secateur.calibrate.gradients import fisher_matrices, taylor_scores
 from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE, factorise
@@ -67,7 +67,7 @@ class Bench:
         self.model = source.load_model()
         tokenizer = source.tokenizer()
         cut = {
-            name: cut_windows(load_corpora([str(data / name / "valid.txt")])[0], tokenizer, WINDOW)
+            name: cut_windows(load_corpus(str(data / name / "valid.txt")), tokenizer, WINDOW)
             for name in ("wikitext2", "ptb")
         }
         self._statistics = cut["wikitext2"][:windows]

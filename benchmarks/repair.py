@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.host import cpu, write_result
-from secateur.calibrate.corpus import cut_windows, load_corpora
+from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.model.architecture import Architecture
 from secateur.model.decoder import DecoderModel
 from secateur.model.forward import mean_nll
@@ -52,7 +52,7 @@ def main() -> None:
     prepared = prepare(
         options_of_study(str(arguments.study), {"out": "unused", "keep": "0.5"}), Printer(), StageTimer()
     )
-    ptb = load_corpora([str(arguments.data / "ptb/valid.txt")])[0]
+    ptb = load_corpus(str(arguments.data / "ptb/valid.txt"))
     split, window = prepared.split, prepared.options.window
     unseen = {
         "wikitext2": split.validation,

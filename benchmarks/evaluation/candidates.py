@@ -14,7 +14,7 @@ from torch import Tensor
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate
-from secateur.calibrate.corpus import cut_windows, load_corpora
+from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.model.architecture import Architecture
@@ -57,7 +57,7 @@ def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Itera
     """Calibrate, search a little, and hand over the model with its candidates."""
     source = open_source(model_name)
     model = source.load_model()
-    windows = cut_windows(load_corpora([str(text)])[0], source.tokenizer(), WINDOW)
+    windows = cut_windows(load_corpus(str(text)), source.tokenizer(), WINDOW)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "calibration"
         with torch.inference_mode():

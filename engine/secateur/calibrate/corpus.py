@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from secateur.calibrate.documents import FORMATS, Chat, Document, chat_text, is_text_file, read_documents
 from secateur.config.prune import PYDOC, SELF_CORPUS, is_corpus_file
 from secateur.errors import BadInput
 
@@ -25,19 +26,78 @@ _PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named text. `name` is what the user wrote; results are keyed by it."""
+    """A named text. `name` is what the user wrote; results are keyed by it.
+
+    Attributes:
+        documents: how many it is made of.
+        chats: how many of them were chats, in the model's chat template.
+        skipped: documents that were empty.
+    """
 
     name: str
     text: str
+    documents: int = 1
+    chats: int = 0
+    skipped: int = 0
 
     @property
     def digest(self) -> str:
         """Identity of the text, for studies and reports."""
         return hashlib.blake2b(self.text.encode(), digest_size=8).hexdigest()
 
+    def contents(self, tokens: int) -> dict[str, int]:
+        """What was read, for JSON documents; `tokens` of it were used."""
+        return {
+            "documents": self.documents,
+            "chats": self.chats,
+            "skipped": self.skipped,
+            "characters": len(self.text),
+            "tokens": tokens,
+        }
 
-def load_corpus(name: str) -> Corpus:
-    """The corpus called `name`: a text file, a folder of ``*.txt`` files, or an embedded text.
+    def describe(self, tokens: int) -> str:
+        """What was read, in a line; `tokens` of it were used."""
+        kinds = []
+        if texts := self.documents - self.chats:
+            kinds.append(f"{texts:,} {'document' if texts == 1 else 'documents'}")
+        if self.chats:
+            kinds.append(f"{self.chats:,} chats in the model's chat template")
+        skipped = f", {self.skipped:,} empty ones skipped" if self.skipped else ""
+        size = f"{len(self.text):,} characters, {tokens:,} tokens used"
+        return f"{self.name}: {' and '.join(kinds)}{skipped}, {size}"
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """A corpus as it was read, before its chats became text."""
+
+    name: str
+    documents: tuple[Document, ...]
+    skipped: int
+
+    def rendered(self, tokenizer: Any) -> Corpus:
+        """The text: documents with an empty line between them, chats as the model's template writes them.
+
+        Args:
+            tokenizer: the model's; None where only plain text will do.
+
+        Raises:
+            BadInput: a chat that cannot be rendered.
+        """
+        pieces: list[str] = []
+        for index, document in enumerate(self.documents):
+            is_chat = isinstance(document, Chat)
+            if index and not (is_chat and isinstance(self.documents[index - 1], Chat)):
+                pieces.append("\n\n")
+            pieces.append(
+                chat_text(document, tokenizer, self.name) if isinstance(document, Chat) else document
+            )
+        chats = sum(isinstance(document, Chat) for document in self.documents)
+        return Corpus(self.name, "".join(pieces), len(self.documents), chats, self.skipped)
+
+
+def read_corpus(name: str) -> CorpusFiles:
+    """The corpus called `name`: a file of text, a folder of such files, or an embedded text.
 
     Embedded are ``pydoc`` (the topics of Python's own documentation, in every Python) and its
     disjoint parts ``pydoc:calibration``, ``pydoc:validation``, ``pydoc:test``.
@@ -45,23 +105,33 @@ def load_corpus(name: str) -> Corpus:
     Raises:
         BadInput: no such corpus, not text, or empty.
     """
-    text = _read(name) if is_corpus_file(name) else _pydoc(name)
-    if not text.strip():
+    if is_corpus_file(name):
+        files = _files(name)
+        found: list[Document] = [document for file in files for document in read_documents(file)]
+    else:
+        found = [_pydoc(name)]
+    documents = tuple(each for each in found if isinstance(each, Chat) or each.strip())
+    if not documents:
         raise BadInput("corpus", name, "the corpus is empty")
-    return Corpus(name, text)
+    return CorpusFiles(name, documents, len(found) - len(documents))
 
 
-def load_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[Corpus, ...]:
+def load_corpus(name: str) -> Corpus:
+    """The corpus called `name`, of plain text; as `read_corpus`."""
+    return read_corpus(name).rendered(None)
+
+
+def read_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[CorpusFiles, ...]:
     """The corpora of those names, in their order.
 
     Args:
         with_self: whether `SELF_CORPUS` may be among them; it comes without its text.
 
     Raises:
-        BadInput: as `load_corpus` and `check_names`.
+        BadInput: as `read_corpus` and `check_names`.
     """
     check_names(names, with_self=with_self)
-    return tuple(Corpus(SELF_CORPUS, "") if name == SELF_CORPUS else load_corpus(name) for name in names)
+    return tuple(CorpusFiles(name, (), 0) if name == SELF_CORPUS else read_corpus(name) for name in names)
 
 
 def check_names(names: Sequence[str], *, with_self: bool = False) -> None:
@@ -132,29 +202,18 @@ def _enough(text: str, tokenizer: Any, tokens: int) -> str:
 
 
 def _files(name: str) -> list[Path]:
-    """The file of that name, or those of the folder."""
+    """The file of that name, or those of the folder and the folders in it."""
     path = Path(name).expanduser()
     if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
-        files = sorted(path.glob("*.txt"))
+        files = [file for file in sorted(path.rglob("*")) if is_text_file(file, path)]
         if not files:
-            raise BadInput("corpus", name, "the folder has no *.txt file")
+            raise BadInput(
+                "corpus", name, f"the folder has no {', '.join('*' + form for form in FORMATS)} file"
+            )
         return files
     if not os.path.isfile(path):
-        raise BadInput("corpus", name, f"unknown; give a text file, a folder of *.txt files, or {PYDOC}")
+        raise BadInput("corpus", name, f"unknown; give a file of text, a folder of such files, or {PYDOC}")
     return [path]
-
-
-def _read(name: str) -> str:
-    return "\n\n".join(_read_file(file) for file in _files(name))
-
-
-def _read_file(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput("corpus", file, f"not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise BadInput("corpus", file, f"cannot be read: {error.strerror}") from error
 
 
 def _check_pydoc(name: str) -> str:

@@ -89,7 +89,7 @@ def missing_config(folder: Path, tokenizer_files: Iterable[str]) -> str:
 
 
 def check_description(description: Mapping[str, Any], supported: Iterable[str], reference: str) -> None:
-    """Check that a ``config.json`` is that of a language model which can be pruned, its weights not quantised.
+    """Check that a ``config.json`` is that of a language model that can be pruned, and not quantised.
 
     Raises:
         BrokenCheckpoint: it names no model type.

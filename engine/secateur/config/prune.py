@@ -156,8 +156,8 @@ class PruneOptions:
     )
     corpus: tuple[str, ...] = option(
         ("pydoc",),
-        help="Text for statistics and search: files, folders, pydoc, or self (the model writes it), "
-        "comma-separated.",
+        help="Text for statistics and search, comma-separated: files (text, JSON Lines, Parquet, chats), "
+        "folders, pydoc, or self (the model writes it).",
         group=TEXT,
         is_path=is_corpus_file,
         message_field="corpora",

@@ -61,6 +61,8 @@ def convert(declaration: Declaration, value: Any) -> Any:
     if isinstance(value, str):
         # An empty part of a list of numbers is a mistake; of words, nothing.
         parts: Any = words(value) if declaration.type is str else value.split(",")
+        if declaration.option.is_path:
+            parts = paths(value)
     else:
         parts = value if isinstance(value, list | tuple) else [value]
     return tuple(_convert_one(declaration, part, value) for part in parts)
@@ -92,6 +94,25 @@ def show_numbers(numbers: Iterable[float]) -> str:
 def words(text: str) -> list[str]:
     """The words of a text with commas between them."""
     return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def paths(text: str) -> list[str]:
+    """The paths and names of a text with commas between them; a path that exists keeps the commas in it."""
+    parts: list[str] = text.split(",")
+    found: list[str] = []
+    while parts:
+        lengths = (count for count in range(len(parts), 1, -1) if _exists(",".join(parts[:count]).strip()))
+        count = next(lengths, 1)
+        found.append(",".join(parts[:count]).strip())
+        parts = parts[count:]
+    return [name for name in found if name]
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # longer than any name, a NUL, a user that is not there
+        return False
 
 
 def _convert_one(declaration: Declaration, value: Any, given: Any) -> Any:

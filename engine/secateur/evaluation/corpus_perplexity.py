@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.calibrate.corpus import Corpus, cut_windows, load_corpora
+from secateur.calibrate.corpus import Corpus, cut_windows, read_corpora
 from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.export import RECORD
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
@@ -32,10 +32,11 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
     """
     set_malloc_trim_threshold()
     dtype = named_dtype(options.dtype, auto=fastest_dtype())
-    corpora = load_corpora(options.corpus) if options.corpus else ()
+    corpus_files = read_corpora(options.corpus) if options.corpus else ()
     tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
     source = open_source(options.model)
     check_context_length(source, options.window)
+    corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
     dense_source = _dense_source(options, source, reporter)
     clock = StageTimer()
 
@@ -56,7 +57,11 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         return model, {name: len(part) for name, part in windows.items()}, results
 
     model, windows, slim = results_of(source, "", ("evaluating", "answering"))
+    tokens = {corpus.name: windows[corpus.name] * options.window for corpus in corpora}
+    for corpus in corpora:
+        reporter.message(corpus.describe(tokens[corpus.name]))
     document = {"model": options.model, "window": options.window, "windows": windows, **slim}
+    document["texts"] = {corpus.name: corpus.contents(tokens[corpus.name]) for corpus in corpora}
     if dense_source is not None:
         titles = ("evaluating the dense model", "the dense model answering")
         dense_model, _, dense = results_of(dense_source, "_dense", titles)

@@ -17,7 +17,7 @@ import torch
 from secateur import __version__
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import CalibrationConfig, calibrate, is_complete
-from secateur.calibrate.corpus import Corpus, load_corpora
+from secateur.calibrate.corpus import Corpus, read_corpora
 from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.completeness import check_range
@@ -90,21 +90,25 @@ def prepare(
     """
     set_malloc_trim_threshold()
     with clock.stage("load"):
-        corpora = load_corpora(options.corpus, with_self=True)
-        reserved = load_corpora(options.validation) if options.validation else ()
-        check_disjoint(tuple(corpus for corpus in corpora if corpus.name != SELF_CORPUS), reserved)
+        corpus_files = read_corpora(options.corpus, with_self=True)
+        reserved_files = read_corpora(options.validation) if options.validation else ()
         source = open_source(options.model)
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel(
                 "model", options.model, "already cut per layer; prune the model it came from"
             )
         check_context_length(source, options.window)
+        corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
+        reserved = tuple(files.rendered(source.tokenizer()) for files in reserved_files)
+        check_disjoint(tuple(corpus for corpus in corpora if corpus.name != SELF_CORPUS), reserved)
         model = source.load_model()
     if any(corpus.name == SELF_CORPUS for corpus in corpora):
         with clock.stage("generate"):
             corpora = _with_self_text(corpora, options, source, model, reporter)
     with clock.stage("load"):
         split = split_windows(source, corpora, reserved, options)
+    for corpus in (*corpora, *reserved):
+        reporter.message(corpus.describe(split.tokens[corpus.name]))
     space = space_for(model, options)
     dtype = stored_dtype(options, source, model)
     check_range(named_tensors(model), dtype)

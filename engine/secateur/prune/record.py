@@ -70,6 +70,7 @@ def build_record(
         "window": options.window,
         "corpora": [corpus.name for corpus in corpora],
         "corpus_digests": {corpus.name: corpus.digest for corpus in corpora},
+        "texts": {corpus.name: corpus.contents(prepared.split.tokens[corpus.name]) for corpus in corpora},
         "calibration_tokens": options.evaluation_budget.calibration_tokens,
         "criterion": options.criterion,
         "dtype": str(stored).removeprefix("torch."),

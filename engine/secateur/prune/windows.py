@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,12 +26,14 @@ class WindowSplit:
             far as there are such, so that the second fit sees where the first has learnt by heart.
         search: every candidate is measured on these.
         validation: finalists and repairs are chosen on these.
+        tokens: of each corpus, by name, how many were cut into windows.
     """
 
     statistics: Tensor
     repair: Tensor
     search: Tensor
     validation: Tensor
+    tokens: Mapping[str, int]
 
 
 def check_disjoint(corpora: tuple[Corpus, ...], reserved: tuple[Corpus, ...]) -> None:
@@ -67,15 +70,18 @@ def split_windows(
     """
     tokenizer = source.tokenizer()
     reads = options.evaluation_budget
-    windows = interleave([cut_windows(corpus, tokenizer, options.window) for corpus in corpora])
+    parts = {corpus.name: cut_windows(corpus, tokenizer, options.window) for corpus in corpora}
+    windows = interleave(list(parts.values()))
     if len(windows) < MIN_WINDOWS:
         have = f"{len(windows)} windows of {options.window} tokens, at least {MIN_WINDOWS} are needed"
         raise BadInput("corpus", ",".join(options.corpus), have)
     if reserved:
-        parts = [
-            cut_windows(corpus, tokenizer, options.window, reads.validation_windows) for corpus in reserved
-        ]
-        validation = interleave(parts)[: reads.validation_windows]
+        unseen = {
+            corpus.name: cut_windows(corpus, tokenizer, options.window, reads.validation_windows)
+            for corpus in reserved
+        }
+        validation = interleave(list(unseen.values()))[: reads.validation_windows]
+        parts |= unseen
     else:
         num_validation = min(reads.validation_windows, len(windows) // 4)
         windows, validation = windows[:-num_validation], windows[-num_validation:]
@@ -84,7 +90,8 @@ def split_windows(
     fitted = reads.repair_tokens // options.window
     repair, _ = _spread(fresh, fitted)
     in_sample_windows, _ = _spread(statistics, fitted - len(repair))
-    return WindowSplit(statistics, torch.cat([repair, in_sample_windows]), search, validation)
+    tokens = {name: part.numel() for name, part in parts.items()}
+    return WindowSplit(statistics, torch.cat([repair, in_sample_windows]), search, validation, tokens)
 
 
 def _spread(windows_BT: Tensor, count: int) -> tuple[Tensor, Tensor]:
