@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from secateur.checkpoint.gguf_file import LAYER_NAMES, TOP_NAMES
-from secateur.checkpoint.source import open_source
+from secateur.checkpoint.source import ModelSource, open_source
 
 GGUF_NAMES = {theirs: name for name, theirs in {**TOP_NAMES, **LAYER_NAMES}.items()}
 
@@ -54,7 +54,7 @@ def write_gguf(
     writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__))
     merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
-    for name, weights in {**gguf_tensors(folder, theirs), **(tensors or {})}.items():
+    for name, weights in {**gguf_tensors(source, theirs), **(tensors or {})}.items():
         if quantised is None or weights.ndim < 2:
             writer.add_tensor(name, weights)
         else:
@@ -106,8 +106,7 @@ def header_fields(config: PreTrainedConfig) -> dict[str, object]:
     return fields
 
 
-def gguf_tensors(folder: Path, architecture: str) -> dict[str, np.ndarray]:
-    source = open_source(folder)
+def gguf_tensors(source: ModelSource, architecture: str) -> dict[str, np.ndarray]:
     config = source.config
     tensors = {}
     for name, tensor in source.tensors().items():

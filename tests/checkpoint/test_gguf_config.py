@@ -50,19 +50,22 @@ ROPES: dict[str, dict[str, Any]] = {
     "llama3": LLAMA3,
 }
 KINDS = [
-    (family, rope, head_dim, biases)
-    for family, biases in (
-        ("llama", {}),
-        ("llama", {"attention_bias": True, "mlp_bias": True}),
-        ("llama", {"attention_bias": True}),
-        ("mistral", {}),
-        ("qwen2", {}),
-        ("qwen3", {}),
-        ("qwen3", {"attention_bias": True}),
-    )
-    for rope in ROPES
-    if rope != "llama3" or family == "llama"
-    for head_dim in ((32, 64) if rope in ("default", "yarn in full") else (64,))
+    *(
+        (family, rope, 64, {})
+        for family in ("llama", "mistral", "qwen2", "qwen3")
+        for rope in ROPES
+        if rope != "llama3" or family == "llama"
+    ),
+    *((family, "default", 32, {}) for family in ("llama", "mistral", "qwen2", "qwen3")),
+    *(
+        (family, rope, 32, biases)
+        for family, biases in (
+            ("llama", {"attention_bias": True, "mlp_bias": True}),
+            ("llama", {"attention_bias": True}),
+            ("qwen3", {"attention_bias": True}),
+        )
+        for rope in ("default", "yarn in full")
+    ),
 ]
 
 
@@ -206,6 +209,7 @@ def test_what_changes_results_is_refused(
         ("block_count", 4_000_000_000, "llama.block_count = 4000000000"),
         ("block_count", 2, "llama.block_count = 2, but 3 layers"),
         ("embedding_length", 64, "has shape"),
+        ("embedding_length", 126, "unusable config: The hidden size"),
         ("attention__head_count", 0, "llama.attention.head_count = 0"),
         ("attention__head_count", "four", "llama.attention.head_count = 'four'"),
         ("attention__head_count_kv", 1.5, "llama.attention.head_count_kv = 1.5"),
@@ -292,8 +296,8 @@ def test_architectures_that_llama_cpp_does_not_write(
 ) -> None:
     refused(
         UnsupportedModel,
-        "architecture mistral; supported: llama, qwen2",
+        "architecture 'mistral'; supported: llama, qwen2",
         tiny_mistral,
         architecture="mistral",
     )
-    refused(UnsupportedModel, "architecture phi3", architecture="phi3")
+    refused(UnsupportedModel, "architecture 'phi3'", architecture="phi3")

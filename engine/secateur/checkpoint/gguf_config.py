@@ -78,13 +78,14 @@ def config_of_gguf(gguf: GgufFile) -> PreTrainedConfig:
     header = _Header(gguf.files[0], gguf.architecture, gguf.metadata)
     if header.architecture not in ARCHITECTURES:
         supported = ", ".join(ARCHITECTURES)
-        reason = f"a GGUF file of architecture {header.architecture}; supported: {supported}"
+        reason = f"a GGUF file of architecture {header.architecture!r:.60}; supported: {supported}"
         raise UnsupportedModel("model", header.file, reason)
     _check_understood(header, gguf)
+    fields = _fields(header, gguf)
     try:
-        return AutoConfig.for_model(gguf.architecture, **_fields(header, gguf))
-    except (ValueError, TypeError, ArithmeticError) as error:  # validators raise subclasses of these
-        reason = " ".join(str(error).split())[:200]
+        return AutoConfig.for_model(gguf.architecture, **fields)
+    except Exception as error:  # each configuration class validates in its own way
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise BrokenCheckpoint("model", header.file, f"unusable config: {reason}") from error
 
 
@@ -162,7 +163,7 @@ def _fields(header: _Header, gguf: GgufFile) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": header.count("attention.head_count_kv", heads),
         "max_position_embeddings": context,
-        "rms_norm_eps": header.number("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": float(header.number("attention.layer_norm_rms_epsilon")),
         "tie_word_embeddings": "lm_head.weight" not in gguf.entries,
         "vocab_size": gguf.shapes.get("model.embed_tokens.weight", (0,))[0],
     }
@@ -285,8 +286,10 @@ def _llama3_candidates(stored: np.ndarray, wavelengths: np.ndarray) -> Iterator[
         yield from ((factor, 4.0, 1 << bits) for bits in (13, *range(4, 24)))
         # Between the two thresholds, 1 / stored is a straight line over the frequency.
         smooth = (1 / stored - 1 / factor) / (1 - 1 / factor)
-        between = (smooth > 1e-4) & (smooth < 1 - 1e-4)
-        if between.sum() >= 2:
-            slope, intercept = np.polyfit(1 / wavelengths[between], smooth[between], 1)
-            if intercept < 0 < slope:
-                yield factor, round(1 - 1 / intercept, 4), round(-slope / intercept)
+        between = np.flatnonzero((smooth > 1e-4) & (smooth < 1 - 1e-4))
+        if between.size >= 2 and wavelengths[between[0]] < wavelengths[between[-1]]:
+            first, last = between[0], between[-1]
+            slope = (smooth[first] - smooth[last]) / (1 / wavelengths[first] - 1 / wavelengths[last])
+            intercept = smooth[first] - slope / wavelengths[first]
+            if intercept < 0 < slope < math.inf:
+                yield factor, round(float(1 - 1 / intercept), 4), round(float(-slope / intercept))

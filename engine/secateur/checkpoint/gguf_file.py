@@ -185,6 +185,12 @@ class _BinaryReader:
     def string(self) -> str:
         return self.skip(self.read("Q")).decode("utf-8")
 
+    def name(self) -> str:
+        name = self.string()
+        if not name.isprintable():
+            raise ValueError("control characters in a name")
+        return name
+
     def skip(self, count: int) -> bytes:
         end = self.position + count
         if end > len(self.mapped):
@@ -207,7 +213,7 @@ def _header(
     metadata: dict[str, object] = {}
     lengths: dict[str, int] = {}
     for _ in range(field_count):
-        key, kind = cursor.string(), cursor.read("I")
+        key, kind = cursor.name(), cursor.read("I")
         if kind == ARRAY:
             lengths[key] = _skip_array(cursor)
         else:
@@ -218,7 +224,7 @@ def _header(
 
 
 def _raw_entry(cursor: _BinaryReader) -> RawTensorInfo:
-    name = cursor.string()
+    name = cursor.name()
     # GGUF lists dimensions fastest first.
     shape = tuple(cursor.read("Q") for _ in range(cursor.read("I")))[::-1]
     return name, shape, cursor.read("I"), cursor.read("Q")
