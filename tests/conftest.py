@@ -5,6 +5,7 @@ Folders from session fixtures are shared: copy them (`editable`) before changing
 
 from __future__ import annotations
 
+import json
 import os
 
 # Before anything imports huggingface_hub: no test may reach out to a hub.
@@ -180,6 +181,24 @@ def editable(tmp_path: Path) -> Callable[[Path], Path]:
         return target
 
     return copy
+
+
+@pytest.fixture
+def extended_llama(tiny_llama: Path, editable: Callable[[Path], Path]) -> Path:
+    """The tiny Llama as a fine-tune that added four tokens, one to pad with, and made room for none."""
+    from transformers import AutoTokenizer
+
+    folder = editable(tiny_llama)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]", "additional_special_tokens": ["<tool>"]})
+    tokenizer.save_pretrained(folder)
+    padding = {"pad_token_id": VOCABULARY + 2}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **padding}))
+    generation = {**padding, "eos_token_id": [1, VOCABULARY + 3]}
+    (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder
 
 
 @pytest.fixture(scope="session")

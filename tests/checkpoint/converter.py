@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def write_gguf(
     tensors: Mapping[str, np.ndarray] | None = None,
     quantised: gguf.GGMLQuantizationType | None = None,
     split: int = 0,
+    extra_tokens: Sequence[str] = (),
     **fields: object,
 ) -> Path:
     """Write ``folder`` as a GGUF file of 32-bit floats.
@@ -35,6 +36,7 @@ def write_gguf(
         tensors: more tensors, or others.
         quantised: the type of the matrices.
         split: tensors in a part, after a first part that has the header alone; 0 writes one file.
+        extra_tokens: more tokens, without a row in the embedding.
         fields: other values of the architecture's keys, dots written as two underscores; None leaves one out.
     """
     source = open_source(folder)
@@ -51,7 +53,7 @@ def write_gguf(
     writer.add_bos_token_id(config.bos_token_id)
     writer.add_eos_token_id(config.eos_token_id)
     vocabulary = source.tokenizer().get_vocab()
-    writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__))
+    writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__) + list(extra_tokens))
     merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     for name, weights in {**gguf_tensors(source, theirs), **(tensors or {})}.items():

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus
 from secateur.checkpoint.source import open_source
+from secateur.config.evaluate import EvaluateOptions
 from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
+from secateur.evaluation.corpus_perplexity import evaluate
 from secateur.model.architecture import Architecture
 from secateur.model.decoder import architecture_of
 from secateur.prune import finish, prepared_run
@@ -332,6 +334,33 @@ class TestVariants:
         record = prune(options, Notes())
         assert record["slim"]["memory_bytes"] <= 0.7 * record["dense"]["memory_bytes"]
         assert record["budget"]["unit"] == "weight bytes"
+
+    def test_tokens_without_a_row_are_left_out(
+        self, extended_llama: Path, text: Path, tmp_path: Path
+    ) -> None:
+        """Of the checkpoint, of one cut later, and of the dense model to compare them with."""
+        options = options_for(extended_llama, text, tmp_path / "slim", drop_extra_tokens=True)
+        prune(options, Notes())
+        again = replace(options, out=tmp_path / "again", study=str(options.study_folder))
+        cut_from_study(again, Notes())
+        for out in (options.out, again.out):
+            assert not open_source(out).extra_tokens
+            document = evaluate(EvaluateOptions(str(out), (str(text),), window=32, windows=4), Notes())
+            assert document["dense"]["parameters"]["total"] > document["slim"]["parameters"]["total"]
+
+    def test_a_study_made_without_the_option_goes_on_where_there_is_nothing_to_leave_out(
+        self, job: Job, tmp_path: Path
+    ) -> None:
+        notes = Notes()
+        options = replace(
+            job.options,
+            study=str(job.options.study_folder),
+            out=tmp_path / "slim",
+            drop_extra_tokens=True,
+        )
+        record = prune(options, notes)
+        assert record["architecture"] == job.record["architecture"]
+        assert not {"evaluating", "searching"} & {name.split()[0] for name, _ in notes.stages}
 
     def test_the_papers_way(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         """Only cut, ranked by what was asked for; the report is in the record; resumed it is the same."""

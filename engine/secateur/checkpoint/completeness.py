@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from secateur.errors import BadInput, BrokenCheckpoint
@@ -17,6 +18,7 @@ HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 # Buffers that old exporters stored; every model computes them.
 IGNORED_SUFFIX = "rotary_emb.inv_freq"
+NAMED_TOKENS = 5
 
 
 def check_tensors(config: PreTrainedConfig, stored: Mapping[str, Shape], reference: object) -> None:
@@ -45,13 +47,23 @@ def check_tensors(config: PreTrainedConfig, stored: Mapping[str, Shape], referen
         raise BrokenCheckpoint("model", reference, f"unexpected tensor {_some(extra)} in the weights")
 
 
-def check_vocabulary(tokens: int, rows: int, reference: object) -> None:
-    """Raise `BrokenCheckpoint` when the tokenizer has more tokens than the embedding has rows."""
-    if tokens > rows:
+def check_vocabulary(extra: Sequence[str], rows: int, reference: object) -> None:
+    """Check that no token is without a row in the embedding.
+
+    Args:
+        extra: the tokens that are.
+
+    Raises:
+        BrokenCheckpoint: there are some; names the first of them.
+    """
+    if extra:
+        names = ", ".join(repr(token) for token in extra[:NAMED_TOKENS])
+        more = f" and {len(extra) - NAMED_TOKENS} more" if len(extra) > NAMED_TOKENS else ""
         raise BrokenCheckpoint(
             "model",
             reference,
-            f"its tokenizer has {tokens} tokens, its embedding only {rows} rows: they do not match",
+            f"its tokenizer has {rows + len(extra)} tokens, its embedding only {rows} rows: none for "
+            f"{names}{more}; `drop_extra_tokens` leaves them out",
         )
 
 
@@ -112,6 +124,8 @@ def expected_shapes(config: PreTrainedConfig) -> dict[str, Shape]:
     """Return the shape of every tensor of the model that ``config`` describes, a tied head left out."""
     import torch
 
+    config = copy.copy(config)
+    config.pad_token_id = None  # changes no shape; one that has no row could not be built
     with torch.device("meta"):
         model = _model_class(config)(config)
     tied = bool(config.tie_word_embeddings)

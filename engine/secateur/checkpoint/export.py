@@ -8,6 +8,7 @@ modelling files.
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +24,7 @@ from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.card import model_card
 from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.configuration_secateur import slim_config, stock_config
+from secateur.checkpoint.extra_tokens import drop_ids
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.checkpoint.verification import Verification, start_verification, verify
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
@@ -137,4 +139,8 @@ def _save_tokenizer(source: ModelSource, folder: Path) -> None:
         raise OSError(str(error)) from error  # what tokenizers' Rust half says when the disk is full
     settings = source.path / "generation_config.json"
     if source.kind == "folder" and settings.is_file():
-        shutil.copy(settings, folder)
+        if source.drop_extra_tokens:
+            known = drop_ids(json.loads(settings.read_text("utf-8")), source.rows)
+            write_json(folder / settings.name, known)
+        else:
+            shutil.copy(settings, folder)

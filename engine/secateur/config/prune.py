@@ -193,6 +193,12 @@ class PruneOptions:
         min_value=1,
         message_field="search_windows",
     )
+    drop_extra_tokens: bool = option(
+        False,
+        help="Leave tokens out of the tokenizer that have no row in the embedding, as fine-tunes may add.",
+        group=TEXT,
+        message_field="drop_extra_tokens",
+    )
     recipe: str = option(
         "secateur",
         help="secateur, or paper: arXiv 2309.09507 as published.",

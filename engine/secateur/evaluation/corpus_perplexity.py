@@ -34,7 +34,7 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
     dtype = named_dtype(options.dtype, auto=fastest_dtype())
     corpus_files = read_corpora(options.corpus) if options.corpus else ()
     tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
-    source = open_source(options.model)
+    source = open_source(options.model, options.drop_extra_tokens)
     check_context_length(source, options.window)
     corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
     dense_source = _dense_source(options, source, reporter)
@@ -109,7 +109,7 @@ def _dense_source(
         return None
     if options.dense is not None:
         try:
-            return open_source(options.dense)
+            return open_source(options.dense, options.drop_extra_tokens)
         except BadInput as error:
             raise BadInput("dense", error.given, error.allowed) from error
     record_file = source.path / RECORD if source.kind == "folder" else None
@@ -119,11 +119,12 @@ def _dense_source(
     if recorded is None:
         reporter.message(f"{RECORD} does not say which the dense model is; name it with `dense`")
         return None
+    dropped = recorded["drop_extra_tokens"] == "True"
     for candidate_reference in (recorded["path"], recorded["reference"]):
         if not Path(candidate_reference).exists() and candidate_reference == recorded["path"]:
             continue
         try:
-            dense_source = open_source(candidate_reference)
+            dense_source = open_source(candidate_reference, dropped or options.drop_extra_tokens)
         except SecateurError:
             continue
         if dense_source.fingerprint == recorded["fingerprint"]:
@@ -135,7 +136,8 @@ def _dense_source(
 def _recorded_model(record_file: Path) -> dict[str, str] | None:
     """Where the dense model was; None when the record cannot be read."""
     try:
-        model = json.loads(record_file.read_text(encoding="utf-8"))["model"]
-        return {key: str(model[key]) for key in ("path", "reference", "fingerprint")}
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads(record_file.read_text(encoding="utf-8"))
+        model = {**record["model"], "drop_extra_tokens": record.get("options", {}).get("drop_extra_tokens")}
+        return {key: str(model[key]) for key in ("path", "reference", "fingerprint", "drop_extra_tokens")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -79,7 +79,7 @@ def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockL
         BadInput: the model or its calibration is not here, or the model is another one.
     """
     if model is None:
-        source = open_source(spec.model)
+        source = open_source(spec.model, drop_extra_tokens=True)  # no text is read here
         if source.fingerprint != spec.fingerprint:
             raise BadInput("model", spec.model, "is another model on the machine of this worker")
         model = source.load_model()

@@ -92,7 +92,7 @@ def prepare(
     with clock.stage("load"):
         corpus_files = read_corpora(options.corpus, with_self=True)
         reserved_files = read_corpora(options.validation) if options.validation else ()
-        source = open_source(options.model)
+        source = open_source(options.model, options.drop_extra_tokens)
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel(
                 "model", options.model, "already cut per layer; prune the model it came from"
@@ -216,6 +216,8 @@ def _identity(
         "repair": options.repair,
         "compute_dtype": str(fastest_dtype()),
         "space": space.to_json(),
+        # Only if there are some: studies made before have no such key.
+        **({"dropped_tokens": len(source.extra_tokens)} if source.drops_tokens else {}),
     }
 
 
