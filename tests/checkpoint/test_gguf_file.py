@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -159,3 +160,17 @@ def test_parts_that_are_not_whole(parts: list[Path]) -> None:
     refused(BrokenCheckpoint, parts[0], "another part, by its header")
     parts[2].unlink()
     refused(BrokenCheckpoint, parts[0], "its part tiny-00003-of-00004.gguf is missing")
+
+
+def test_tokenizer_has_only_the_tokens_of_the_file(make_tiny: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_tiny("llama", num_hidden_layers=1)
+    tokens = tmp_path / "renamed"
+    shutil.copytree(folder, tokens)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (tokens / name).read_text()
+        (tokens / name).write_text(text.replace("<|endoftext|>", "<end>"))
+    dense, read = open_source(tokens), open_source(write_gguf(tokens, tmp_path / "tiny.gguf"))
+    assert read.tokenizer().get_vocab() == dense.tokenizer().get_vocab()
+    text = "An <|endoftext|> of text, <end>"
+    assert read.tokenizer()(text)["input_ids"] == dense.tokenizer()(text)["input_ids"]
+    assert read.tokenizer().eos_token == "<end>"

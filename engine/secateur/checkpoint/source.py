@@ -139,9 +139,14 @@ class ModelSource:
 
     @cached_property
     def _stored_tokenizer(self) -> PreTrainedTokenizerBase:
-        if self.kind == "gguf":
-            return self._load_tokenizer(str(self.path.parent), gguf_file=self.path.name)
-        return self._load_tokenizer(str(self.path))
+        if not isinstance(self.weights, GgufFile):
+            return self._load_tokenizer(str(self.path))
+        loaded = self._load_tokenizer(str(self.path.parent), gguf_file=self.path.name)
+        # transformers adds <|endoftext|> to every byte-level tokenizer that it takes from a GGUF file.
+        known = max(self.rows, self.weights.vocabulary)
+        if extra_tokens(loaded, known):
+            return without_extra_tokens(loaded, known, self._load_tokenizer, self.reference)
+        return loaded
 
     def _load_tokenizer(self, folder: str, gguf_file: str | None = None) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
