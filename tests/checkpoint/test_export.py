@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint import export as export_module
@@ -175,6 +175,23 @@ class TestFolder:
         assert {tensor.dtype for tensor in tensors.values()} == {dtype}
         assert config_of(tmp_path / "slim")["dtype"] == str(dtype).removeprefix("torch.")
         assert sum(tensor.nbytes for tensor in tensors.values()) == weight_bytes(model, dtype)
+
+    def test_hidden_states_through_auto_model(self, tiny_llama: Path, tmp_path: Path) -> None:
+        write(tiny_llama, MIXED, tmp_path / "slim")
+        whole = AutoModelForCausalLM.from_pretrained(tmp_path / "slim", trust_remote_code=True)
+        model, report = AutoModel.from_pretrained(
+            tmp_path / "slim", trust_remote_code=True, output_loading_info=True
+        )
+        assert not report["missing_keys"] and not report["unexpected_keys"]
+        found, expected = model(TOKENS), whole.model(TOKENS)
+        assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
+        with pytest.raises(ImportError, match="where the package secateur is installed"):
+            type(model).is_backend_compatible()  # what vLLM asks where the plugin is not
+
+    def test_no_key_of_the_run(self, tiny_llama: Path, tmp_path: Path) -> None:
+        write(tiny_llama, MIXED, tmp_path / "slim")
+        settings = json.loads((tmp_path / "slim" / "tokenizer_config.json").read_text())
+        assert not {"is_local", "local_files_only", "name_or_path", "config"} & set(settings)
 
     def test_tokenizer(self, tiny_llama: Path, tmp_path: Path) -> None:
         write(tiny_llama, MIXED, tmp_path / "slim")

@@ -25,6 +25,7 @@ BASE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_secateur.SecateurConfig",
+    "AutoModel": "modeling_secateur.SecateurModel",
     "AutoModelForCausalLM": "modeling_secateur.SecateurForCausalLM",
 }
 # Fields of a dense config that describe the file it came from, not the model.
@@ -75,16 +76,16 @@ class SecateurConfig(PreTrainedConfig):
         return CONFIG_MAPPING[self.base_model_type](**fields)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> SecateurConfig:
-        """What transformers builds key/value caches from: only the layers that have attention.
+        """For a decoder, what transformers builds key/value caches from: only the layers that have attention.
 
-        So a cache has no slot that is never filled. Slots are counted in the order of these layers.
+        So a cache has no slot that is never filled. Slots are counted in the order of these layers. Asked for
+        no decoder, as by vLLM, it is this config; but transformers' continuous batching does not say either.
         """
         cached_layers = self.__dict__.get("_cached_layers")  # absent while the config is being made
-        if cached_layers is None:
+        if cached_layers is None or not (decoder or self.__dict__.get("_batches_continuously")):
             return self
         config = copy.copy(cached_layers)
-        config.vocab_size = self.vocab_size
-        config._attn_implementation = self._attn_implementation  # masks are made from this config too
+        config._attn_implementation = self._attn_implementation
         return config
 
     def _only_attention(self) -> SecateurConfig | None:
@@ -123,7 +124,8 @@ class SecateurConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As every config's; without what follows from the other fields."""
         fields = super().to_dict()
-        fields.pop("_cached_layers", None)
+        for name in ("_cached_layers", "_batches_continuously"):
+            fields.pop(name, None)
         return fields
 
     def validate(self) -> None:

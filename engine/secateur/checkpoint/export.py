@@ -32,6 +32,7 @@ from secateur.storage import check_disk_space, new_folder, write_json
 
 TRAVELLING_FILES = (configuration_secateur.__file__, modeling_secateur.__file__)
 RECORD = "secateur.json"
+KEYS_OF_THE_RUN = ("is_local", "local_files_only", "name_or_path", "trust_remote_code", "gguf_file", "config")
 
 
 def export(
@@ -129,6 +130,13 @@ def _own_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _remove_keys_of_the_run(file: Path) -> None:
+    """Leave out what transformers notes about how a tokenizer was opened, which is nobody else's matter."""
+    if file.is_file():
+        settings = json.loads(file.read_text("utf-8"))
+        write_json(file, {key: value for key, value in settings.items() if key not in KEYS_OF_THE_RUN})
+
+
 def _save_tokenizer(source: ModelSource, folder: Path) -> None:
     tokenizer = source.tokenizer()
     try:
@@ -137,6 +145,7 @@ def _save_tokenizer(source: ModelSource, folder: Path) -> None:
         if type(error) is not Exception:
             raise
         raise OSError(str(error)) from error  # what tokenizers' Rust half says when the disk is full
+    _remove_keys_of_the_run(folder / "tokenizer_config.json")
     settings = source.path / "generation_config.json"
     if source.kind == "folder" and settings.is_file():
         if source.drop_extra_tokens:

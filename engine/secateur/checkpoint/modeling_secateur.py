@@ -8,13 +8,12 @@ embedding, sliding window and key/value cache are therefore exactly the family's
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM, LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
-from transformers.masking_utils import create_masks_for_generate
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaPreTrainedModel
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
@@ -51,7 +50,39 @@ class NoMLP(nn.Module):
         return hidden_states.new_zeros(())
 
 
-class SecateurForCausalLM(LlamaForCausalLM):
+class _NeedsPlugin:
+    """What vLLM asks a class of a checkpoint when it knows no class of that name itself."""
+
+    @classmethod
+    def is_backend_compatible(cls) -> bool:
+        """VLLM's transformers backend builds all layers alike.
+
+        Raises:
+            ImportError: always; says what to install.
+        """
+        raise ImportError(
+            "vLLM serves a checkpoint pruned by secateur where the package secateur is installed beside it; "
+            "if VLLM_PLUGINS is set, it must contain secateur"
+        )
+
+
+class SecateurModel(_NeedsPlugin, LlamaPreTrainedModel):
+    """The pruned model without its head: hidden states."""
+
+    config_class = SecateurConfig
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^lm_head\."]
+
+    def __init__(self, config: SecateurConfig) -> None:
+        super().__init__(config)
+        self.model = _pruned_model(config)
+        self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the family's model: ``last_hidden_state`` [B, T, H] and whatever else was asked for."""
+        return self.model(*args, **kwargs)
+
+
+class SecateurForCausalLM(_NeedsPlugin, LlamaForCausalLM):
     """The pruned model; what is inherited from Llama (head, loss, tying) is common to all families."""
 
     config_class = SecateurConfig
@@ -64,19 +95,10 @@ class SecateurForCausalLM(LlamaForCausalLM):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @staticmethod
-    def create_masks_for_generate(config: SecateurConfig, *args: Any, **kwargs: Any) -> Any:
-        """As every model's; a kind of attention that no layer has left has no mask."""
-        masks = create_masks_for_generate(config, *args, **kwargs)
-        if isinstance(masks, dict):
-            masks = {**dict.fromkeys(config.layer_types), **masks}
-        return masks
-
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As every model's; transformers writes the new size to `get_text_config`, here another object."""
-        embedding = super().resize_token_embeddings(*args, **kwargs)
-        self.config.vocab_size = embedding.num_embeddings
-        return embedding
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """As every model's; from now on caches are all that the config is asked about."""
+        self.config._batches_continuously = True
+        return super().init_continuous_batching(*args, **kwargs)
 
 
 def _pruned_model(config: SecateurConfig) -> PreTrainedModel:
