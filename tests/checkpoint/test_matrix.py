@@ -1,4 +1,4 @@
-"""Whatever kind of model comes in, and in whatever shape it goes out, transformers alone finds the engine's loss.
+"""Whatever model comes in, and in whatever shape it goes out, transformers alone finds the engine's loss.
 
 Over rotary embeddings, families, tied and untied heads, dtypes, kinds of source and shapes: the engine reads
 the model that transformers reads from the original folder, and what it writes is the model that was cut.
@@ -31,7 +31,7 @@ from tests.checkpoint.converter import write_gguf
 from tests.checkpoint.test_export import slim_of
 from tests.conftest import FAMILIES, PARTICULARS
 
-# Within the context that rotary embeddings were trained for, and beyond it, where dynamic and LongRoPE change.
+# Contexts that a window of text is within, and beyond: dynamic scaling and LongRoPE then change.
 WITHIN, BEYOND = 2 * TOKENS, TOKENS // 4
 ROPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -89,10 +89,10 @@ class Case(NamedTuple):
 
 def exists(case: Case) -> bool:
     """GGUF has no dynamic scaling, LongRoPE only for Phi, and Llama 3's only for Llamas."""
-    llama = case.family in ("llama", "mistral")
-    return (
-        case.source != "gguf" or case.rope in ("default", "linear", "yarn") or case.rope == "llama3" and llama
-    )
+    in_gguf = ["default", "linear", "yarn"]
+    if case.family in ("llama", "mistral"):
+        in_gguf.append("llama3")
+    return case.source != "gguf" or case.rope in in_gguf
 
 
 CASES = [
