@@ -77,7 +77,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput("checkpoint", folder, "no checkpoint folder: config.json cannot be read") from error
     if not isinstance(document, dict):
         raise BadInput("checkpoint", folder, "config.json is no configuration")
@@ -96,5 +96,5 @@ def _perplexity(folder: Path) -> dict[str, float]:
         record = json.loads((folder / "secateur.json").read_text(encoding="utf-8"))
         perplexities = (record.get("slim") or record)["perplexity"]
         return {str(corpus): float(value) for corpus, value in perplexities.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return {}

@@ -139,7 +139,7 @@ def _adapter(file: Path) -> str:
     check_no_pointer(file)
     try:
         base = json.loads(file.read_text("utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         base = None
     of = f" of {base}" if base else ""
     return f"a PEFT adapter{of}, no model: merge it into its model (peft: merge_and_unload) and save that"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,10 @@ def _indexed_shards(folder: Path, index: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         shards = [folder / name for name in sorted(names)]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
         raise BrokenCheckpoint("model", index, f"not a safetensors index ({error})") from error
     for shard in shards:
-        if shard.parent != folder or not shard.is_file():
+        if shard.parent != folder or not os.path.isfile(shard):  # unlike Path's, false for an impossible name
             raise BrokenCheckpoint("model", folder, f"{INDEX} names {shard.name}, which is not in the folder")
     return shards
 

@@ -179,7 +179,7 @@ def open_source(reference: str | os.PathLike[str], drop_extra_tokens: bool = Fal
     """
     reference = os.fspath(reference)
     path = _locate(reference)
-    source = _open_folder(reference, path) if path.is_dir() else _open_gguf(reference, path)
+    source = open_folder(reference, path) if path.is_dir() else _open_gguf(reference, path)
     check_tensors(source.config, source.weights.shapes, reference)
     settings = source.config.to_dict()
     if drop_extra_tokens:
@@ -275,8 +275,12 @@ def _from_hub(reference: str) -> Path:
     return Path(snapshot)
 
 
-def _open_folder(reference: str, folder: Path) -> ModelSource:
+def open_folder(reference: str, folder: Path) -> ModelSource:
     description, weights = _checked_folder(reference, folder)
+    layers = description.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > len(weights.shapes):  # before anything is built for each of them
+        reason = f"its config says {layers} layers, its weights have {len(weights.shapes)} tensors"
+        raise BrokenCheckpoint("model", reference, reason)
     return ModelSource(reference, folder, "folder", _config_of(folder, description["model_type"]), weights)
 
 
@@ -303,7 +307,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     check_no_pointer(file)
     try:
         description = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenCheckpoint("model", file, f"not valid JSON: {_one_line(error)}") from error
     if not isinstance(description, dict):
         raise BrokenCheckpoint("model", file, "not a model configuration")

@@ -44,7 +44,7 @@ def read_config(file: Path, options: type) -> dict[str, Any]:
         raise BadInput(FIELD, file, first_error(error)) from error
     except OSError as error:
         raise BadInput(FIELD, file, f"cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(FIELD, file, " ".join(str(error).split())) from error
     folder = file.absolute().parent
     by_name = {declaration.name: declaration for declaration in declared(options)}

@@ -139,5 +139,5 @@ def _recorded_model(record_file: Path) -> dict[str, str] | None:
         record = json.loads(record_file.read_text(encoding="utf-8"))
         model = {**record["model"], "drop_extra_tokens": record.get("options", {}).get("drop_extra_tokens")}
         return {key: str(model[key]) for key in ("path", "reference", "fingerprint", "drop_extra_tokens")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None

@@ -165,7 +165,7 @@ def read_journal(file: Path) -> BenchmarkLog:
         for number, line in enumerate(lines[1:], 2):
             try:
                 log.add(_entry(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, RecursionError, KeyError, TypeError) as error:
                 if number < len(lines):  # the last one may be torn
                     raise BadInput("records", file, f"line {number} is no entry: {error}") from error
     except OSError as error:

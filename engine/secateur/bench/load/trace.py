@@ -71,7 +71,7 @@ def read_trace(file: Path) -> tuple[TraceEntry, ...]:
 def _entry(number: int, line: str) -> TraceEntry:
     try:
         line_fields = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput("trace", f"line {number}", f"not JSON: {error}") from error
     if not isinstance(line_fields, dict):
         raise BadInput("trace", f"line {number}", "not a JSON object")

@@ -142,7 +142,7 @@ def read_callers(file: Path, field: str = "tokens") -> CallerRegistry:
     """
     try:
         entries = _File.model_validate(tomllib.loads(file.read_text())).caller
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         raise BadInput(field, file, reason) from error
     callers = [(entry, Caller(entry.name, entry.scopes, entry.expires)) for entry in entries]

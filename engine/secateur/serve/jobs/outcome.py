@@ -44,7 +44,7 @@ def read_outcome(folder: Path) -> JobOutcome | None:
     try:
         fields: dict[str, Any] = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
         return JobOutcome(tuple(fields["checkpoints"]), str(fields["refusal"]), str(fields["field"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
 
 

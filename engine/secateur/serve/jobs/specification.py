@@ -119,7 +119,7 @@ def _dense(folder: Path) -> Path | str:
     try:
         model = json.loads(record.read_text(encoding="utf-8"))["model"]
         reference, path = model["reference"], Path(model["path"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         reason = f"was cut from another model; {record} is damaged and does not say from which"
         raise invalid_argument(FieldViolation(f"{SPEC}.model", reason)) from None
     if reference == DEFAULT_MODEL:

@@ -129,7 +129,7 @@ def read_table(path: Path) -> LatencyTable:
         return LatencyTable.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BadInput("latency_table", path, error.strerror or "cannot be read") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise BadInput("latency_table", path, "is not a latency table") from error
 
 
