@@ -155,7 +155,9 @@ def test_scaled_rotary_embeddings(family: str, rope: str, tmp_path: Path) -> Non
         torch.testing.assert_close(
             slim(tokens(1, length)).logits, masked(tokens(1, length)).logits, atol=2e-5, rtol=1e-4
         )
-    assert SecateurConfig.from_pretrained(tmp_path).rope_parameters == dense.config.rope_parameters
+    read = SecateurConfig.from_pretrained(tmp_path)
+    assert read.rope_parameters == dense.config.rope_parameters
+    read.validate_rope()  # as vLLM does
 
 
 @pytest.mark.parametrize("shape", SHAPES)

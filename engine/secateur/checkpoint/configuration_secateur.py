@@ -133,6 +133,10 @@ class SecateurConfig(PreTrainedConfig):
         self.dense_config().validate()
         self._check_layers()
 
+    def validate_rope(self) -> None:
+        """As `validate`; vLLM asks for this alone, and the checks of LongRoPE read the number of heads."""
+        self.dense_config().validate_rope()
+
     def _check_layers(self) -> None:
         for index, layer in enumerate(self.per_layer_config):
             unknown = set(layer.skip) - {"attention", "mlp"}
