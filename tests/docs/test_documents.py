@@ -29,7 +29,7 @@ NOT_RUN = [
 ]
 LANGUAGES = {"sh", "text", "python", "js", "json", "yaml", "toml"}
 # Options in prose that are not ours.
-FOREIGN_OPTIONS = {"--no-deps", "--target", "--extra-index-url"}
+FOREIGN_OPTIONS = {"--no-deps", "--target", "--extra-index-url", "--inputs"}
 TOPS = ("engine", "kernels", "tests", "benchmarks", "examples")
 # Templates of names, and files that are not in the repository.
 FOREIGN_FILES = {"torch_backend/ROOM.py", "triton_backend/ROOM.py"}
