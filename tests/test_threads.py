@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import secateur
 from secateur.threads import passive_waiting
+
+# Without site (-S: a .pth of an environment may load libgomp by itself) an editable install is not found.
+PATH = [str(Path(secateur.__file__).parents[1]), *sys.path]
 
 CODE = """
 import os
@@ -35,7 +40,7 @@ def test_what_libgomp_takes(given: dict[str, str], policy: str, spins: str) -> N
     clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     environ = clean | {"OMP_DISPLAY_ENV": "verbose", **given}
     said = subprocess.run(
-        [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}\n{CODE}"],
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {PATH!r}\n{CODE}"],
         env=environ,
         capture_output=True,
         text=True,
