@@ -128,6 +128,16 @@ def test_a_cropped_cache_goes_on_where_it_was_cut(
 
 
 @torch.no_grad()
+def test_a_cache_is_handed_from_call_to_call(models: tuple[SecateurForCausalLM, PreTrainedModel]) -> None:
+    slim, _ = models
+    cache = DynamicCache(config=slim.config)
+    answer = slim.generate(prompt(), past_key_values=cache, **GREEDY)
+    longer = torch.cat([answer, tokens(1, 4)], dim=1)
+    expected = slim.generate(longer, use_cache=False, **GREEDY)
+    assert slim.generate(longer, past_key_values=cache, **GREEDY).tolist() == expected.tolist()
+
+
+@torch.no_grad()
 def test_padding_on_the_left_changes_nothing(models: tuple[SecateurForCausalLM, PreTrainedModel]) -> None:
     slim, _ = models
     expected = slim.generate(prompt(), **GREEDY)[0, -NEW_TOKENS:]
