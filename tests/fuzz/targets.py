@@ -152,9 +152,9 @@ def parse_config(data: bytes) -> None:
     from secateur.checkpoint.source import open_folder
 
     file = _written("model/config.json", data)
-    for name, content in (("model.safetensors", safetensors_seeds()[0]), ("tokenizer.json", b"{}")):
-        if not (file.parent / name).exists():
-            _written(f"model/{name}", content)
+    if not (file.parent / "tokenizer.json").exists():
+        _written("model/model.safetensors", safetensors_seeds()[0])
+        _written("model/tokenizer.json", b"{}")
     open_folder("model", file.parent)
 
 

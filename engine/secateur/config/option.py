@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def declaration(options: type, name: str) -> Declaration:
 
 
 def _declared(options: type, path: tuple[str, ...]) -> Sequence[Declaration]:
-    hints = typing.get_type_hints(options)
+    hints = type_hints(options)
     declarations: list[Declaration] = []
     for member in dataclasses.fields(options):
         here = (*path, member.name)
@@ -184,6 +185,12 @@ def _declared(options: type, path: tuple[str, ...]) -> Sequence[Declaration]:
         default = member.default_factory() if member.default_factory is not MISSING else member.default
         declarations.append(Declaration(about.name or member.name, here, *_type_of(hint), default, about))
     return declarations
+
+
+@cache
+def type_hints(options: type) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, resolved once: Python compiles every annotation anew."""
+    return typing.get_type_hints(options)
 
 
 def nested_options(hint: Any) -> type | None:

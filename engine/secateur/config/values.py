@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
-from secateur.config.option import KEY, Declaration, declared, nested_options
+from secateur.config.option import KEY, Declaration, declared, nested_options, type_hints
 from secateur.errors import BadInput
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def _build(options: type[T], values: Mapping[str, Any]) -> T:
 def _nested(
     options: type[T], path: tuple[str, ...], names: Mapping[tuple[str, ...], str], values: Mapping[str, Any]
 ) -> T:
-    hints = get_type_hints(options)
+    hints = type_hints(options)
     arguments: dict[str, Any] = {}
     for member in fields(options):  # type: ignore[arg-type]
         here = (*path, member.name)
