@@ -33,6 +33,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Beside other work on few cores, threads that spin while they wait make the tests take several times as long.
+export OMP_WAIT_POLICY ?= passive
 
 # The .proto files of the last release, compiled. What its clients could not read, `make lint` refuses.
 RELEASED_PROTOS := proto/released.binpb
@@ -42,7 +44,7 @@ RELEASED_PROTOS := proto/released.binpb
 help:
 	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
 	@echo 'make test    lint, types and the tests but those marked slow (installs first; 25 minutes on 2 cores)'
-	@echo 'make test-all  the same with the slow tests (three quarters of an hour)'
+	@echo 'make test-all  the same with the slow tests (an hour and a half)'
 	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
 	@echo 'make lint    ruff, mypy, import-linter, buf   make format  rewrite the sources in the house style'
 	@echo 'make proto   regenerate engine/secateur/v1 from proto/'

@@ -20,6 +20,16 @@ class Refused(grpc.RpcError):
         return ()
 
 
+@pytest.mark.parametrize("character", ["\n", "\r", "\x1b", "\x00", "\x85", "\u2028", "\u202e", "\ud800"])
+def test_whatever_is_quoted_an_error_is_one_line_of_text(character: str) -> None:
+    error = BadInput("keep", f"0{character}8", f"has the key a{character}b")
+    named = error.with_names(lambda field: None)
+    for line in (str(error), str(named)):
+        assert len(line.splitlines()) == 1 and character not in line
+        assert line.isprintable() and repr(character)[1:-1] in line
+    assert error.given == f"0{character}8"
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, Self
 
 _QUOTED = re.compile(r"`([a-z0-9_.]+)`")
+# Characters that end a line, move the cursor, turn the direction of text round, or cannot be encoded.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Naming = Callable[[str], str | None]
 """What an edge calls a field: a flag, or the path of a message's field; None if it has no such field."""
@@ -24,6 +26,10 @@ class SecateurError(Exception):
     """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        """The text in one line, whatever the files and requests hold that it quotes."""
+        return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], super().__str__())
 
     def with_names(self, naming: Naming) -> Self:
         """The same error in the words of an edge."""

@@ -190,16 +190,29 @@ def refused(file: Path, words: str, tokenizer: Any = None) -> None:
         ("a.txt.bz2", b"not compressed", "cannot be read"),
         ("a.txt.zst", b"not compressed", "cannot be read"),
         ("a.txt.gz", gzip.compress(b"text" * 1000)[:40], "cannot be read"),
-        (
-            "a.jsonl",
-            b'{"messages": [{"role": "user", "content": "x"}]}\n',
-            "line 1 is a chat, and plain text",
-        ),
     ],
 )
 def test_what_cannot_be_read_is_one_line(name: str, content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, words)
+
+
+def test_without_a_template_chats_are_what_was_said(tmp_path: Path) -> None:
+    """As tasks and load tests take them."""
+    file = tmp_path / "chats.jsonl"
+    records = [{"messages": MESSAGES}, {"text": "A document."}, {"prompt": "Hi", "completion": "Yes"}]
+    file.write_text("\n".join(map(json.dumps, records)))
+    corpus = load_corpus(str(file))
+    said = [message["content"] for message in MESSAGES]
+    assert corpus.text == "\n\n".join([*said, "A document.", "Hi", "Yes"])
+    assert (corpus.documents, corpus.chats) == (3, 0)
+
+
+def test_chats_in_which_nothing_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": " "}]}))
+    with pytest.raises(BadInput, match="the corpus is empty"):
+        load_corpus(str(file))
 
 
 def test_chats_that_no_template_takes(tiny_tokenizer: Any) -> None:

@@ -30,7 +30,7 @@ def test_the_error_names_them_and_the_way_out(extended_llama: Path) -> None:
         open_source(extended_llama)
     assert caught.value.allowed == (
         "its tokenizer has 304 tokens, its embedding only 300 rows: none for '<think>', '</think>', '[PAD]', "
-        "'<tool>'; `drop_extra_tokens` leaves them out"
+        "'<tool>'; `drop_extra_tokens` of prune and evaluate leaves them out"
     )
 
 

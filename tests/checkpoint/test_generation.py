@@ -65,18 +65,28 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "qwen2-sliding", "qwen3"])
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
+FAMILIES = ("llama", "mistral", "qwen2-sliding", "qwen3")
+REMOVED = ("mixed", "first-attention-removed", "inner-layer-removed", "second-half-attends")
 
 
-@pytest.fixture(
-    scope="module",
-    params=["mixed", "first-attention-removed", "inner-layer-removed", "second-half-attends"],
-)
-def models(family: str, request: pytest.FixtureRequest) -> tuple[SecateurForCausalLM, PreTrainedModel]:
+def pairs() -> list[Any]:
+    """Every family with every shape; `make test` has each shape and, of shapes, the hardest of each family."""
+    return [
+        pytest.param(
+            (family, shape),
+            id=f"{family}-{shape}",
+            marks=() if family == "llama" or shape == "first-attention-removed" else pytest.mark.slow,
+        )
+        for family in FAMILIES
+        for shape in REMOVED
+    ]
+
+
+@pytest.fixture(scope="module", params=pairs())
+def models(request: pytest.FixtureRequest) -> tuple[SecateurForCausalLM, PreTrainedModel]:
+    family, shape = request.param
     dense = dense_model(family)
-    return cut(dense, *SHAPES[request.param]), dense
+    return cut(dense, *SHAPES[shape]), dense
 
 
 @torch.no_grad()

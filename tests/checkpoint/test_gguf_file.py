@@ -64,7 +64,7 @@ def test_not_gguf(tmp_path: Path) -> None:
     for content in (b"", b"GG", b"PK\x03\x04" + b"x" * 100):
         file = tmp_path / "m.gguf"
         file.write_bytes(content)
-        refused(BrokenCheckpoint, file, "not a GGUF file")
+        refused(BrokenCheckpoint, file, "nor a GGUF file")
 
 
 def test_unsupported_version(tmp_path: Path) -> None:

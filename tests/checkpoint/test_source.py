@@ -233,7 +233,7 @@ class TestBrokenFolder:
     def test_a_file_that_is_no_model(self, tmp_path: Path) -> None:
         file = tmp_path / "notes.txt"
         file.write_text("hello")
-        refused(BrokenCheckpoint, file, "not a GGUF file")
+        refused(BrokenCheckpoint, file, "nor a GGUF file")
 
 
 class TestHub:

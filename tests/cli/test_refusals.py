@@ -38,7 +38,7 @@ prune MODEL --keep 0.8 --out o --window 9999 --calibration-tokens 99999 | --wind
 prune MODEL --speedup 1.3 --out o --latency-table nowhere    | --latency-table: got nowhere: No such file
 prune nowhere --keep 0.8 --out o                             | MODEL: got nowhere: no such folder
 prune exists --keep 0.8 --out o                              | MODEL: got exists: no config.json
-prune file --keep 0.8 --out o                                | MODEL: got file: not a GGUF file
+prune file --keep 0.8 --out o                                | MODEL: got file: neither a model folder nor a
 prune other --keep 0.8 --out o                               | MODEL: got other: architecture gpt2
 evaluate nowhere --corpus pydoc:test                         | MODEL: got nowhere: no such folder
 evaluate exists --corpus pydoc:test                          | MODEL: got exists: no config.json

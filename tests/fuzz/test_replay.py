@@ -23,6 +23,9 @@ ONCE_FAILED = [
     ("config", b'{"model_type": "llama", "num_hidden_layers": 1000000000, "layer_types": null}'),
     ("jsonl", b"[" * 100_000),
     ("journal", b"[" * 100_000 + b"\n"),
+    ("jsonl", b'{"te\\nxt": 1}'),
+    ("tokens", b'[[caller]]\nname = "a"\nsha256 = "00"\nscopes = ["\\n"]\n'),
+    ("index", b'{"weight_map": {"model.norm.weight": "a\\nb"}}'),
 ]
 
 

@@ -79,20 +79,20 @@ class CorpusFiles:
         """The text: documents with an empty line between them, chats as the model's template writes them.
 
         Args:
-            tokenizer: the model's; None where only plain text will do.
+            tokenizer: the model's; None for text that goes to no model as it is: chats are documents then.
 
         Raises:
             BadInput: a chat that cannot be rendered.
         """
         pieces: list[str] = []
         for index, document in enumerate(self.documents):
-            is_chat = isinstance(document, Chat)
+            is_chat = isinstance(document, Chat) and tokenizer is not None
             if index and not (is_chat and isinstance(self.documents[index - 1], Chat)):
                 pieces.append("\n\n")
             pieces.append(
                 chat_text(document, tokenizer, self.name) if isinstance(document, Chat) else document
             )
-        chats = sum(isinstance(document, Chat) for document in self.documents)
+        chats = 0 if tokenizer is None else sum(isinstance(document, Chat) for document in self.documents)
         return Corpus(self.name, "".join(pieces), len(self.documents), chats, self.skipped)
 
 
@@ -117,8 +117,11 @@ def read_corpus(name: str) -> CorpusFiles:
 
 
 def load_corpus(name: str) -> Corpus:
-    """The corpus called `name`, of plain text; as `read_corpus`."""
-    return read_corpus(name).rendered(None)
+    """The corpus called `name` as text without a model's template; as `read_corpus`."""
+    corpus = read_corpus(name).rendered(None)
+    if not corpus.text.strip():
+        raise BadInput("corpus", name, "the corpus is empty")
+    return corpus
 
 
 def read_corpora(names: Sequence[str], *, with_self: bool = False) -> tuple[CorpusFiles, ...]:

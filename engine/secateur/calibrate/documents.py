@@ -73,12 +73,16 @@ def is_text_file(file: Path, folder: Path) -> bool:
 def chat_text(chat: Chat, tokenizer: Any, corpus: str) -> str:
     """The text of a chat in the model's own template.
 
+    Args:
+        tokenizer: the model's; without one, what was said is the text, with an empty line between turns.
+
     Raises:
         BadInput: the model has no template, or it refuses the chat.
     """
-    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        who = "plain text is needed here" if tokenizer is None else "the model has no chat template"
-        raise BadInput("corpus", corpus, f"{chat.record} is a chat, and {who}")
+    if tokenizer is None:
+        return _checked_text("\n\n".join(each["content"] for each in chat.messages), corpus, chat.record)
+    if not getattr(tokenizer, "chat_template", None):
+        raise BadInput("corpus", corpus, f"{chat.record} is a chat, and the model has no chat template")
     try:
         text = tokenizer.apply_chat_template(list(chat.messages), tools=chat.tools, tokenize=False)
     except Exception as error:  # a template is a program; it may raise anything

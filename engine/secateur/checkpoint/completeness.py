@@ -63,7 +63,7 @@ def check_vocabulary(extra: Sequence[str], rows: int, reference: object) -> None
             "model",
             reference,
             f"its tokenizer has {rows + len(extra)} tokens, its embedding only {rows} rows: none for "
-            f"{names}{more}; `drop_extra_tokens` leaves them out",
+            f"{names}{more}; `drop_extra_tokens` of prune and evaluate leaves them out",
         )
 
 

@@ -84,7 +84,10 @@ def check_special_ids(settings: dict[str, Any], rows: int, reference: str) -> No
     """
     padding = settings.get("pad_token_id")
     if isinstance(padding, int) and padding >= rows:
-        reason = f"pad_token_id is {padding}, its embedding has {rows} rows; `drop_extra_tokens` drops it"
+        reason = (
+            f"pad_token_id is {padding}, its embedding has {rows} rows; `drop_extra_tokens` of prune and "
+            "evaluate drops it"
+        )
         raise BrokenCheckpoint("model", reference, reason)
 
 

@@ -146,7 +146,9 @@ def _open_part(file: Path) -> GgufFile:
     size = file.stat().st_size
     with file.open("rb") as stream:
         if stream.read(4) != MAGIC:
-            raise BrokenCheckpoint("model", file, "not a GGUF file (it does not begin with 'GGUF')")
+            raise BrokenCheckpoint(
+                "model", file, "neither a model folder nor a GGUF file (it does not begin with 'GGUF')"
+            )
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             try:
                 metadata, lengths, raw_entries, data_start = _header(_BinaryReader(mapped, 4), file)

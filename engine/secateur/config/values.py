@@ -141,7 +141,7 @@ def _build(options: type[T], values: Mapping[str, Any]) -> T:
 def _nested(
     options: type[T], path: tuple[str, ...], names: Mapping[tuple[str, ...], str], values: Mapping[str, Any]
 ) -> T:
-    hints = type_hints(options)
+    hints = type_hints(options)  # type: ignore[arg-type]  # mypy: type[T] is no Hashable
     arguments: dict[str, Any] = {}
     for member in fields(options):  # type: ignore[arg-type]
         here = (*path, member.name)

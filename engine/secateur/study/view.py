@@ -5,6 +5,7 @@ Whatever an older or unfinished study lacks is empty here; only its trials must 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -79,7 +80,7 @@ class StudyView:
         return self.costs[kind]
 
 
-def view_study(location: str) -> StudyView:
+def view_study(location: str | os.PathLike[str]) -> StudyView:
     """Read a study.
 
     Args:
@@ -97,7 +98,7 @@ def view_study(location: str) -> StudyView:
         raise
     except Exception as error:  # every database and every kind of damage has errors of its own
         raise BadInput(
-            "study", location.split("@")[-1], f"cannot be read as a study: {short_message(error)}"
+            "study", str(location).split("@")[-1], f"cannot be read as a study: {short_message(error)}"
         ) from error
 
 
