@@ -70,7 +70,7 @@ REMOVED = ("mixed", "first-attention-removed", "inner-layer-removed", "second-ha
 
 
 def pairs() -> list[Any]:
-    """Every family with every shape; `make test` has each shape and, of shapes, the hardest of each family."""
+    """Every family with every shape; `make test` has each shape and, of each family, the hardest."""
     return [
         pytest.param(
             (family, shape),
