@@ -111,6 +111,18 @@ class TestRepaired:
 
 class TestResidualErrors:
     @settings(max_examples=50, deadline=None)
+    @given(data=problems, shrinkage=shrinkages)
+    def test_is_the_norm_of_what_is_removed(self, data: Data, shrinkage: float) -> None:
+        """|| W_R L_RR ||_F^2, computed width by width."""
+        factor = factorise(data.gram_NN, data.order_N, shrinkage)
+        widths = list(range(len(data.order_N) + 1))
+        one_by_one = [
+            float((data.sorted_weight[:, keep:].float() @ factor[keep:, keep:]).double().square().sum())
+            for keep in widths
+        ]
+        assert residual_errors(data.sorted_weight, factor, widths) == pytest.approx(one_by_one, rel=1e-4)
+
+    @settings(max_examples=50, deadline=None)
     @given(data=problems)
     def test_is_the_real_residual(self, data: Data) -> None:
         """With next to no damping, what is announced is what the repaired projection leaves."""

@@ -48,9 +48,12 @@ def repaired(weight_HN: Tensor, factor_NN: Tensor, keep: int) -> Tensor:
 
 
 def residual_errors(weight_HN: Tensor, factor_NN: Tensor, keeps: list[int]) -> list[float]:
-    """Squared output error (summed over calibration tokens) that repair leaves at each of `keeps`."""
-    weight = weight_HN.float()
-    errors = []
-    for keep in keeps:
-        errors.append(float((weight[:, keep:] @ factor_NN[keep:, keep:]).square().sum()))
-    return errors
+    """Squared output error (summed over calibration tokens) that repair leaves at each of `keeps`.
+
+    L is lower triangular, so W_R L_RR is the last columns of W L: one product serves every width.
+
+    Cost: 2 H N^2 FLOPs in fp32, however many widths.
+    """
+    by_column_N = (weight_HN.float() @ factor_NN).square().sum(0).double()
+    left_N = by_column_N.flip(0).cumsum(0).flip(0)
+    return [float(left_N[keep]) if keep < len(left_N) else 0.0 for keep in keeps]
