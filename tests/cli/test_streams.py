@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from secateur import __version__
+from secateur.serve.engine.environment import on_cpu
 
 CLOSED = [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
@@ -73,3 +74,18 @@ def test_nobody_reads_stderr(tmp_path: Path) -> None:
     os.close(write_end)
     assert done.returncode == 0
     assert 'name = "bob"' in (tmp_path / "tokens.toml").read_text()
+
+
+@pytest.mark.skipif(not on_cpu(), reason="only vLLM's CPU build warns")
+@pytest.mark.parametrize(("first", "warned"), [("import secateur.cli.app", False), ("", True)])
+def test_engines_do_not_warn_about_triton(first: str, warned: bool) -> None:
+    """In an engine's process, which starts as ours did; once vLLM alone is quiet, `quieten_engine` may go."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{first}\nimport vllm.triton_utils"],
+        env=os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert ("Disabling Triton" in done.stderr) == warned

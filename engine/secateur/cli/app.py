@@ -11,7 +11,9 @@ from secateur.cli.interrupts import (
     exit_on_interrupt_during_import,
     say_interrupted,
 )
-from secateur.cli.streams import prepare_standard_streams
+from secateur.cli.streams import prepare_standard_streams, quieten_engine
+
+quieten_engine()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -27,6 +27,18 @@ def prepare_standard_streams() -> None:
     sys.stderr = _Diagnostics(sys.stderr.encoding if sys.stderr else "utf-8")
 
 
+def quieten_engine() -> None:
+    """Let an engine that was told to log errors alone (`set_engine_environment`) do so from its start.
+
+    It is spawned, so it imports this package first; then vLLM, which warns about Triton before it has read
+    its own logging level.
+    """
+    if os.environ.get("VLLM_LOGGING_LEVEL") == "ERROR":
+        import logging
+
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+
+
 class _Diagnostics(io.TextIOWrapper):
     """Stderr; where nobody reads it any more, or the disk is full, the work goes on.
 
