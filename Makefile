@@ -33,8 +33,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	if $$p -c '$(USABLE)' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Beside other work on few cores, threads that spin while they wait make the tests take several times as long.
-export OMP_WAIT_POLICY ?= passive
 
 # The .proto files of the last release, compiled. What its clients could not read, `make lint` refuses.
 RELEASED_PROTOS := proto/released.binpb
@@ -55,6 +53,9 @@ setup: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(BIN)/secateur demo $(ARGS)
+
+# Beside other work on few cores, threads that spin while they wait make the tests take several times as long.
+test test-all: export OMP_WAIT_POLICY ?= passive
 
 test: lint
 	@echo '== pytest, without the slow tests'
