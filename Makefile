@@ -16,7 +16,8 @@ INSTALLED := $(VENV)/.installed-$(EXTRA)
 
 TORCH := 2.13.0
 ifeq ($(EXTRA),gpu)
-TORCH_BUILD := 'torch==$(TORCH)'
+# Three signs: two would take a torch for the CPU (2.13.0+cpu) where a folder of wheels has one.
+TORCH_BUILD := 'torch===$(TORCH)'
 UNWANTED :=
 else
 # The CPU build is only in PyTorch's own index. That index is asked for torch alone, with few retries:
