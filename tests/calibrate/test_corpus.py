@@ -145,7 +145,7 @@ class TestFiles:
         assert names == ["pydoc:test", str(tmp_path / "a.txt")]
 
     def test_unknown(self) -> None:
-        refused(lambda: load_corpus("wikitext2"), "wikitext2: unknown; give a file of text.*pydoc")
+        refused(lambda: load_corpus("wikitext2"), "wikitext2: no such file or folder; give files.*pydoc")
 
     @pytest.mark.parametrize("content", ["", " \n\t\n"])
     def test_empty(self, content: str, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["too-long", "nul"])
     def test_what_no_file_can_be_called(self, name: str) -> None:
-        refused(lambda: load_corpus(name), "unknown")
+        refused(lambda: load_corpus(name), "no such file")
 
 
 def test_only_to_calibrate_on() -> None:

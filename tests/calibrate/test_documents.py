@@ -178,6 +178,8 @@ def refused(file: Path, words: str, tokenizer: Any = None) -> None:
         ),
         ("a.jsonl", b"7\n", "line 1 is no record but int"),
         ("a.jsonl", b'{"messages": [{"content": "x"}]}\n', "line 1 has messages that are no list"),
+        ("a.jsonl", b'{"messages": [{"role": "user", "text": "x"}]}\n', "line 1 has messages that are no"),
+        ("a.jsonl", b'{"text": "x\ny"}\n', "line 1 is not JSON: Invalid control character, column 12"),
         ("a.jsonl", b'{"messages": ["x"]}\n', "line 1 has messages that are no list"),
         ("a.jsonl", b'{"conversations": [{"from": 1, "value": "x"}]}\n', "line 1 has messages"),
         ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8 text"),

@@ -60,7 +60,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (("--keep", "0.8", "--max-shapes", "0"), "--max-shapes: got 0"),
         (("--keep", "0.2", "--protect", "0", "--max-shapes", "1"), "the smallest feasible is 1.0000"),
         (("--keep", "0.8", "--criterion", "luck"), "--criterion: got luck"),
-        (("--keep", "0.8", "--corpus", "wikitext99"), "--corpus: got wikitext99: unknown"),
+        (("--keep", "0.8", "--corpus", "wikitext99"), "--corpus: got wikitext99: no such file or folder"),
         (("--keep", "0.8", "--corpus", "pydoc:poetry"), "pydoc:poetry"),
         (("--keep", "0.8", "--window", "1"), "--window: got 1"),
         (("--keep", "0.8", "--window", "1024"), "--window: got 1024: the model's context is 512"),

@@ -56,7 +56,7 @@ def test_progress_without_a_terminal_is_a_few_lines(
             advance(note="layer 3")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "calibrating ..."
-    assert lines[1] == "calibrating: 3/10, about 35 s left layer 3"
+    assert lines[1] == "calibrating: 3/10, about 35 s left, layer 3"
     assert lines[-1] == "calibrating: done in 55 s"
     assert len(lines) == 5
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,11 +29,16 @@ prune MODEL --keep 1.7 --out o                               | --keep: got 1.7
 prune MODEL --out o                                          | --keep: got nothing
 prune MODEL --keep 0.8 --out exists                          | --out: got exists: exists
 prune MODEL --keep 0.8 --out file/x                          | --out: got file/x
-prune MODEL --keep 0.8 --out o --corpus nowhere.txt          | --corpus: got nowhere.txt: unknown
+prune MODEL --keep 0.8 --out o --corpus nowhere.txt          | --corpus: got nowhere.txt: no such file
 prune MODEL --keep 0.8 --out o --corpus exists               | --corpus: got exists: the folder has no
 prune MODEL --keep 0.8 --out o --corpus pydoc,pydoc          | a corpus is named twice
 prune MODEL --keep 0.8 --out o --corpus pydoc:poetry         | pydoc:poetry
-prune MODEL --keep 0.8 --out o --validation nowhere.txt      | nowhere.txt: unknown
+prune MODEL --keep 0.8 --out o --corpus broken.jsonl         | line 2 has the keys body
+prune MODEL --keep 0.8 --out o --corpus empty.txt            | --corpus: got empty.txt: the corpus is empty
+prune slim --keep 0.8 --out o                                | MODEL: got slim: already cut per layer
+serve m=adapter                                              | a PEFT adapter
+prune MODEL --keep 80% --out o                               | --keep: got 80%: allowed are numbers
+prune MODEL --keep 0.8 --out o --validation nowhere.txt      | nowhere.txt: no such file or folder
 prune MODEL --keep 0.8 --out o --protect first               | --protect: got first: give layers such as
 prune MODEL --keep 0.8 --out o --window 9999 --calibration-tokens 99999 | --window: got 9999: the model's
 prune MODEL --speedup 1.3 --out o --latency-table nowhere    | --latency-table: got nowhere: No such file
@@ -43,7 +49,7 @@ prune other --keep 0.8 --out o                               | MODEL: got other:
 evaluate nowhere --corpus pydoc:test                         | MODEL: got nowhere: no such folder
 evaluate exists --corpus pydoc:test                          | MODEL: got exists: no config.json
 evaluate MODEL                                               | --corpus: got nothing
-evaluate MODEL --corpus nowhere.txt                          | --corpus: got nowhere.txt: unknown
+evaluate MODEL --corpus nowhere.txt                          | --corpus: got nowhere.txt: no such file
 evaluate MODEL --corpus self                                 | --corpus: got self: a model's own text
 evaluate MODEL --corpus pydoc --window 1                     | --window: got 1: a window needs
 evaluate MODEL --corpus pydoc --window 100000                | --window: got 100000: the model's context
@@ -51,7 +57,7 @@ evaluate MODEL --corpus pydoc --dense nowhere                | --dense: got nowh
 evaluate MODEL --tasks chess                                 | --tasks: got chess: allowed are mmlu
 evaluate MODEL --tasks mmlu                                  | --task-data: got nothing: mmlu needs
 evaluate MODEL --tasks mmlu --task-data exists               | --task-data: got exists
-evaluate MODEL --tasks cloze:nowhere.txt                     | nowhere.txt: unknown
+evaluate MODEL --tasks cloze:nowhere.txt                     | nowhere.txt: no such file or folder
 study front nowhere                                          | STUDY: got nowhere: there is no such folder
 study front exists                                           | STUDY: got exists: no study lies there
 study report nowhere                                         | STUDY: got nowhere: there is no such folder
@@ -88,6 +94,13 @@ def test_before_anything_heavy(tmp_path: Path, tiny_llama: Path) -> None:
     (tmp_path / "study" / "study.journal").touch()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "broken.jsonl").write_text('{"text": "x"}\n{"body": "y"}\n')
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copytree(tiny_llama, tmp_path / "slim")
+    config = json.loads((tiny_llama / "config.json").read_text())
+    (tmp_path / "slim" / "config.json").write_text(json.dumps({**config, "model_type": "secateur"}))
     before = sorted(tmp_path.rglob("*"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

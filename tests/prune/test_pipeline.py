@@ -252,6 +252,8 @@ class TestResult:
             "searching",
             "judging",
             "repairing",
+            "comparing",
+            "writing",
         ]
         for (name, total), steps in zip(job.notes.stages, job.notes.steps, strict=True):
             assert steps == total, name

@@ -7,6 +7,7 @@ tokens and cut into non-overlapping windows; what does not fill a window is drop
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PYDOC_PARTS = {"calibration": 0.7, "validation": 0.1, "test": 0.2}  # shares of the text
+FIRST_RECORDS = 1000  # that are looked at before anything else is done
 _PASSAGE = 120  # a paragraph of so many characters in two topics makes them one
 
 
@@ -110,7 +112,7 @@ def read_corpus(name: str) -> CorpusFiles:
         found: list[Document] = [document for file in files for document in read_documents(file)]
     else:
         found = [_pydoc(name)]
-    documents = tuple(each for each in found if isinstance(each, Chat) or each.strip())
+    documents = tuple(filter(_is_said, found))
     if not documents:
         raise BadInput("corpus", name, "the corpus is empty")
     return CorpusFiles(name, documents, len(found) - len(documents))
@@ -158,6 +160,18 @@ def check_names(names: Sequence[str], *, with_self: bool = False) -> None:
             _check_pydoc(name)
 
 
+def check_corpora(names: Sequence[str], *, with_self: bool = False) -> None:
+    """Check that corpora are there, and the beginning of each file of records, as far as takes no time.
+
+    Raises:
+        BadInput: as `read_corpora`.
+    """
+    check_names(names, with_self=with_self)
+    for name in filter(is_corpus_file, names):
+        if not any(_is_said(document) for file in _files(name) for document in _beginning(file)):
+            read_corpus(name)  # empty, as far as was looked
+
+
 def cut_windows(corpus: Corpus, tokenizer: Any, window: int, limit: int | None = None) -> Tensor:
     """Token windows of a corpus, [windows, window] int64, the first `limit` of them.
 
@@ -188,6 +202,14 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
     return mixed.reshape(-1, parts[0].shape[1])
 
 
+def _beginning(file: Path) -> list[Document]:
+    return list(itertools.islice(read_documents(file), FIRST_RECORDS))
+
+
+def _is_said(document: Document) -> bool:
+    return isinstance(document, Chat) or bool(document.strip())
+
+
 def _tokenize(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
@@ -215,7 +237,7 @@ def _files(name: str) -> list[Path]:
             )
         return files
     if not os.path.isfile(path):
-        raise BadInput("corpus", name, f"unknown; give a file of text, a folder of such files, or {PYDOC}")
+        raise BadInput("corpus", name, f"no such file or folder; give files or a folder of text, or {PYDOC}")
     return [path]
 
 

@@ -196,7 +196,10 @@ def _parsed(text: str, file: Path, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or type(error).__name__
+        reason = type(error).__name__
+        if isinstance(error, json.JSONDecodeError):
+            line = f"line {error.lineno} " if error.lineno > 1 else ""
+            reason = f"{error.msg.removesuffix(' at')}, {line}column {error.colno}"
         raise BadInput("corpus", file, f"{where} is not JSON: {reason}") from error
 
 
@@ -245,10 +248,11 @@ def _messages(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _message(more: Mapping[str, Any], role: Any, content: Any) -> dict[str, Any]:
-    """A message; of content in parts the texts, joined."""
+    """A message; of content in parts the texts, joined. Only one that calls tools may have none."""
     if isinstance(content, list):
         content = "".join(part if isinstance(part, str) else part.get("text") or "" for part in content)
-    if not isinstance(role, str) or not (content is None or isinstance(content, str)):
+    calls = more.get("tool_calls") or more.get("function_call")
+    if not isinstance(role, str) or not (isinstance(content, str) or (content is None and calls)):
         raise TypeError
     present = {key: value for key, value in more.items() if value is not None}
     return {**present, "role": role, "content": content or ""}

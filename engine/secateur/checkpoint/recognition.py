@@ -58,14 +58,14 @@ def check_folder(folder: Path) -> None:
     """Check that a folder which lacks its config or its weights is nothing that is known by another name.
 
     Raises:
-        UnsupportedModel: it is an adapter, a pipeline or another format.
-        BadInput: the model is in a folder in it.
+        BadInput: it is no model (an adapter, a pipeline), or the model is in a folder in it.
+        UnsupportedModel: it is in another format.
     """
     has_weights = any(any(folder.glob(pattern)) for pattern in OWN_WEIGHTS)
     if (folder / "adapter_config.json").is_file() and not has_weights:
-        raise UnsupportedModel("model", folder, _adapter(folder / "adapter_config.json"))
+        raise BadInput("model", folder, _adapter(folder / "adapter_config.json"))
     if (folder / "model_index.json").is_file():
-        raise UnsupportedModel("model", folder, "a diffusers pipeline (model_index.json), no language model")
+        raise BadInput("model", folder, "a diffusers pipeline (model_index.json), no language model")
     if any(folder.glob("consolidated*.pth")):
         reason = "Meta's original format (consolidated.*.pth); give the Hugging Face form of this model"
         raise UnsupportedModel("model", folder, reason)

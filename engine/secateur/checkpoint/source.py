@@ -193,27 +193,31 @@ def open_source(reference: str | os.PathLike[str], drop_extra_tokens: bool = Fal
     return source
 
 
-def check_location(reference: str | os.PathLike[str], window: int = 0) -> None:
+def check_location(reference: str | os.PathLike[str], window: int = 0) -> str | None:
     """Check what can be known of a model without transformers, which takes seconds to import.
 
     Args:
         window: tokens that it has to take at a time.
+
+    Returns:
+        The ``model_type`` of a folder's configuration; None for other models.
 
     Raises:
         BadInput, BrokenCheckpoint, UnsupportedModel, BackendUnavailable: as `open_source`.
     """
     reference = os.fspath(reference)
     if not Path(reference).expanduser().exists() and HUB_ID.fullmatch(reference):
-        return  # may have to be fetched
+        return None  # may have to be fetched
     path = _locate(reference)
     if path.is_dir():
         description, _ = _checked_folder(reference, path)
         _check_window(window, description.get("max_position_embeddings"))
-    else:
-        with path.open("rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
-        if not is_gguf:
-            _open_gguf(reference, path)  # says what it is
+        return description["model_type"]
+    with path.open("rb") as file:
+        is_gguf = file.read(4) == b"GGUF"
+    if not is_gguf:
+        _open_gguf(reference, path)  # says what it is
+    return None
 
 
 def check_context_length(source: ModelSource, window: int) -> None:

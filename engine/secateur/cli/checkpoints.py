@@ -39,3 +39,5 @@ def summarise(record: dict[str, Any]) -> None:
             f"perplexity on {corpus}: dense {record['dense']['perplexity'][corpus]:.2f}, slim {value:.2f}"
         )
     print_status(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")
+    out = record["out"]
+    print_status(f"next: secateur evaluate {out} --corpus FILE, or secateur serve NAME={out}")

@@ -144,8 +144,8 @@ def _lines(description: str, total: float) -> Iterator[Advance]:
         now = pace.step(steps)
         if now - last >= LINE_INTERVAL and pace.done < total:
             last = now
-            parts = (f"{description}: {pace.done:g}/{total:g}", pace.left)
-            print_status(f"{', '.join(filter(None, parts))} {note}".rstrip())
+            parts = (f"{description}: {pace.done:g}/{total:g}", pace.left, note)
+            print_status(", ".join(filter(None, parts)))
 
     yield advance
     print_status(f"{description}: done in {duration(time.monotonic() - started)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from secateur.cli.checkpoints import measured_latency, summarise
-from secateur.cli.console import emit_json, stdout_to_stderr
+from secateur.cli.console import emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
 from secateur.cli.stages import StageReporter
@@ -33,8 +33,12 @@ def prune(given: Given, json: Json = False) -> None:
         with passive_waiting(), exit_on_interrupt_during_import():
             from secateur.prune.pipeline import prune_all
 
-        with StageReporter() as reporter:
-            records = prune_all(options, reporter, measured_latency)
+        try:
+            with StageReporter() as reporter:
+                records = prune_all(options, reporter, measured_latency)
+        except KeyboardInterrupt:
+            print_status("what is evaluated is kept: run the same command again to go on")
+            raise
         for record in records:
             summarise(record)
     if json:

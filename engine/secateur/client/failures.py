@@ -41,7 +41,7 @@ class CallFailed(SecateurError):
         self.exit_status = 2 if self.code in USER_ERRORS else 1
         message = " ".join((error.details() or "").split())
         if self.code is grpc.StatusCode.UNAVAILABLE and status is None:
-            message = f"no server answers there ({message[:200]})"
+            message = f"no server answers there ({message[:200]}); is secateur serve running?"
         super().__init__(f"{target}: {self.code.name}: {message}")
 
     def _unpacked(self, message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> bool:

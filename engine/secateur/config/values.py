@@ -127,9 +127,9 @@ def _convert_one(declaration: Declaration, value: Any, given: Any) -> Any:
     try:
         return declaration.type(value)
     except ValueError as error:
-        what = "whole numbers" if declaration.type is int else "numbers"
-        allowed = f"allowed are {what} with commas between them" if declaration.many else f"not one of {what}"
-        raise BadInput(declaration.name, given, allowed) from error
+        what = "whole numbers, such as 8" if declaration.type is int else "numbers, such as 0.8"
+        commas = ", with commas between them" if declaration.many else ""
+        raise BadInput(declaration.name, given, f"allowed are {what}{commas}") from error
 
 
 def _build(options: type[T], values: Mapping[str, Any]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secateur.calibrate.corpus import check_names
+from secateur.calibrate.corpus import check_corpora
 from secateur.checkpoint.source import check_location
 from secateur.config.evaluate import MMLU, EvaluateOptions
 from secateur.errors import BadInput
@@ -17,12 +17,12 @@ def check_before_start(options: EvaluateOptions) -> None:
             is not there.
     """
     if options.corpus:
-        check_names(options.corpus)
+        check_corpora(options.corpus)
     if MMLU in options.tasks:
         subject_files(options.task_data)
     for corpus in options.task_corpora:
         try:
-            check_names((corpus,))
+            check_corpora((corpus,))
         except BadInput as error:
             raise BadInput("tasks", ",".join(options.tasks), f"{corpus}: {error.allowed}") from error
     check_location(options.model, options.window)

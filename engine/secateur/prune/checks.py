@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from secateur.calibrate.corpus import check_names
-from secateur.checkpoint.source import check_location
+from secateur.calibrate.corpus import check_corpora
+from secateur.checkpoint.source import SLIM_MODEL_TYPE, check_location
 from secateur.config.prune import PruneOptions, is_database_url
-from secateur.errors import BadInput
+from secateur.errors import BadInput, UnsupportedModel
 from secateur.storage import check_new_path
+
+ALREADY_CUT = "already cut per layer; prune the model it came from"
 
 
 def check_before_start(options: PruneOptions) -> None:
@@ -18,12 +20,13 @@ def check_before_start(options: PruneOptions) -> None:
         BackendUnavailable: the driver of the database is not installed.
     """
     check_places(options)
-    check_names(options.corpus, with_self=True)
+    check_corpora(options.corpus, with_self=True)
     if options.validation:
-        check_names(options.validation)
+        check_corpora(options.validation)
     if options.latency_table is not None and not options.latency_table.is_file():
         raise BadInput("latency_table", options.latency_table, "No such file or directory")
-    check_location(options.model, options.window)
+    if check_location(options.model, options.window) == SLIM_MODEL_TYPE:
+        raise UnsupportedModel("model", options.model, ALREADY_CUT)
 
 
 def check_places(options: PruneOptions) -> None:

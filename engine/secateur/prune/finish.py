@@ -89,6 +89,7 @@ def make_checkpoints(
             dense_nll,
             selected_predictor,
             StageTimer(dict(clock.seconds)),
+            reporter,
         )
         for request, winner in zip(requests, winners, strict=True)
     ]
@@ -102,6 +103,7 @@ def _export_checkpoint(
     dense_nll: float,
     selected_predictor: SelectedPredictor | None,
     clock: StageTimer,
+    reporter: ProgressReporter,
 ) -> dict[str, Any]:
     """Report on a repaired model and export it; returns its record."""
     options, source, clock = request.options, prepared.source, StageTimer(dict(clock.seconds))
@@ -114,8 +116,10 @@ def _export_checkpoint(
     for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
         record[side]["perplexity"] = {name: perplexity(nll)}
     record["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 2)}
+    reporter.stage(f"writing {options.out} and opening it with transformers", 1)
     with clock.stage("export"):
         verification = export(slim.model, source, options.out, record, stored)
+    reporter.step()
     record["verified"] = verification.to_json()
     return record
 
@@ -129,7 +133,7 @@ def select_finalist(
     reporter.stage(title, evaluator.num_chunks)
     best, done = request.candidates[0].architecture, 0
     for rung in race(evaluator, list(by_architecture)):
-        reporter.step(f"{rung.running} left", rung.chunks - done)
+        reporter.step(f"{rung.running} finalists left", rung.chunks - done)
         best, done = rung.best, rung.chunks
     # What the race left out; the rest is remembered but for the head.
     ((_, unseen),) = evaluator.evaluate([best])

@@ -31,6 +31,7 @@ from secateur.model.decoder import DecoderModel, base_model_type, named_tensors
 from secateur.model.forward import mean_nll
 from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
+from secateur.prune.checks import ALREADY_CUT
 from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.windows import WindowSplit, check_disjoint, split_windows
 from secateur.space.budget import COSTS, Goal
@@ -94,9 +95,7 @@ def prepare(
         reserved_files = read_corpora(options.validation) if options.validation else ()
         source = open_source(options.model, options.drop_extra_tokens)
         if base_model_type(source.config) != source.config.model_type:
-            raise UnsupportedModel(
-                "model", options.model, "already cut per layer; prune the model it came from"
-            )
+            raise UnsupportedModel("model", options.model, ALREADY_CUT)
         check_context_length(source, options.window)
         corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
         reserved = tuple(files.rendered(source.tokenizer()) for files in reserved_files)

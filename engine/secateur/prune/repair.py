@@ -80,13 +80,15 @@ def _line_search(
         if share not in nll:
             model = interpolate(one_shot.model, fitted, share)
             nll[share] = mean_nll(model.to(fastest_dtype()), split.validation)
+        reporter.step()
 
+    reporter.stage("comparing repairs on unseen text", 3)
     measure(1.0)
     measure(0.5)
     measure(round(round(parabola_minimum(nll[0.0], nll[0.5], nll[1.0]) / STEP) * STEP, 2))
     share = min(nll, key=lambda each: nll[each])
     points = ", ".join(f"{nll[each]:.4f} at {each:.2f}" for each in sorted(nll))
-    reporter.message(f"validation NLL from one-shot (0) to in-sequence (1): {points}")
+    reporter.message(f"loss on unseen text by the share of repair in sequence: {points}")
     if share == 0.0:
         return one_shot
     return RepairResult(interpolate(one_shot.model, fitted, share), "in-sequence", share, nll[share])

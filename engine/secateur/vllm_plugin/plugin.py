@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from multiprocessing import parent_process
 
 SERVER_PID = "SECATEUR_SERVER_PID"
 """Set by `secateur serve` to its process id: engines are to end with it."""
@@ -27,6 +28,10 @@ def register() -> None:
     register_config()
     ModelRegistry.register_model("SecateurForCausalLM", "secateur.vllm_plugin.model:SecateurForCausalLM")
     register_norms()
+    if parent_process() is not None:  # an engine, and not the front end, which would import it for nothing
+        from secateur.vllm_plugin.seeded_requests import patch_seeded_requests
+
+        patch_seeded_requests()
     _watch_server()
 
 

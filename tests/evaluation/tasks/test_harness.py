@@ -167,7 +167,7 @@ def test_no_such_task(names: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("cloze:nowhere", "tasks: got cloze:nowhere: unknown; give a file of text"),
+        ("cloze:nowhere", "tasks: got cloze:nowhere: no such file or folder; give files"),
         ("mmlu", "task_data: got nothing"),
     ],
 )
