@@ -46,7 +46,9 @@ def open_state(url: str) -> sessionmaker[Session]:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            Path(str(parsed.database)).expanduser().absolute().parent.mkdir(parents=True, exist_ok=True)
+            file = Path(str(parsed.database)).expanduser().absolute()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)  # what SQLite writes beside it gets the same mode
         engine = sqlalchemy.create_engine(parsed)
         if parsed.get_backend_name() == "sqlite":
             event.listen(engine, "connect", _durable)

@@ -61,6 +61,7 @@ class AccessControl:
     def reload(self) -> None:
         """Read the file again; one that cannot be read leaves things as they are."""
         if self._file is None:
+            log.info("nothing to reload: the server has no file of tokens")
             return
         try:
             self._callers = read_callers(self._file)

@@ -30,7 +30,7 @@ def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
         )
     try:
         candidates = [(root / text).resolve() for root in roots]
-        inside = [path for path in candidates if _below(path, roots)]
+        inside = [path for path in candidates if is_below(path, roots)]
         existing_path = next((path for path in inside if path.exists()), None)
     except (OSError, ValueError, RuntimeError):  # too long, a zero byte, a loop of links
         raise invalid_argument(FieldViolation(field, f"got {text[:100]!r}, not a path")) from None
@@ -41,12 +41,12 @@ def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
     return existing_path
 
 
-def _below(path: Path, roots: Sequence[Path]) -> bool:
+def is_below(path: Path, roots: Sequence[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
 
 def _holds_nothing_else(path: Path, roots: Sequence[Path]) -> bool:
-    return not path.is_dir() or all(_below(file.resolve(), roots) for file in path.iterdir())
+    return not path.is_dir() or all(is_below(file.resolve(), roots) for file in path.iterdir())
 
 
 def _path_denied(field: str, text: str, roots: Sequence[Path]) -> RpcError:

@@ -18,7 +18,7 @@ from secateur.config.serve import MODEL_NAME
 from secateur.config.values import from_given
 from secateur.errors import BadInput
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, violation
-from secateur.serve.guard.roots import resolve_within_roots
+from secateur.serve.guard.roots import is_below, resolve_within_roots
 from secateur.v1 import prune_pb2
 
 CHECKPOINT = "slim"  # in a job's folder; its study lies beside it
@@ -97,7 +97,7 @@ def _check_options(job: prune_pb2.PruneJob, options: PruneOptions) -> None:
 
 def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf) -> str:
     if spec.WhichOneof("source") == "model":
-        return str(_dense(folder_of(spec.model)))
+        return str(_dense(folder_of(spec.model), roots))
     if spec.path == DEFAULT_MODEL:
         return DEFAULT_MODEL
     try:
@@ -111,8 +111,11 @@ def _model(spec: prune_pb2.PruneSpec, roots: Sequence[Path], folder_of: FolderOf
         ) from refusal
 
 
-def _dense(folder: Path) -> Path | str:
-    """The checkpoint that a slim one was cut from; any other checkpoint itself."""
+def _dense(folder: Path, roots: Sequence[Path]) -> Path | str:
+    """The checkpoint that a slim one was cut from; any other checkpoint itself.
+
+    Clients may have written what lies below the roots: such a checkpoint may name nothing outside them.
+    """
     record = folder / "secateur.json"
     if not record.is_file():
         return folder
@@ -124,6 +127,8 @@ def _dense(folder: Path) -> Path | str:
         raise invalid_argument(FieldViolation(f"{SPEC}.model", reason)) from None
     if reference == DEFAULT_MODEL:
         return DEFAULT_MODEL
+    if is_below(folder.resolve(), roots):
+        return resolve_within_roots(f"{SPEC}.model", str(path), roots)
     if not path.exists():
         raise invalid_argument(
             FieldViolation(f"{SPEC}.model", f"was cut from {path}, which is no longer there")
