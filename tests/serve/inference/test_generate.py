@@ -413,6 +413,7 @@ def test_context_ends_the_answer(client: Client) -> None:
         ([5, 300], {}, "token_ids"),
         ([], {}, "token_ids"),
         ([{"role": "nobody", "content": "x"}], {}, "chat.messages"),
+        ([{"role": "user", "content": "word " * 100_000}], {}, "chat"),
         (PROMPT, {"priority": 101}, "priority"),
     ],
 )

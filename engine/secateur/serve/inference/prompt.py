@@ -53,10 +53,11 @@ class GenerationPrompt:
         Raises:
             RpcError: INVALID_ARGUMENT naming `field`.
         """
-        if self.text is not None and len(self.text) > engine.most_characters:
-            # Said before it is tokenised, which takes long for a long text.
+        if self._num_characters > engine.most_characters:
+            # Said before it is laid out and tokenised, which takes long for a long text.
             raise self._refused(
-                f"got {len(self.text)} characters, the model has room for {engine.max_model_len - 1} tokens"
+                f"got {self._num_characters} characters, the model has room for "
+                f"{engine.max_model_len - 1} tokens"
             )
         token_ids = await self.tokens(engine)
         if len(token_ids) < min_tokens:
@@ -66,6 +67,10 @@ class GenerationPrompt:
                 f"got {len(token_ids)} tokens, the model has room for {engine.max_model_len - 1}"
             )
         return token_ids
+
+    @property
+    def _num_characters(self) -> int:
+        return len(self.text or "") + sum(len(message.content) for message in self.messages or ())
 
     def _refused(self, description: str) -> RpcError:
         return invalid_argument(FieldViolation(self.field, description))
