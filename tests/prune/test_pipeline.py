@@ -253,7 +253,7 @@ class TestResult:
             "judging",
             "repairing",
             "comparing",
-            "writing",
+            "exporting",
         ]
         for (name, total), steps in zip(job.notes.stages, job.notes.steps, strict=True):
             assert steps == total, name

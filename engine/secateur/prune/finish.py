@@ -116,7 +116,7 @@ def _export_checkpoint(
     for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
         record[side]["perplexity"] = {name: perplexity(nll)}
     record["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 2)}
-    reporter.stage(f"writing {options.out} and opening it with transformers", 1)
+    reporter.stage(f"exporting {options.out} and opening it with transformers", 1)
     with clock.stage("export"):
         verification = export(slim.model, source, options.out, record, stored)
     reporter.step()
