@@ -43,7 +43,7 @@ RELEASED_PROTOS := proto/released.binpb
 help:
 	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
 	@echo 'make test    lint, types and the tests but those marked slow (installs first; 25 minutes on 2 cores)'
-	@echo 'make test-all  the same with the slow tests (an hour and a half)'
+	@echo 'make test-all  the same with the slow tests (well over an hour)'
 	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
 	@echo 'make lint    ruff, mypy, import-linter, buf   make format  rewrite the sources in the house style'
 	@echo 'make proto   regenerate engine/secateur/v1 from proto/'

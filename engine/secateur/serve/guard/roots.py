@@ -42,6 +42,7 @@ def resolve_within_roots(field: str, text: str, roots: Sequence[Path]) -> Path:
 
 
 def is_below(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a path, absolute and without symbolic links, lies below one of the roots."""
     return any(path.is_relative_to(root) for root in roots)
 
 
