@@ -22,6 +22,8 @@ from secateur_kernels.linear_loss import (
 from secateur_kernels.mlp import gated_inner, masked_mlp, nested_mlp
 from secateur_kernels.projection import ProjectionTable, masked_projection, nested_projection
 
+RESULTS_VERSION = 1  # of the Triton kernels; one more when a change alters what they compute
+
 __all__ = [
     "Backend",
     "KernelBackendUnavailable",
@@ -30,6 +32,7 @@ __all__ = [
     "LinearLoss",
     "Packing",
     "ProjectionTable",
+    "RESULTS_VERSION",
     "Teacher",
     "TeacherStates",
     "TeacherTopK",

@@ -29,7 +29,9 @@ from secateur.config.prune import MIN_WINDOWS, PruneOptions
 from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
 from secateur.evaluation.corpus_perplexity import evaluate
 from secateur.model.architecture import Architecture
+from secateur.model.compute import Compute
 from secateur.model.decoder import architecture_of
+from secateur.model.processor import fastest_dtype
 from secateur.prune import finish, prepared_run
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.windows import WindowSplit, _spread, split_windows
@@ -448,11 +450,13 @@ class TestRefused:
     def test_the_study_of_a_host_that_computes_in_another_dtype(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        here = prepared_run.fastest_dtype()
-        there = torch.float32 if here == torch.bfloat16 else torch.bfloat16
-        monkeypatch.setattr(prepared_run, "fastest_dtype", lambda: there)
+        here = fastest_dtype()
+        there = Compute.on_cpu(torch.float32 if here == torch.bfloat16 else torch.bfloat16)
+        monkeypatch.setattr(prepared_run, "choose_compute", lambda *_: there)
         options = replace(job.options, out=tmp_path / "other", study=job.options.study_url)
-        self.refused(options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there}"')
+        self.refused(
+            options, StudyMismatch, f'made with another compute_dtype ."{here}", now "{there.dtype}"'
+        )
 
     def test_a_file_in_the_place_of_the_study(self, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

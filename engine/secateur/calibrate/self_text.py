@@ -24,8 +24,8 @@ from secateur.checkpoint.source import ModelSource
 from secateur.checkpoint.transformers_module import transformers_module
 from secateur.config.prune import SELF_CORPUS
 from secateur.errors import BadInput
+from secateur.model.compute import Compute
 from secateur.model.decoder import DecoderModel
-from secateur.model.processor import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.storage import os_errors_as_output_failed, write_text
 
@@ -37,6 +37,7 @@ TOKEN_MARGIN = 1.05  # text is tokenised again, which may take fewer tokens than
 def self_corpus(
     source: ModelSource,
     model: DecoderModel,
+    compute: Compute,
     folder: Path,
     *,
     tokens: int,
@@ -59,7 +60,12 @@ def self_corpus(
         reporter.message(f"text of the model itself is there from an earlier run ({file.name})")
         return Corpus(SELF_CORPUS, _read(file))
     text = generate_text(
-        model, source.tokenizer(), tokens=tokens, length=length, seed=seed, reporter=reporter
+        model.to(compute.dtype, compute.device),
+        source.tokenizer(),
+        tokens=tokens,
+        length=length,
+        seed=seed,
+        reporter=reporter,
     )
     with os_errors_as_output_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,16 +85,22 @@ def _read(file: Path) -> str:
 def generate_text(
     model: DecoderModel, tokenizer: Any, *, tokens: int, length: int, seed: int, reporter: ProgressReporter
 ) -> str:
-    """Sequences of the model, a blank line between them; the same for a seed on the same machine."""
-    module = transformers_module(model.to(fastest_dtype()))
+    """Sequences of the model, a blank line between them; the same for a seed on the same machine.
+
+    Args:
+        model: in the dtype and on the device to compute with.
+    """
+    module = transformers_module(model)
     special = sorted(set(tokenizer.all_special_ids))
     batches = max(1, -(-int(tokens * TOKEN_MARGIN) // (BATCH * length)))
     reporter.stage(f"writing {batches * BATCH * length:,} tokens of text to calibrate on", batches)
     started, parts = time.perf_counter(), list[str]()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    forked = [] if model.device.type == "cpu" else [model.device.index]
+    with torch.random.fork_rng(forked, device_type=model.device.type), torch.inference_mode():
         for batch in range(batches):
             torch.manual_seed(seed * 1_000_003 + batch)
-            written_BT = _sequences(module, _starts(tokenizer, special), special, length)
+            starts_B1 = _starts(tokenizer, special).to(model.device)
+            written_BT = _sequences(module, starts_B1, special, length).cpu()
             parts += tokenizer.batch_decode(written_BT, skip_special_tokens=True)
             rate = (batch + 1) * written_BT.numel() / (time.perf_counter() - started)
             reporter.step(f"{rate:,.0f} tokens/s")
@@ -109,14 +121,15 @@ def _sequences(module: Module, starts_B1: Tensor, special: list[int], length: in
     than ten times as long as the model on a CPU. The nucleus is sought among the likeliest `TOP_K` here.
     """
     written, cache = [starts_B1], None
+    special_ids = torch.tensor(special).to(starts_B1.device)
     while len(written) < length:
         output = module(written[-1], past_key_values=cache, use_cache=True)
         cache = output.past_key_values
         logits_BV = output.logits[:, -1].float() / TEMPERATURE
-        logits_BV[:, special] = -torch.inf
+        logits_BV.index_fill_(1, special_ids, -torch.inf)
         likeliest = logits_BV.topk(min(TOP_K, logits_BV.shape[1]))
         p_BK = likeliest.values.softmax(-1)
-        p_BK[p_BK.cumsum(-1) - p_BK >= TOP_P] = 0.0
+        p_BK = p_BK.masked_fill(p_BK.cumsum(-1) - p_BK >= TOP_P, 0.0)
         written.append(likeliest.indices.gather(1, torch.multinomial(p_BK, 1)))
     return torch.cat(written, 1)
 

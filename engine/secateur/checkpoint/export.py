@@ -60,7 +60,7 @@ def export(
     config, renumbered = describe(model)
     config.dtype = dtype
     config.tie_word_embeddings = model.tied
-    tensors = {name: tensor.contiguous() for name, tensor in named_tensors(renumbered).items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in named_tensors(renumbered).items()}
     with new_folder(folder) as partial:
         check_disk_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
         config.save_pretrained(partial)

@@ -8,6 +8,7 @@ functions, so that a mistyped path is answered at once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -115,6 +116,11 @@ class ModelSource:
     def rows(self) -> int:
         """Rows of the embedding: one for each token that the model knows."""
         return self.weights.shapes[EMBEDDING][0]
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers in all stored tensors."""
+        return sum(math.prod(shape) for shape in self.weights.shapes.values())
 
     @cached_property
     def extra_tokens(self) -> tuple[str, ...]:

@@ -17,9 +17,9 @@ def transformers_module(model: DecoderModel) -> Module:
     if not isinstance(config, SecateurConfig):  # that of the dense model
         shape = architecture_of(model)
         config = slim_config(config, shape.groups, shape.channels)
-    with no_init_weights():
+    with no_init_weights(), model.device:
         module: Module = SecateurForCausalLM(config)
     module.load_state_dict(named_tensors(model), strict=False)
     if model.tied:
         module.lm_head.weight = module.model.embed_tokens.weight  # type: ignore[union-attr]
-    return module.to(model.dtype).eval()
+    return module.to(model.device, model.dtype).eval()

@@ -110,7 +110,7 @@ def report(
 @app.command(cls=OptionCommand)
 @takes_options(
     PruneOptions,
-    only=lambda option: option.name in ("out", "keep", "budget", "speedup"),
+    only=lambda option: option.name in ("out", "keep", "budget", "speedup", "device"),
     helps={
         "keep": "Fraction of the dense model to keep, over 0 and up to 1; the best trial within it is cut.",
         "budget": "What `keep` counts (params), or several limits: params=0.8,kv=0.67.",

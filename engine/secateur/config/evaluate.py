@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.config.device import DEVICE_HELP, parse_device
 from secateur.config.option import check, option
 from secateur.config.prune import is_corpus_file
 from secateur.config.values import AUTO, DTYPES
@@ -48,6 +49,7 @@ class EvaluateOptions:
         help="To compute in: auto (bfloat16 where the processor has it), bfloat16, float16 or float32.",
         choices=(AUTO, *DTYPES),
     )
+    device: str = option(AUTO, help=DEVICE_HELP, parse=parse_device)
     tasks: tuple[str, ...] = option(
         (),
         help="Tasks with right answers, comma-separated: mmlu (needs `task_data`), cloze:CORPUS (complete "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.config.device import DEVICE_HELP, parse_device
 from secateur.config.evaluation_budget import EvaluationBudget, evaluation_budget
 from secateur.config.option import check, declared, option
 from secateur.config.values import AUTO, DTYPES, plain, show_numbers
@@ -328,9 +329,10 @@ class PruneOptions:
         choices=(AUTO, *DTYPES),
         message_field="dtype",
     )
+    device: str = option(AUTO, help=DEVICE_HELP, group=MACHINE, parse=parse_device, message_field="device")
     workers: int | None = option(
         None,
-        help="Local processes that evaluate.",
+        help="Local processes that evaluate, on GPUs in turn.",
         group=MACHINE,
         default_help="in this process",
         min_value=1,
@@ -454,7 +456,7 @@ class PruneOptions:
 
     def for_study(self) -> dict[str, Any]:
         """What a study keeps of them to be cut from later: all but the budget and places."""
-        left_out = ("keep", "budget", "speedup", "out", "study", "workers", "ray")
+        left_out = ("keep", "budget", "speedup", "out", "study", "device", "workers", "ray")
         kept = {name: getattr(self, name) for name in (d.name for d in declared(type(self)))}
         if self.latency_table is not None:
             kept["latency_table"] = self.latency_table.absolute()

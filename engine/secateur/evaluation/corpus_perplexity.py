@@ -17,9 +17,10 @@ from secateur.checkpoint.source import ModelSource, check_context_length, open_s
 from secateur.config.evaluate import EvaluateOptions
 from secateur.errors import BadInput, BrokenCheckpoint, SecateurError
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
+from secateur.model.compute import choose_compute
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import BATCH_WINDOWS, mean_nll, perplexity
-from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
+from secateur.model.processor import named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.space.costs.parameters import count_parameters
 
@@ -31,11 +32,12 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         BadInput, BrokenCheckpoint, UnsupportedModel: as the corpora and models say.
     """
     set_malloc_trim_threshold()
-    dtype = named_dtype(options.dtype, auto=fastest_dtype())
     corpus_files = read_corpora(options.corpus) if options.corpus else ()
     tasks = load_tasks(options.tasks, options.task_data) if options.tasks else ()
     source = open_source(options.model, options.drop_extra_tokens)
     check_context_length(source, options.window)
+    compute = choose_compute(options.device, source.num_weights)
+    dtype = named_dtype(options.dtype, auto=compute.dtype)
     corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
     dense_source = _dense_source(options, source, reporter)
     clock = StageTimer()
@@ -47,7 +49,7 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         with clock.stage("evaluate" + stage_suffix):
             stored = source.load_model()
             check_range(named_tensors(stored), dtype)
-            model = stored.to(dtype)
+            model = stored.to(dtype, compute.device)
             windows = _windows(corpora, source, options)
             results = _measure(titles[0], source, model, windows, reporter)
         if tasks:
@@ -69,6 +71,7 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         document["kept_fraction"] = count_parameters(model).fraction_of(count_parameters(dense_model))
     document["architecture"] = architecture_of(model).to_json()
     document["dtype"] = str(dtype).removeprefix("torch.")
+    document["device"] = compute.device.type
     document["seconds"] = clock.seconds
     return document
 

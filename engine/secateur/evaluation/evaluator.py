@@ -20,9 +20,9 @@ from torch import Tensor
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
+from secateur.evaluation.teachers import KeptTeacher, teachers_for
 from secateur.model.architecture import Architecture, Slot
 from secateur.model.forward import apply_block, embed, final_hidden, forward_context
-from secateur_kernels import Teacher, linear_kl, prepare_teacher
 
 DEFAULT_STATE_BYTES = 2 << 30
 DEFAULT_TEACHER_BYTES = 2 << 30
@@ -86,7 +86,7 @@ class PrefixEvaluator(Evaluator):
         library: sub-blocks at every width.
         windows_BT: the windows all candidates are measured on.
         state_bytes: memory for residual streams of prefixes.
-        teacher_bytes: memory for the dense model's distributions. Windows whose distributions exceed it
+        teacher_bytes: memory for what is kept of the dense model's distributions. Windows that exceed it
             are gone through in spans, each for all candidates.
 
     Attributes:
@@ -110,15 +110,17 @@ class PrefixEvaluator(Evaluator):
             raise ValueError(f"windows_BT: shape {list(windows_BT.shape)} given; at least [1, 2] is needed")
         self._library = library
         self._model = library.model
-        self._chunks = windows_BT.split(CHUNK_WINDOWS)
+        self._chunks = windows_BT.to(self._model.device).split(CHUNK_WINDOWS)
+        self._targets = [chunk[:, 1:].flatten() for chunk in self._chunks]
         self._context = forward_context(self._model, windows_BT.shape[1])
         self._slots: list[Slot] = [
             (layer, kind) for layer in range(self._model.num_layers) for kind in ("attention", "ffn")
         ]
         self._prefixes = PrefixCache(state_bytes)
-        self._teachers: OrderedDict[int, Teacher] = OrderedDict()
-        teacher_chunk = self._chunks[0].numel() * self._model.head_VH.shape[0]
-        self._span = max(1, teacher_bytes // (teacher_chunk * self._model.head_VH.element_size()))
+        self._way = teachers_for(self._model.device.type)
+        self._teachers: OrderedDict[int, KeptTeacher] = OrderedDict()
+        chunk_bytes = self._chunks[0].numel() * self._way.bytes_per_token(self._model.head_VH)
+        self._span = max(1, teacher_bytes // chunk_bytes)
         self.sub_blocks_run = 0
 
     @property
@@ -142,40 +144,40 @@ class PrefixEvaluator(Evaluator):
         spans = [
             chunk_indices[start : start + self._span] for start in range(0, len(chunk_indices), self._span)
         ]
-        losses_by_candidate: dict[Architecture, Losses] = {}
+        found_by_candidate: dict[Architecture, list[Tensor]] = {item: [] for item in ordered}
         for span in spans:
             for start in range(0, len(ordered), self._group):
                 group = ordered[start : start + self._group]
                 for chunk in span:
-                    for candidate, losses in zip(group, self._group_losses(group, chunk), strict=True):
-                        losses_by_candidate[candidate] = (
-                            losses_by_candidate[candidate] + losses
-                            if candidate in losses_by_candidate
-                            else losses
-                        )
+                    for candidate, found in zip(group, self._group_losses(group, chunk), strict=True):
+                        found_by_candidate[candidate].append(found)
                 if span is spans[-1]:
-                    yield from ((candidate, losses_by_candidate[candidate]) for candidate in group)
+                    yield from zip(group, self._on_host(map(found_by_candidate.pop, group)), strict=True)
+
+    def _on_host(self, found: Iterable[list[Tensor]]) -> Iterator[Losses]:
+        """Losses of several candidates, waited for once."""
+        for kl_B, nll_B in torch.stack([torch.cat(parts, 1) for parts in found]).tolist():
+            yield Losses(tuple(kl_B), tuple(nll_B), self._chunks[0].shape[1] - 1)
 
     @torch.inference_mode()
-    def _group_losses(self, group: Sequence[Architecture], chunk: int) -> list[Losses]:
+    def _group_losses(self, group: Sequence[Architecture], chunk: int) -> list[Tensor]:
+        """KL and NLL of each candidate, [2, B] in fp64."""
         teacher = self._teacher(chunk)
         return [self._compare(self._hidden(item.path, chunk), teacher, chunk) for item in group]
 
-    def _compare(self, hidden_NH: Tensor, teacher: Teacher, chunk: int) -> Losses:
-        target_N = self._chunks[chunk][:, 1:].flatten()
-        kl_N, nll_N = linear_kl(hidden_NH, teacher, self._model.head_VH, target_N)
+    def _compare(self, hidden_NH: Tensor, teacher: KeptTeacher, chunk: int) -> Tensor:
+        losses_N = self._way.compare(hidden_NH, teacher, self._model.head_VH, self._targets[chunk])
         windows = len(self._chunks[chunk])
-        kl_B, nll_B = (loss_N.double().view(windows, -1).mean(1) for loss_N in (kl_N, nll_N))
-        return Losses(tuple(kl_B.tolist()), tuple(nll_B.tolist()), len(kl_N) // windows)
+        return torch.stack([loss_N.double().view(windows, -1).mean(1) for loss_N in losses_N])
 
-    def _teacher(self, chunk: int) -> Teacher:
+    def _teacher(self, chunk: int) -> KeptTeacher:
         """The dense model's distributions on a chunk, computed once as long as they fit."""
         if chunk not in self._teachers:
             while len(self._teachers) >= self._span:
                 self._teachers.popitem(last=False)
             full = tuple(self._model.width(layer, kind) for layer, kind in self._slots)
-            target_N = self._chunks[chunk][:, 1:].flatten()
-            self._teachers[chunk] = prepare_teacher(self._hidden(full, chunk), self._model.head_VH, target_N)
+            hidden_NH, head_VH = self._hidden(full, chunk), self._model.head_VH
+            self._teachers[chunk] = self._way.keep(hidden_NH, head_VH, self._targets[chunk])
         return self._teachers[chunk]
 
     def _hidden(self, path: tuple[int, ...], chunk: int) -> Tensor:

@@ -7,25 +7,29 @@ open them here, from one description, so all of them measure the same.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from secateur.calibrate.block_library import DEFAULT_CACHE_BYTES, BlockLibrary
 from secateur.calibrate.calibration import Calibration, is_complete
 from secateur.checkpoint.source import open_source
 from secateur.errors import BadInput
+from secateur.evaluation.batch import BatchEvaluator
 from secateur.evaluation.evaluator import (
     CHUNK_WINDOWS,
     DEFAULT_STATE_BYTES,
     DEFAULT_TEACHER_BYTES,
     PrefixEvaluator,
 )
+from secateur.model.compute import Compute
 from secateur.model.decoder import DecoderModel
 from secateur.model.processor import set_malloc_trim_threshold
-from secateur.model.units import permute
+from secateur.model.units import num_parameters, permute
+
+# Beyond, a chunk of windows fills an H100 by itself (448 tiles of a product at 8B): calculated, not measured.
+BATCHED_PARAMETERS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class LibrarySpec:
         fingerprint: of the model (`ModelSource.fingerprint`): a worker that finds another one says so.
         calibration: folder of a complete calibration, also for workers on other machines.
         repair: whether the last projection of what is cut is fitted again; otherwise it is only cut.
-        dtype: what is computed in.
+        compute: where, and in which dtype.
         cache_bytes: how much memory built projections may take.
     """
 
@@ -45,7 +49,7 @@ class LibrarySpec:
     fingerprint: str
     calibration: Path
     repair: bool
-    dtype: torch.dtype
+    compute: Compute
     cache_bytes: int = DEFAULT_CACHE_BYTES
 
 
@@ -68,6 +72,11 @@ class EvaluatorSpec:
         """Chunks of windows there are."""
         return math.ceil(len(self.windows_BT) / CHUNK_WINDOWS)
 
+    def for_worker(self, worker: int) -> EvaluatorSpec:
+        """That of the worker of that number: they take the devices of a machine in turn."""
+        compute = self.library.compute.for_worker(worker)
+        return replace(self, library=replace(self.library, compute=compute))
+
 
 def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockLibrary:
     """The block library that a description is of.
@@ -88,7 +97,8 @@ def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockL
         raise BadInput("study", spec.calibration, reason)
     calibration = Calibration(spec.calibration)
     factors = calibration.factors if spec.repair else None
-    return BlockLibrary(permute(model, calibration.orders), factors, spec.dtype, cache_bytes=spec.cache_bytes)
+    sorted_model = permute(model, calibration.orders, spec.compute.device)
+    return BlockLibrary(sorted_model, factors, spec.compute.dtype, cache_bytes=spec.cache_bytes)
 
 
 def open_evaluator(spec: EvaluatorSpec, library: BlockLibrary | None = None) -> PrefixEvaluator:
@@ -103,6 +113,27 @@ def open_evaluator(spec: EvaluatorSpec, library: BlockLibrary | None = None) -> 
     set_malloc_trim_threshold()
     if library is None:
         library = open_library(spec.library)
-    return PrefixEvaluator(
+    return evaluator_of(
         library, spec.windows_BT, state_bytes=spec.state_bytes, teacher_bytes=spec.teacher_bytes
     )
+
+
+def evaluator_of(
+    library: BlockLibrary,
+    windows_BT: Tensor,
+    *,
+    state_bytes: int = DEFAULT_STATE_BYTES,
+    teacher_bytes: int = DEFAULT_TEACHER_BYTES,
+) -> PrefixEvaluator:
+    """The evaluator that is fastest for a model where it is.
+
+    One candidate of a small model leaves a GPU idle: several go through it together there.
+
+    Args:
+        state_bytes, teacher_bytes: limits of its caches.
+    """
+    model = library.model
+    parameters = sum(num_parameters(half) for layer in model.layers for half in (layer.attention, layer.ffn))
+    batched = model.device.type != "cpu" and parameters <= BATCHED_PARAMETERS
+    kind = BatchEvaluator if batched else PrefixEvaluator
+    return kind(library, windows_BT, state_bytes=state_bytes, teacher_bytes=teacher_bytes)

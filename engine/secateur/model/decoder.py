@@ -113,11 +113,15 @@ class DecoderModel:
             return block.key_KH.shape[0] // self.head_dim
         return block.gate_CH.shape[0]
 
-    def to(self, dtype: torch.dtype) -> DecoderModel:
-        """The same model with every tensor in `dtype`."""
+    @property
+    def device(self) -> torch.device:
+        return self.embedding_VH.device
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> DecoderModel:
+        """The same model with every tensor in `dtype` and on `device`; None leaves it as it is."""
 
         def convert(tensor: Tensor) -> Tensor:
-            return tensor.to(dtype)
+            return tensor.to(device or tensor.device, dtype or tensor.dtype)
 
         embedding = convert(self.embedding_VH)
         return replace(

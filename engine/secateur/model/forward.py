@@ -95,8 +95,8 @@ def forward_context(model: DecoderModel, window: int, dtype: torch.dtype | None 
         for layer in range(model.num_layers)
     )
     return ForwardContext(
-        cos_TD=cos[0].to(dtype or model.dtype),
-        sin_TD=sin[0].to(dtype or model.dtype),
+        cos_TD=cos[0].to(model.device, dtype or model.dtype),
+        sin_TD=sin[0].to(model.device, dtype or model.dtype),
         head_dim=model.head_dim,
         queries_per_group=model.queries_per_group,
         norm_eps=config.rms_norm_eps,
@@ -152,8 +152,8 @@ def apply_block(x_BTH: Tensor, block: SubBlock | None, context: ForwardContext, 
 
 
 def embed(model: DecoderModel, tokens_BT: Tensor) -> Tensor:
-    """The residual stream before the first layer, [B, T, H]."""
-    return functional.embedding(tokens_BT, model.embedding_VH)
+    """The residual stream before the first layer, [B, T, H], where the model is."""
+    return functional.embedding(tokens_BT.to(model.device), model.embedding_VH)
 
 
 def final_hidden(model: DecoderModel, x_BTH: Tensor) -> Tensor:
@@ -190,13 +190,13 @@ def mean_nll(
         advance: called with the number of windows after each batch of them.
     """
     context = forward_context(model, windows_BT.shape[1])
-    total = 0.0
-    for tokens_BT in windows_BT.split(BATCH_WINDOWS):
+    totals = []
+    for tokens_BT in windows_BT.to(model.device).split(BATCH_WINDOWS):
         hidden_BTH = hidden_states(model, tokens_BT, context)
         target_N = tokens_BT[:, 1:].flatten()
-        total += float(linear_nll(hidden_BTH[:, :-1].flatten(0, 1), model.head_VH, target_N).double().sum())
+        totals.append(linear_nll(hidden_BTH[:, :-1].flatten(0, 1), model.head_VH, target_N).double().sum())
         advance(len(tokens_BT))
-    return total / (windows_BT.shape[0] * (windows_BT.shape[1] - 1))
+    return float(torch.stack(totals).sum()) / (windows_BT.shape[0] * (windows_BT.shape[1] - 1))
 
 
 @torch.inference_mode()
@@ -205,7 +205,7 @@ def float32_nll(model: DecoderModel, tokens: Sequence[int]) -> float:
 
     A sub-block at a time is widened, and the head, so that large models take little more memory.
     """
-    tokens_BT = torch.tensor([tokens])
+    tokens_BT = torch.tensor([tokens]).to(model.device)
     context = forward_context(model, len(tokens), torch.float32)
     blocks = (
         (index, map_block(half, Tensor.float))

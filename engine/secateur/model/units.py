@@ -22,6 +22,7 @@ from secateur.model.decoder import (
     DecoderLayer,
     DecoderModel,
     SubBlock,
+    map_block,
     tensors_of,
 )
 
@@ -45,24 +46,32 @@ def unit_span(model: DecoderModel, kind: Kind) -> int:
 
 def expand_units(order_U: Tensor, span: int) -> Tensor:
     """Indices of rows, [U * span], from indices of units."""
-    return (order_U[:, None] * span + torch.arange(span)).flatten()
+    return (order_U[:, None] * span + torch.arange(span, device=order_U.device)).flatten()
 
 
-def permute(model: DecoderModel, orders: Mapping[Slot, Tensor]) -> DecoderModel:
-    """The model with the units of every sub-block re-ordered: the same function, sorted weights."""
+def permute(
+    model: DecoderModel, orders: Mapping[Slot, Tensor], device: torch.device | None = None
+) -> DecoderModel:
+    """The model with the units of every sub-block re-ordered: the same function, sorted weights.
+
+    Args:
+        device: where the sorted weights go; None leaves them where they are.
+    """
+    device = device or model.device
 
     def sorted_block(block: Block | None, layer: int, kind: Kind) -> Block | None:
         if block is None:
             return None
+        block = map_block(block, lambda tensor: tensor.to(device))
         spans = _spans(block, model.head_dim, model.queries_per_group)
-        order_U = orders[layer, kind]
+        order_U = orders[layer, kind].to(device)
         return _select(block, {letter: expand_units(order_U, span) for letter, span in spans.items()})
 
     layers = tuple(
         DecoderLayer(sorted_block(layer.attention, i, "attention"), sorted_block(layer.ffn, i, "ffn"))
         for i, layer in enumerate(model.layers)
     )
-    return replace(model, layers=layers)
+    return replace(model, layers=layers).to(device=device)
 
 
 def prefix_of_units(block: Block, units: int, head_dim: int, queries_per_group: int) -> Block:

@@ -11,6 +11,7 @@ from secateur.checkpoint.verification import start_verification
 from secateur.config.prune import PruneOptions
 from secateur.evaluation.evaluator import PrefixEvaluator
 from secateur.evaluation.measurement import Measurement
+from secateur.evaluation.opening import evaluator_of
 from secateur.evaluation.race import race
 from secateur.model.architecture import Architecture
 from secateur.model.forward import perplexity
@@ -72,7 +73,7 @@ def make_checkpoints(
     """
     start_verification()
     with clock.stage("choose"):
-        evaluator = PrefixEvaluator(prepared.library, prepared.split.validation)
+        evaluator = evaluator_of(prepared.library, prepared.split.validation)
         winners = [select_finalist(request, evaluator, reporter) for request in requests]
         dense_nll = evaluator.dense_nll
         del evaluator  # its distributions and states take gigabytes

@@ -27,9 +27,10 @@ from secateur.errors import BrokenCheckpoint, UnsupportedModel
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.pool import open_pool
+from secateur.model.compute import Compute, choose_compute
 from secateur.model.decoder import DecoderModel, base_model_type, named_tensors
 from secateur.model.forward import mean_nll
-from secateur.model.processor import fastest_dtype, named_dtype, set_malloc_trim_threshold
+from secateur.model.processor import named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.checks import ALREADY_CUT
 from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
@@ -50,6 +51,7 @@ class PreparedRun:
         corpora, reserved: text for statistics and search, and text for the choice if it is apart.
         model: the dense model in the dtype it was stored in, units in their own order.
         goals: one per budget asked for.
+        compute: where candidates are evaluated.
     """
 
     options: PruneOptions
@@ -62,6 +64,7 @@ class PreparedRun:
     goals: tuple[Goal, ...]
     study: Study
     library: BlockLibrary
+    compute: Compute
 
     @contextmanager
     def evaluator(self) -> Iterator[Evaluator]:
@@ -70,7 +73,7 @@ class PreparedRun:
         Raises:
             BackendUnavailable: Ray is asked for and not installed.
         """
-        spec = EvaluatorSpec(_library_spec(self.options, self.source), self.split.search)
+        spec = EvaluatorSpec(_library_spec(self.options, self.source, self.compute), self.split.search)
         if self.options.workers is None and self.options.ray is None:
             yield open_evaluator(spec, self.library)
             return
@@ -97,13 +100,15 @@ def prepare(
         if base_model_type(source.config) != source.config.model_type:
             raise UnsupportedModel("model", options.model, ALREADY_CUT)
         check_context_length(source, options.window)
+        compute = choose_compute(options.device, source.num_weights)
+        reporter.message(f"computing on {compute}")
         corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
         reserved = tuple(files.rendered(source.tokenizer()) for files in reserved_files)
         check_disjoint(tuple(corpus for corpus in corpora if corpus.name != SELF_CORPUS), reserved)
         model = source.load_model()
     if any(corpus.name == SELF_CORPUS for corpus in corpora):
         with clock.stage("generate"):
-            corpora = _with_self_text(corpora, options, source, model, reporter)
+            corpora = _with_self_text(corpora, options, source, model, compute, reporter)
     with clock.stage("load"):
         split = split_windows(source, corpora, reserved, options)
     for corpus in (*corpora, *reserved):
@@ -114,11 +119,14 @@ def prepare(
     with clock.stage("latency") if options.limits_latency else nullcontext():
         table = latency_table_for(model, options, str(dtype).removeprefix("torch."), meter, reporter)
     goals = goals_for(model, space, options, table)
-    study = Study(options.study_url, space, _identity(options, source, corpora, reserved, space))
+    identity = _identity(options, source, corpora, reserved, space, compute)
+    study = Study(options.study_url, space, identity)
     with clock.stage("calibrate"):
-        library = _library(source, model, split, options, reporter)
+        library = _library(source, model, split, options, compute, reporter)
     _store_study_attrs(study, options, library, split, space, goals)
-    return PreparedRun(options, source, corpora, reserved, model, split, space, goals, study, library)
+    return PreparedRun(
+        options, source, corpora, reserved, model, split, space, goals, study, library, compute
+    )
 
 
 def stored_dtype(options: PruneOptions, source: ModelSource, model: DecoderModel) -> torch.dtype:
@@ -131,6 +139,7 @@ def _with_self_text(
     options: PruneOptions,
     source: ModelSource,
     model: DecoderModel,
+    compute: Compute,
     reporter: ProgressReporter,
 ) -> tuple[Corpus, ...]:
     """The corpora, the model's own text among them: its share of all windows."""
@@ -141,6 +150,7 @@ def _with_self_text(
         written = self_corpus(
             source,
             model,
+            compute,
             options.study_folder,
             tokens=tokens,
             length=options.window,
@@ -155,18 +165,19 @@ def _library(
     model: DecoderModel,
     split: WindowSplit,
     options: PruneOptions,
+    compute: Compute,
     reporter: ProgressReporter,
 ) -> BlockLibrary:
-    spec = _library_spec(options, source)
+    spec = _library_spec(options, source, compute)
     with _lock(options).held():  # of several processes on one study the first calibrates
-        _calibrate_if_needed(spec.calibration, model, split, options, reporter)
+        _calibrate_if_needed(spec.calibration, model, split, options, compute, reporter)
         return open_library(spec, model)
 
 
-def _library_spec(options: PruneOptions, source: ModelSource) -> LibrarySpec:
+def _library_spec(options: PruneOptions, source: ModelSource, compute: Compute) -> LibrarySpec:
     calibration = options.study_folder / "calibration"
     repair = options.repair != "none"
-    return LibrarySpec(options.model, source.fingerprint, calibration, repair, fastest_dtype())
+    return LibrarySpec(options.model, source.fingerprint, calibration, repair, compute)
 
 
 def _lock(options: PruneOptions) -> FileLock:
@@ -176,7 +187,12 @@ def _lock(options: PruneOptions) -> FileLock:
 
 
 def _calibrate_if_needed(
-    folder: Path, model: DecoderModel, split: WindowSplit, options: PruneOptions, reporter: ProgressReporter
+    folder: Path,
+    model: DecoderModel,
+    split: WindowSplit,
+    options: PruneOptions,
+    compute: Compute,
+    reporter: ProgressReporter,
 ) -> None:
     if is_complete(folder):
         reporter.message("statistics are there from an earlier run")
@@ -187,7 +203,8 @@ def _calibrate_if_needed(
     config = CalibrationConfig(options.criterion)
     with torch.inference_mode(options.criterion not in GRADIENT_CRITERIA):
         try:
-            for _ in calibrate(model.to(fastest_dtype()), split.statistics, folder, config):
+            fast = model.to(compute.dtype, compute.device)
+            for _ in calibrate(fast, split.statistics, folder, config):
                 reporter.step()
         except FloatingPointError as error:
             raise BrokenCheckpoint("model", options.model, str(error)) from error
@@ -199,6 +216,7 @@ def _identity(
     corpora: tuple[Corpus, ...],
     reserved: tuple[Corpus, ...],
     space: Space,
+    compute: Compute,
 ) -> dict[str, Any]:
     """Everything that a trial depends on, and the seed."""
     return {
@@ -213,7 +231,7 @@ def _identity(
         "validation_windows": options.evaluation_budget.validation_windows,  # held back from the others
         "criterion": options.criterion,
         "repair": options.repair,
-        "compute_dtype": str(fastest_dtype()),
+        **compute.identity,
         "space": space.to_json(),
         # Only if there are some: studies made before have no such key.
         **({"dropped_tokens": len(source.extra_tokens)} if source.drops_tokens else {}),

@@ -16,7 +16,6 @@ from secateur.calibrate.block_library import BlockLibrary
 from secateur.model.architecture import Architecture
 from secateur.model.decoder import DecoderModel, architecture_of
 from secateur.model.forward import mean_nll
-from secateur.model.processor import fastest_dtype
 from secateur.progress import ProgressReporter
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit
@@ -66,12 +65,16 @@ def repair(
             cuts = [repaired[each].model for each in to_refit]
             fitted = repair_in_sequence(library, cuts, split.repair, advance=reporter.step)
             for each, model in zip(to_refit, fitted, strict=True):
-                repaired[each] = _line_search(repaired[each], model, split, reporter)
+                repaired[each] = _line_search(repaired[each], model, split, library.model.dtype, reporter)
     return repaired
 
 
 def _line_search(
-    one_shot: RepairResult, fitted: DecoderModel, split: WindowSplit, reporter: ProgressReporter
+    one_shot: RepairResult,
+    fitted: DecoderModel,
+    split: WindowSplit,
+    dtype: torch.dtype,
+    reporter: ProgressReporter,
 ) -> RepairResult:
     """The best model found on the line from one-shot weights to those fitted in sequence."""
     nll = {0.0: one_shot.nll}
@@ -79,7 +82,7 @@ def _line_search(
     def measure(share: float) -> None:
         if share not in nll:
             model = interpolate(one_shot.model, fitted, share)
-            nll[share] = mean_nll(model.to(fastest_dtype()), split.validation)
+            nll[share] = mean_nll(model.to(dtype), split.validation)
         reporter.step()
 
     reporter.stage("comparing repairs on unseen text", 3)

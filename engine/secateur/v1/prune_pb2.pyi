@@ -151,7 +151,7 @@ class PruneJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., display_name: _Optional[str] = ..., spec: _Optional[_Union[PruneSpec, _Mapping]] = ..., activation: _Optional[_Union[PruneActivation, _Mapping]] = ..., state: _Optional[_Union[PruneJobState, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., etag: _Optional[str] = ..., operation: _Optional[str] = ..., progress: _Optional[_Union[PruneProgress, _Mapping]] = ..., result: _Optional[_Union[PruneJobResult, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., folder: _Optional[str] = ...) -> None: ...
 
 class PruneSpec(_message.Message):
-    __slots__ = ("model", "path", "keep", "budget", "speedup", "corpora", "validation", "recipe", "evaluations", "patience", "seed", "window", "calibration_tokens", "search_windows", "quantum", "tp", "protect", "max_shapes", "batch", "context", "latency_table", "criterion", "sampler", "repair", "predictor", "workers", "dtype", "drop_extra_tokens")
+    __slots__ = ("model", "path", "keep", "budget", "speedup", "corpora", "validation", "recipe", "evaluations", "patience", "seed", "window", "calibration_tokens", "search_windows", "quantum", "tp", "protect", "max_shapes", "batch", "context", "latency_table", "criterion", "sampler", "repair", "predictor", "workers", "dtype", "drop_extra_tokens", "device")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class PruneSpec(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DROP_EXTRA_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     model: str
     path: str
     keep: _containers.RepeatedScalarFieldContainer[float]
@@ -208,7 +209,8 @@ class PruneSpec(_message.Message):
     workers: int
     dtype: str
     drop_extra_tokens: bool
-    def __init__(self, model: _Optional[str] = ..., path: _Optional[str] = ..., keep: _Optional[_Iterable[float]] = ..., budget: _Optional[str] = ..., speedup: _Optional[float] = ..., corpora: _Optional[_Iterable[str]] = ..., validation: _Optional[_Iterable[str]] = ..., recipe: _Optional[str] = ..., evaluations: _Optional[int] = ..., patience: _Optional[int] = ..., seed: _Optional[int] = ..., window: _Optional[int] = ..., calibration_tokens: _Optional[int] = ..., search_windows: _Optional[int] = ..., quantum: _Optional[int] = ..., tp: _Optional[int] = ..., protect: _Optional[str] = ..., max_shapes: _Optional[int] = ..., batch: _Optional[int] = ..., context: _Optional[int] = ..., latency_table: _Optional[str] = ..., criterion: _Optional[str] = ..., sampler: _Optional[str] = ..., repair: _Optional[str] = ..., predictor: _Optional[str] = ..., workers: _Optional[int] = ..., dtype: _Optional[str] = ..., drop_extra_tokens: _Optional[bool] = ...) -> None: ...
+    device: str
+    def __init__(self, model: _Optional[str] = ..., path: _Optional[str] = ..., keep: _Optional[_Iterable[float]] = ..., budget: _Optional[str] = ..., speedup: _Optional[float] = ..., corpora: _Optional[_Iterable[str]] = ..., validation: _Optional[_Iterable[str]] = ..., recipe: _Optional[str] = ..., evaluations: _Optional[int] = ..., patience: _Optional[int] = ..., seed: _Optional[int] = ..., window: _Optional[int] = ..., calibration_tokens: _Optional[int] = ..., search_windows: _Optional[int] = ..., quantum: _Optional[int] = ..., tp: _Optional[int] = ..., protect: _Optional[str] = ..., max_shapes: _Optional[int] = ..., batch: _Optional[int] = ..., context: _Optional[int] = ..., latency_table: _Optional[str] = ..., criterion: _Optional[str] = ..., sampler: _Optional[str] = ..., repair: _Optional[str] = ..., predictor: _Optional[str] = ..., workers: _Optional[int] = ..., dtype: _Optional[str] = ..., drop_extra_tokens: _Optional[bool] = ..., device: _Optional[str] = ...) -> None: ...
 
 class PruneActivation(_message.Message):
     __slots__ = ("model", "max_perplexity", "max_perplexity_ratio")

@@ -12,6 +12,7 @@ from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.calibration import CalibrationConfig, calibrate
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_library
+from secateur.model.compute import Compute
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,8 @@ def spec(tiny_llama: Path, windows: Tensor, tmp_path_factory: pytest.TempPathFac
     text = torch.randint(2, 300, (24, 24), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         list(calibrate(model, text, folder, CalibrationConfig()))
-    library = LibrarySpec(str(tiny_llama), source.fingerprint, folder, repair=True, dtype=torch.float32)
+    compute = Compute.on_cpu(torch.float32)
+    library = LibrarySpec(str(tiny_llama), source.fingerprint, folder, repair=True, compute=compute)
     return EvaluatorSpec(library, windows)
 
 

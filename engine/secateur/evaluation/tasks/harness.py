@@ -193,6 +193,6 @@ def _first_needed(tokens_BT: Tensor, longest: int) -> int:
 
     A row that ends in real zeros looks shorter than it is, which makes the answer too small, never too large.
     """
-    columns_T = torch.arange(1, tokens_BT.shape[1] + 1)
+    columns_T = torch.arange(1, tokens_BT.shape[1] + 1, device=tokens_BT.device)
     shortest = int((columns_T * (tokens_BT != 0)).amax(1).min())
     return max(0, shortest - longest)

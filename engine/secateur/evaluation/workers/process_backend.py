@@ -41,9 +41,7 @@ class ProcessBackend:
     """
 
     def __init__(self, spec: EvaluatorSpec, size: int, *, threads: int | None = None) -> None:
-        self._spec = pickle.dumps(
-            spec
-        )  # not by multiprocessing's own means: they share tensors by descriptor
+        self._spec = spec
         self._threads = threads or max(1, torch.get_num_threads() // size)
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_WorkerHandle | None] = [None] * size
@@ -66,7 +64,8 @@ class ProcessBackend:
         name = f"worker {worker}"
         process = self._context.Process(
             target=_worker_main,
-            args=(self._spec, child_connection, self._threads, name),
+            # Not by multiprocessing's own means: they share tensors by descriptor.
+            args=(pickle.dumps(self._spec.for_worker(worker)), child_connection, self._threads, name),
             name=name,
             daemon=True,
         )

@@ -26,7 +26,7 @@ LOCAL = "local"
 
 
 class RayBackend:
-    """Actors of a Ray cluster, one per CPU that it has unless told otherwise.
+    """Actors of a Ray cluster, one per CPU (or GPU, on such) that it has unless told otherwise.
 
     The model and the calibration folder must be there, by the same names, on every machine of the cluster.
 
@@ -34,7 +34,7 @@ class RayBackend:
         spec: what they evaluate with.
         address: of the cluster: ``auto`` for one that runs here, ``local`` for a new one of this machine
             only, ``ray://HOST:PORT`` or ``HOST:PORT``.
-        size: how many actors; None takes one per CPU.
+        size: how many actors; None takes one per CPU, or per GPU.
 
     Raises:
         BackendUnavailable: Ray is not installed.
@@ -44,9 +44,15 @@ class RayBackend:
     def __init__(self, spec: EvaluatorSpec, address: str, size: int | None = None) -> None:
         self._ray = _connected(address)
         cpus = int(self._ray.cluster_resources().get("CPU", 0))
-        self._size = size or max(1, cpus)
+        gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        self._gpus = int(spec.library.compute.accelerated)
+        if self._gpus and not gpus:
+            raise BadInput(
+                "ray", address, f"the cluster has no GPU, and `device` is {spec.library.compute.device}"
+            )
+        self._size = size or max(1, gpus if self._gpus else cpus)
         self._threads = max(1, cpus // self._size)
-        self._spec = self._ray.put(spec)
+        self._spec = self._ray.put(spec.for_worker(0))  # Ray shows an actor its own devices alone
         self._actors: list[Any] = [None] * self._size
         self._pending: dict[Any, tuple[int, EvaluationTask | None]] = {}
 
@@ -56,7 +62,7 @@ class RayBackend:
 
     def start(self, worker: int) -> None:
         """Start an actor; it is waited for with the others."""
-        kind = self._ray.remote(num_cpus=self._threads, max_restarts=0)(_Actor)
+        kind = self._ray.remote(num_cpus=self._threads, num_gpus=self._gpus, max_restarts=0)(_Actor)
         actor = kind.remote(self._spec, self._threads, f"worker {worker}")
         self._actors[worker] = actor
         self._pending[actor.ready.remote()] = (worker, None)
