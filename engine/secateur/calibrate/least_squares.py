@@ -22,9 +22,10 @@ DEFAULT_SHRINKAGE = 0.01
 
 def damped(gram_NN: Tensor, shrinkage: float) -> Tensor:
     """The Gram matrix in fp64 with `shrinkage` times its mean diagonal added to the diagonal."""
-    gram64 = gram_NN.double()
+    gram64 = gram_NN.to(torch.float64, copy=True)
     level = gram64.diagonal().mean() * shrinkage
-    return gram64 + torch.eye(len(gram64), dtype=torch.float64) * torch.clamp(level, min=1e-12)
+    gram64.diagonal().add_(torch.clamp(level, min=1e-12))
+    return gram64
 
 
 def factorise(gram_NN: Tensor, order_N: Tensor, shrinkage: float) -> Tensor:

@@ -72,12 +72,17 @@ def accumulate(total_NN: Tensor | None, x_BTN: Tensor, y_BTP: Tensor | None = No
 
     Without y the sum is symmetric: only blocks on and above the diagonal are computed.
     """
-    x_MN = x_BTN.flatten(0, 1).float()
-    exact_in_bf16 = x_BTN.dtype == torch.bfloat16 and (y_BTP is None or y_BTP.dtype == torch.bfloat16)
-    with bf16_products() if exact_in_bf16 else nullcontext():
-        if y_BTP is None:
+    x_MN = x_BTN.flatten(0, 1)
+    y_MP = None if y_BTP is None else y_BTP.flatten(0, 1)
+    in_bf16 = x_MN.dtype == torch.bfloat16 and (y_MP is None or y_MP.dtype == torch.bfloat16)
+    if x_MN.is_cuda and in_bf16:
+        product = torch.mm(x_MN.T, x_MN if y_MP is None else y_MP, out_dtype=torch.float32)
+        return product if total_NN is None else total_NN.add_(product)
+    x_MN = x_MN.float()
+    with bf16_products() if in_bf16 and x_MN.is_cpu else nullcontext():
+        if y_MP is None:
             return _accumulate_square(total_NN, x_MN)
-        y_MP = y_BTP.flatten(0, 1).float()
+        y_MP = y_MP.float()
         return x_MN.T @ y_MP if total_NN is None else total_NN.addmm_(x_MN.T, y_MP)
 
 
