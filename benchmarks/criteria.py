@@ -24,7 +24,8 @@ from secateur.calibrate.calibration import FISHER_WINDOWS, TAYLOR_WINDOWS
 from secateur.calibrate.corpus import cut_windows, load_corpus
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats
 from secateur.calibrate.gradients import fisher_matrices, taylor_scores
-from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE, factorise
+from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE
+from secateur.calibrate.repairs import Repairs
 from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.evaluation.evaluator import PrefixEvaluator
@@ -112,7 +113,7 @@ class Bench:
         fisher: Mapping[tuple[int, Kind], Tensor] | None = None,
     ) -> dict[str, Any]:
         started = time.perf_counter()
-        orders, factors = {}, {}
+        orders, repairs = {}, {}
         for gram in grams:
             key = (gram.layer, gram.kind)
             block, span = self.model.layers[gram.layer].sub_block(gram.kind), unit_span(self.model, gram.kind)
@@ -126,9 +127,10 @@ class Bench:
                 (fisher or {}).get(key),
             )
             orders[key] = CRITERIA[criterion](seen, shrinkage=shrinkage)
-            factors[key] = factorise(gram.gram_NN, expand_units(orders[key], span), shrinkage)
+            order_N = expand_units(orders[key], span)
+            repairs[key] = Repairs.fit(last_projection(block), gram.gram_NN, order_N, shrinkage, span)
         seconds = time.perf_counter() - started
-        library = BlockLibrary(permute(self.model, orders), factors, torch.bfloat16)
+        library = BlockLibrary(permute(self.model, orders), repairs, torch.bfloat16)
         return {
             "criterion": criterion,
             "shrinkage": shrinkage,

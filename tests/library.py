@@ -41,7 +41,7 @@ def library_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., BlockL
         with torch.inference_mode():
             list(calibrate(model, _windows(24, 24, 0), place, CalibrationConfig()))
         calibration = Calibration(place)
-        return BlockLibrary(permute(model, calibration.orders), calibration.factors, dtype)
+        return BlockLibrary(permute(model, calibration.orders), calibration.repairs, dtype)
 
     return build
 

@@ -67,8 +67,8 @@ def subject(text: Path, model_name: str, keep: float, evaluations: int) -> Itera
                 pass
         calibration = Calibration(folder)
         ordered = permute(model, calibration.orders)
-        library = BlockLibrary(ordered, calibration.factors, torch.bfloat16)
-        exact = BlockLibrary(ordered.to(torch.float32), calibration.factors, torch.float32)
+        library = BlockLibrary(ordered, calibration.repairs, torch.bfloat16)
+        exact = BlockLibrary(ordered.to(torch.float32), calibration.repairs, torch.float32)
         space = Space(architecture_of(model), QUANTUM)
         seen = windows[CALIBRATION_WINDOWS : CALIBRATION_WINDOWS + SEARCH_WINDOWS]
         rounds = _search(library, space, seen, keep, evaluations, Path(scratch) / "study")

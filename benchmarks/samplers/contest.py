@@ -104,7 +104,7 @@ class Contest:
         calibration = Calibration(folder)
         self._work = work
         self._library = BlockLibrary(
-            permute(model, calibration.orders), calibration.factors, torch.bfloat16, cache_bytes=LIBRARY_BYTES
+            permute(model, calibration.orders), calibration.repairs, torch.bfloat16, cache_bytes=LIBRARY_BYTES
         )
         self.space = Space(architecture_of(model), QUANTUM)
         self.budget: Budget = budget_of(model, self.space, {"params": keep}, field="keep")

@@ -1,4 +1,4 @@
-"""A calibration folder counts once it is whole, and gives the same orders and factors every time."""
+"""A calibration folder counts once it is whole, and gives the same orders and repairs every time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from torch import Tensor
 
 from secateur.calibrate.calibration import Calibration, CalibrationConfig, calibrate, is_complete
 from secateur.calibrate.criteria import CRITERIA
-from secateur.calibrate.least_squares import factorise
+from secateur.calibrate.repairs import Repairs
 from secateur.checkpoint.source import open_source
 from secateur.errors import OutputFailed
+from secateur.model.compute import Compute
 from secateur.model.decoder import DecoderModel
-from secateur.model.units import expand_units, unit_span
+from secateur.model.units import expand_units, last_projection, unit_span
 
+CPU = torch.device("cpu")
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -30,26 +32,30 @@ def model(tiny_llama: Path) -> DecoderModel:
     return load(tiny_llama)
 
 
+def same(one: Repairs, other: Repairs) -> bool:
+    left, right = one.tensors("x"), other.tensors("x")
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
 def run(model: DecoderModel, folder: Path, recipe: CalibrationConfig | None = None) -> Calibration:
     list(calibrate(model, WINDOWS, folder, recipe or CalibrationConfig()))
     return Calibration(folder)
 
 
-def test_orders_and_factors_of_every_sub_block(model: DecoderModel, tmp_path: Path) -> None:
+def test_orders_and_repairs_of_every_sub_block(model: DecoderModel, tmp_path: Path) -> None:
     grams = {
         (gram.layer, gram.kind): gram
         for gram in calibrate(model, WINDOWS, tmp_path / "c", CalibrationConfig())
     }
     found = Calibration(tmp_path / "c")
-    assert list(found.factors) == list(found.orders) == list(grams)
-    assert len(found.factors) == 6
+    assert list(found.repairs) == list(found.orders) == list(grams)
+    assert len(found.repairs) == 6
     for key, gram in grams.items():
         order = found.orders[key]
         assert sorted(order.tolist()) == list(range(model.width(*key)))
-        expected = factorise(
-            gram.gram_NN, expand_units(order, unit_span(model, key[1])), CalibrationConfig().shrinkage
-        )
-        assert torch.equal(found.factors[key], expected)
+        weight, span = last_projection(model.layers[key[0]].sub_block(key[1])), unit_span(model, key[1])
+        expected = Repairs.fit(weight, gram.gram_NN, expand_units(order, span), 0.01, span)
+        assert same(found.repairs[key], expected)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -62,7 +68,7 @@ def test_the_same_twice(model: DecoderModel, tmp_path: Path) -> None:
     first, second = run(model, tmp_path / "a"), run(model, tmp_path / "b")
     for key in first.orders:
         assert torch.equal(first.orders[key], second.orders[key])
-        assert torch.equal(first.factors[key], second.factors[key])
+        assert same(first.repairs[key], second.repairs[key])
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5, 6])
@@ -91,7 +97,23 @@ def test_a_place_that_cannot_be_written(model: DecoderModel, tmp_path: Path) -> 
 
 def test_a_bf16_model(model: DecoderModel, tmp_path: Path) -> None:
     found = run(model.to(torch.bfloat16), tmp_path / "c")
-    assert found.factors[0, "ffn"].dtype == torch.float32
+    assert found.repairs[0, "ffn"].panels[0].inverse_QJ.dtype == torch.float32
+
+
+def test_statistics_in_another_dtype_than_the_weights(model: DecoderModel, tmp_path: Path) -> None:
+    """Activations are those of the converted model, repairs of the weights as they are stored."""
+    slot, config, half = (1, "ffn"), CalibrationConfig(), torch.bfloat16
+    converted = calibrate(model.to(half), WINDOWS, tmp_path / "a", config)
+    grams = {(gram.layer, gram.kind): gram.gram_NN for gram in converted}
+    list(calibrate(model, WINDOWS, tmp_path / "b", config, Compute(CPU, half)))
+    found, weight = Calibration(tmp_path / "b"), last_projection(model.layers[1].ffn)
+    assert same(found.repairs[slot], Repairs.fit(weight, grams[slot], found.orders[slot], 0.01))
+
+
+def test_without_repair_units_are_ranked_all_the_same(model: DecoderModel, tmp_path: Path) -> None:
+    found = run(model, tmp_path / "c", CalibrationConfig(repair=False))
+    assert not found.repairs and is_complete(tmp_path / "c")
+    assert torch.equal(found.orders[1, "ffn"], run(model, tmp_path / "d").orders[1, "ffn"])
 
 
 def test_inside_inference_mode(model: DecoderModel, tmp_path: Path) -> None:
@@ -99,7 +121,7 @@ def test_inside_inference_mode(model: DecoderModel, tmp_path: Path) -> None:
     plain = run(model, tmp_path / "a")
     with torch.inference_mode():
         inside = run(model, tmp_path / "b")
-    assert torch.equal(plain.factors[1, "ffn"], inside.factors[1, "ffn"])
+    assert same(plain.repairs[1, "ffn"], inside.repairs[1, "ffn"])
 
 
 def test_taylor_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -122,7 +144,6 @@ def test_fisher_sees_gradients(make_tiny: Callable[..., Path], tmp_path: Path) -
     from secateur.calibrate.gradients import fisher_matrices
     from secateur.calibrate.statistics import collect_grams
     from secateur.model.forward import forward_context
-    from secateur.model.units import last_projection
 
     model = load(make_tiny("qwen3", seed=4))
     context = forward_context(model, 24)

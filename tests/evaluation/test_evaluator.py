@@ -94,7 +94,7 @@ def test_bf16_stays_near_fp32(
     windows: Tensor,
 ) -> None:
     """Whatever the machine searches in, the ranking signal is that of the exact model."""
-    fast = BlockLibrary(library.master, library._factors, torch.bfloat16)
+    fast = BlockLibrary(library.master, library._repairs, torch.bfloat16)
     candidates = random_architectures(space, 6, seed=2)
     exact, rounded = measure(library, windows, candidates), measure(fast, windows, candidates)
     for candidate in exact:
@@ -107,7 +107,7 @@ class TestDense:
     def test_kl_is_exactly_zero(
         self, dtype: torch.dtype, library: BlockLibrary, space: Space, windows: Tensor
     ) -> None:
-        fast = BlockLibrary(library.master, library._factors, dtype)
+        fast = BlockLibrary(library.master, library._repairs, dtype)
         others = random_architectures(space, 3)
         found = measure(fast, windows, [*others, space.dense])[space.dense]
         assert found.kl == 0.0 and found.kl_stderr == 0.0
@@ -121,7 +121,7 @@ class TestDense:
 
 @pytest.fixture(scope="module", params=[torch.float32, fastest_dtype()], ids=["fp32", "fast"])
 def fast(request: pytest.FixtureRequest, library: BlockLibrary) -> BlockLibrary:
-    return BlockLibrary(library.master, library._factors, request.param)
+    return BlockLibrary(library.master, library._repairs, request.param)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.calibrate.block_library import BlockLibrary
-from secateur.calibrate.least_squares import factorise
+from secateur.calibrate.repairs import Repairs
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import Architecture
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import forward_context, hidden_states, mean_nll
 from secateur.model.processor import fastest_dtype
+from secateur.model.units import last_projection
 from secateur.prune.repair import parabola_minimum, repair
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit
@@ -47,11 +48,16 @@ def split(dense: DecoderModel) -> WindowSplit:
 @pytest.fixture(scope="module")
 def library(dense: DecoderModel, split: WindowSplit) -> BlockLibrary:
     with torch.inference_mode():
-        factors = {
-            (gram.layer, gram.kind): factorise(gram.gram_NN, torch.arange(len(gram.gram_NN)), 0.01)
+        repairs = {
+            (gram.layer, gram.kind): Repairs.fit(
+                last_projection(dense.layers[gram.layer].sub_block(gram.kind)),
+                gram.gram_NN,
+                torch.arange(len(gram.gram_NN)),
+                0.01,
+            )
             for gram in collect_grams(dense, split.statistics, forward_context(dense, LENGTH))
         }
-    return BlockLibrary(dense, factors, fastest_dtype())
+    return BlockLibrary(dense, repairs, fastest_dtype())
 
 
 class Quiet:

@@ -17,13 +17,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from secateur.calibrate.block_library import BlockLibrary
-from secateur.calibrate.least_squares import factorise
+from secateur.calibrate.repairs import Repairs
 from secateur.calibrate.statistics import collect_grams
 from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Architecture
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
-from secateur.model.units import expand_units, permute, unit_span
+from secateur.model.units import expand_units, last_projection, permute, unit_span
 from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence
 
 TOKENS = torch.randint(2, 300, (3, 24), generator=torch.Generator().manual_seed(0))
@@ -113,11 +113,16 @@ def library(tiny_llama: Path) -> BlockLibrary:
     """Repaired from calibration tokens, units in the order they have."""
     model = load(tiny_llama)
     with torch.inference_mode():
-        factors = {
-            (gram.layer, gram.kind): factorise(gram.gram_NN, torch.arange(len(gram.gram_NN)), 0.01)
+        repairs = {
+            (gram.layer, gram.kind): Repairs.fit(
+                last_projection(model.layers[gram.layer].sub_block(gram.kind)),
+                gram.gram_NN,
+                torch.arange(len(gram.gram_NN)),
+                0.01,
+            )
             for gram in collect_grams(model, CALIBRATION, forward_context(model, 24))
         }
-    return BlockLibrary(model, factors, torch.float32)
+    return BlockLibrary(model, repairs, torch.float32)
 
 
 FITS = Damping(inputs=0.3, last=0.03)
@@ -223,7 +228,7 @@ class TestRepairInSequence:
         assert len(steps) == 6
 
     def test_in_bf16_it_keeps_the_stored_dtype(self, library: BlockLibrary) -> None:
-        fast = BlockLibrary(library.master, library._factors, torch.bfloat16)
+        fast = BlockLibrary(library.master, library._repairs, torch.bfloat16)
         sequence = in_sequence(fast, SHAPES["mixed"])
         assert {tensor.dtype for tensor in named_tensors(sequence).values()} == {torch.float32}
         plain = build_slim_model(BlockLibrary(library.master, None, torch.float32), SHAPES["mixed"])

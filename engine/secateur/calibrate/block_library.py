@@ -1,11 +1,10 @@
 """The block library: every sub-block at every width, as views of sorted weights plus a repaired projection.
 
 Units are sorted once, most important first, so a width is a prefix: all weights but the last
-projection are views, and the last projection comes from one Cholesky factor per sub-block
-(`repair`). Factors live on disk and are read when needed; built sub-blocks are kept up to a byte
-limit.
+projection are views, and the last projection comes from what was computed once per sub-block
+(`repairs`). That lives on disk and is read when needed; built projections are kept up to a byte limit.
 
-Shape suffixes: H hidden, N inner channels, U units.
+Shape suffixes: H hidden, N inner channels.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.calibrate.least_squares import repaired, residual_errors
+from secateur.calibrate.repairs import Repairs
 from secateur.model.architecture import Kind, Slot
 from secateur.model.decoder import DecoderModel, SubBlock, map_block
 from secateur.model.units import last_projection, prefix_of_units, unit_span, with_projection
 
-Factors = Mapping[Slot, Tensor]
 DEFAULT_CACHE_BYTES = 4 << 30
 
 
@@ -30,7 +28,7 @@ class BlockLibrary:
 
     Args:
         model: the dense model with sorted units, in the dtype it was stored in.
-        factors: Cholesky factor [N, N] per sub-block, sorted the same way; None turns repair off.
+        repairs: of each sub-block, sorted the same way; None turns repair off.
         dtype: what the handed-out sub-blocks are computed in.
         cache_bytes: how much memory built projections may take.
     """
@@ -38,14 +36,14 @@ class BlockLibrary:
     def __init__(
         self,
         model: DecoderModel,
-        factors: Factors | None,
+        repairs: Mapping[Slot, Repairs] | None,
         dtype: torch.dtype,
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.master = model
         self.model = model if model.dtype == dtype else model.to(dtype)
-        self._factors = factors
+        self._repairs = repairs
         self._max_cached_bytes = cache_bytes
         self._cached_bytes = 0
         self._cache: OrderedDict[tuple[int, Kind, int], Tensor] = OrderedDict()
@@ -72,11 +70,10 @@ class BlockLibrary:
     def errors(self, layer: int, kind: Kind, widths: list[int]) -> list[float]:
         """Squared output error that repair leaves at each width (calibration tokens, summed)."""
         full = self.master.layers[layer].sub_block(kind)
-        if full is None or self._factors is None:
+        if full is None or self._repairs is None:
             return [0.0] * len(widths)
         span = unit_span(self.master, kind)
-        factor = self._factors[layer, kind]
-        return residual_errors(last_projection(full), factor, [width * span for width in widths])
+        return self._repairs[layer, kind].errors([width * span for width in widths])
 
     def _cached_projection(self, layer: int, kind: Kind, units: int) -> Tensor:
         key = (layer, kind, units)
@@ -95,6 +92,6 @@ class BlockLibrary:
     def _projection(self, full: SubBlock, layer: int, kind: Kind, units: int) -> Tensor:
         """The last projection for so many units, repaired unless repair is off, in the stored dtype."""
         weight, keep = last_projection(full), units * unit_span(self.master, kind)
-        return (
-            weight[:, :keep] if self._factors is None else repaired(weight, self._factors[layer, kind], keep)
-        )
+        if self._repairs is None or keep == weight.shape[1]:
+            return weight[:, :keep]
+        return self._repairs[layer, kind].projection(keep, weight.device).to(weight.dtype)

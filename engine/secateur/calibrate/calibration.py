@@ -1,6 +1,6 @@
-"""Calibration: statistics, ranking and factors of a model, kept on disk so that it is done once.
+"""Calibration: statistics, ranking and repairs of a model, kept on disk so that it is done once.
 
-A calibration folder holds one safetensors file per layer (orders of the units and Cholesky factors)
+A calibration folder holds one safetensors file per layer (orders of the units, and `Repairs`)
 and is complete when `calibration.json` is there. Written layer by layer under a temporary name.
 """
 
@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from secateur.calibrate.criteria import CRITERIA, SubBlockStats
+from secateur.calibrate.criteria import CRITERIA, GRADIENT_CRITERIA, SubBlockStats
 from secateur.calibrate.gradients import fisher_matrices, taylor_scores
-from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE, factorise
+from secateur.calibrate.least_squares import DEFAULT_SHRINKAGE
+from secateur.calibrate.repairs import Repairs
 from secateur.calibrate.statistics import GramMatrix, collect_grams
 from secateur.model.architecture import Slot
-from secateur.model.decoder import DecoderModel
+from secateur.model.compute import Compute
+from secateur.model.decoder import DecoderModel, map_block
 from secateur.model.forward import forward_context
 from secateur.model.units import expand_units, last_projection, unit_span
 from secateur.storage import follow_umask, os_errors_as_output_failed, write_json
@@ -39,22 +41,26 @@ class CalibrationConfig:
     Attributes:
         criterion: name in `criteria.CRITERIA`.
         shrinkage: damping as a fraction of the mean diagonal of the Gram matrix.
+        repair: whether projections are repaired at all; else units are only ranked.
     """
 
     criterion: str = "obs-greedy"
     shrinkage: float = DEFAULT_SHRINKAGE
+    repair: bool = True
 
 
 class Calibration:
-    """A complete calibration folder: orders [U] and Cholesky factors [N, N] by sub-block, memory-mapped."""
+    """A complete calibration folder: orders [U] and repairs by sub-block, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self.orders: Orders = {}
-        self.factors: dict[Slot, Tensor] = {}
-        for layer, kind in json.loads((folder / META).read_text())["sub_blocks"]:
+        self.repairs: dict[Slot, Repairs] = {}
+        meta = json.loads((folder / META).read_text())
+        for layer, kind in meta["sub_blocks"]:
             tensors = load_file(_layer_file(folder, layer))
             self.orders[layer, kind] = tensors[f"{kind}.order"]
-            self.factors[layer, kind] = tensors[f"{kind}.factor"]
+            if meta["recipe"]["repair"]:
+                self.repairs[layer, kind] = Repairs.from_tensors(tensors, kind)
 
 
 def is_complete(folder: Path) -> bool:
@@ -67,13 +73,18 @@ def is_complete(folder: Path) -> bool:
 
 
 def calibrate(
-    model: DecoderModel, windows_BT: Tensor, folder: Path, config: CalibrationConfig
+    model: DecoderModel,
+    windows_BT: Tensor,
+    folder: Path,
+    config: CalibrationConfig,
+    compute: Compute | None = None,
 ) -> Iterator[GramMatrix]:
-    """Collect, rank and factorise into `folder`; yields each sub-block's statistics as it is done.
+    """Collect, rank and repair into `folder`; yields each sub-block's statistics as it is done.
 
     Args:
-        model: dense model in the compute dtype.
+        model: dense model in the dtype it was stored in.
         windows_BT: calibration windows.
+        compute: where and in what statistics are computed, a sub-block at a time; None: as the model is.
 
     The folder counts only once the iterator is exhausted.
 
@@ -83,27 +94,32 @@ def calibrate(
     """
     with os_errors_as_output_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    context = forward_context(model, windows_BT.shape[1])
+    compute = compute or Compute(model.device, model.dtype)
+    context = forward_context(model, windows_BT.shape[1], compute.dtype, compute.device)
     taylor, fisher = {}, {}
-    if config.criterion == "taylor":
-        taylor = taylor_scores(model, windows_BT[:TAYLOR_WINDOWS], context)
-    elif config.criterion == "obs-fisher":
-        fisher = fisher_matrices(model, windows_BT[:FISHER_WINDOWS], context)
+    if config.criterion in GRADIENT_CRITERIA:
+        fast, fast_windows_BT = model.to(compute.dtype, compute.device), windows_BT.to(compute.device)
+        if config.criterion == "taylor":
+            taylor = taylor_scores(fast, fast_windows_BT[:TAYLOR_WINDOWS], context)
+        else:
+            fisher = fisher_matrices(fast, fast_windows_BT[:FISHER_WINDOWS], context)
+        del fast
     layer_tensors: dict[str, Tensor] = {}
     sub_blocks: list[Slot] = []
     for gram in collect_grams(model, windows_BT, context):
         layer, kind = gram.layer, gram.kind
         block = model.layers[layer].sub_block(kind)
         assert block is not None  # collect_grams() yields existing sub-blocks
+        block = map_block(block, lambda tensor: tensor.to(compute.device))
         span, slot = unit_span(model, kind), (layer, kind)
-        stats = SubBlockStats(
-            block, last_projection(block), gram.gram_NN, span, taylor.get(slot), fisher.get(slot)
-        )
+        weight_HN = last_projection(block)
+        stats = SubBlockStats(block, weight_HN, gram.gram_NN, span, taylor.get(slot), fisher.get(slot))
         order_U = CRITERIA[config.criterion](stats, shrinkage=config.shrinkage).contiguous()
         layer_tensors[f"{kind}.order"] = order_U
-        layer_tensors[f"{kind}.factor"] = factorise(
-            gram.gram_NN, expand_units(order_U, span), config.shrinkage
-        )
+        if config.repair:
+            order_N = expand_units(order_U, span)
+            repairs = Repairs.fit(weight_HN, gram.gram_NN, order_N, config.shrinkage, span)
+            layer_tensors |= repairs.tensors(kind)
         sub_blocks.append(slot)
         if kind == "ffn" or model.layers[layer].ffn is None:
             _save_layer(layer_tensors, _layer_file(folder, layer))
@@ -117,7 +133,7 @@ def calibrate(
 def _save_layer(tensors: dict[str, Tensor], file: Path) -> None:
     temporary = file.with_name(f".{file.stem}.tmp")
     with os_errors_as_output_failed(file.parent):
-        save_file(tensors, temporary)
+        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary)
         follow_umask(temporary)
         os.replace(temporary, file)
 

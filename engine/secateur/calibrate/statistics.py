@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.model.architecture import KINDS, Kind
-from secateur.model.decoder import DecoderModel
+from secateur.model.decoder import DecoderModel, map_block
 from secateur.model.forward import ForwardContext, embed, project_output, sub_block_inner
 
 CHUNK_WINDOWS = 16
@@ -42,19 +42,21 @@ class GramMatrix:
 def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardContext) -> Iterator[GramMatrix]:
     """The Gram matrices of every sub-block that exists, in order of depth.
 
-    Arguments to the products are in the model's dtype, sums in fp32. Cost per token: one forward
-    pass plus 2 N^2 FLOPs per sub-block.
+    Arguments to the products are in the dtype and on the device of `context`, to which a sub-block at a time
+    is brought; sums are in fp32. Cost per token: one forward pass plus 2 N^2 FLOPs per sub-block.
 
     Raises:
-        FloatingPointError: activations are NaN or infinite in the model's dtype.
+        FloatingPointError: activations are NaN or infinite in that dtype.
     """
-    states = [embed(model, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
+    device, dtype = context.cos_TD.device, context.cos_TD.dtype
+    states = [embed(model, chunk).to(device, dtype) for chunk in windows_BT.split(CHUNK_WINDOWS)]
     tokens = windows_BT.numel()
     for index, layer in enumerate(model.layers):
         for kind in KINDS:
             block = layer.sub_block(kind)
             if block is None:
                 continue
+            block = map_block(block, lambda tensor: tensor.to(device, dtype))
             gram_NN: Tensor | None = None
             for position, state_BTH in enumerate(states):
                 inner_BTN = sub_block_inner(state_BTH, block, context, index)
@@ -62,7 +64,7 @@ def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardConte
                 states[position] = state_BTH + project_output(inner_BTN, block)
             assert gram_NN is not None  # windows_BT is never empty
             if not torch.isfinite(gram_NN.diagonal()).all():
-                reason = f"activations of the {kind} of layer {index} are NaN or infinite in {model.dtype}"
+                reason = f"activations of the {kind} of layer {index} are NaN or infinite in {dtype}"
                 raise FloatingPointError(reason)
             yield GramMatrix(index, kind, gram_NN, tokens)
 

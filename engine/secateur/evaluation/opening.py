@@ -96,9 +96,9 @@ def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockL
         reason = "the statistics are not there on the machine of this worker; give a folder that all share"
         raise BadInput("study", spec.calibration, reason)
     calibration = Calibration(spec.calibration)
-    factors = calibration.factors if spec.repair else None
+    repairs = calibration.repairs if spec.repair else None
     sorted_model = permute(model, calibration.orders, spec.compute.device)
-    return BlockLibrary(sorted_model, factors, spec.compute.dtype, cache_bytes=spec.cache_bytes)
+    return BlockLibrary(sorted_model, repairs, spec.compute.dtype, cache_bytes=spec.cache_bytes)
 
 
 def open_evaluator(spec: EvaluatorSpec, library: BlockLibrary | None = None) -> PrefixEvaluator:

@@ -79,8 +79,13 @@ class ForwardContext:
         )
 
 
-def forward_context(model: DecoderModel, window: int, dtype: torch.dtype | None = None) -> ForwardContext:
-    """Rotary tables and masks of `model` for windows of `window` tokens, in a dtype or the model's."""
+def forward_context(
+    model: DecoderModel,
+    window: int,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> ForwardContext:
+    """Rotary tables and masks of `model` for windows of `window` tokens; dtype and device: the model's."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = model.config
@@ -95,8 +100,8 @@ def forward_context(model: DecoderModel, window: int, dtype: torch.dtype | None 
         for layer in range(model.num_layers)
     )
     return ForwardContext(
-        cos_TD=cos[0].to(model.device, dtype or model.dtype),
-        sin_TD=sin[0].to(model.device, dtype or model.dtype),
+        cos_TD=cos[0].to(device or model.device, dtype or model.dtype),
+        sin_TD=sin[0].to(device or model.device, dtype or model.dtype),
         head_dim=model.head_dim,
         queries_per_group=model.queries_per_group,
         norm_eps=config.rms_norm_eps,

@@ -200,11 +200,10 @@ def _calibrate_if_needed(
     shutil.rmtree(folder, ignore_errors=True)
     tokens = split.statistics.numel()
     reporter.stage(f"calibrating on {tokens:,} tokens", 2 * model.num_layers)
-    config = CalibrationConfig(options.criterion)
+    config = CalibrationConfig(options.criterion, repair=options.repair != "none")
     with torch.inference_mode(options.criterion not in GRADIENT_CRITERIA):
         try:
-            fast = model.to(compute.dtype, compute.device)
-            for _ in calibrate(fast, split.statistics, folder, config):
+            for _ in calibrate(model, split.statistics, folder, config, compute):
                 reporter.step()
         except FloatingPointError as error:
             raise BrokenCheckpoint("model", options.model, str(error)) from error
