@@ -59,7 +59,9 @@ def expected_matrix(folder: Path) -> Tensor:
     state = states[0].detach().requires_grad_()
     logits = model.lm_head(model.model.norm(state))[:, :-1].flatten(0, 1)
     generator = torch.Generator().manual_seed(0)
-    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+    upto_NV = logits.detach().softmax(-1).cumsum(-1)
+    points_N1 = torch.rand(len(upto_NV), 1, generator=generator) * upto_NV[:, -1:]
+    labels = torch.searchsorted(upto_NV, points_N1, right=True)[:, 0]
     gradient = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), state)[0]
     flat = gradient.flatten(0, 1)
     return flat.T @ flat

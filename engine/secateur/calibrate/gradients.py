@@ -72,7 +72,7 @@ def fisher_matrices(
     independent (as K-FAC does, arXiv 1503.05671). Which projection repairs best does not depend on F, as
     every output is fitted on its own; which units are worth keeping does.
     """
-    labels = torch.Generator(model.embedding_VH.device).manual_seed(seed)
+    labels = torch.Generator().manual_seed(seed)
     matrices: dict[Slot, Tensor] = {}
     for tokens_BT in windows_BT.split(chunk):
         for gradients in backward_by_sub_block(model, tokens_BT, context, labels):
@@ -115,6 +115,13 @@ def _loss_gradient(
     flat = logits_BPV.flatten(0, 1)
     targets = tokens_BT[:, 1:].flatten()
     if labels is not None:
-        targets = torch.multinomial(flat.detach().softmax(-1), 1, generator=labels)[:, 0]
+        targets = _drawn(flat.detach().softmax(-1), labels)
     loss = functional.cross_entropy(flat, targets, reduction="sum")
     return torch.autograd.grad(loss, state)[0]
+
+
+def _drawn(p_NV: Tensor, chance: torch.Generator) -> Tensor:
+    """An index [N] from each distribution: chance of the host, so that devices draw alike."""
+    upto_NV = p_NV.cumsum(-1)
+    point_N1 = torch.rand(len(p_NV), 1, generator=chance).to(p_NV.device) * upto_NV[:, -1:]
+    return (upto_NV <= point_N1).sum(-1).clamp_(max=p_NV.shape[1] - 1)
