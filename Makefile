@@ -38,12 +38,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The .proto files of the last release, compiled. What its clients could not read, `make lint` refuses.
 RELEASED_PROTOS := proto/released.binpb
 
-.PHONY: help setup demo test test-all lint format proto released-protos clean
+.PHONY: help setup demo test test-all gpu-check lint format proto released-protos clean
 
 help:
 	@echo 'make demo    prune the embedded model, serve it, compare (installs first, then up to 10 minutes)'
 	@echo 'make test    lint, types and the tests but those marked slow (installs first; 25 minutes on 2 cores)'
 	@echo 'make test-all  the same with the slow tests (well over an hour)'
+	@echo 'make gpu-check  check all that needs a GPU, in five minutes (ARGS=--pretend: this script, on a CPU)'
 	@echo 'make setup   only install into $(VENV) (about 2 minutes and 4 GB; EXTRA=gpu for an NVIDIA GPU)'
 	@echo 'make lint    ruff, mypy, import-linter, buf   make format  rewrite the sources in the house style'
 	@echo 'make proto   regenerate engine/secateur/v1 from proto/'
@@ -65,6 +66,10 @@ test: lint
 test-all: lint
 	@echo '== pytest, all tests'
 	@$(BIN)/python -m pytest --durations=10 $(ARGS)
+
+# On a machine with a GPU and its own packages: nothing is installed.
+gpu-check:
+	@$(or $(wildcard $(BIN)/python),python3) -m benchmarks.gpu_check $(ARGS)
 
 lint: $(INSTALLED)
 	@echo '== ruff'
