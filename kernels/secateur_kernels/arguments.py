@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from secateur_kernels.transfer import CopyInGraph, kept_on_device
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 Keep = int | Sequence[int] | Tensor | None
 
@@ -51,10 +53,19 @@ class Widths:
         return self.counts if self.counts is not None else tuple(self._tensor.tolist())
 
     def device(self, device: torch.device) -> Tensor:
-        """As int32 [M] on a device; a copy from the host where they were integers."""
+        """As int32 [M] on a device, not to be written to; waits for nothing.
+
+        Raises:
+            KernelArgumentError: they are integers, and a CUDA graph is being captured.
+        """
         if self.counts is None:
             return self._tensor
-        return torch.tensor(self.counts, dtype=torch.int32, device=device)
+        try:
+            return kept_on_device(self.counts, device)
+        except CopyInGraph as error:
+            raise KernelArgumentError(
+                "keep", "integers inside a CUDA graph", "an int32 tensor on the device is allowed there"
+            ) from error
 
     def per_input(self, x: Tensor) -> Widths:
         """One per entry of an input: the widest where all candidates share it. Waits for no device."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from secateur_kernels.arguments import (
 )
 from secateur_kernels.backend import Backend, implementation, with_gradients
 from secateur_kernels.projection import Projection, ProjectionTable, require_table_holds
+from secateur_kernels.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,9 @@ class Packing:
                 )
             if not table.is_contiguous():
                 raise KernelArgumentError(name, f"strides {table.stride()}", "it must be contiguous")
-        device = cos_TD.device
-        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        positions = torch.cat([torch.arange(0), *(torch.arange(length) for length in lengths)])
-        return cls(tuple(lengths), cos_TD, sin_TD, starts.to(device), positions.to(device, torch.int32))
+        starts = to_device(list(accumulate(lengths, initial=0)), torch.int32, cos_TD.device)
+        positions = to_device([at for n in lengths for at in range(n)], torch.int32, cos_TD.device)
+        return cls(tuple(lengths), cos_TD, sin_TD, starts, positions)
 
     @property
     def num_tokens(self) -> int:

@@ -101,10 +101,12 @@ class TeacherStates:
     Attributes:
         hidden_NH: its hidden states before the head.
         lse_N: log-sum-exp of its logits, fp32.
+        nll_N: its own negative log-likelihoods, fp32, nats; None where it was made without targets.
     """
 
     hidden_NH: Tensor
     lse_N: Tensor
+    nll_N: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,19 @@ class TeacherTopK:
         return self.log_p_NK.exp().sum(-1)
 
 
-def teacher_states(hidden_NH: Tensor, head_VH: Tensor, *, backend: Backend = "auto") -> TeacherStates:
-    """What `linear_loss` needs of a teacher: its states, and their log-sum-exp found in one pass.
+def teacher_states(
+    hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor | None = None, *, backend: Backend = "auto"
+) -> TeacherStates:
+    """What `linear_loss` and `linear_kl` need of a teacher: its states, and their log-sum-exp, in one pass.
+
+    With the true next tokens also its own losses, at no further cost. The states are kept, not copied.
 
     Raises:
         KernelArgumentError, KernelBackendUnavailable: as `linear_loss`.
     """
-    losses = linear_loss(hidden_NH, head_VH, _no_tokens(hidden_NH), backend=backend)
-    return TeacherStates(hidden_NH, losses.lse_N)
+    targets = _no_tokens(hidden_NH) if target_N is None else target_N
+    losses = linear_loss(hidden_NH, head_VH, targets, backend=backend)
+    return TeacherStates(hidden_NH, losses.lse_N, None if target_N is None else losses.nll_N)
 
 
 def teacher_top_k(hidden_NH: Tensor, head_VH: Tensor, k: int, *, backend: Backend = "auto") -> TeacherTopK:
@@ -329,14 +336,36 @@ def prepare_teacher(hidden_NH: Tensor, head_VH: Tensor, target_N: Tensor) -> Tea
 
 
 def linear_kl(
-    hidden_NH: Tensor, teacher: Teacher, head_VH: Tensor, target_N: Tensor
+    hidden_NH: Tensor,
+    teacher: Teacher | TeacherStates,
+    head_VH: Tensor,
+    target_N: Tensor,
+    *,
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """KL(teacher || candidate) and the candidate's NLL per token, two [N] fp32 tensors, nats.
 
     Defined by ``p = softmax(teacher @ head.T); q = softmax(hidden @ head.T);
-    kl = (p * (p.log() - q.log())).sum(-1); nll = -q.log()[target]``. 2NHV FLOPs, as for the NLL alone;
-    always in torch, and it reads the N x V probabilities: `linear_loss` keeps none.
+    kl = (p * (p.log() - q.log())).sum(-1); nll = -q.log()[target]``.
+
+    With `TeacherStates` this is `linear_loss`: 4NHV FLOPs, N x H numbers kept, in Triton on a GPU, and the
+    host waits for nothing. With a `Teacher` it is always torch and reads N x V probabilities: on a CPU
+    2NHV FLOPs, as for the NLL alone; on a device no better than `TeacherStates`, but for the memory.
+
+    Args:
+        hidden_NH: hidden states before the head, floating.
+        teacher: from `teacher_states`, or `prepare_teacher`, of as many tokens.
+        head_VH: weight of the output head.
+        target_N: int64, 0 to V - 1.
+        backend: for `TeacherStates`.
+
+    Raises:
+        KernelArgumentError, KernelBackendUnavailable: as `linear_loss`, with `TeacherStates`.
     """
+    if isinstance(teacher, TeacherStates):
+        found = linear_loss(hidden_NH, head_VH, target_N, teacher=teacher, backend=backend)
+        assert found.kl_N is not None
+        return found.kl_N, found.nll_N
     run = implementation("linear_loss", "torch", hidden_NH)
     losses: tuple[Tensor, Tensor] = run.linear_kl(hidden_NH, teacher, head_VH, target_N)
     return losses

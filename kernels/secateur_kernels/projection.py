@@ -24,6 +24,7 @@ from secateur_kernels.arguments import (
     widths,
 )
 from secateur_kernels.backend import Backend, implementation, with_gradients
+from secateur_kernels.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,13 @@ class ProjectionTable:
 
     @cached_property
     def rows(self) -> Tensor:
-        """Address, row stride (elements) and width of each, int64 [M, 3], on the device."""
+        """Address, row stride (elements) and width of each, int64 [M, 3], on the device: one copy, once.
+
+        Raises:
+            CopyInGraph: a CUDA graph is being captured, and the table has not been used before.
+        """
         facts = [(weight.data_ptr(), weight.stride(0), weight.shape[1]) for weight in self.weights]
-        return torch.tensor(facts, dtype=torch.int64, device=self.device)
+        return to_device(facts, torch.int64, self.device)
 
 
 Projection = Tensor | ProjectionTable

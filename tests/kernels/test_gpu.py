@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur_kernels import (
+    Backend,
     Heads,
+    KernelArgumentError,
     Packing,
     ProjectionTable,
+    linear_kl,
     linear_loss,
     masked_attention,
     masked_mlp,
@@ -241,6 +244,39 @@ def test_one_graph_serves_every_width_of_attention(device: torch.device, own_inp
         graph.replay()
         wanted = masked_attention(x, heads, output, packing, widths, backend="triton")
         assert torch.equal(found, wanted)
+
+
+def test_integers_are_refused_inside_a_graph(device: torch.device) -> None:
+    gate, up, down = draw_mlp(device)
+    x = draw(device, TOKENS, HIDDEN, seed=0, scale=1.0)
+    masked_mlp(x, gate, up, down, [8, 16], backend="triton")
+    with pytest.raises(KernelArgumentError, match="int32 tensor"):
+        capture(lambda: masked_mlp(x, gate, up, down, [8, 16], backend="triton"))
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_the_host_waits_for_nothing(device: torch.device, backend: Backend) -> None:
+    """Also with widths, tables and packings that are new."""
+    x, (gate, up, down) = draw(device, TOKENS, HIDDEN, seed=0, scale=1.0), draw_mlp(device)
+    (heads, output), packing = draw_heads(device), pack(device, LENGTHS)
+    head, target = draw(device, VOCABULARY, HIDDEN, seed=1), torch.zeros(TOKENS, dtype=torch.int64).to(device)
+
+    def calls(width: int) -> None:
+        table = ProjectionTable((down, 2 * down))
+        masked_mlp(x, gate, up, table, [width, 2 * width], backend=backend)
+        nested_mlp(x, gate, up, down, [width, 2 * width], backend=backend)
+        again = Packing.of(LENGTHS, packing.cos_TD, packing.sin_TD)
+        masked_attention(x, heads, output, again, [1, GROUPS], backend=backend)
+        teacher = teacher_states(x, head, target, backend=backend)
+        linear_kl(x, teacher, head, target, backend=backend)
+
+    calls(8)  # compiles
+    torch.cuda.synchronize()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        calls(1000)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("against", [False, True], ids=["alone", "against a teacher"])

@@ -229,6 +229,41 @@ class TestHugeDifferences:
         assert torch.allclose(kl.double(), problem.true_kl(), rtol=1e-5, atol=1e-4)
 
 
+class TestKlOfStates:
+    """`linear_kl` against the states of a teacher, and where its probabilities are on a device."""
+
+    def test_is_the_loss_in_one_pass(self, backend: str) -> None:
+        problem = Problem((17, 33, 129), torch.float32)
+        teacher = teacher_states(problem.teacher, problem.head, problem.target, backend=backend)
+        kl, nll = linear_kl(problem.hidden, teacher, problem.head, problem.target, backend=backend)
+        assert_as_good_as_eager(kl, problem.eager_kl(), problem.true_kl())
+        assert_as_good_as_eager(nll, problem.eager_nll(), problem.true_nll())
+        assert teacher.nll_N is not None
+        own = linear_nll(problem.teacher, problem.head, problem.target, backend=backend)
+        assert torch.equal(teacher.nll_N, own)
+
+    def test_of_a_chunk_is_that_of_the_whole(self, backend: str) -> None:
+        """Targets may be views of a batch of windows."""
+        problem = Problem((60, 16, 50), torch.float32)
+        windows_BT = torch.cat([torch.zeros(4, 1, dtype=torch.int64), problem.target.view(4, 15)], 1)
+        teacher = teacher_states(problem.teacher, problem.head, backend=backend)
+        whole, _ = linear_kl(problem.hidden, teacher, problem.head, problem.target, backend=backend)
+        part = teacher_states(problem.teacher[:15], problem.head, backend=backend)
+        kl, nll = linear_kl(problem.hidden[:15], part, problem.head, windows_BT[0, 1:], backend=backend)
+        torch.testing.assert_close(kl, whole[:15], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(nll.double(), problem.true_nll()[:15], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("distance", [0.3, 300.0])
+    def test_a_prepared_teacher_on_a_device_gives_the_same(self, distance: float) -> None:
+        """Also where probabilities vanish, which is not asked there."""
+        problem = Problem((40, 16, 50), torch.float32, distance=distance)
+        teacher = prepare_teacher(problem.teacher, problem.head, problem.target)
+        run = import_module("secateur_kernels.torch_backend.linear_loss")
+        kl, nll = run.kl_by_states(problem.hidden, teacher, problem.head, problem.target)
+        torch.testing.assert_close(kl.double(), problem.true_kl(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(nll.double(), problem.true_nll(), rtol=1e-5, atol=1e-4)
+
+
 @dtypes
 @pytest.mark.parametrize("vocabulary", [2, 300, 1001])
 def test_a_head_that_says_nothing_gives_ln_v(vocabulary: int, dtype: torch.dtype) -> None:

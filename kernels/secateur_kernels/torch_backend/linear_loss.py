@@ -175,6 +175,8 @@ def linear_kl(
     hidden_NH: Tensor, teacher: Teacher, head_VH: Tensor, target_N: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `secateur_kernels.linear_kl`."""
+    if hidden_NH.device.type != "cpu":
+        return kl_by_states(hidden_NH, teacher, head_VH, target_N)
     difference_NH = hidden_NH.float() - teacher.hidden_NH
     shift_N = (difference_NH * teacher.mean_NH).sum(-1)
     kl_N = torch.empty_like(shift_N)
@@ -187,6 +189,21 @@ def linear_kl(
     # One id for each token is too few to be worth rounding.
     moved_N = torch.linalg.vecdot(difference_NH, head_VH[target_N].float()) - shift_N
     return kl_N, kl_N - moved_N - teacher.log_p_target_N
+
+
+def kl_by_states(
+    hidden_NH: Tensor, teacher: Teacher, head_VH: Tensor, target_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`linear_kl` without the probabilities kept, and so without asking whether any vanished.
+
+    The answer would be on the device, and the host would have to wait for it.
+    """
+    rows_NH = head_VH[target_N].float()
+    logit_N = torch.linalg.vecdot(teacher.hidden_NH.to(head_VH.dtype).float(), rows_NH)
+    lse_N = logit_N - teacher.log_p_target_N
+    parts = losses(hidden_NH, head_VH, target_N, teacher_NH=teacher.hidden_NH, teacher_lse_N=lse_N)
+    assert parts.kl_N is not None
+    return parts.kl_N, parts.lse_N - parts.logit_N
 
 
 def _expected_power(
