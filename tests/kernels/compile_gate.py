@@ -2,7 +2,8 @@
 
 Runs the cases of `compile_cases` on CPU tensors with launching replaced by compiling, so what is
 compiled is exactly what the public functions launch. Must run without the interpreter. Prints one
-JSON line per launch: kernel, what it tells a profiler, case, shared memory, tensor-core instructions.
+JSON line per launch: kernel, what it tells a profiler, case, shared memory, registers and bytes spilled per
+thread, tensor-core instructions.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 os.environ.pop("TRITON_INTERPRET", None)
@@ -23,6 +28,8 @@ from triton.backends.compiler import GPUTarget
 
 import secateur_kernels.backend
 from secateur_kernels.triton_backend import tile
+
+BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"  # of this very Triton
 
 
 class AbsentGpu:
@@ -44,6 +51,20 @@ class AbsentGpu:
         return torch.device("cpu")
 
 
+@cache
+def resources(cubin: bytes) -> dict[str, int]:
+    """What the machine code takes of each thread: ptxas spills to the stack, and nothing else is there."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [BINARIES / "cuobjdump", "--dump-resource-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {
+        "registers": int(re.findall(r"REG:(\d+)", said)[0]),
+        "spilled": int(re.findall(r"STACK:(\d+)", said)[0]),
+    }
+
+
 def compile_instead_of_launching(launches: list[dict[str, Any]], case: list[str]) -> None:
     run = triton.runtime.jit.JITFunction.run
 
@@ -56,10 +77,13 @@ def compile_instead_of_launching(launches: list[dict[str, Any]], case: list[str]
             "said": said,
             "case": case[0],
             "kernel": self.__name__,
+            "warps": kernel.metadata.num_warps,
             "shared": kernel.metadata.shared,
+            **resources(kernel.asm["cubin"]),
             "cubin_bytes": len(kernel.asm["cubin"]),
             "bf16_products": len(re.findall(r"(?:wgmma\.mma_async|mma)\.sync\.aligned\.\S*bf16", ptx)),
             "wgmma": ptx.count("wgmma.mma_async"),
+            "bulk_copies": ptx.count("cp.async.bulk.tensor"),
             "tf32_products": len(re.findall(r"mma\S*tf32", ptx)),
         }
         if found not in launches:

@@ -40,6 +40,7 @@ TRITON_MLP = (MLP[0], MLP[1].format("triton"))
 LOSS = "tests/kernels/test_linear_loss.py"
 ONE_PASS = (LOSS, "TestOnePass and nll_entropy_and_lse and fp32 and triton")
 SPLITS = (LOSS, "splits_are_one_against_a_teacher and fp32 and triton")
+WALKED = (LOSS, "TestWalked and triton")
 ATTENTION = ("tests/kernels/test_attention.py", "hides_what_is_older and fp32 and triton")
 
 FAULTS = {
@@ -83,26 +84,44 @@ FAULTS = {
     ),
     "a vocabulary without its end": Fault(
         "triton_backend/linear_loss.py",
-        "in_vocabulary = (v < V)[None, :]",
-        "in_vocabulary = (v >= 0)[None, :]",
+        'logits = tl.where((v < V)[None, :], logits, float("-inf"))',
+        'logits = tl.where((v >= 0)[None, :], logits, float("-inf"))',
         *ONE_PASS,
     ),
     "a sum that stays at its old maximum": Fault(
         "triton_backend/linear_loss.py",
-        "weighted = weighted * shrink + tl.sum(q * finite, 1)",
-        "weighted += tl.sum(q * finite, 1)",
+        "weighted = weighted * shrink + tl.sum(q *",
+        "weighted += tl.sum(q *",
         *ONE_PASS,
     ),
     "splits merged at a wrong scale": Fault(
         "triton_backend/linear_loss.py",
-        "total = total * old + tl.load(partial_ptrs + field,",
-        "total += tl.load(partial_ptrs + field,",
+        "tl.sum(scale * tl.load(at + field,",
+        "tl.sum(tl.load(at + field,",
         *SPLITS,
     ),
     "a teacher's splits merged at a wrong scale": Fault(
         "triton_backend/linear_loss.py",
-        "moved = moved * p_old + tl.load(partial_ptrs + 6 * field, mask=in_rows, other=0.0) * p_new",
-        "moved = moved * p_old + tl.load(partial_ptrs + 6 * field, mask=in_rows, other=0.0)",
+        "tl.sum(scale * tl.load(at + 5 * field,",
+        "tl.sum(tl.load(at + 5 * field,",
+        *SPLITS,
+    ),
+    "a second group of tiles like the first": Fault(
+        "triton_backend/product.py",
+        "first = item // (GROUP * columns) * GROUP",
+        "first = 0 * item",
+        *WALKED,
+    ),
+    "a split written before its last tile": Fault(
+        "triton_backend/linear_loss.py",
+        "if unit % TILES == TILES - 1:",
+        "if unit % TILES == 0:",
+        *ONE_PASS,
+    ),
+    "a target's logit without the teacher's part": Fault(
+        "triton_backend/linear_loss.py",
+        "logit += row_dots(",
+        "logit -= row_dots(",
         *SPLITS,
     ),
     "a query that does not see itself": Fault(

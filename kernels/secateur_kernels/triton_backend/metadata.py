@@ -19,7 +19,9 @@ def metadata(
     """A `launch_metadata`: `work` gets a launch's arguments and the bytes per element of the one `sized`."""
 
     def launch_metadata(grid: tuple[int, ...], kernel: Any, arguments: Arguments) -> Arguments:
-        itemsize = arguments[sized].element_size()
+        operand = arguments[sized]
+        tensor: Tensor = operand if isinstance(operand, Tensor) else operand.base
+        itemsize = tensor.element_size()
         least_work = work(arguments, itemsize)
         return {"name": name, f"flops{8 * itemsize}": least_work.flops, "bytes": least_work.bytes}
 

@@ -37,6 +37,30 @@ def narrow(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def grouped(item, rows, columns, GROUP: tl.constexpr):
+    """Row and column of an item among rows x columns, so that programs that run together share operands.
+
+    GROUP rows at a time, column by column: what they multiply stays in the L2 cache.
+    """
+    first = item // (GROUP * columns) * GROUP
+    height = tl.minimum(rows - first, GROUP)
+    within = item % (GROUP * columns)
+    return first + within % height, within // height
+
+
+@triton.jit
+def row_dots(left, right, there, length, ROWS: tl.constexpr, STEP: tl.constexpr):
+    """Row by row left . right in fp32, [ROWS], for rows at pointers [ROWS, 1]; absent ones give 0."""
+    total = tl.zeros((ROWS, STEP), tl.float32)
+    for start in range(0, length, STEP):
+        along = start + tl.arange(0, STEP)[None, :]
+        a = tl.load(left + along, mask=there & (along < length), other=0.0).to(tl.float32)
+        b = tl.load(right + along, mask=there & (along < length), other=0.0).to(tl.float32)
+        total += a * b
+    return tl.sum(total, 1)
+
+
+@triton.jit
 def rows_dot(total, left, left_there, right, right_there, length, STEP: tl.constexpr):
     """Total + left[:, :length] @ right[:, :length].T for rows at pointers [R, 1]; absent rows count as 0.
 
