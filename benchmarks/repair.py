@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,15 @@ def main() -> None:
     started = time.perf_counter()
     with torch.inference_mode():
         cuts = [build_slim_model(prepared.library, architecture) for architecture in architectures]
-        fitted = repair_in_sequence(prepared.library, cuts, split.repair)
+        fitted = repair_in_sequence(prepared.library, architectures, split.repair)
         seconds = time.perf_counter() - started
         rows = {
             f"{record['kept_fraction']['non_embedding']:.3f}": {
-                str(share): _nll(interpolate(one_shot, in_sequence, share), unseen) for share in SHARES
+                str(share): _nll(
+                    replace(one_shot, layers=tuple(interpolate(one_shot.layers, in_sequence.layers, share))),
+                    unseen,
+                )
+                for share in SHARES
             }
             for record, one_shot, in_sequence in zip(records, cuts, fitted, strict=True)
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import forward_context, hidden_states, mean_nll
 from secateur.model.processor import fastest_dtype
 from secateur.model.units import last_projection
-from secateur.prune.repair import parabola_minimum, repair
+from secateur.prune.repair import RepairResult, parabola_minimum, repair
 from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
 from secateur.prune.windows import WindowSplit
 
@@ -75,33 +76,38 @@ def same_weights(one: DecoderModel, other: DecoderModel) -> bool:
     return all(torch.equal(tensor, expected[name]) for name, tensor in named_tensors(one).items())
 
 
+def model_of(library: BlockLibrary, found: RepairResult) -> DecoderModel:
+    return replace(library.master, layers=tuple(found.layers()))
+
+
 class TestRepair:
     def test_better_than_either_end_and_measured(self, library: BlockLibrary, split: WindowSplit) -> None:
         one_shot = build_slim_model(library, SHAPE)
         plain = unseen_nll(one_shot, split)
         found = repair(library, {SHAPE: plain}, split, Quiet(), in_sequence=True)[SHAPE]
         with torch.inference_mode():
-            (fitted,) = repair_in_sequence(library, [one_shot], split.repair)
+            (fitted,) = repair_in_sequence(library, [SHAPE], split.repair)
         assert found.how == "in-sequence" and 0 < found.share < 1
         assert found.nll < min(plain, unseen_nll(fitted, split))
-        assert found.nll == unseen_nll(found.model, split)
-        assert same_weights(found.model, interpolate(one_shot, fitted, found.share))
+        assert found.nll == unseen_nll(model_of(library, found), split)
+        blend = interpolate(one_shot.layers, fitted.layers, found.share)
+        assert same_weights(model_of(library, found), replace(one_shot, layers=tuple(blend)))
 
     def test_one_shot_where_nothing_is_better(self, library: BlockLibrary, split: WindowSplit) -> None:
         found = repair(library, {SHAPE: 0.0}, split, Quiet(), in_sequence=True)[SHAPE]
         assert (found.how, found.share, found.nll) == ("one-shot", 0.0, 0.0)
-        assert same_weights(found.model, build_slim_model(library, SHAPE))
+        assert same_weights(model_of(library, found), build_slim_model(library, SHAPE))
 
     def test_dense_stays_as_it_is(self, library: BlockLibrary, split: WindowSplit) -> None:
         whole = architecture_of(library.master)
         found = repair(library, {whole: 5.0}, split, Quiet(), in_sequence=True)[whole]
         assert (found.how, found.share) == ("none", 0.0)
-        assert same_weights(found.model, library.master)
+        assert same_weights(model_of(library, found), library.master)
 
     def test_none_only_cuts(self, library: BlockLibrary, split: WindowSplit) -> None:
         found = repair(library, {SHAPE: 5.0}, split, Quiet(), in_sequence=False)[SHAPE]
         assert found.how == "none"
-        assert same_weights(found.model, build_slim_model(library, SHAPE))
+        assert same_weights(model_of(library, found), build_slim_model(library, SHAPE))
 
 
 class TestLowest:

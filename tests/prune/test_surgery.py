@@ -23,6 +23,7 @@ from secateur.checkpoint.source import open_source
 from secateur.model.architecture import KINDS, Architecture
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import apply_block, embed, forward_context, hidden_states, rms_norm
+from secateur.model.mapped import on_disk
 from secateur.model.units import expand_units, last_projection, permute, unit_span
 from secateur.prune.surgery import Damping, build_slim_model, interpolate, repair_in_sequence
 
@@ -130,9 +131,7 @@ FITS = Damping(inputs=0.3, last=0.03)
 
 def in_sequence(library: BlockLibrary, shape: Architecture, shrinkage: Damping = FITS) -> DecoderModel:
     with torch.inference_mode():
-        (slim,) = repair_in_sequence(
-            library, [build_slim_model(library, shape)], CALIBRATION, shrinkage=shrinkage
-        )
+        (slim,) = repair_in_sequence(library, [shape], CALIBRATION, shrinkage=shrinkage)
         return slim
 
 
@@ -213,9 +212,7 @@ class TestRepairInSequence:
     def test_several_at_once_are_what_each_is_alone(self, library: BlockLibrary) -> None:
         shapes = [SHAPES[name] for name in ("mixed", "no-attention-in-one", "a-layer-gone")]
         with torch.inference_mode():
-            together = repair_in_sequence(
-                library, [build_slim_model(library, shape) for shape in shapes], CALIBRATION, shrinkage=FITS
-            )
+            together = repair_in_sequence(library, shapes, CALIBRATION, shrinkage=FITS)
         for shape, slim in zip(shapes, together, strict=True):
             alone = named_tensors(in_sequence(library, shape))
             assert all(torch.equal(tensor, alone[name]) for name, tensor in named_tensors(slim).items())
@@ -223,8 +220,8 @@ class TestRepairInSequence:
     def test_one_step_per_sub_block(self, library: BlockLibrary) -> None:
         steps: list[None] = []
         with torch.inference_mode():
-            slims = [build_slim_model(library, SHAPES[name]) for name in ("mixed", "a-layer-gone")]
-            repair_in_sequence(library, slims, CALIBRATION, advance=lambda: steps.append(None))
+            shapes = [SHAPES[name] for name in ("mixed", "a-layer-gone")]
+            repair_in_sequence(library, shapes, CALIBRATION, advance=lambda: steps.append(None))
         assert len(steps) == 6
 
     def test_in_bf16_it_keeps_the_stored_dtype(self, library: BlockLibrary) -> None:
@@ -234,6 +231,26 @@ class TestRepairInSequence:
         plain = build_slim_model(BlockLibrary(library.master, None, torch.float32), SHAPES["mixed"])
         assert residual_error(sequence, library.master) < residual_error(plain, library.master)
 
+    def test_what_is_fitted_may_lie_on_disk(self, library: BlockLibrary, tmp_path: Path) -> None:
+        """The same bits, in files that are gone already."""
+        with torch.inference_mode():
+            (mapped,) = repair_in_sequence(
+                library,
+                [SHAPES["mixed"]],
+                CALIBRATION,
+                shrinkage=FITS,
+                keep=lambda block: on_disk(block, tmp_path),
+            )
+        alone = named_tensors(in_sequence(library, SHAPES["mixed"]))
+        assert all(torch.equal(tensor, alone[name]) for name, tensor in named_tensors(mapped).items())
+        assert not list(tmp_path.iterdir())
+        with open("/proc/self/maps", encoding="utf-8") as maps:
+            assert sum(f"{tmp_path}/.weights-" in line for line in maps) == 6
+
+
+def between(one: DecoderModel, other: DecoderModel, share: float) -> DecoderModel:
+    return replace(one, layers=tuple(interpolate(one.layers, other.layers, share)))
+
 
 class TestBlend:
     @pytest.mark.parametrize("name", ["mixed", "a-layer-gone"])
@@ -241,12 +258,12 @@ class TestBlend:
         one, other = build_slim_model(library, SHAPES[name]), in_sequence(library, SHAPES[name])
         for share, end in ((0.0, one), (1.0, other)):
             expected = named_tensors(end)
-            found = named_tensors(interpolate(one, other, share))
+            found = named_tensors(between(one, other, share))
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[key], expected[key]) for key in expected)
 
     def test_between_them_weights_are(self, library: BlockLibrary) -> None:
         one, other = build_slim_model(library, SHAPES["mixed"]), in_sequence(library, SHAPES["mixed"])
         before, after = named_tensors(one), named_tensors(other)
-        for key, tensor in named_tensors(interpolate(one, other, 0.25)).items():
+        for key, tensor in named_tensors(between(one, other, 0.25)).items():
             torch.testing.assert_close(tensor, 0.75 * before[key] + 0.25 * after[key])

@@ -102,8 +102,10 @@ def obs_greedy(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
     not both called unimportant.
     """
-    inverse = inverse_of(damped(stats.gram_NN, shrinkage))
-    elimination = Elimination(stats.weight_HN.double(), inverse, stats.span)
+    inverse_NN = inverse_of(damped(stats.gram_NN, shrinkage))
+    weight_HN = stats.weight_HN.to(torch.float64, copy=True)
+    elimination = Elimination(weight_HN, inverse_NN, stats.span)
+    del inverse_NN  # it is the elimination's, which soon has a smaller one
     removed: list[Tensor] = []
     step = max(1, stats.num_units // _GREEDY_FRACTION_PER_STEP)
     while elimination.num_units > step:

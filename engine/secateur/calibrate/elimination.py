@@ -17,7 +17,7 @@ _COMPACT_BELOW = 0.75  # of the units are left: then it pays to copy what is lef
 
 
 class Elimination:
-    """A sub-block whose units are taken away, fp64. It changes in place.
+    """A sub-block whose units are taken away, fp64. It changes in place, and so do the matrices it is given.
 
     Attributes:
         units_U: which units the places are.
@@ -33,8 +33,8 @@ class Elimination:
         self.num_units = weight_HN.shape[1] // span
         self.units_U = torch.arange(self.num_units, device=weight_HN.device)
         self.alive_U = torch.ones_like(self.units_U, dtype=torch.bool)
-        self.weight_HN = weight_HN.clone()
-        self.inverse_NN = inverse_NN.clone()
+        self.weight_HN = weight_HN
+        self.inverse_NN = inverse_NN
         self.span = span
 
     def cost(self) -> Tensor:

@@ -31,5 +31,5 @@ def damped(gram_NN: Tensor, shrinkage: float) -> Tensor:
 
 def factorise(gram_NN: Tensor, order_N: Tensor, shrinkage: float) -> Tensor:
     """The lower Cholesky factor [N, N] fp32 of the damped Gram matrix, permuted by `order_N`."""
-    permuted = damped(gram_NN, shrinkage)[order_N][:, order_N]
-    return torch.linalg.cholesky(permuted).float().contiguous()
+    permuted_NN = gram_NN[order_N][:, order_N]
+    return torch.linalg.cholesky(damped(permuted_NN, shrinkage)).float().contiguous()

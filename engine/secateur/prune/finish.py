@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from secateur.checkpoint.export import export
@@ -15,6 +16,7 @@ from secateur.evaluation.opening import evaluator_of
 from secateur.evaluation.race import race
 from secateur.model.architecture import Architecture
 from secateur.model.forward import perplexity
+from secateur.model.mapped import on_disk
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.prepared_run import PreparedRun, stored_dtype
 from secateur.prune.record import build_record
@@ -80,7 +82,10 @@ def make_checkpoints(
     with clock.stage("repair"):
         plain = {winner.architecture: winner.unseen.nll for winner in winners}
         in_sequence = prepared.options.repair != "none"
-        repaired = repair(prepared.library, plain, prepared.split, reporter, in_sequence=in_sequence)
+        keep = partial(on_disk, folder=prepared.options.study_folder)
+        repaired = repair(
+            prepared.library, plain, prepared.split, reporter, in_sequence=in_sequence, keep=keep
+        )
     return [
         _export_checkpoint(
             prepared,
@@ -109,9 +114,8 @@ def _export_checkpoint(
     """Report on a repaired model and export it; returns its record."""
     options, source, clock = request.options, prepared.source, StageTimer(dict(clock.seconds))
     stored = stored_dtype(options, source, prepared.model)
-    record = build_record(
-        prepared, options, request.goal, slim.model, winner.trial, selected_predictor, stored
-    )
+    model = replace(prepared.library.master, layers=tuple(slim.layers()))
+    record = build_record(prepared, options, request.goal, model, winner.trial, selected_predictor, stored)
     record["repair"], record["repair_share"] = slim.how, slim.share
     name = ",".join(corpus.name for corpus in prepared.reserved) or "validation"
     for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
@@ -119,7 +123,7 @@ def _export_checkpoint(
     record["seconds"] = clock.seconds | {"total": round(sum(clock.seconds.values()), 2)}
     reporter.stage(f"exporting {options.out} and opening it with transformers", 1)
     with clock.stage("export"):
-        verification = export(slim.model, source, options.out, record, stored)
+        verification = export(model, source, options.out, record, stored)
     reporter.step()
     record["verified"] = verification.to_json()
     return record

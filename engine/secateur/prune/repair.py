@@ -7,17 +7,18 @@ line its NLL is close to a parabola, so three points say where (docs/repair.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.model.architecture import Architecture
-from secateur.model.decoder import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderLayer, DecoderModel, SubBlock, architecture_of, map_layer
 from secateur.model.forward import mean_nll
 from secateur.progress import ProgressReporter
-from secateur.prune.surgery import build_slim_model, interpolate, repair_in_sequence
+from secateur.prune.surgery import interpolate, repair_in_sequence, slim_layers
 from secateur.prune.windows import WindowSplit
 
 STEP = 0.05  # shares are rounded to this
@@ -25,18 +26,19 @@ STEP = 0.05  # shares are rounded to this
 
 @dataclass(frozen=True)
 class RepairResult:
-    """A slim model, and how it came to its weights.
+    """How a slim model comes to its weights.
 
     Attributes:
         how: ``none``, ``one-shot`` or ``in-sequence``.
         share: how far it is from the one-shot weights (0) to those fitted in sequence (1).
         nll: on unseen text, nats per token.
+        layers: makes its layers, one after the other.
     """
 
-    model: DecoderModel
     how: str
     share: float
     nll: float
+    layers: Callable[[], Iterator[DecoderLayer]]
 
 
 def repair(
@@ -46,24 +48,27 @@ def repair(
     reporter: ProgressReporter,
     *,
     in_sequence: bool,
+    keep: Callable[[SubBlock], SubBlock] = lambda block: block,
 ) -> dict[Architecture, RepairResult]:
     """The slim model of each architecture, at its best on unseen text.
+
+    No slim model is made here but those that are compared, one at a time: what is fitted goes to `keep`.
 
     Args:
         plain: architectures, and the NLL on validation windows of the models that the library cuts.
         in_sequence: whether to fit in sequence; otherwise the models are as the library cuts them.
+        keep: what becomes of a fitted sub-block, such as `on_disk`.
     """
     dense = architecture_of(library.master)
     repaired: dict[Architecture, RepairResult] = {}
     for architecture, nll in plain.items():
         how = "one-shot" if in_sequence and architecture != dense else "none"
-        repaired[architecture] = RepairResult(build_slim_model(library, architecture), how, 0.0, nll)
+        repaired[architecture] = RepairResult(how, 0.0, nll, partial(slim_layers, library, architecture))
     to_refit = [each for each, slim in repaired.items() if slim.how == "one-shot"]
     if to_refit:
         reporter.stage("repairing in sequence", 2 * library.master.num_layers)
         with torch.inference_mode():
-            cuts = [repaired[each].model for each in to_refit]
-            fitted = repair_in_sequence(library, cuts, split.repair, advance=reporter.step)
+            fitted = repair_in_sequence(library, to_refit, split.repair, keep=keep, advance=reporter.step)
             for each, model in zip(to_refit, fitted, strict=True):
                 repaired[each] = _line_search(repaired[each], model, split, library.model.dtype, reporter)
     return repaired
@@ -78,11 +83,15 @@ def _line_search(
 ) -> RepairResult:
     """The best model found on the line from one-shot weights to those fitted in sequence."""
     nll = {0.0: one_shot.nll}
+    frame = replace(fitted, layers=()).to(dtype)
+
+    def between(share: float) -> Iterator[DecoderLayer]:
+        return interpolate(one_shot.layers(), fitted.layers, share)
 
     def measure(share: float) -> None:
         if share not in nll:
-            model = interpolate(one_shot.model, fitted, share)
-            nll[share] = mean_nll(model.to(dtype), split.validation)
+            layers = tuple(map_layer(layer, lambda tensor: tensor.to(dtype)) for layer in between(share))
+            nll[share] = mean_nll(replace(frame, layers=layers), split.validation)
         reporter.step()
 
     reporter.stage("comparing repairs on unseen text", 3)
@@ -94,7 +103,7 @@ def _line_search(
     reporter.message(f"loss on unseen text by the share of repair in sequence: {points}")
     if share == 0.0:
         return one_shot
-    return RepairResult(interpolate(one_shot.model, fitted, share), "in-sequence", share, nll[share])
+    return RepairResult("in-sequence", share, nll[share], partial(between, share))
 
 
 def parabola_minimum(at_0: float, at_half: float, at_1: float) -> float:

@@ -6,7 +6,7 @@ Shape suffixes: B windows, T tokens, H hidden, K kept inner channels, P whatever
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,27 +57,30 @@ class Damping:
 SEQUENCE_DAMPING = Damping(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
 
 
-def build_slim_model(library: BlockLibrary, architecture: Architecture) -> DecoderModel:
-    """The slim model, in the dtype of the stored model, each sub-block repaired on its own."""
-    layers = tuple(
-        DecoderLayer(
+def slim_layers(library: BlockLibrary, architecture: Architecture) -> Iterator[DecoderLayer]:
+    """The layers of the slim model one by one, as `build_slim_model` has them."""
+    for index in range(architecture.num_layers):
+        yield DecoderLayer(
             library.master_block(index, "attention", architecture.groups[index]),  # type: ignore[arg-type]
             library.master_block(index, "ffn", architecture.channels[index]),  # type: ignore[arg-type]
         )
-        for index in range(architecture.num_layers)
-    )
-    return replace(library.master, layers=layers)
+
+
+def build_slim_model(library: BlockLibrary, architecture: Architecture) -> DecoderModel:
+    """The slim model, in the dtype of the stored model, each sub-block repaired on its own."""
+    return replace(library.master, layers=tuple(slim_layers(library, architecture)))
 
 
 def repair_in_sequence(
     library: BlockLibrary,
-    slims: Sequence[DecoderModel],
+    architectures: Sequence[Architecture],
     windows_BT: Tensor,
     *,
     shrinkage: Damping = SEQUENCE_DAMPING,
+    keep: Callable[[SubBlock], SubBlock] = lambda block: block,
     advance: Callable[[], None] = lambda: None,
 ) -> list[DecoderModel]:
-    """Slim models with the projections of every sub-block fitted again, in order of depth, to undo drift.
+    """Slim models of the library with the projections of every sub-block fitted again, in order of depth, to undo drift.
 
     What a sub-block reads is brought back to what the dense one reads as far as a linear map can, and the
     map goes into its input projections. Its last projection is then fitted to the *dense* residual stream
@@ -86,48 +89,47 @@ def repair_in_sequence(
     many slim ones there are.
 
     Args:
-        slims: what `build_slim_model` returned for the same library.
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
+        keep: what becomes of a sub-block that is fitted, such as `on_disk`.
         advance: called after each sub-block of the dense model.
     """
     dense = library.model
     context = forward_context(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
-    states_of = [list(dense_states) for _ in slims]
-    layers_of = [list(slim.layers) for slim in slims]
+    states_of = [list(dense_states) for _ in architectures]
+    layers_of = [[DecoderLayer(None, None)] * dense.num_layers for _ in architectures]
     for index, teacher_layer in enumerate(dense.layers):
         for kind in KINDS:
             teacher, before = teacher_layer.sub_block(kind), dense_states
             dense_states = [apply_block(state, teacher, context, index) for state in before]
-            for number, layers in enumerate(layers_of):
-                block = layers[index].sub_block(kind)
+            for number, (architecture, layers) in enumerate(zip(architectures, layers_of, strict=True)):
+                block = library.master_block(index, kind, architecture.width(index, kind))
                 if block is not None:
                     drift = _Drift(states_of[number], before, dense_states)
                     aimed = _refit_inputs(block, drift, context, shrinkage.inputs)
                     fitted, states_of[number] = _refit_last(aimed, drift, context, index, shrinkage.last)
-                    layers[index] = replace(layers[index], **{kind: fitted})  # type: ignore[arg-type]
+                    layers[index] = replace(layers[index], **{kind: keep(fitted)})  # type: ignore[arg-type]
             advance()
-    return [replace(slim, layers=tuple(layers)) for slim, layers in zip(slims, layers_of, strict=True)]
+    return [replace(library.master, layers=tuple(layers)) for layers in layers_of]
 
 
-def interpolate(one: DecoderModel, other: DecoderModel, alpha: float) -> DecoderModel:
-    """A model between two of one architecture: weights `share` of the way from one to the other."""
+def interpolate(
+    ones: Iterable[DecoderLayer], others: Iterable[DecoderLayer], share: float
+) -> Iterator[DecoderLayer]:
+    """Layers between those of two models of one architecture: weights `share` of the way to the others."""
 
     def between(block: Block | None, goal: Block | None) -> Block | None:
         if block is None or goal is None:
             return None
         goals = tensors_of(goal)
         changed: dict[str, Any] = {
-            name: torch.lerp(tensor.float(), goals[name].float(), alpha).to(tensor.dtype)
+            name: torch.lerp(tensor.float(), goals[name].to(tensor.device).float(), share).to(tensor.dtype)
             for name, tensor in tensors_of(block).items()
         }
         return replace(block, **changed)
 
-    layers = tuple(
-        DecoderLayer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
-        for layer, goal in zip(one.layers, other.layers, strict=True)
-    )
-    return replace(one, layers=layers)
+    for layer, goal in zip(ones, others, strict=True):
+        yield DecoderLayer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
 
 
 @dataclass(frozen=True)
