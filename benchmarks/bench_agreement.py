@@ -264,7 +264,8 @@ def _secateur(checkpoint: Path) -> Iterator[str]:
 @contextmanager
 def _vllm(checkpoint: Path) -> Iterator[str]:
     """vLLM's OpenAI server with the same settings of the engine."""
-    from secateur.config.serve import EngineOptions, parse_bytes
+    from secateur.config.serve import EngineOptions
+    from secateur.config.sizes import parse_bytes
     from secateur.serve.engine.environment import set_engine_environment
 
     environment = dict(os.environ)

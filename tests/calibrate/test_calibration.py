@@ -178,7 +178,7 @@ def test_a_damaged_one_does_not_count(
 
 @pytest.mark.parametrize("criterion", ["obs-greedy", "obs-fisher"])
 def test_on_another_device(criterion: str, model: DecoderModel, tmp_path: Path) -> None:
-    """The same orders and repairs; nothing is made on the processor by mistake, few copies wait for the device."""
+    """The same orders and repairs; nothing is made on the processor, few copies wait for the device."""
     recipe = CalibrationConfig(criterion)
     expected = run(model, tmp_path / "a", recipe)
     with pretend_device() as traffic:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from secateur.config.address import check_address
-from secateur.config.serve import EngineOptions, parse_bytes
+from secateur.config.serve import EngineOptions
+from secateur.config.sizes import parse_bytes
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.serve.engine import environment, memory
 from secateur.serve.failures import RpcError

@@ -75,6 +75,11 @@ class BlockLibrary:
         span = unit_span(self.master, kind)
         return self._repairs[layer, kind].errors([width * span for width in widths])
 
+    def forget(self) -> None:
+        """Free the memory of built projections."""
+        self._cache.clear()
+        self._cached_bytes = 0
+
     def _cached_projection(self, layer: int, kind: Kind, units: int) -> Tensor:
         key = (layer, kind, units)
         if key in self._cache:

@@ -112,6 +112,19 @@ class ModelSource:
         check_finite(tensors, self.reference)
         return build_model(self.config, tensors, self.reference)
 
+    def outline(self) -> DecoderModel:
+        """The model without its weights: shapes and dtypes, on `meta`. Raises as `load_model`, but for NaN."""
+        import torch
+
+        from secateur.model.decoder import build_model
+
+        tensors = (
+            {name: torch.empty(shape, device="meta") for name, shape in self.weights.shapes.items()}
+            if self.kind == "gguf"
+            else {name: tensor.to("meta") for name, tensor in self.tensors().items()}
+        )
+        return build_model(self.config, tensors, self.reference)
+
     @property
     def rows(self) -> int:
         """Rows of the embedding: one for each token that the model knows."""

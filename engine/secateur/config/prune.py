@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from secateur.config.device import DEVICE_HELP, parse_device
 from secateur.config.evaluation_budget import EvaluationBudget, evaluation_budget
 from secateur.config.option import check, declared, option
+from secateur.config.sizes import parse_bytes, show_bytes
 from secateur.config.values import AUTO, DTYPES, plain, show_numbers
 from secateur.errors import BadInput
 
@@ -330,6 +332,14 @@ class PruneOptions:
         message_field="dtype",
     )
     device: str = option(AUTO, help=DEVICE_HELP, group=MACHINE, parse=parse_device, message_field="device")
+    memory: int | None = option(
+        None,
+        help="Memory of the job, such as 8GiB: weights, caches, working space; on a GPU its memory.",
+        group=MACHINE,
+        parse=partial(parse_bytes, "memory"),
+        show=show_bytes,
+        default_help="3 GB and 2.5 times the weights, or 0.8 of what is free if that is less",
+    )
     workers: int | None = option(
         None,
         help="Local processes that evaluate, on GPUs in turn.",
@@ -456,7 +466,7 @@ class PruneOptions:
 
     def for_study(self) -> dict[str, Any]:
         """What a study keeps of them to be cut from later: all but the budget and places."""
-        left_out = ("keep", "budget", "speedup", "out", "study", "device", "workers", "ray")
+        left_out = ("keep", "budget", "speedup", "out", "study", "device", "memory", "workers", "ray")
         kept = {name: getattr(self, name) for name in (d.name for d in declared(type(self)))}
         if self.latency_table is not None:
             kept["latency_table"] = self.latency_table.absolute()

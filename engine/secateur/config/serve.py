@@ -19,6 +19,7 @@ from pathlib import Path
 
 from secateur.config.address import check_address, is_local
 from secateur.config.option import check, option
+from secateur.config.sizes import parse_bytes, show_bytes
 from secateur.config.values import AUTO, DTYPES, words
 from secateur.errors import BadInput
 
@@ -30,27 +31,9 @@ PUBLIC_SERVICES = ("health", "reflection")
 MAX_MESSAGE_BYTES = 2**31 - 1  # gRPC's limit is a signed 32-bit number
 MAX_CONNECTION_SECONDS = 86400 * 20
 LAME_DUCK_SECONDS = 3.0
-UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 connection_seconds = partial(option, group=LIFE, max_value=MAX_CONNECTION_SECONDS)
 life_seconds = partial(option, group=LIFE, min_value=0, max_value=86400, allowed="0 to 86400")
-
-
-def parse_bytes(field: str, size: str | int) -> int:
-    """Read a number of bytes: ``512MiB``, ``2GiB``, ``1.5gib`` or a plain number of bytes.
-
-    Raises:
-        BadInput: it is none, naming the field.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(size).lower())
-    if not match or match[2] not in UNITS:
-        raise BadInput(field, size, "a size such as 512MiB or 2GiB, or a number of bytes")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
-def show_bytes(size: int) -> str | int:
-    """The text that `parse_bytes` reads: in MiB, if that is a whole number."""
-    return size if size % 2**20 else f"{size // 2**20}MiB"
 
 
 def parse_models(models: Sequence[str] | Mapping[str, str]) -> dict[str, Path]:

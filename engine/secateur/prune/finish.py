@@ -75,10 +75,16 @@ def make_checkpoints(
     """
     start_verification()
     with clock.stage("choose"):
-        evaluator = evaluator_of(prepared.library, prepared.split.validation)
+        evaluator = evaluator_of(
+            prepared.library,
+            prepared.split.validation,
+            state_bytes=prepared.caches.prefixes,
+            teacher_bytes=prepared.caches.teacher,
+        )
         winners = [select_finalist(request, evaluator, reporter) for request in requests]
         dense_nll = evaluator.dense_nll
         del evaluator  # its distributions and states take gigabytes
+        prepared.library.forget()
     with clock.stage("repair"):
         plain = {winner.architecture: winner.unseen.nll for winner in winners}
         in_sequence = prepared.options.repair != "none"

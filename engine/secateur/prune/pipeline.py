@@ -73,6 +73,8 @@ def prune_all(
         if observer is not None:
             observer.begin(prepared)
         _run(search, reporter, observer)
+    selected_predictor = search.selected_predictor
+    del search, evaluator  # they hold the caches
     _store_stage_seconds(prepared, clock)
     requests = [
         CheckpointRequest(
@@ -85,7 +87,7 @@ def prune_all(
     if empty := [request.goal.name for request in requests if not request.candidates]:
         allowed = f"more: none was left for {', '.join(empty)}; what was evaluated is kept in the study"
         raise BadInput("evaluations", options.evaluations, allowed)
-    records = make_checkpoints(prepared, requests, search.selected_predictor, reporter, clock)
+    records = make_checkpoints(prepared, requests, selected_predictor, reporter, clock)
     others_at_work = prepared.study.close()
     if len(prepared.goals) == 1 and not others_at_work:  # a study of several budgets may be cut from again
         shutil.rmtree(options.study_folder / "calibration", ignore_errors=True)

@@ -34,6 +34,7 @@ from secateur.model.processor import named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.checks import ALREADY_CUT
 from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
+from secateur.prune.plan import Caches, describe, measure_rates, plan_job
 from secateur.prune.windows import WindowSplit, check_disjoint, split_windows
 from secateur.space.budget import COSTS, Goal
 from secateur.space.costs.parameters import count_parameters
@@ -49,7 +50,7 @@ class PreparedRun:
 
     Attributes:
         corpora, reserved: text for statistics and search, and text for the choice if it is apart.
-        model: the dense model in the dtype it was stored in, units in their own order.
+        model: the dense model in the dtype it was stored in, units sorted.
         goals: one per budget asked for.
         compute: where candidates are evaluated.
     """
@@ -65,6 +66,7 @@ class PreparedRun:
     study: Study
     library: BlockLibrary
     compute: Compute
+    caches: Caches
 
     @contextmanager
     def evaluator(self) -> Iterator[Evaluator]:
@@ -73,7 +75,8 @@ class PreparedRun:
         Raises:
             BackendUnavailable: Ray is asked for and not installed.
         """
-        spec = EvaluatorSpec(_library_spec(self.options, self.source, self.compute), self.split.search)
+        library = _library_spec(self.options, self.source, self.compute, self.caches)
+        spec = EvaluatorSpec(library, self.split.search, self.caches.prefixes, self.caches.teacher)
         if self.options.workers is None and self.options.ray is None:
             yield open_evaluator(spec, self.library)
             return
@@ -113,6 +116,8 @@ def prepare(
         split = split_windows(source, corpora, reserved, options)
     for corpus in (*corpora, *reserved):
         reporter.message(corpus.describe(split.tokens[corpus.name]))
+    plan = plan_job(model, options, compute, mapped=source.kind == "folder")
+    reporter.message(describe(plan))
     space = space_for(model, options)
     dtype = stored_dtype(options, source, model)
     check_range(named_tensors(model), dtype)
@@ -122,11 +127,24 @@ def prepare(
     identity = _identity(options, source, corpora, reserved, space, compute)
     study = Study(options.study_url, space, identity)
     with clock.stage("calibrate"):
-        library = _library(source, model, split, options, compute, reporter)
+        library = _library(source, model, split, options, compute, plan.caches, reporter)
+    model = library.master  # the same shapes, and the other may go
     _store_study_attrs(study, options, library, split, space, goals)
     return PreparedRun(
-        options, source, corpora, reserved, model, split, space, goals, study, library, compute
+        options, source, corpora, reserved, model, split, space, goals, study, library, compute, plan.caches
     )
+
+
+def plan_for(options: PruneOptions) -> dict[str, Any]:
+    """What the job will take (`Plan.to_json`); reads no weights.
+
+    Raises:
+        BadInput: the job cannot fit; and whatever opening the model raises.
+    """
+    source = open_source(options.model, options.drop_extra_tokens)
+    compute = choose_compute(options.device, source.num_weights)
+    plan = plan_job(source.outline(), options, compute, mapped=source.kind == "folder")
+    return plan.to_json(measure_rates(compute))
 
 
 def stored_dtype(options: PruneOptions, source: ModelSource, model: DecoderModel) -> torch.dtype:
@@ -166,18 +184,21 @@ def _library(
     split: WindowSplit,
     options: PruneOptions,
     compute: Compute,
+    caches: Caches,
     reporter: ProgressReporter,
 ) -> BlockLibrary:
-    spec = _library_spec(options, source, compute)
+    spec = _library_spec(options, source, compute, caches)
     with _lock(options).held():  # of several processes on one study the first calibrates
         _calibrate_if_needed(spec.calibration, model, split, options, compute, reporter)
         return open_library(spec, model)
 
 
-def _library_spec(options: PruneOptions, source: ModelSource, compute: Compute) -> LibrarySpec:
+def _library_spec(
+    options: PruneOptions, source: ModelSource, compute: Compute, caches: Caches
+) -> LibrarySpec:
     calibration = options.study_folder / "calibration"
     repair = options.repair != "none"
-    return LibrarySpec(options.model, source.fingerprint, calibration, repair, compute)
+    return LibrarySpec(options.model, source.fingerprint, calibration, repair, compute, caches.library)
 
 
 def _lock(options: PruneOptions) -> FileLock:

@@ -80,7 +80,7 @@ def repair_in_sequence(
     keep: Callable[[SubBlock], SubBlock] = lambda block: block,
     advance: Callable[[], None] = lambda: None,
 ) -> list[DecoderModel]:
-    """Slim models of the library with the projections of every sub-block fitted again, in order of depth, to undo drift.
+    """Slim models with the projections of every sub-block fitted again, in order of depth, to undo drift.
 
     What a sub-block reads is brought back to what the dense one reads as far as a linear map can, and the
     map goes into its input projections. Its last projection is then fitted to the *dense* residual stream

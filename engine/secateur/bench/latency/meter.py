@@ -21,11 +21,12 @@ from secateur.bench.latency.probes import (
 from secateur.bench.latency.worker import ROUNDS, TOKENS
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.errors import BadInput
+from secateur.memory import available_bytes
 from secateur.model.architecture import Architecture
 from secateur.model.decoder import DecoderModel
 from secateur.progress import ProgressReporter
 from secateur.serve.engine.environment import on_cpu
-from secateur.serve.engine.memory import MIN_KV_CACHE_BYTES, available_bytes
+from secateur.serve.engine.memory import MIN_KV_CACHE_BYTES
 from secateur.space.costs.latency import LatencyConditions, LatencyTable, ModelShape, model_shape
 
 REPEATS = 3

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from google.rpc import code_pb2
 
 from secateur.config.serve import EngineOptions
+from secateur.memory import available_bytes
 from secateur.serve.engine.engine import free_device_bytes
 from secateur.serve.engine.environment import on_cpu
-from secateur.serve.engine.memory import available_bytes, kv_cache_share
+from secateur.serve.engine.memory import kv_cache_share
 from secateur.serve.failures import RpcError
 
 CPU_OVERHEAD_BYTES = 900 * 2**20
