@@ -113,7 +113,7 @@ class ModelSource:
         return build_model(self.config, tensors, self.reference)
 
     def outline(self) -> DecoderModel:
-        """The model without its weights: shapes and dtypes, on `meta`. Raises as `load_model`, but for NaN."""
+        """The model without its weights: shapes and dtypes, on `meta`. Raises what `load_model` does."""
         import torch
 
         from secateur.model.decoder import build_model

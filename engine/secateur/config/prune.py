@@ -338,6 +338,8 @@ class PruneOptions:
         group=MACHINE,
         parse=partial(parse_bytes, "memory"),
         show=show_bytes,
+        in_file=str | int,
+        min_value=2**20,
         default_help="3 GB and 2.5 times the weights, or 0.8 of what is free if that is less",
     )
     workers: int | None = option(
