@@ -137,8 +137,9 @@ def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
                 assert streams[name].finish_reason == 2
                 continue
             streams[name].join(30)
-            assert streams[name].failure is not None
-            assert streams[name].failure.code is grpc.StatusCode.UNAVAILABLE
+            failure = streams[name].failure
+            assert failure is not None and failure.retry_seconds is None  # nobody is asked to repeat it
+            assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "ENGINE_DEAD")
             once = RetryPolicy(attempts=1)
             with Client(address, retries=once) as client, pytest.raises(CallFailed) as refusal:
                 client.complete(name, "x")
@@ -154,6 +155,25 @@ def test_engines_and_server_killed(folders: dict[str, Path]) -> None:
         process.kill()
         process.wait()
         assert eventually(lambda: not alive(children)), alive(children)
+
+
+def test_a_request_that_engines_die_of_is_refused(folders: dict[str, Path]) -> None:
+    with running(f"llama={folders['llama']}") as (process, address), Client(address, timeout=60) as client:
+        for deaths in (1, 2):
+            assert eventually(lambda: health_of(address, "") == SERVING, 180)
+            poison = Stream(address, "llama")
+            (engine,) = [p for p in psutil.Process(process.pid).children() if "EngineCore" in p.name()]
+            engine.kill()
+            poison.join(30)
+            assert poison.failure is not None and poison.failure.reason == "ENGINE_DEAD"
+            # The client has sent it once, whatever its policy: else it would have been repeated by now.
+            assert client.models.get("llama").counters.aborted_requests == deaths
+            assert eventually(lambda: health_of(address, "") == NOT_SERVING)
+        assert eventually(lambda: health_of(address, "") == SERVING, 180)
+        with pytest.raises(CallFailed, match="died 2 times") as refusal:
+            client.complete("llama", "Once upon a time", **LONG)
+        assert refusal.value.reason == "REQUEST_SUSPECT"
+        assert client.complete("llama", "Once upon a time", max_tokens=3).usage.completion_tokens == 3
 
 
 def test_interrupt_while_loading(folders: dict[str, Path]) -> None:

@@ -108,11 +108,12 @@ def test_loading_models_say_when_to_come_back() -> None:
 def test_requests_are_counted_however_they_end() -> None:
     model = ModelPool(("a",)).find("a")
     with model.request() as request:
-        request.prompted(5)
+        request.submit([[1, 2], [3, 4, 5]], {})
         request.generated(2)
         assert model.in_flight == 1
         request.complete()
-    with pytest.raises(KeyError), model.request(3):
+    with pytest.raises(KeyError), model.request() as request:
+        request.submit([[1, 2, 3]], {})
         raise KeyError
     with pytest.raises(KeyError), model.request():
         raise KeyError  # before the engine was given anything: neither finished nor aborted

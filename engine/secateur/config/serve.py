@@ -196,7 +196,9 @@ class EngineOptions:
         threads: CPU threads per engine; None = a share of the cores there are. Ignored on a GPU.
         compiled: compile the model (torch.compile); None = on a GPU only. On a CPU it costs a minute at
             every start and gains a few percent.
+        step_tokens: most tokens computed in one step; None = 512 on a CPU, 2048 on a GPU.
         prefix_caching: reuse keys and values of prompts that begin alike.
+        shared_prefix_cache: also those of other callers, who can then find out what was asked before.
         verbose: let vLLM log what it does.
     """
 
@@ -239,7 +241,17 @@ class EngineOptions:
     compiled: bool | None = option(
         None, flag="compile", help="Compile models.", group=ENGINES, default_help="on a GPU only"
     )
+    step_tokens: int | None = option(
+        None,
+        help="Most tokens of one step: more is faster, fewer keep others waiting less.",
+        group=ENGINES,
+        min_value=32,
+        default_help="512 on a CPU, 2048 on a GPU",
+    )
     prefix_caching: bool = option(True, help="Reuse work on prompts that begin alike.", group=ENGINES)
+    shared_prefix_cache: bool = option(
+        False, help="Reuse it between callers too, who can then tell what others asked.", group=ENGINES
+    )
     verbose: bool = option(False, short="-v", help="Show what vLLM logs.", group=OBSERVATION)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,12 @@ from typing import Any
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from sqlalchemy.exc import InternalError, OperationalError
 
 from secateur.errors import BadInput, SecateurError
 
 DOMAIN = "secateur"
+log = logging.getLogger(__name__)
 # A status travels in trailers, for which clients have 8 KiB. Names that a client made up may be in it.
 MAX_VIOLATIONS = 5
 MAX_MESSAGE_BYTES, MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES = 800, 400, 120
@@ -113,6 +116,11 @@ def to_rpc_error(error: BaseException) -> RpcError:
         return invalid_argument(violation(error))
     if isinstance(error, SecateurError):
         return RpcError(code_pb2.FAILED_PRECONDITION, _reason(error), str(error))
+    if isinstance(error, OperationalError | InternalError):  # a full disk, a lock, a database that is away
+        log.error("the database of models and jobs fails: %s", error.orig)
+        return unavailable(
+            "STATE_UNAVAILABLE", f"the server's database of models and jobs fails: {error.orig}"
+        )
     message = "an internal error; the server's log has it under this request's id"
     return RpcError(code_pb2.INTERNAL, "INTERNAL", message)
 

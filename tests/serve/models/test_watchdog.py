@@ -1,4 +1,4 @@
-"""Engines that die are started again, with back-off, and given up at last."""
+"""Engines that die are started again, with back-off, then with pauses, but never given up."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from secateur.errors import BackendUnavailable
 from secateur.serve.failures import RpcError
+from secateur.serve.models.version import VersionState
 from secateur.serve.models.watchdog import Backoff
 from secateur.v1 import models_pb2
 from tests.serve.models.conftest import House, engine_of, eventually
@@ -22,16 +23,15 @@ SERVING, UNLOADED = models_pb2.MODEL_STATE_SERVING, models_pb2.MODEL_STATE_UNLOA
 class Fast(Backoff):
     """The same, in hundredths of seconds."""
 
-    def failed(self, now: float) -> float | None:
-        delay = super().failed(now)
-        return None if delay is None else delay / 100
+    def failed(self, now: float) -> float:
+        return super().failed(now) / 100
 
 
 async def test_a_dead_engine_is_started_again(house: House) -> None:
     version = house.pool.find("m")
     engine_of(version).dead = True
     died = time.monotonic()
-    with pytest.raises(RpcError, match="died and is being started again") as refusal:
+    with pytest.raises(RpcError, match="is being started again") as refusal:
         version.ready_engine()  # at once, whoever notices first
     assert refusal.value.reason == "ENGINE_RESTARTING" and refusal.value.retry_seconds
     await eventually(lambda: _unhealthy(house))
@@ -44,21 +44,54 @@ async def test_a_dead_engine_is_started_again(house: House) -> None:
     assert time.monotonic() - died > 1  # the first wait
 
 
-async def test_it_is_given_up_and_can_be_loaded_again(open_house: Any) -> None:
+async def test_one_that_failed_too_often_can_be_loaded(open_house: Any) -> None:
     async with open_house(backoff=lambda: Fast(failures=3)) as house:
         version = house.pool.find("m")
         house.factory.failure = BackendUnavailable("no more of this")
         engine_of(version).dead = True
         await eventually(lambda: version.state.value == FAILED)
         assert len(house.factory.started) == 3  # the first, and two tries
-        assert "no more of this" in version.reason and "given up" in version.reason
-        assert "given up" in (await house.client().models.get("m")).versions[0].reason
+        assert "no more of this" in version.reason and "the next try is in" in version.reason
+        assert "too often" in (await house.client().models.get("m")).versions[0].reason
         with pytest.raises(RpcError, match="no more of this") as refusal:
             version.ready_engine()
         assert refusal.value.reason == "ENGINE_FAILED"
         house.factory.failure = None
         assert (await house.client().models.load_version("m", "1")).state == SERVING
         assert await eventually(lambda: house.health("")) == "SERVING"
+
+
+async def test_one_that_failed_heals_by_itself(open_house: Any) -> None:
+    async with open_house(backoff=lambda: Fast(failures=2)) as house:
+        version = house.pool.find("m")
+        house.factory.failure = BackendUnavailable("no memory")
+        engine_of(version).dead = True
+        await eventually(lambda: version.state.value == FAILED)
+        house.factory.failure = None
+        await eventually(lambda: version.state.value == SERVING)
+        assert await eventually(lambda: house.health("")) == "SERVING"
+
+
+async def test_a_folder_that_was_away_is_no_reason_to_give_up(
+    open_house: Any, second: Path, tmp_path: Path, editable: Any
+) -> None:
+    folder = editable(second)
+    async with open_house(given={"m": folder}, backoff=Fast) as house:
+        version = house.pool.find("m")
+        folder.rename(tmp_path / "away")
+        engine_of(version).dead = True
+        await eventually(lambda: "starting again in 0.08 s" in "".join(house.said))
+        assert version.state.value == RESTARTING
+        (tmp_path / "away").rename(folder)
+        await eventually(lambda: version.state.value == SERVING)
+
+
+async def test_a_version_that_stayed_out_at_the_start_is_tried_again(house: House) -> None:
+    version = house.pool.find("m")
+    assert version.engine is not None
+    await version.engine.shutdown()
+    version.without_engine(VersionState.FAILED, "its folder was away")
+    await eventually(lambda: version.state.value == SERVING)
 
 
 async def test_a_changed_checkpoint_is_not_started_again(
@@ -84,11 +117,14 @@ async def test_an_unload_ends_the_attempts(house: House) -> None:
     assert version.state.value == UNLOADED and len(house.factory.started) == 1
 
 
-def test_waits_double_and_end() -> None:
-    backoff = Backoff(failures=5, window=100)
-    assert [backoff.failed(now) for now in (0, 1, 2, 3)] == [1, 2, 4, 8]
-    assert backoff.failed(4) is None
-    assert backoff.failed(500) == 1  # the others are long ago
+def test_waits_double_then_are_pauses_that_grow() -> None:
+    backoff, now, waits = Backoff(), 0.0, []
+    for _ in range(14):
+        waits.append(backoff.failed(now))
+        now += waits[-1] + 1
+    assert waits == [1, 2, 4, 8, 16, 30, 30, 60, 120, 240, 480, 900, 900, 900]
+    assert sum(waits[:7]) > 15 and backoff.pausing
+    assert backoff.failed(now + 600) == 1 and not backoff.pausing  # the others are long ago
 
 
 async def _unhealthy(house: House) -> bool:

@@ -120,7 +120,7 @@ def test_engines_come_and_go(served: Served) -> None:
     scheduler = SimpleNamespace(
         num_running_reqs=3, num_waiting_reqs=1, num_skipped_waiting_reqs=1, kv_cache_usage=0.25
     )
-    ended = SimpleNamespace(finish_reason="length", queued_time=0.02, e2e_latency=1.5)
+    ended = SimpleNamespace(finish_reason="length", e2e_latency=1.5)
     first.record(
         scheduler,  # type: ignore[arg-type]
         step(  # type: ignore[arg-type]
@@ -133,6 +133,7 @@ def test_engines_come_and_go(served: Served) -> None:
         ),
         engine_idx=0,
     )
+    first.queue.observe(0.02)
     second.record(None, None, engine_idx=0)
     seen = scrape(served.address)
     old, new = {"model": "slim", "version": "1"}, {"model": "slim", "version": "2"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ class EngineStats:
     Attributes:
         running: requests being computed.
         waiting: requests waiting to be.
+        after_step: called after every step.
         kv_cache_usage: part of the room for keys and values in use, 0 to 1.
         prompt_tokens: prompt tokens of requests that have begun to answer.
         generated_tokens: tokens generated.
@@ -74,6 +75,7 @@ class EngineStats:
     first_token: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
     inter_token: Histogram = field(default_factory=lambda: Histogram(STEP_BUCKETS))
     end_to_end: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
+    after_step: Callable[[], None] = lambda: None
 
     def record(
         self,
@@ -89,6 +91,7 @@ class EngineStats:
             self.kv_cache_usage = scheduler_stats.kv_cache_usage
         if iteration_stats is not None:
             self._add(iteration_stats)
+        self.after_step()
 
     def _add(self, step: IterationStats) -> None:
         self.prompt_tokens += step.num_prompt_tokens
@@ -100,7 +103,6 @@ class EngineStats:
             self.inter_token.observe(seconds)
         for request in step.finished_requests:
             self.finished[str(request.finish_reason)] += 1
-            self.queue.observe(request.queued_time)
             self.end_to_end.observe(request.e2e_latency)
 
 

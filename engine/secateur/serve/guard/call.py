@@ -46,6 +46,13 @@ class CallContext:
     failure: str = ""
 
     @property
+    def principal(self) -> str:
+        """Whose call it is, where callers are told apart; the address without port of one without a name."""
+        if self.caller != ANONYMOUS:
+            return self.caller.name
+        return self.peer.rpartition(":")[0] if self.peer.startswith("ipv") else self.peer
+
+    @property
     def deadline_exceeded(self) -> bool:
         """True once the client has stopped waiting: its clock began to run before ours."""
         return self.deadline is not None and time.monotonic() >= self.deadline - LATENCY
@@ -67,6 +74,12 @@ _current: ContextVar[CallContext | None] = ContextVar("call", default=None)
 def current_call() -> CallContext | None:
     """Return the call that the running task answers, if it answers one."""
     return _current.get()
+
+
+def current_principal() -> str:
+    """Return whose call the running task answers; empty if it answers none."""
+    call = _current.get()
+    return "" if call is None else call.principal
 
 
 def set_current_call(call: CallContext) -> None:

@@ -14,7 +14,6 @@ from secateur.config.serve import LimitOptions
 from secateur.serve.failures import RpcError
 from secateur.serve.guard.access import HEALTH
 from secateur.serve.guard.call import CallContext
-from secateur.serve.guard.callers import ANONYMOUS
 
 BUSY_RETRY_SECONDS = 1.0
 # Callers without a name are told apart by their address; no more of them than this are remembered.
@@ -55,7 +54,7 @@ class RateLimiter:
         if call.service == HEALTH:
             yield
             return
-        key = _key(call)
+        key = call.principal
         self._check_rate(key)
         self._check_running(key)
         self._running[key] += 1
@@ -86,13 +85,6 @@ class RateLimiter:
         if options.calls is not None and self._running.total() >= options.calls:
             message = f"{options.calls} calls at once are the most for this server"
             raise _exhausted("SERVER_BUSY", message, key, BUSY_RETRY_SECONDS)
-
-
-def _key(call: CallContext) -> str:
-    """Return the caller's name; the address without port of one who has none."""
-    if call.caller != ANONYMOUS:
-        return call.caller.name
-    return call.peer.rpartition(":")[0] if call.peer.startswith("ipv") else call.peer
 
 
 def _exhausted(reason: str, message: str, key: str, wait: float) -> RpcError:

@@ -13,6 +13,7 @@ import grpc
 from google.rpc import code_pb2
 
 from secateur.serve.failures import RpcError, unavailable
+from secateur.serve.guard.call import current_principal
 from secateur.serve.inference.prompt import GenerationPrompt
 from secateur.serve.inference.sampling import SamplingSettings
 from secateur.serve.models.version import ModelVersion, RequestTracker
@@ -104,7 +105,7 @@ async def generate(
         model: who answers; counts the request and its tokens.
         prompt: what to continue.
         sampling: how.
-        priority: higher goes first where requests have to wait.
+        priority: higher goes first where the caller's requests have to wait.
         whole: one piece per completion, in their order, when all have ended.
         prefix: of the sampling parameters' names in the request, for complaints.
 
@@ -116,9 +117,11 @@ async def generate(
         sampling.check(engine.vocabulary, prefix)
         token_ids = await prompt.fitting_tokens(engine)
         parameters = sampling.for_engine(engine.max_model_len - len(token_ids))
-        accounting.prompted(len(token_ids))
+        accounting.submit([token_ids], parameters)
         aborted = False
-        outputs = engine.generate(token_ids, parameters, priority=priority, whole=whole)
+        outputs = engine.generate(
+            token_ids, parameters, caller=current_principal(), priority=priority, whole=whole
+        )
         async with aclosing(outputs):
             async for output in outputs:
                 for piece in _pieces(output, sampling.logprobs, accounting):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from secateur.serve.engine.engine import MAX_COMPLETIONS
 from secateur.serve.failures import FieldViolation, invalid_argument
 
 MAX_STOPS = 16
@@ -35,7 +36,7 @@ class ValueRange(NamedTuple):
 
 
 RANGES = {
-    "n": ValueRange(1, 16),
+    "n": ValueRange(1, MAX_COMPLETIONS),
     "temperature": ValueRange(0, 2),
     "top_p": ValueRange(0, 1, above=True),
     "top_k": ValueRange(0, math.inf),

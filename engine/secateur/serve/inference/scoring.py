@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from secateur.serve.engine.engine import Engine
+from secateur.serve.guard.call import current_principal
 from secateur.serve.inference.prompt import GenerationPrompt
 from secateur.serve.models.version import ModelVersion
 
@@ -27,7 +28,7 @@ class TextScore(NamedTuple):
 
 
 async def score(model: ModelVersion, texts: Sequence[GenerationPrompt]) -> list[TextScore]:
-    """Return the score of each text; the engine computes them side by side.
+    """Return the score of each text. The engine computes short ones side by side, long ones one by one.
 
     Raises:
         RpcError: one cannot be scored (then none is), or the model cannot answer now.
@@ -35,7 +36,7 @@ async def score(model: ModelVersion, texts: Sequence[GenerationPrompt]) -> list[
     engine = model.ready_engine()
     with model.request() as accounting:
         tokens = [await text.fitting_tokens(engine, MIN_TOKENS) for text in texts]
-        accounting.prompted(sum(map(len, tokens)))
+        accounting.submit(tokens, {"score": True})
         scores = await _together(engine, tokens)
         accounting.complete()
         return scores
@@ -43,7 +44,8 @@ async def score(model: ModelVersion, texts: Sequence[GenerationPrompt]) -> list[
 
 async def _together(engine: Engine, tokens: Sequence[Sequence[int]]) -> list[TextScore]:
     """Score all; when one fails, drop the others."""
-    tasks = [asyncio.ensure_future(engine.score(token_ids)) for token_ids in tokens]
+    caller = current_principal()
+    tasks = [asyncio.ensure_future(engine.score(token_ids, caller)) for token_ids in tokens]
     try:
         logprobs = await asyncio.gather(*tasks)
     finally:

@@ -18,6 +18,7 @@ from google.protobuf import empty_pb2, json_format
 
 from secateur.config.values import to_json
 from secateur.serve.failures import FieldViolation, invalid_argument, unavailable
+from secateur.serve.guard.call import current_principal
 from secateur.serve.jobs.specification import options_of
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
@@ -98,7 +99,7 @@ class PruneService(prune_pb2_grpc.PruneServiceServicer):
         self._supervisor.require_ownership()
         check_request_id(request.request_id)
         job = parse_job(request.name)
-        row, run = await asyncio.to_thread(self._store.enqueue, job, request.etag, request.request_id)
+        row, run = await asyncio.to_thread(self._store.enqueue, job, request.etag, own_id(request.request_id))
         self._supervisor.wake()
         return operation_message(row, run)
 
@@ -167,7 +168,7 @@ def _row_from_request(request: prune_pb2.CreatePruneJobRequest) -> tuple[prune_p
     body = json_format.MessageToJson(job, indent=None)
     return job, JobRow(
         id=request.prune_job_id or f"prune-{uuid.uuid4().hex[:12]}",
-        request_id=request.request_id or None,
+        request_id=own_id(request.request_id) or None,
         digest=hashlib.sha256(f"{request.prune_job_id} {body}".encode()).hexdigest(),
         body=body,
         state=CREATED,
@@ -186,6 +187,11 @@ def _heartbeat(row: JobRow, cursor: int) -> prune_pb2.PruneJobEvent:
     return prune_pb2.PruneJobEvent(
         sequence=cursor, time=timestamp(time.time()), run=row.run, heartbeat=prune_pb2.Heartbeat()
     )
+
+
+def own_id(request_id: str) -> str:
+    """Return what is kept of a request's id, which belongs to its caller: two callers may use the same."""
+    return request_id and f"{current_principal()}\n{request_id}"
 
 
 def check_request_id(request_id: str) -> None:

@@ -79,7 +79,7 @@ class JobStore:
             existing_row = session.scalars(query).one_or_none()
         if existing_row is not None and existing_row.digest != row.digest:
             raise invalid_argument(
-                FieldViolation("request_id", f"got {row.request_id}, it was used for another job")
+                FieldViolation("request_id", "got the one of another job, one that was not used before")
             )
         return existing_row
 

@@ -29,7 +29,8 @@ async def start_up(
 ) -> None:
     """Load everything that is to be served.
 
-    A version that was remembered and cannot be loaded any more stays out, FAILED; the server starts.
+    A version that was remembered and cannot be loaded now stays out, FAILED, until the watchdog has it
+    back; the server starts.
 
     Raises:
         SecateurError: a checkpoint of the command line cannot be loaded.
@@ -66,6 +67,7 @@ async def _start(
     assert version.checkpoint is not None
     is_given = version.checkpoint.same(checkpoints.get(version.name))
     version.become(VersionState.LOADING)
+    version.options = options
     try:
         async with version.lock:
             if not is_given:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from google.rpc import code_pb2
 
@@ -15,7 +16,9 @@ from secateur.config.serve import EngineOptions
 from secateur.serve.engine.engine import Engine
 from secateur.serve.engine.stats import EngineCheckResult
 from secateur.serve.failures import RpcError, unavailable
+from secateur.serve.guard.call import current_call
 from secateur.serve.models.checkpoint import Checkpoint
+from secateur.serve.models.suspects import Suspects, fingerprint
 from secateur.serve.observe.traces import trace_request
 
 LOADING_RETRY_SECONDS = 5.0
@@ -45,16 +48,25 @@ class VersionTotals:
 class RequestTracker:
     """One request in flight; once the engine has it, it is aborted unless it is said to be `complete`."""
 
-    def __init__(self, totals: VersionTotals) -> None:
+    def __init__(self, totals: VersionTotals, suspects: Suspects) -> None:
         self._totals = totals
+        self._suspects = suspects
+        self._prompts: Sequence[Sequence[int]] = ()
+        self._parameters: Mapping[str, Any] = {}
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self.completed = False
 
-    def prompted(self, tokens: int) -> None:
-        """Say that the engine is given the request, with a prompt of so many tokens."""
-        self.prompt_tokens += tokens
-        self._totals.prompt_tokens += tokens
+    def submit(self, prompts: Sequence[Sequence[int]], parameters: Mapping[str, Any]) -> None:
+        """Say what the engine is given: the token ids of each prompt, and the sampling parameters.
+
+        Raises:
+            RpcError: engines have died of it.
+        """
+        self._prompts, self._parameters = prompts, parameters
+        self._suspects.check(self._fingerprint)
+        self.prompt_tokens = sum(map(len, prompts))
+        self._totals.prompt_tokens += self.prompt_tokens
 
     def generated(self, tokens: int) -> None:
         self.generated_tokens += tokens
@@ -63,6 +75,23 @@ class RequestTracker:
     def complete(self) -> None:
         """Say that the request came to its own end."""
         self.completed = True
+
+    def end(self) -> None:
+        """Say that nobody waits for the request any more."""
+        if self.completed:
+            self._totals.finished += 1
+        elif self.prompt_tokens:
+            self._totals.aborted += 1
+            self._suspects.left(self._fingerprint(), self._description())
+
+    def _fingerprint(self) -> str:
+        return fingerprint(self._prompts, self._parameters)
+
+    def _description(self) -> str:
+        call = current_call()
+        who = f"{call.principal}, request id {call.request_id}" if call else "nobody's"
+        options = ", ".join(f"{name} {value}" for name, value in self._parameters.items() if value)
+        return f"{who}; {len(self._prompts)} prompt(s), {self.prompt_tokens} tokens; {options}"[:600]
 
 
 class ModelVersion:
@@ -75,6 +104,7 @@ class ModelVersion:
 
     Attributes:
         totals: what it has done.
+        suspects: requests that its engines may have died of.
         in_flight: requests being answered.
         reason: why it is FAILED or RESTARTING; empty otherwise.
         retry_seconds: when to come back while it is LOADING or RESTARTING.
@@ -90,6 +120,7 @@ class ModelVersion:
         self.name = name
         self.version = version
         self.totals = VersionTotals()
+        self.suspects = Suspects()
         self.in_flight = 0
         self.reason = ""
         self.retry_seconds = LOADING_RETRY_SECONDS
@@ -148,7 +179,7 @@ class ModelVersion:
         if self._state is VersionState.LOADING:
             return unavailable("MODEL_LOADING", f"{self.name} is still loading", self.retry_seconds)
         if self._state is VersionState.RESTARTING:
-            message = f"the engine of {self.name} died and is being started again"
+            message = f"the engine of {self.name} is being started again"
             return unavailable("ENGINE_RESTARTING", message, self.retry_seconds)
         if self._state is VersionState.FAILED:
             return unavailable("ENGINE_FAILED", f"{self.name} version {self.version} failed: {self.reason}")
@@ -160,23 +191,16 @@ class ModelVersion:
         )
 
     @contextmanager
-    def request(self, prompt_tokens: int = 0) -> Iterator[RequestTracker]:
+    def request(self) -> Iterator[RequestTracker]:
         """Count a request in, and out again however it ends.
 
         Open it before anything is awaited: the engine then stays for it, whatever becomes of the model.
-
-        Args:
-            prompt_tokens: of the prompt, if they are known; else `RequestTracker.prompted` says it later.
         """
-        request = RequestTracker(self.totals)
-        request.prompted(prompt_tokens)
+        request = RequestTracker(self.totals, self.suspects)
         self.in_flight += 1
         try:
             with trace_request(self.name, self.version, request):
                 yield request
         finally:
             self.in_flight -= 1
-            if request.completed:
-                self.totals.finished += 1
-            elif request.prompt_tokens:
-                self.totals.aborted += 1
+            request.end()

@@ -1,55 +1,64 @@
-"""Keeps engines running: starts those again that die, and unloads versions whose time is over."""
+"""Keeps engines running: starts those again that die or failed, and unloads versions whose time is over."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from secateur.serve.engine.engine import Engine
-from secateur.serve.failures import RpcError
+from secateur.serve.failures import RpcError, to_rpc_error
 from secateur.serve.models.deployments import DeploymentManager
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.pool import ModelPool
-from secateur.serve.models.version import ModelVersion, VersionState
+from secateur.serve.models.version import LOADING_RETRY_SECONDS, ModelVersion, VersionState
 
-INITIAL_SECONDS = 1.0
-MAX_SECONDS = 30.0
-MAX_FAILURES = 5
-WINDOW_SECONDS = 600.0
+INITIAL_SECONDS, MAX_SECONDS = 1.0, 30.0
+# 1, 2, 4, 8, 16, 30, 30: a minute and a half for a folder that is away, or for memory that others hold.
+MAX_FAILURES = 8
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 900.0
+CALM_SECONDS = 600.0
 
 
 class Backoff:
-    """Doubles the wait with every failure within a window of time.
+    """Doubles the wait with every failure; after some failures waits are pauses, which grow as well.
 
     Args:
-        failures: at this many within the window it gives up.
-        window: seconds after which a failure no longer counts.
+        failures: from this one on it pauses.
+        calm: seconds without a failure, after a wait, that make the next one the first again.
     """
 
-    def __init__(self, failures: int = MAX_FAILURES, window: float = WINDOW_SECONDS) -> None:
+    def __init__(self, failures: int = MAX_FAILURES, calm: float = CALM_SECONDS) -> None:
         self._most = failures
-        self._window = window
-        self._failures: deque[float] = deque()
+        self._calm = calm
+        self._failures = 0
+        self._forgotten_at = float("-inf")
 
-    def failed(self, now: float) -> float | None:
-        """Count a failure; return the seconds to wait before trying again, None to give up.
+    @property
+    def pausing(self) -> bool:
+        """True once it failed too often to be about to come back."""
+        return self._failures >= self._most
+
+    def failed(self, now: float) -> float:
+        """Count a failure; return the seconds to wait before trying again.
 
         Args:
             now: a time in seconds that only grows.
         """
-        self._failures.append(now)
-        while self._failures[0] <= now - self._window:
-            self._failures.popleft()
-        if len(self._failures) >= self._most:
-            return None
-        return min(MAX_SECONDS, INITIAL_SECONDS * 2.0 ** (len(self._failures) - 1))
+        self._failures = 1 if now >= self._forgotten_at else self._failures + 1
+        if self.pausing:
+            wait = min(MAX_PAUSE_SECONDS, PAUSE_SECONDS * 2.0 ** (self._failures - self._most))
+        else:
+            wait = min(MAX_SECONDS, INITIAL_SECONDS * 2.0 ** (self._failures - 1))
+        self._forgotten_at = now + wait + self._calm
+        return wait
 
 
 WATCH_SECONDS = 0.1
+UNLOAD_RETRY_SECONDS = 60.0
+BROKEN = (VersionState.RESTARTING, VersionState.FAILED)
 
 
 class EngineWatchdog:
@@ -77,6 +86,7 @@ class EngineWatchdog:
         self._say = say
         self._new_backoff = backoff
         self._backoffs: WeakKeyDictionary[ModelVersion, Backoff] = WeakKeyDictionary()
+        self._repairing: set[ModelVersion] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def watch(self) -> None:
@@ -97,8 +107,11 @@ class EngineWatchdog:
             and engine.dead
             and version.state in (VersionState.SERVING, VersionState.RESTARTING)
         ):
+            version.suspects.engine_died()
             version.without_engine(VersionState.RESTARTING, "its engine died")
-            self._start_task(self._restart_dead(version, engine))
+            self._start_task(self._bury(version, engine))
+        elif version.state is VersionState.FAILED and version not in self._repairing:
+            self._start_task(self._repair(version, version.reason))
         elif version.unload_at is not None and time.time() >= version.unload_at:
             version.unload_at = None
             self._start_task(self._unload(version))
@@ -113,28 +126,41 @@ class EngineWatchdog:
             await self._deployments.unload(version.name, version.version)
         except RpcError as refusal:  # it became active again, or is gone
             self._say(f"{version.name} version {version.version} stays loaded: {refusal.message}")
+        except Exception as error:
+            version.unload_at = time.time() + UNLOAD_RETRY_SECONDS
+            self._say(f"{version.name} version {version.version} stays loaded: {to_rpc_error(error).message}")
 
-    async def _restart_dead(self, version: ModelVersion, dead: Engine) -> None:
-        backoff = self._backoffs.setdefault(version, self._new_backoff())
-        reason = "its engine died"
+    async def _bury(self, version: ModelVersion, dead: Engine) -> None:
         await dead.shutdown()
-        while version.state is VersionState.RESTARTING:
-            delay = backoff.failed(time.monotonic())
-            if delay is None:
-                del self._backoffs[version]
-                self._say(f"{version.name} version {version.version} failed: {reason}; given up")
-                version.become(VersionState.FAILED, f"{reason}; given up after it failed too often")
-                return
-            self._say(f"{version.name} version {version.version}: {reason}; starting again in {delay:g} s")
-            version.retry_seconds = delay + dead.load_seconds
-            version.become(VersionState.RESTARTING, reason)
-            await asyncio.sleep(delay)
-            reason = await self._restart(version)
+        await self._repair(version, version.reason, dead.load_seconds)
+
+    async def _repair(
+        self, version: ModelVersion, reason: str, load_seconds: float = LOADING_RETRY_SECONDS
+    ) -> None:
+        """Try to start the engine until it serves, or somebody wants something else."""
+        if version in self._repairing:
+            return
+        self._repairing.add(version)
+        backoff = self._backoffs.setdefault(version, self._new_backoff())
+        try:
+            while version.state in BROKEN:
+                delay = backoff.failed(time.monotonic())
+                self._say(
+                    f"{version.name} version {version.version}: {reason}; starting again in {delay:g} s"
+                )
+                version.retry_seconds = delay + load_seconds
+                if backoff.pausing:
+                    reason = f"{reason}; it failed too often, the next try is in {delay:g} s"
+                version.become(VersionState.FAILED if backoff.pausing else VersionState.RESTARTING, reason)
+                await asyncio.sleep(delay)
+                reason = await self._restart(version)
+        finally:
+            self._repairing.discard(version)
 
     async def _restart(self, version: ModelVersion) -> str:
         """Start the engine again; return what went wrong, if something did."""
         async with version.lock:
-            if version.state is not VersionState.RESTARTING:  # unloaded, or loaded by somebody
+            if version.state not in BROKEN:  # unloaded, or loaded by somebody
                 return ""
             assert version.options is not None
             num_engines = 1 + sum(one.engine is not None for one in self._pool)

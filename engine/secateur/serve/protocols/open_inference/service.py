@@ -115,7 +115,7 @@ class OpenInferenceService:
                     yield wire.ModelStreamInferResponse(infer_response=response)
         except Exception as error:
             refusal = to_rpc_error(error)
-            if refusal.code == code_pb2.INTERNAL:
+            if refusal.code == code_pb2.INTERNAL and refusal is not error:
                 log.exception("a request of a stream failed: a bug")
             yield error_response(request, refusal)
 

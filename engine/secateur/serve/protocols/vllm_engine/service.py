@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from smg_grpc_proto import vllm_engine_pb2 as pb
 
+from secateur.serve.guard.call import current_principal
 from secateur.serve.inference import generation
 from secateur.serve.inference.generation import check_deadline
 from secateur.serve.models.pool import ModelPool
@@ -33,7 +34,7 @@ class VllmEngineService:
 
     def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
-        self._running: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._running: defaultdict[tuple[str, str], set[asyncio.Task[None]]] = defaultdict(set)
         self._started = time.time()
         self._last = 0.0
 
@@ -54,9 +55,9 @@ class VllmEngineService:
                 await writer.write(aborted_message(index))
 
     async def Abort(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
-        """End requests; unknown ids are ignored, as the request may just have ended."""
+        """End requests of the caller's own; other ids are ignored, as the request may just have ended."""
         for request_id in request.request_ids:
-            for work in self._running.get(request_id, ()):
+            for work in self._running.get((current_principal(), request_id), ()):
                 work.cancel()
         return pb.AbortResponse()
 
@@ -92,14 +93,15 @@ class VllmEngineService:
     @contextmanager
     def _abortable(self, request_id: str, work: asyncio.Task[None]) -> Iterator[None]:
         """Let `Abort` find the work; end it with the call."""
-        self._running[request_id].add(work)
+        key = (current_principal(), request_id)
+        self._running[key].add(work)
         try:
             yield
         finally:
             work.cancel()
-            self._running[request_id].discard(work)
-            if not self._running[request_id]:
-                del self._running[request_id]
+            self._running[key].discard(work)
+            if not self._running[key]:
+                del self._running[key]
 
 
 def _retrieve_exception(work: asyncio.Future[None]) -> None:
