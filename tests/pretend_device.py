@@ -3,7 +3,8 @@
 Operands of two devices are refused as on a GPU (numbers without dimensions may come from the host). Copies
 to and from it are counted, each with the line of Secateur that asked for it: those to the host stop a GPU's
 queue. Built on torch's private device type: what C++ does without asking Python (an index given as a list)
-is refused.
+is refused. Import it in processes of their own alone: torch cannot forget a device again, and libraries ask
+it whether there is one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -23,7 +25,17 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 NAME = "pretend"
 _CPU = torch.device("cpu")
+_torch_tensor = torch.tensor
 _COPIES = ("aten::to", "aten::_to_copy", "aten::copy_")
+# Their answer is a number, or has a shape that depends on numbers: the host must wait.
+_WAITS = (
+    "aten::item",
+    "aten::_local_scalar_dense",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::nonzero",
+    "aten::masked_select",
+)
 _LISTED = ("/engine/secateur/", "/kernels/secateur_kernels/")
 
 
@@ -131,8 +143,14 @@ def pretend_device() -> Iterator[Traffic]:
     """The device exists inside; yields what is copied to and from it."""
     global _traffic
     _traffic = Traffic()
-    with _EveryCall():
+    with _EveryCall(), patch.object(torch, "tensor", _tensor):
         yield _traffic
+
+
+def _tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
+    """torch's own makes it without asking Python."""
+    made = _torch_tensor(data, **options)
+    return made if device is None else made.to(device)
 
 
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -142,7 +160,8 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     there = [each for each in tensors if isinstance(each, PretendTensor)]
     asked = next((each for each in leaves if isinstance(each, torch.device)), None)
     on_device = bool(there) if asked is None else asked.type == NAME
-    if name == "aten::_local_scalar_dense" and there:
+    masked = name == "aten::index" and any(each.dtype == torch.bool for each in there)
+    if masked or (name in _WAITS and there):
         _traffic.to_host[_caller()] += 1
     elif name in _COPIES:
         goal, source = (on_device, args[0]) if name != "aten::copy_" else (_is_there(args[0]), args[1])
@@ -152,7 +171,12 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(f"{name}: expected all tensors to be on the same device: {DEVICE} and cpu")
     raw_args, raw_kwargs = pytree.tree_map(_raw, (args, kwargs))
     by_raw = {id(each.raw): each for each in there}
-    return pytree.tree_map(lambda each: _wrapped(each, by_raw, on_device), function(*raw_args, **raw_kwargs))
+    # A view of a tensor made outside of inference mode is none of that mode's, wherever it is taken.
+    with torch.inference_mode(False), torch.no_grad():
+        found = function(*raw_args, **raw_kwargs)
+        if any(found is each for each in raw_args) and _is_there(args[0]) != on_device:
+            found = found.clone()  # from one memory to the other
+        return pytree.tree_map(lambda each: _wrapped(each, by_raw, on_device), found)
 
 
 def _is_there(value: Any) -> bool:

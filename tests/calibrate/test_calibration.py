@@ -17,7 +17,6 @@ from secateur.errors import OutputFailed
 from secateur.model.compute import Compute
 from secateur.model.decoder import DecoderModel
 from secateur.model.units import expand_units, last_projection, unit_span
-from tests.pretend_device import DEVICE, pretend_device
 
 CPU = torch.device("cpu")
 WINDOWS = torch.randint(2, 300, (20, 24), generator=torch.Generator().manual_seed(0))
@@ -174,22 +173,3 @@ def test_a_damaged_one_does_not_count(
     assert not is_complete(tmp_path / "c")
     file.unlink()
     assert not is_complete(tmp_path / "c")
-
-
-@pytest.mark.parametrize("criterion", ["obs-greedy", "obs-fisher"])
-def test_on_another_device(criterion: str, model: DecoderModel, tmp_path: Path) -> None:
-    """The same orders and repairs; nothing is made on the processor, few copies wait for the device."""
-    recipe = CalibrationConfig(criterion)
-    expected = run(model, tmp_path / "a", recipe)
-    with pretend_device() as traffic:
-        list(calibrate(model, WINDOWS, tmp_path / "b", recipe, Compute(DEVICE, model.dtype)))
-    found = Calibration(tmp_path / "b")
-    for slot, repairs in expected.repairs.items():
-        assert torch.equal(found.orders[slot], expected.orders[slot])
-        keep = len(repairs.left_N) // 2
-        projections = (each[slot].projection(keep, CPU) for each in (found.repairs, expected.repairs))
-        assert torch.allclose(*projections, rtol=1e-3, atol=1e-5)
-    waits = {
-        place: count for place, count in traffic.to_host.items() if "calibration.py" not in place
-    }  # files
-    assert sum(waits.values()) <= 6, waits  # are activations finite? once for each sub-block

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.calibrate.criteria import CRITERIA, SubBlockStats, obs, obs_greedy
-from secateur.calibrate.least_squares import damped, factorise, residual_errors
+from secateur.calibrate.least_squares import damped, factorise
 from secateur.errors import BadInput
 from secateur.model.decoder import AttentionWeights, FfnWeights
 from secateur.model.units import expand_units
@@ -56,7 +56,9 @@ def refit_error(given: SubBlockStats, kept: list[int]) -> float:
     removed = [unit for unit in range(given.num_units) if unit not in kept]
     order = expand_units(torch.tensor([*kept, *removed]), span)
     factor = factorise(given.gram_NN, order, SHRINKAGE)
-    return residual_errors(given.weight_HN[:, order], factor, [len(kept) * span])[0]
+    keep = len(kept) * span
+    rest_HR = given.weight_HN[:, order][:, keep:].to(factor.dtype)
+    return float((rest_HR @ factor[keep:, keep:]).square().sum())
 
 
 def naive_greedy(given: SubBlockStats) -> list[int]:

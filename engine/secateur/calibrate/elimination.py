@@ -58,8 +58,10 @@ class Elimination:
 
     def compact(self) -> None:
         """Store nothing of what is gone."""
-        keep_N = self.alive_U.repeat_interleave(self.span)
-        self.units_U = self.units_U[self.alive_U]
+        # By places: as many as a mask has is known to the device alone.
+        left_U = self.alive_U.to(torch.uint8).argsort(descending=True, stable=True)[: self.num_units]
+        keep_N = expand_units(left_U, self.span)
+        self.units_U = self.units_U[left_U]
         self.alive_U = torch.ones_like(self.units_U, dtype=torch.bool)
         self.weight_HN = self.weight_HN[:, keep_N]
         self.inverse_NN = self.inverse_NN[keep_N][:, keep_N]

@@ -1,0 +1,105 @@
+"""Whole jobs on a device that is none, in a process of their own: torch cannot forget a device again.
+
+    python -m tests.prune.on_pretend_device MODEL TEXT FOLDER
+
+Prints what each job came to, and what it copied between the host and the device.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from secateur.config.evaluate import EvaluateOptions
+from secateur.config.prune import PruneOptions
+from secateur.evaluation import corpus_perplexity
+from secateur.evaluation.batch import BatchEvaluator
+from secateur.model.compute import Compute
+from secateur.progress import SilentReporter
+from secateur.prune import prepared_run
+from secateur.prune.pipeline import cut_from_study, prune_all
+from tests.pretend_device import DEVICE, pretend_device
+
+PRETEND = Compute(DEVICE, torch.float32)
+CPU = Compute.on_cpu(torch.float32)
+
+
+def main(model: str, text: str, folder: Path) -> dict[str, Any]:
+    """What came of every job, by name."""
+    options = PruneOptions(
+        model=model,
+        out=folder / "slim",
+        keep=(0.8, 0.6),
+        corpus=(text,),
+        evaluations=12,
+        window=32,
+        calibration_tokens=3200,
+        search_windows=8,
+        quantum=32,
+    )
+    cpu = replace(options, out=folder / "cpu", study=None)
+    written = replace(options, keep=(0.7,), corpus=("self",), evaluations=4, out=folder / "self")
+    paper = PruneOptions(
+        model=model, out=folder / "paper", keep=(0.7,), corpus=(text,), recipe="paper", evaluations=16,
+        window=32, calibration_tokens=3200, search_windows=8, quantum=32,
+    )  # fmt: skip
+    fisher = replace(options, criterion="obs-fisher", keep=(0.7,), evaluations=4, out=folder / "fisher")
+    cut = replace(options, keep=(0.7,), out=folder / "cut", study=options.study_url)
+    evaluated = EvaluateOptions(
+        model=str(folder / "slim" / "0.8"), corpus=(text,), window=32, windows=8, dense=model
+    )
+    return {
+        "cpu": job(CPU, lambda: prune_all(cpu, SilentReporter())),
+        "prune": job(PRETEND, lambda: prune_all(options, SilentReporter())),
+        "cut": job(PRETEND, lambda: [cut_from_study(cut, SilentReporter())]),
+        "evaluate": job(PRETEND, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
+        "evaluate on cpu": job(CPU, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
+        "self": job(PRETEND, lambda: prune_all(written, SilentReporter())),
+        "fisher on cpu": job(CPU, lambda: prune_all(replace(fisher, out=folder / "fc"), SilentReporter())),
+        "fisher": job(PRETEND, lambda: prune_all(fisher, SilentReporter())),
+        "paper": job(PRETEND, lambda: prune_all(paper, SilentReporter())),
+        "a planted tensor of the host": planted(
+            replace(options, out=folder / "arange"), lambda losses: losses + torch.arange(losses.shape[1])
+        ),
+        "a planted wait": planted(
+            replace(options, out=folder / "item"), lambda losses: losses + 0 * losses.sum().item()
+        ),
+    }
+
+
+def job(compute: Compute, run: Callable[[], Any]) -> dict[str, Any]:
+    """Run a job; its result or error, and what it copied."""
+    chosen: Any = lambda *_: compute  # noqa: E731
+    found: dict[str, Any] = {}
+    with (
+        patch.object(prepared_run, "choose_compute", chosen),
+        patch.object(corpus_perplexity, "choose_compute", chosen),
+        pretend_device() as traffic,
+    ):
+        try:
+            found["result"] = run()
+        except RuntimeError as error:
+            found["error"] = str(error)
+    return found | {"to_host": dict(traffic.to_host), "to_device": dict(traffic.to_device)}
+
+
+def planted(options: PruneOptions, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    """A job with a fault in its evaluator."""
+    whole = BatchEvaluator._compare
+
+    def compare(self: BatchEvaluator, *arguments: Any) -> torch.Tensor:
+        return change(whole(self, *arguments))
+
+    with patch.object(BatchEvaluator, "_compare", compare):
+        return job(PRETEND, lambda: prune_all(options, SilentReporter()))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))
