@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,23 @@ def compiled(function: Callable[..., Tensor], *arguments: Tensor) -> Call:
     except Exception as error:  # whatever inductor or the C++ compiler raises: the row says it
         raise Missing(f"torch.compile: {str(error).splitlines()[0][:120]}") from error
     return lambda: run(*arguments)
+
+
+def tilings(
+    kernel: str, device: torch.device, dtype: torch.dtype, call: Callable[[Any], Call]
+) -> tuple[Provider, ...]:
+    """A Triton kernel by each of its tilings; `call` makes one from a tile."""
+
+    def prepare(tiling: Any) -> Callable[[], Call]:
+        def with_tile() -> Call:
+            triton_only_on_gpu(device)
+            from secateur_kernels.triton_backend.tile import tile_for
+
+            return call(tile_for(kernel, dtype, device, tiling))
+
+        return with_tile
+
+    return tuple(Provider(f"{kernel} triton, {tiling}", prepare(tiling)) for tiling in ("plain", "walked"))
 
 
 def triton_only_on_gpu(device: torch.device) -> None:

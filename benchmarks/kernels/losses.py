@@ -6,6 +6,7 @@ Shape suffixes: N tokens, H hidden, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from benchmarks.kernels.case import (
     Missing,
     Provider,
     compiled,
+    tilings,
     triton_only_on_gpu,
 )
 from secateur_kernels import reference
@@ -43,10 +45,17 @@ def loss_case(tokens: int, hidden: int, vocabulary: int, only_gpu: bool, long: b
         hidden_NH, _, head_VH, target_N = _inputs(tokens, hidden, vocabulary, device, dtype)
 
         def ours(backend: str) -> Call:
-            if backend == "triton":
-                triton_only_on_gpu(device)
             run = secateur_kernels.linear_loss
             return lambda: run(hidden_NH, head_VH, target_N, backend=backend).nll_N
+
+        def tiled(tile: Any) -> Call:
+            from secateur_kernels.triton_backend.linear_loss import losses
+
+            def nll() -> Tensor:
+                found = losses(hidden_NH, head_VH, target_N, tile=tile)
+                return found.lse_N - found.logit_N
+
+            return nll
 
         def nll_alone() -> Call:
             return lambda: secateur_kernels.linear_nll(hidden_NH, head_VH, target_N)
@@ -59,7 +68,7 @@ def loss_case(tokens: int, hidden: int, vocabulary: int, only_gpu: bool, long: b
             Provider("cut-cross-entropy", lambda: _cut_cross_entropy(hidden_NH, head_VH, target_N)),
             Provider("linear_nll", nll_alone),
             Provider("linear_loss torch", lambda: ours("torch")),
-            Provider("linear_loss triton", lambda: ours("triton")),
+            *tilings("linear_loss", device, dtype, tiled),
         )
 
         def true(rows: Tensor) -> Tensor:
@@ -85,8 +94,6 @@ def recomputed_kl_case(tokens: int, hidden: int, vocabulary: int, only_gpu: bool
         hidden_NH, teacher_NH, head_VH, target_N = _inputs(tokens, hidden, vocabulary, device, dtype)
 
         def ours(backend: str) -> Call:
-            if backend == "triton":
-                triton_only_on_gpu(device)
             run = secateur_kernels.linear_loss
             teacher = secateur_kernels.teacher_states(teacher_NH, head_VH, backend=backend)
 
@@ -97,12 +104,25 @@ def recomputed_kl_case(tokens: int, hidden: int, vocabulary: int, only_gpu: bool
 
             return kl
 
+        def tiled(tile: Any) -> Call:
+            from secateur_kernels.triton_backend.linear_loss import losses
+
+            teacher = secateur_kernels.teacher_states(teacher_NH, head_VH)
+            states = {"teacher_NH": teacher.hidden_NH, "teacher_lse_N": teacher.lse_N}
+
+            def kl() -> Tensor:
+                found = losses(hidden_NH, head_VH, target_N, tile=tile, **states)
+                assert found.kl_N is not None
+                return found.kl_N
+
+            return kl
+
         providers = (
             Provider(BASELINE, lambda: lambda: _kl(hidden_NH, head_VH, teacher_NH)),
             Provider("torch.compile", lambda: compiled(_kl, hidden_NH, head_VH, teacher_NH)),
             Provider("chunks of 1024", lambda: lambda: _chunked(_kl, hidden_NH, head_VH, teacher_NH)),
             Provider("linear_loss torch", lambda: ours("torch")),
-            Provider("linear_loss triton", lambda: ours("triton")),
+            *tilings("linear_kl", device, dtype, tiled),
         )
 
         def true(rows: Tensor) -> Tensor:

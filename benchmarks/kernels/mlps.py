@@ -6,15 +6,26 @@ Shape suffixes: M candidates, N tokens, H hidden, C inner channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 import secateur_kernels
-from benchmarks.kernels.case import BASELINE, Call, Case, Inputs, Provider, compiled, triton_only_on_gpu
+from benchmarks.kernels.case import (
+    BASELINE,
+    Call,
+    Case,
+    Inputs,
+    Provider,
+    compiled,
+    tilings,
+    triton_only_on_gpu,
+)
 from secateur_kernels import reference
-from secateur_kernels.work import mlp_work, nested_projection_work, projection_work
+from secateur_kernels.arguments import Widths
+from secateur_kernels.work import mlp_work, nested_projection_work, projection_work, rows_work
 
 SHARES = (1.0, 0.75, 0.5, 0.25)
 EIGHT = (192, 384, 576, 768, 960, 1152, 1344, 1536)
@@ -71,6 +82,46 @@ def width_case(tokens: int, hidden: int, channels: int, share: float, only_gpu: 
         only_gpu,
         False,
         lambda itemsize: mlp_work(tokens, hidden, [kept], itemsize),
+        build,
+    )
+
+
+def inner_case(tokens: int, hidden: int, channels: int) -> Case:
+    """Gate, up and activation with everything kept: what cuBLAS does in two products."""
+
+    def build(device: torch.device, dtype: torch.dtype) -> Inputs:
+        x_NH, gate_CH, up_CH, _ = _inputs(tokens, hidden, channels, device, dtype)
+
+        def eager() -> Tensor:
+            return functional.silu(functional.linear(x_NH, gate_CH)) * functional.linear(x_NH, up_CH)
+
+        def tiled(tile: Any) -> Call:
+            from secateur_kernels.triton_backend.mlp import gated_inner
+
+            all_kept = Widths((channels,), None, True)
+            return lambda: gated_inner(x_NH, gate_CH, up_CH, all_kept, None, None, None, tile)
+
+        def ours() -> Call:
+            return lambda: secateur_kernels.gated_inner(x_NH, gate_CH, up_CH, backend="torch")
+
+        providers = (
+            Provider(BASELINE, lambda: eager),
+            Provider("gated_inner torch", ours),
+            *tilings("gated_inner", device, dtype, tiled),
+        )
+
+        def true(rows: Tensor) -> Tensor:
+            x, gate, up = (tensor.double() for tensor in (x_NH[rows], gate_CH, up_CH))
+            return functional.silu(functional.linear(x, gate)) * functional.linear(x, up)
+
+        return Inputs(providers, true, tokens, 0)
+
+    return Case(
+        "gated inner",
+        f"N={tokens} H={hidden} C={channels}",
+        False,
+        False,
+        lambda itemsize: rows_work(tokens, hidden, [channels], itemsize, matrices=2),
         build,
     )
 

@@ -26,7 +26,7 @@ from secateur_kernels.arguments import (
     require_vector,
     widths,
 )
-from secateur_kernels.backend import Backend, implementation, with_gradients
+from secateur_kernels.backend import Backend, form_of, implementation, with_gradients
 from secateur_kernels.projection import Projection, ProjectionTable, require_table_holds
 from secateur_kernels.transfer import to_device
 
@@ -151,7 +151,7 @@ def attention_inner(
     """
     kept = _check(x, heads, packing, keep)
     backend = with_gradients(backend, x, *heads.tensors)
-    run = implementation("attention", backend, x)
+    run = implementation("attention", backend, x, form_of(kept, x.shape[-1]))
     inner: Tensor = run.attention_inner(x, heads, packing, kept.per_input(x))
     return inner
 
@@ -198,8 +198,10 @@ def masked_attention(
         require_table_holds("output", output, kept, span)
     require_vector("output_bias_H", output_bias_H, weights[0].shape[0], x)
     backend = with_gradients(backend, x, *heads.tensors, output_bias_H, *weights)
-    inner = implementation("attention", backend, x).attention_inner(x, heads, packing, kept.per_input(x))
-    project = implementation("projection", backend, x).project
+    form = form_of(kept, x.shape[-1])
+    run = implementation("attention", backend, x, form)
+    inner = run.attention_inner(x, heads, packing, kept.per_input(x))
+    project = implementation("projection", backend, x, form).project
     result: Tensor = project(inner, output, kept, span, output_bias_H)
     return result
 

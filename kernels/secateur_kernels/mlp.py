@@ -23,7 +23,7 @@ from secateur_kernels.arguments import (
     require_vector,
     widths,
 )
-from secateur_kernels.backend import Backend, implementation, with_gradients
+from secateur_kernels.backend import Backend, form_of, implementation, with_gradients
 from secateur_kernels.projection import Projection, ProjectionTable, require_table_holds
 
 
@@ -66,7 +66,7 @@ def gated_inner(
     """
     kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C)
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C)
-    run = implementation("mlp", backend, x)
+    run = implementation("mlp", backend, x, form_of(kept, x.shape[-1]))
     inner: Tensor = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C)
     return inner
 
@@ -122,9 +122,10 @@ def masked_mlp(
         require_table_holds("down", down, kept, 1)
     require_vector("down_bias_H", down_bias_H, weights[0].shape[0], x)
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C, down_bias_H, *weights)
-    run = implementation("mlp", backend, x)
+    form = form_of(kept, x.shape[-1])
+    run = implementation("mlp", backend, x, form)
     inner = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C)
-    project = implementation("projection", backend, x).project
+    project = implementation("projection", backend, x, form).project
     result: Tensor = project(inner, _columns(down, index_C), kept, 1, down_bias_H)
     return result
 
@@ -167,9 +168,10 @@ def nested_mlp(
     require_matrix("down_HC", down_HC, None, len(gate_CH), x_NH)
     require_ascending("kept", bounds)
     backend = with_gradients(backend, x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C, down_HC)
-    run = implementation("mlp", backend, x_NH)
+    form = form_of(bounds, x_NH.shape[-1])
+    run = implementation("mlp", backend, x_NH, form)
     inner_NK = run.gated_inner(x_NH, gate_CH, up_CH, bounds.per_input(x_NH), index_C, gate_bias_C, up_bias_C)
-    project_nested = implementation("projection", backend, x_NH).project_nested
+    project_nested = implementation("projection", backend, x_NH, form).project_nested
     result: Tensor = project_nested(inner_NK, _columns(down_HC, index_C), bounds, 1)
     return result
 

@@ -23,7 +23,7 @@ from secateur_kernels.arguments import (
     require_vector,
     widths,
 )
-from secateur_kernels.backend import Backend, implementation, with_gradients
+from secateur_kernels.backend import Backend, form_of, implementation, with_gradients
 from secateur_kernels.transfer import to_device
 
 
@@ -110,7 +110,7 @@ def masked_projection(
     require_vector("bias_H", bias_H, _outputs(weight), inner)
     weights = weight.weights if isinstance(weight, ProjectionTable) else (weight,)
     backend = with_gradients(backend, inner, bias_H, *weights)
-    run = implementation("projection", backend, inner)
+    run = implementation("projection", backend, inner, form_of(kept, _outputs(weight)))
     result: Tensor = run.project(inner, weight, kept, span, bias_H)
     return result
 
@@ -139,7 +139,7 @@ def nested_projection(
     bounds, _ = check_projection("inner_NC", inner_NC, weight_HC, kept, span, names=("weight_HC", "kept"))
     require_ascending("kept", bounds)
     backend = with_gradients(backend, inner_NC, weight_HC)
-    run = implementation("projection", backend, inner_NC)
+    run = implementation("projection", backend, inner_NC, form_of(bounds, len(weight_HC)))
     result: Tensor = run.project_nested(inner_NC, weight_HC, bounds, span)
     return result
 

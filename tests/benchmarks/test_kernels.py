@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.kernels import models
 from benchmarks.kernels.case import BASELINE, Call, Case, Inputs, Missing, Provider
 from benchmarks.kernels.ceilings import Ceilings
-from benchmarks.kernels.measurement import rows_of
+from benchmarks.kernels.measurement import LATE, rows_of
 from benchmarks.kernels.row import Accuracy, Row, accuracy, floor_ms
 from benchmarks.kernels.timing import Times, clock, peak_extra_bytes, summary
 from secateur_kernels.work import Work
@@ -103,3 +104,24 @@ def test_a_case_for_a_gpu_is_listed_on_a_cpu() -> None:
     case = doubling(only_gpu=True)
     (listed,) = rows_of(case, CPU, torch.float32, clock(CPU, quick=True), CEILINGS, "fp32")
     assert listed.skipped == "not measured: no GPU" and listed.times is None and listed.floor_ms > 0
+
+
+def test_every_kernel_is_measured_at_the_shapes_of_models() -> None:
+    """Small, on a CPU: what needs a GPU says so, all else is timed and right."""
+    found = models.rows("cpu", pretend=True)
+    assert {row["kernel"] for row in found} == {
+        "KL, teacher recomputed",
+        "linear loss",
+        "8 candidates, one input",
+        "gated inner",
+        "attention",
+    }
+    timed = [row for row in found if "skipped" not in row]
+    assert all(row["gate"] == "green" and row["tflops"] > 0 and row["share_of_peak"] > 0 for row in timed)
+    assert {row["kernel"] for row in timed} == {row["kernel"] for row in found}
+    both = {"linear_kl triton, plain", "linear_kl triton, walked"}
+    assert both <= {row["provider"] for row in found if row.get("skipped") == "not measured: no GPU"}
+
+
+def test_what_is_late_is_not_begun() -> None:
+    assert {row["skipped"] for row in models.rows("cpu", seconds=0.0, pretend=True)} == {LATE}

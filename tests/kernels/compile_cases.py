@@ -26,6 +26,7 @@ from secateur_kernels import (
     nested_mlp,
     nested_projection,
 )
+from secateur_kernels.arguments import Widths
 
 CASES: dict[str, Callable[[], object]] = {}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -143,6 +144,43 @@ def loss_against_a_teacher(dtype: torch.dtype) -> None:
     linear_loss(hidden, blank(512, 128, dtype=dtype), target, teacher=teacher, backend="triton")
 
 
+@case
+def loss_plain(dtype: torch.dtype) -> None:
+    """The other tiling."""
+    from secateur_kernels.triton_backend.linear_loss import losses
+    from secateur_kernels.triton_backend.tile import tile_for
+
+    tile = tile_for("linear_loss", dtype, torch.device("cpu"), "plain")
+    target = torch.zeros(64, dtype=torch.int64)
+    losses(blank(64, 128, dtype=dtype), blank(512, 128, dtype=dtype), target, tile=tile)
+
+
+@case
+def loss_plain_against_a_teacher(dtype: torch.dtype) -> None:
+    from secateur_kernels.triton_backend.linear_loss import losses
+    from secateur_kernels.triton_backend.tile import tile_for
+
+    hidden, target = blank(64, 128, dtype=dtype), torch.zeros(64, dtype=torch.int64)
+    losses(
+        hidden,
+        blank(512, 128, dtype=dtype),
+        target,
+        teacher_NH=hidden,
+        teacher_lse_N=torch.zeros(64),
+        tile=tile_for("linear_kl", dtype, torch.device("cpu"), "plain"),
+    )
+
+
+@case
+def mlp_plain(dtype: torch.dtype) -> None:
+    from secateur_kernels.triton_backend.mlp import gated_inner as triton_gated_inner
+    from secateur_kernels.triton_backend.tile import tile_for
+
+    tile = tile_for("gated_inner", dtype, torch.device("cpu"), "plain")
+    x, gate, up = (blank(64, 64, dtype=dtype) for _ in range(3))
+    triton_gated_inner(x, gate, up, Widths((64,), None, True), None, None, None, tile=tile)
+
+
 def attend(
     dtype: torch.dtype,
     head_dim: int,
@@ -215,7 +253,7 @@ def loss_entropy(dtype: torch.dtype) -> None:
 
 
 @case
-def loss_entropy_against_a_teacher(dtype: torch.dtype) -> None:
+def loss_entropy_against_a_teacher_odd(dtype: torch.dtype) -> None:
     """Nothing is a multiple of 16."""
     hidden, target = blank(33, 75, dtype=dtype), torch.zeros(33, dtype=torch.int64)
     teacher = TeacherStates(hidden, torch.zeros(33))

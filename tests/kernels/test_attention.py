@@ -405,9 +405,7 @@ def test_gradients_of_biases_and_norms_count(
     single: Block, x32: Tensor, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where Triton would be chosen, `auto` takes torch for them."""
-    monkeypatch.setattr(
-        backend_room, "select_backend", lambda backend, tensor: backend.replace("auto", "triton")
-    )
+    monkeypatch.setattr(backend_room, "select_backend", lambda backend, *_: backend.replace("auto", "triton"))
     block = frills(single)
     options = {**block.options, "output_bias_H": block.output_bias_H, "lengths_B": LENGTHS}
     options[name] = options[name].clone().requires_grad_()

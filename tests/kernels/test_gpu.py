@@ -31,8 +31,12 @@ from secateur_kernels import (
     teacher_states,
     teacher_top_k,
 )
-from secateur_kernels.backend import runs_on
+from secateur_kernels.arguments import Widths
+from secateur_kernels.backend import runs_on, triton_installed
 from tests.kernels.conftest import assert_as_good_as_eager
+
+if triton_installed():
+    from secateur_kernels.triton_backend.tile import Tiling, tile_for
 
 pytestmark = pytest.mark.gpu
 
@@ -181,6 +185,33 @@ def test_losses(device: torch.device) -> None:
     for same in (states, top):
         itself = linear_loss(teacher, head, target, teacher=same, backend="triton")
         assert itself.kl_N is not None and float(itself.kl_N.max()) == 0.0
+
+
+@pytest.mark.parametrize("tiling", ["plain", "walked"])
+def test_both_tilings(device: torch.device, tiling: Tiling) -> None:
+    from secateur_kernels.triton_backend.linear_loss import losses
+    from secateur_kernels.triton_backend.mlp import gated_inner
+
+    teacher, head = draw(device, TOKENS, HIDDEN, seed=0, scale=1.0), draw(device, VOCABULARY, HIDDEN, seed=1)
+    hidden = teacher + draw(device, TOKENS, HIDDEN, seed=2, scale=0.3)
+    target = torch.arange(TOKENS, device=device) * 41 % VOCABULARY
+    logits = (hidden @ head.T).float()
+    alone = losses(hidden, head, target, tile=tile_for("linear_loss", BF16, device, tiling))
+    eager = functional.cross_entropy(logits, target, reduction="none")
+    assert_as_good_as_eager(alone.lse_N - alone.logit_N, eager, reference.linear_nll(hidden, head, target))
+    lse = teacher_states(teacher, head, backend="triton").lse_N
+    tile = tile_for("linear_kl", BF16, device, tiling)
+    against = losses(hidden, head, target, teacher_NH=teacher, teacher_lse_N=lse, tile=tile)
+    log_p, log_q = (torch.log_softmax((states @ head.T).float(), -1) for states in (teacher, hidden))
+    assert against.kl_N is not None
+    eager_kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    assert_as_good_as_eager(against.kl_N, eager_kl, reference.linear_kl(hidden, teacher, head))
+    gate, up, _ = draw_mlp(device)
+    kept, tile = Widths((1000,), None, True), tile_for("gated_inner", BF16, device, tiling)
+    inner = gated_inner(hidden, gate, up, kept, None, None, None, tile=tile)[:, :1000]
+    x, gate64, up64 = (tensor.double() for tensor in (hidden, gate[:1000], up[:1000]))
+    true = functional.silu(x @ gate64.T) * (x @ up64.T)
+    assert_as_good_as_eager(inner, functional.silu(hidden @ gate[:1000].T) * (hidden @ up[:1000].T), true)
 
 
 def test_a_batch_may_be_split_anywhere(device: torch.device) -> None:

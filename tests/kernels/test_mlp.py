@@ -25,9 +25,10 @@ from secateur_kernels import (
     nested_mlp,
     reference,
 )
+from secateur_kernels.arguments import Widths
 from tests.kernels.conftest import assert_as_good_as_eager
 
-TOKENS, HIDDEN, CHANNELS = 135, 70, 150
+TOKENS, HIDDEN, CHANNELS = 135, 72, 150  # rows of 72 may be described to a GPU that copies by itself
 KEEP = [0, 67, 150]
 
 
@@ -245,6 +246,37 @@ def test_tokens_do_not_depend_on_what_they_are_computed_with(backend: str, singl
     if backend == "triton":  # cut where the interpreter's BLAS cannot tell (its rows differ by position)
         assert torch.equal(torch.cat(parts), whole)
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_both_tilings_agree_to_the_bit(backend: str, single: Mlp, x32: Tensor) -> None:
+    """In more tiles of tokens than go together, by few programs and by many, each candidate to its width."""
+    if backend == "torch":
+        pytest.skip("tiles are the kernel's")
+    from secateur_kernels.triton_backend.mlp import gated_inner as of_tile
+    from secateur_kernels.triton_backend.tile import Tile
+
+    x, kept = torch.cat([x32, x32]).repeat(2, 1, 1), Widths((150, 40), None, False)
+    biases = single.gate_bias_C, single.up_bias_C
+    plain, few, many = (
+        of_tile(x, *single.inner, kept, None, *biases, tile=Tile(16, 32, 32, 4, 2, blocks=blocks))
+        for blocks in (0, 1, 8)
+    )
+    for found in (few, many):
+        for number, width in enumerate((150, 40)):
+            assert torch.equal(found[number, :, :width], plain[number, :, :width])
+    apart = x32[:, :70].contiguous()  # rows that start anywhere
+    one, other = (
+        of_tile(
+            apart,
+            *(weight[:, :70].contiguous() for weight in single.inner),
+            Widths((150,), None, True),
+            None,
+            *biases,
+            tile=Tile(64, 64, 32, 4, 2, blocks=blocks),
+        )
+        for blocks in (0, 1)
+    )
+    assert torch.equal(one, other)
 
 
 def test_no_tokens_give_an_empty_result(backend: str, single: Mlp, x32: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from secateur_kernels.arguments import KernelArgumentError, Widths
 from secateur_kernels.attention import Heads, Packing
 from secateur_kernels.triton_backend.metadata import Arguments, metadata, read
-from secateur_kernels.triton_backend.product import dot, narrow, rows_dot_two_right
+from secateur_kernels.triton_backend.product import LOG2_E, dot, narrow, rows_dot_two_right
 from secateur_kernels.triton_backend.tile import Tile, tile_for
 from secateur_kernels.work import Work, attend_work, rows_work
 
@@ -111,6 +111,53 @@ def _project_heads(
     tl.store(target + HALF, narrow(high, out.dtype.element_ty), mask=in_rows)
 
 
+@triton.jit
+def _see(
+    sums,
+    q,  # [ROWS, D]
+    keys,
+    values,
+    per_key,
+    begin,
+    end,
+    row,
+    length,
+    window,
+    power,
+    MASKED: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    D: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The sums with keys `begin` to `end`; a mask only where some row may not see some key."""
+    top, total, summed = sums
+    d = tl.arange(0, D)[None, :]
+    for first in range(begin, end, COLUMNS):
+        column = first + tl.arange(0, COLUMNS)[:, None]
+        at = column.to(tl.int64) * per_key + d
+        if MASKED:
+            k = tl.load(keys + at, mask=column < length, other=0.0)
+            v = tl.load(values + at, mask=column < length, other=0.0)
+        else:
+            k = tl.load(keys + at)
+            v = tl.load(values + at)
+        scores = dot(q, k.T, tl.zeros((q.shape[0], COLUMNS), tl.float32))
+        if MASKED:
+            allowed = (row >= column.T) & (column < length).T
+            if WINDOWED:
+                allowed = allowed & (row - column.T < window)
+            scores = tl.where(allowed, scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, 1) * power)
+        # A row that has seen no key yet would be -inf - -inf.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        p = tl.exp2(scores * power - base[:, None])
+        shrink = tl.exp2(top - base)
+        total = total * shrink + tl.sum(p, 1)
+        summed = dot(narrow(p, v.dtype), v, summed * shrink[:, None])
+        top = higher
+    return top, total, summed
+
+
 @triton.jit(
     do_not_specialize=["N", "tiles", "window"], launch_metadata=metadata("attend", _attend_work, "query")
 )
@@ -149,30 +196,29 @@ def _attend(
     heads = groups * PER_GROUP
     offsets = ((token + row) * heads + head) * D + d
     q = tl.load(query + offsets, mask=row < length, other=0.0)
-    top = tl.full((ROWS,), float("-inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    summed = tl.zeros((ROWS, D), tl.float32)
-    oldest = 0
+    sums = (
+        tl.full((ROWS,), float("-inf"), tl.float32),
+        tl.zeros((ROWS,), tl.float32),
+        tl.zeros((ROWS, D), tl.float32),
+    )
+    keys, values = key + (token * groups + group) * D, value + (token * groups + group) * D
+    per_key = groups * D
+    power = scale * LOG2_E
+    whole = 0  # from here to the diagonal, every row sees every key
+    diagonal = begin // COLUMNS * COLUMNS
     if WINDOWED:
         oldest = tl.maximum(begin - window + 1, 0) // COLUMNS * COLUMNS
-    for first in range(oldest, tl.minimum(begin + ROWS, length), COLUMNS):
-        column = first + tl.arange(0, COLUMNS)[:, None]
-        at = ((token + column) * groups + group) * D + d
-        k = tl.load(key + at, mask=column < length, other=0.0)
-        v = tl.load(value + at, mask=column < length, other=0.0)
-        scores = dot(q, k.T, tl.zeros((ROWS, COLUMNS), tl.float32)) * scale
-        allowed = (row >= column.T) & (column < length).T
-        if WINDOWED:
-            allowed = allowed & (row - column.T < window)
-        scores = tl.where(allowed, scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, 1))
-        # A row that has seen no key yet would be -inf - -inf.
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        p = tl.exp(scores - base[:, None])
-        shrink = tl.exp(top - base)
-        total = total * shrink + tl.sum(p, 1)
-        summed = dot(narrow(p, v.dtype), v, summed * shrink[:, None])
-        top = higher
+        whole = tl.minimum(tl.cdiv(tl.maximum(begin + ROWS - window, 0), COLUMNS) * COLUMNS, diagonal)
+        sums = _see(
+            sums, q, keys, values, per_key, oldest, whole, row, length, window, power, True, True, D, COLUMNS
+        )
+    sums = _see(
+        sums, q, keys, values, per_key, whole, diagonal, row, length, window, power, False, False, D, COLUMNS
+    )
+    end = tl.minimum(begin + ROWS, length)
+    _, total, summed = _see(
+        sums, q, keys, values, per_key, diagonal, end, row, length, window, power, True, WINDOWED, D, COLUMNS
+    )
     total = tl.where(total == 0.0, 1.0, total)
     result = summed / total[:, None]
     tl.store(out + offsets, narrow(result, out.dtype.element_ty), mask=row < length)

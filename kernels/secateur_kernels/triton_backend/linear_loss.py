@@ -16,7 +16,6 @@ Shape suffixes: N tokens, H hidden, V vocabulary, S splits, K ids.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -28,17 +27,22 @@ from torch import Tensor
 from secateur_kernels.linear_loss import LossParts
 from secateur_kernels.triton_backend.descriptor import describable, described
 from secateur_kernels.triton_backend.metadata import Arguments, metadata
-from secateur_kernels.triton_backend.product import dot, grouped, row_dots, rows_dot, rows_dot_two_left
-from secateur_kernels.triton_backend.tile import Tile, tile_for
+from secateur_kernels.triton_backend.product import (
+    LOG2_E,
+    dot,
+    grouped,
+    row_dots,
+    rows_dot,
+    rows_dot_two_left,
+)
+from secateur_kernels.triton_backend.tile import GROUP, Tile, tile_for
 from secateur_kernels.work import Work, linear_loss_work
 
 IDS_PER_SPLIT = 2048
 MERGED = 16  # tokens whose splits a program merges
-GROUP = 16  # tiles of tokens that go through the vocabulary together: 16 MB of states of 4096 in bf16
 # Ids looked up at a time; a power of two. As ids ascend, few such groups have any in one tile, and the
 # others are skipped: taking numbers out of a tile is shuffles in proportion to its columns (not yet timed).
 MAX_PICKS = 16
-LOG2_E: tl.constexpr = tl.constexpr(math.log2(math.e))  # powers of two are what the GPU has
 # Sums that a split leaves per token: maximum and sum of its logits, sum q*l (left unwritten without
 # entropy); against a teacher also maximum and sum of log p, and sum p*delta.
 _ALONE, _AGAINST = 3, 6
@@ -227,44 +231,39 @@ def _partial_losses_walked(
     """
     AGAINST: tl.constexpr = teacher is not None
     row_tiles = tl.cdiv(N, ROWS)
-    items = row_tiles * S
     program = tl.program_id(0)
-    mine = tl.cdiv(items - program, tl.num_programs(0))
+    mine = tl.cdiv(row_tiles * S - program, tl.num_programs(0))
+    steps = tl.cdiv(H, STEP)
+    step = steps - 1
+    unit = -1
+    row, split, tile = 0, 0, 0
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    log_p = tl.zeros((ROWS, COLUMNS), tl.float32)
     sums = _no_sums(ROWS)
-    for unit in tl.range(0, mine * TILES, flatten=True):
-        row, split = grouped(program + unit // TILES * tl.num_programs(0), row_tiles, S, GROUP)
-        tile = split * TILES + unit % TILES
-        product = tl.zeros((ROWS, COLUMNS), tl.float32)
-        log_p = product
-        for start in range(0, H, STEP):
-            right = head.load([tile * COLUMNS, start]).T
-            if AGAINST:
-                log_p = dot(teacher.load([row * ROWS, start]), right, log_p)
-            product = dot(hidden.load([row * ROWS, start]), right, product)
-        n = row.to(tl.int64) * ROWS + tl.arange(0, ROWS)
-        offset = tl.zeros((ROWS,), tl.float32)
+    # One loop, not three: so operands of the next tile are on their way while this one is folded.
+    for _ in range(0, mine * TILES * steps):
+        step = tl.where(step == steps - 1, 0, step + 1)
+        if step == 0:
+            unit += 1
+            row, split = grouped(program + unit // TILES * tl.num_programs(0), row_tiles, S, GROUP)
+            tile = split * TILES + unit % TILES
+        right = head.load([tile * COLUMNS, step * STEP]).T
         if AGAINST:
-            offset = tl.load(shift + n, mask=n < N, other=0.0)
-        sums = _fold(
-            sums,
-            product,
-            log_p,
-            offset,
-            n,
-            N,
-            tile,
-            V,
-            ids,
-            at_ids,
-            K,
-            AGAINST,
-            ENTROPY,
-            PICKS,
-            COLUMNS,
-        )
-        if unit % TILES == TILES - 1:
-            _write(sums, partial, split, n, N, S, AGAINST, ENTROPY)
-            sums = _no_sums(ROWS)
+            log_p = dot(teacher.load([row * ROWS, step * STEP]), right, log_p)
+        product = dot(hidden.load([row * ROWS, step * STEP]), right, product)
+        if step == steps - 1:
+            n = row.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+            offset = tl.zeros((ROWS,), tl.float32)
+            if AGAINST:
+                offset = tl.load(shift + n, mask=n < N, other=0.0)
+            sums = _fold(
+                sums, product, log_p, offset, n, N, tile, V, ids, at_ids, K, AGAINST, ENTROPY, PICKS, COLUMNS
+            )
+            product = tl.zeros((ROWS, COLUMNS), tl.float32)
+            log_p = tl.zeros((ROWS, COLUMNS), tl.float32)
+            if unit % TILES == TILES - 1:
+                _write(sums, partial, split, n, N, S, AGAINST, ENTROPY)
+                sums = _no_sums(ROWS)
 
 
 @triton.jit(do_not_specialize=["N", "S"])

@@ -10,10 +10,13 @@ Rows are contiguous. Pointers to rows are columns of pointers [R, 1] to each row
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 from triton import knobs
 
+LOG2_E: tl.constexpr = tl.constexpr(math.log2(math.e))  # powers of two are what the GPU has
 INTERPRETED = tl.constexpr(bool(knobs.runtime.interpret))
 
 
