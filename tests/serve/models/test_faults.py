@@ -6,7 +6,9 @@ docs/reliability.md.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from sqlalchemy import event
 
 from secateur.errors import BackendUnavailable
 from secateur.serve.engine.check import engine_unfit_error
+from secateur.serve.models.deployments import Retention
+from secateur.serve.models.description import describe_version
 from secateur.v1 import models_pb2
 from tests.serve.models.conftest import House, engine_of, eventually, refused
 
@@ -210,6 +214,27 @@ async def test_an_engine_dies_as_it_is_activated(open_house: Any, second: Path, 
         await house.client().models.activate("m", target.version)
         assert memory_of(house) == (target.version, target.version)
         assert await eventually(lambda: house.health("")) == "SERVING"
+
+
+@pytest.mark.parametrize("keep", [600.0, 1.0])
+@pytest.mark.parametrize("hours", [-24, 24])
+async def test_the_clock_is_set(
+    open_house: Any, second: Path, hours: int, keep: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that is kept for a rollback stays as long as it was to, and no longer."""
+    now = time.time
+    async with open_house(retention=Retention(keep_seconds=keep)) as house:
+        await load(house, second)
+        await activate(house, second)
+        monkeypatch.setattr(time, "time", lambda: now() + hours * 3600)
+        first = house.pool.find("m", "1")
+        if keep == 1.0:
+            await eventually(lambda: first.engine is None)
+            return
+        await asyncio.sleep(0.3)
+        assert first.engine is not None
+        shown = describe_version(first, house.pool.models["m"]).unload_time  # a call would use the clock, too
+        assert 0 < shown.ToMilliseconds() / 1e3 - time.time() <= keep
 
 
 async def _failure(call: Awaitable[object]) -> Any:

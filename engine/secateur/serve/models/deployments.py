@@ -147,8 +147,8 @@ class DeploymentManager:
             return MemoryPlan(0, 0, 0, memory.available, True)
         checkpoint = checkpoint or (version.checkpoint if version is not None else None)
         weights = checkpoint.memory_bytes(self._options.dtype) if checkpoint else 0
-        kept_versions = [one for one in self._pool if one.unload_at is not None and one.engine is not None]
-        kept_versions.sort(key=lambda one: one.unload_at or 0.0)
+        kept_versions = [one for one in self._pool if one.unload_due is not None and one.engine is not None]
+        kept_versions.sort(key=lambda one: one.unload_due or 0.0)
         return plan_memory(
             weights, self._options, memory, {str(one): self._memory_of(one, memory) for one in kept_versions}
         )
@@ -189,7 +189,7 @@ class DeploymentManager:
             await engine.shutdown()
 
     async def _ensure_loaded(self, version: ModelVersion) -> None:
-        version.unload_at = None  # it is wanted: nobody may unload it to make room
+        version.unload_due = None  # it is wanted: nobody may unload it to make room
         async with version.lock:
             if version.state is not VersionState.SERVING:
                 before, reason = version.state, version.reason
@@ -215,7 +215,7 @@ class DeploymentManager:
 
     async def _unload_kept(self, name: str) -> None:
         for version in list(self._pool):
-            if str(version) == name and version.unload_at is not None:
+            if str(version) == name and version.unload_due is not None:
                 await self.unload(version.name, version.version)
 
     # Activating
@@ -257,7 +257,7 @@ class DeploymentManager:
     async def _activate(
         self, model: ModelEntry, served: ModelVersion, expected_versions: tuple[str | None, str | None] | None
     ) -> None:
-        unload_at = served.unload_at
+        unload_due = served.unload_due
         try:
             await self._ensure_loaded(served)
             async with self._changing:
@@ -267,7 +267,7 @@ class DeploymentManager:
                     raise _changed_meanwhile(served)
                 await self._switch_active(model, served)
         except BaseException:
-            served.unload_at = unload_at
+            served.unload_due = unload_due
             raise
 
     async def _switch_active(self, model: ModelEntry, served: ModelVersion) -> None:
@@ -280,7 +280,7 @@ class DeploymentManager:
             rows.append(version_row(before, loaded=False))
         await asyncio.to_thread(self._store.put, row, *rows)
         model.activate(served.version)
-        served.unload_at = None
+        served.unload_due = None
         if before is not None and before.engine is not None:
             self._schedule_unload(before)
         self._pool.changed()
@@ -289,7 +289,7 @@ class DeploymentManager:
     def _schedule_unload(self, version: ModelVersion) -> None:
         """Keep a version that was replaced for a while, or only until its requests have ended."""
         scarce = self._available_memory(0).scarce
-        version.unload_at = time.time() + (0 if scarce else self._retention.keep_seconds)
+        version.unload_due = time.monotonic() + (0 if scarce else self._retention.keep_seconds)
 
     # Leaving
 
@@ -320,7 +320,7 @@ class DeploymentManager:
             async with self._changing:
                 self._require_idle_or_force(model, served, force)
                 await asyncio.to_thread(self._store.set_loaded, model.name, served.version, False)
-                served.unload_at = None
+                served.unload_due = None
                 served.become(VersionState.DRAINING if served.engine is not None else VersionState.UNLOADED)
             await drain(served, self._retention.drain_seconds)
             engine = served.without_engine(VersionState.UNLOADED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -56,8 +57,10 @@ def describe_version(version: ModelVersion, model: ModelEntry) -> models_pb2.Mod
         ),
     )
     described.create_time.FromMilliseconds(int(version.created_at * 1e3))
-    if version.unload_at is not None:
-        described.unload_time.FromMilliseconds(int(version.unload_at * 1e3))
+    if version.unload_due is not None:
+        # By a clock that nobody sets; shown by the one that people read.
+        unload_at = time.time() + version.unload_due - time.monotonic()
+        described.unload_time.FromMilliseconds(int(unload_at * 1e3))
     if version.checkpoint is not None:
         described.checkpoint.CopyFrom(describe_checkpoint(version.checkpoint))
     engine = version.engine

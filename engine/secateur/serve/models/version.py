@@ -112,7 +112,7 @@ class ModelVersion:
         options: how its engine runs, or ran last.
         check: what its engine had to show.
         created_at: seconds since 1970.
-        unload_at: when it is unloaded, if it is only kept for a rollback; seconds since 1970.
+        unload_due: when it is unloaded, if it is only kept for a rollback; by the monotonic clock.
         lock: held by whoever starts or stops its engine.
     """
 
@@ -128,7 +128,7 @@ class ModelVersion:
         self.options: EngineOptions | None = None
         self.check: EngineCheckResult | None = None
         self.created_at = time.time()
-        self.unload_at: float | None = None
+        self.unload_due: float | None = None
         self.lock = asyncio.Lock()
         self._state = VersionState.LOADING
         self._engine: Engine | None = None

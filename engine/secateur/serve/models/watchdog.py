@@ -112,8 +112,8 @@ class EngineWatchdog:
             self._start_task(self._bury(version, engine))
         elif version.state is VersionState.FAILED and version not in self._repairing:
             self._start_task(self._repair(version, version.reason))
-        elif version.unload_at is not None and time.time() >= version.unload_at:
-            version.unload_at = None
+        elif version.unload_due is not None and time.monotonic() >= version.unload_due:
+            version.unload_due = None
             self._start_task(self._unload(version))
 
     def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
@@ -127,7 +127,7 @@ class EngineWatchdog:
         except RpcError as refusal:  # it became active again, or is gone
             self._say(f"{version.name} version {version.version} stays loaded: {refusal.message}")
         except Exception as error:
-            version.unload_at = time.time() + UNLOAD_RETRY_SECONDS
+            version.unload_due = time.monotonic() + UNLOAD_RETRY_SECONDS
             self._say(f"{version.name} version {version.version} stays loaded: {to_rpc_error(error).message}")
 
     async def _bury(self, version: ModelVersion, dead: Engine) -> None:

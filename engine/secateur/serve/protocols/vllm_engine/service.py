@@ -35,7 +35,7 @@ class VllmEngineService:
     def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
         self._running: defaultdict[tuple[str, str], set[asyncio.Task[None]]] = defaultdict(set)
-        self._started = time.time()
+        self._started = time.monotonic()
         self._last = 0.0
 
     async def Generate(self, request: Any, context: grpc.aio.ServicerContext) -> None:
@@ -84,7 +84,7 @@ class VllmEngineService:
         return pb.GetServerInfoResponse(
             active_requests=self._pool.in_flight,
             last_receive_timestamp=self._last,
-            uptime_seconds=time.time() - self._started,
+            uptime_seconds=time.monotonic() - self._started,
             server_type="vllm-grpc",
             data_parallel_size=1,
             model_dtype=f"torch.{engine.dtype}",
