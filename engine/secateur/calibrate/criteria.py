@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from secateur.calibrate.elimination import Elimination, inverse_of, obs_cost
+from secateur.calibrate.elimination import Elimination, invert, obs_cost
 from secateur.calibrate.least_squares import damped
 from secateur.errors import BadInput
 from secateur.model.decoder import AttentionWeights, SubBlock
@@ -92,7 +92,7 @@ def taylor(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
 
 def obs(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     """OBS cost of removing one unit with all others re-fitted: tr(w_j ((C^-1)_jj)^-1 w_j^T)."""
-    inverse = inverse_of(damped(stats.gram_NN, shrinkage))
+    inverse = invert(damped(stats.gram_NN, shrinkage))
     return _by_score(obs_cost(stats.weight_HN.double(), inverse, stats.span))
 
 
@@ -102,7 +102,7 @@ def obs_greedy(stats: SubBlockStats, *, shrinkage: float) -> Tensor:
     The reverse of the order of removal. Unlike `obs`, two units that can replace each other are
     not both called unimportant.
     """
-    inverse_NN = inverse_of(damped(stats.gram_NN, shrinkage))
+    inverse_NN = invert(damped(stats.gram_NN, shrinkage))
     weight_HN = stats.weight_HN.to(torch.float64, copy=True)
     elimination = Elimination(weight_HN, inverse_NN, stats.span)
     del inverse_NN  # it is the elimination's, which soon has a smaller one

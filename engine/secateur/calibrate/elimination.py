@@ -64,12 +64,13 @@ class Elimination:
         self.units_U = self.units_U[left_U]
         self.alive_U = torch.ones_like(self.units_U, dtype=torch.bool)
         self.weight_HN = self.weight_HN[:, keep_N]
-        self.inverse_NN = self.inverse_NN[keep_N][:, keep_N]
+        self.inverse_NN = self.inverse_NN[keep_N[:, None], keep_N]  # one copy, not two
 
 
-def inverse_of(positive_NN: Tensor) -> Tensor:
-    """The inverse of a symmetric positive definite matrix."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(positive_NN))
+def invert(positive_NN: Tensor) -> Tensor:
+    """The inverse of a symmetric positive definite matrix, in its place: large ones are not held twice."""
+    torch.linalg.cholesky(positive_NN, out=positive_NN)
+    return torch.cholesky_inverse(positive_NN, out=positive_NN)
 
 
 def obs_cost(weight_HN: Tensor, inverse_NN: Tensor, span: int, alive_U: Tensor | None = None) -> Tensor:
