@@ -153,3 +153,9 @@ def test_tokens_are_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
     assert "NAME: got a b" in complaint(capsys, "token", "a b", "--file", str(file))
     file.write_text("nonsense")
     assert "--file" in complaint(capsys, "token", "x", "--file", str(file))
+
+
+def test_a_model_that_cannot_be_shared(capsys: pytest.CaptureFixture[str], tiny_llama: Path) -> None:
+    """Before anything is started; the layer and the option are named."""
+    error = complaint(capsys, "serve", f"m={tiny_llama}", "--tensor-parallel", "3")
+    assert error.startswith("error: --tensor-parallel: got 3:") and "layer 0 has 4 query heads" in error

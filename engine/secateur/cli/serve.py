@@ -70,7 +70,7 @@ def _run(options: ServeOptions, as_json: bool) -> None:
         from secateur.serve.server import serve as serve_until_interrupted
 
     with stdout_to_stderr():
-        check_whole(options.models)
+        check_whole(options.models, options.engine)
     as_objects = options.observe.log_json
     tell = logging.getLogger("secateur.serve").info if as_objects else print_status
     logs = logging_to(sys.stderr, as_json=as_objects, with_calls=options.observe.log_calls)

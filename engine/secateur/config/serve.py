@@ -192,7 +192,12 @@ class EngineOptions:
         max_model_len: most tokens of prompt and completion together; None = what the model was
             trained for, or less if its keys and values would not fit.
         max_sequences: most requests computed at the same time.
-        kv_cache_bytes: room for keys and values; None = a share of the memory there is.
+        kv_cache_bytes: room for keys and values, on all devices of a model together; None = a share of the
+            memory there is.
+        tensor_parallel: devices that share every layer of a model.
+        pipeline_parallel: groups of such devices, each of which has some of the layers.
+        engines: how many share a GPU's memory; None = one more than are started, so that another can be
+            loaded beside them.
         threads: CPU threads per engine; None = a share of the cores there are. Ignored on a GPU.
         compiled: compile the model (torch.compile); None = on a GPU only. On a CPU it costs a minute at
             every start and gains a few percent.
@@ -200,6 +205,7 @@ class EngineOptions:
         prefix_caching: reuse keys and values of prompts that begin alike.
         shared_prefix_cache: also those of other callers, who can then find out what was asked before.
         verbose: let vLLM log what it does.
+        device_fraction: part of a GPU's memory that an engine was planned to take; no option, a plan sets it.
     """
 
     max_queued: int = option(
@@ -235,6 +241,19 @@ class EngineOptions:
         in_file=str | int,
         min_value=2**20,
     )
+    tensor_parallel: int = option(
+        1, help="Devices that share every layer of a model.", group=ENGINES, min_value=1
+    )
+    pipeline_parallel: int = option(
+        1, help="Groups of devices that share the layers out.", group=ENGINES, min_value=1
+    )
+    engines: int | None = option(
+        None,
+        help="Engines to share a GPU's memory.",
+        group=ENGINES,
+        min_value=1,
+        default_help="models + 1",
+    )
     threads: int | None = option(
         None, help="CPU threads per model.", group=ENGINES, min_value=1, default_help="a share"
     )
@@ -253,9 +272,15 @@ class EngineOptions:
         False, help="Reuse it between callers too, who can then tell what others asked.", group=ENGINES
     )
     verbose: bool = option(False, short="-v", help="Show what vLLM logs.", group=OBSERVATION)
+    device_fraction: float | None = None
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that compute a model together, each with a device of its own."""
+        return self.tensor_parallel * self.pipeline_parallel
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from secateur.config.serve import EngineOptions
+from secateur.serve.engine.footprint import Footprint
 from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import Checkpoint
 from secateur.serve.models.plan import AvailableMemory, plan_memory
@@ -19,21 +20,27 @@ MIB = 2**20
 EXPLICIT = EngineOptions(kv_cache_bytes=100 * MIB)
 
 
+def needed(weights: int, memory: AvailableMemory) -> Footprint:
+    return Footprint(weights, context=memory.overhead)
+
+
 def test_what_fits() -> None:
-    planned = plan_memory(50 * MIB, EXPLICIT, AvailableMemory(400 * MIB, 200 * MIB, 1), {})
+    room = AvailableMemory(400 * MIB, 200 * MIB, 1)
+    planned = plan_memory(needed(50 * MIB, room), EXPLICIT, room, {})
     assert planned.fits and planned.needed == 350 * MIB and not planned.unloads
 
 
 def test_room_for_keys_and_values_is_a_share_if_unsaid() -> None:
-    planned = plan_memory(50 * MIB, EngineOptions(), AvailableMemory(1250 * MIB, 200 * MIB, 1), {})
+    room = AvailableMemory(1250 * MIB, 200 * MIB, 1)
+    planned = plan_memory(needed(50 * MIB, room), EngineOptions(), room, {})
     assert planned.fits and planned.kv_cache == 200 * MIB  # 40 % of 1000 MiB, for two engines
 
 
 def test_only_as_much_is_unloaded_as_has_to_be() -> None:
     room = AvailableMemory(100 * MIB, 200 * MIB, 4)
     kept = {"a/1": 200 * MIB, "b/1": 200 * MIB, "c/1": 200 * MIB}
-    assert plan_memory(50 * MIB, EXPLICIT, room, kept).unloads == ("a/1", "b/1")
-    hopeless = plan_memory(900 * MIB, EXPLICIT, room, kept)
+    assert plan_memory(needed(50 * MIB, room), EXPLICIT, room, kept).unloads == ("a/1", "b/1")
+    hopeless = plan_memory(needed(900 * MIB, room), EXPLICIT, room, kept)
     assert not hopeless.fits and not hopeless.unloads
 
 

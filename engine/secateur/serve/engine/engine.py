@@ -7,7 +7,6 @@ detokenises and routes.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 import uuid
@@ -22,10 +21,13 @@ from google.rpc import code_pb2
 
 from secateur.config.serve import EngineOptions
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
+from secateur.serve.engine.device_memory import device_count
 from secateur.serve.engine.environment import kernel_choice, on_cpu
 from secateur.serve.engine.memory import kv_cache_bytes
+from secateur.serve.engine.sharding import check_sharding, executor
 from secateur.serve.engine.stats import EngineStats
-from secateur.serve.engine.turns import Stage, Turns, long_part, with_spare
+from secateur.serve.engine.steps import num_sequences, step_tokens
+from secateur.serve.engine.turns import Stage, Turns, long_part
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
 
 if TYPE_CHECKING:
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 5.0
 DEAD_RETRY_SECONDS = 5.0
-MAX_COMPLETIONS = 16
-# What a step of a model of 0.1 to 0.3 G parameters computes in half a second on 2 cores; GPUs: vLLM's own.
-CPU_STEP_TOKENS, GPU_STEP_TOKENS = 512, 2048
+UNPLANNED_FRACTION = 0.01
+"""vLLM wants this part of a GPU to be free at start even where the room for keys and values is given."""
 
 
 @dataclass(frozen=True)
@@ -250,19 +251,6 @@ def import_vllm() -> None:
     load_general_plugins()
 
 
-def free_device_bytes() -> int:
-    """Return the memory that is free on the GPU which engines use."""
-    from vllm.third_party import pynvml
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]
-    pynvml.nvmlInit()
-    try:
-        device = pynvml.nvmlDeviceGetHandleByIndex(int(visible) if visible.isdigit() else 0)
-        return int(pynvml.nvmlDeviceGetMemoryInfo(device).free)
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: int) -> Engine:
     """Load a model and wait until it answers; takes about ten seconds on a CPU, mostly imports.
 
@@ -276,18 +264,20 @@ def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: i
 
     Raises:
         BackendUnavailable: its process died while loading, or cannot be with_field_names with.
+        BadInput: the model cannot be shared between so many devices.
         BrokenCheckpoint: vLLM refuses the checkpoint, or options that do not fit it.
     """
+    check_sharding(folder, options)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
     from zmq import ZMQError
 
     started = time.monotonic()
-    load = EngineStats()
+    load, tokens = EngineStats(), step_tokens(options, on_cpu())
     try:
         with _sigint_ignored():
-            config = AsyncEngineArgs(**_arguments(folder, options, num_engines)).create_engine_config()
-            part = min(long_part(_step_tokens(options)), config.model_config.max_model_len)
+            config = AsyncEngineArgs(**engine_arguments(folder, options, num_engines)).create_engine_config()
+            part = min(long_part(tokens), config.model_config.max_model_len)
             config.scheduler_config.long_prefill_token_threshold = part
             vllm = AsyncLLM.from_vllm_config(
                 config, stat_loggers=[_logger_factory(load)], disable_log_stats=True
@@ -306,31 +296,33 @@ def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: i
         load_seconds=time.monotonic() - started,
         load=load,
         _vllm=vllm,
-        _turns=Turns(
-            options.max_sequences, _step_tokens(options), options.max_queued, options.max_queued_tokens
-        ),
+        _turns=Turns(options.max_sequences, tokens, options.max_queued, options.max_queued_tokens),
         _shared_cache=options.shared_prefix_cache,
     )
     load.after_step = engine._after_step
     return engine
 
 
-def _step_tokens(options: EngineOptions) -> int:
-    """Return the most tokens of one step, with room for every sequence."""
-    tokens = options.step_tokens or (CPU_STEP_TOKENS if on_cpu() else GPU_STEP_TOKENS)
-    return max(tokens, 2 * with_spare(max(options.max_sequences, MAX_COMPLETIONS)))
+def engine_arguments(folder: Path, options: EngineOptions, num_engines: int) -> dict[str, Any]:
+    """Arguments of vLLM's ``AsyncEngineArgs``.
 
+    Args:
+        folder: the checkpoint.
+        options: how to run it.
+        num_engines: how many engines share the machine, this one included; counts where the options do not
+            say how much memory it gets.
 
-def _arguments(folder: Path, options: EngineOptions, num_engines: int) -> dict[str, Any]:
+    Raises:
+        BackendUnavailable: the model needs more machines than this one, and Ray is not installed.
+    """
     cpu = on_cpu()
     compiled = not cpu if options.compiled is None else options.compiled
     arguments: dict[str, Any] = {
         "model": str(folder),
         "dtype": options.dtype,
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
-        # Room for all completions of one request, too.
-        "max_num_seqs": with_spare(max(options.max_sequences, MAX_COMPLETIONS)),
-        "max_num_batched_tokens": _step_tokens(options),
+        "max_num_seqs": num_sequences(options),
+        "max_num_batched_tokens": step_tokens(options, cpu),
         # Who comes first is our `Turns`' to say; the engine's order says who gives way when room is short.
         "scheduling_policy": "priority",
         "enforce_eager": not compiled,
@@ -340,11 +332,28 @@ def _arguments(folder: Path, options: EngineOptions, num_engines: int) -> dict[s
         # Ours takes the counters; vLLM's own would print them, and share one registry between engines.
         "disable_log_stats": True,
     }
-    if cpu or options.kv_cache_bytes is not None:
-        arguments["kv_cache_memory_bytes"] = options.kv_cache_bytes or kv_cache_bytes(num_engines)
-    else:
-        arguments["gpu_memory_utilization"] = 0.9 / num_engines
-    return arguments
+    if options.ranks > 1:
+        arguments |= {
+            "tensor_parallel_size": options.tensor_parallel,
+            "pipeline_parallel_size": options.pipeline_parallel,
+            "distributed_executor_backend": executor(options.ranks, None if cpu else device_count()),
+        }
+    return arguments | (_host_memory(options, num_engines) if cpu else _device_memory(options, num_engines))
+
+
+def _host_memory(options: EngineOptions, num_engines: int) -> dict[str, Any]:
+    room = options.kv_cache_bytes or kv_cache_bytes(num_engines)
+    return {"kv_cache_memory_bytes": room // options.ranks}
+
+
+def _device_memory(options: EngineOptions, num_engines: int) -> dict[str, Any]:
+    """VLLM counts both by device; with bytes given, the fraction is only what must be free at start."""
+    if options.kv_cache_bytes is None:
+        return {"gpu_memory_utilization": 0.9 / num_engines}
+    return {
+        "kv_cache_memory_bytes": options.kv_cache_bytes // options.ranks,
+        "gpu_memory_utilization": options.device_fraction or UNPLANNED_FRACTION,
+    }
 
 
 def _logger_factory(load: EngineStats) -> Any:

@@ -111,16 +111,16 @@ def _prepare_cpu(options: EngineOptions, num_engines: int, environ: MutableMappi
     environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     if options.threads is not None:
         environ["OMP_NUM_THREADS"] = str(options.threads)
-    environ.setdefault("OMP_NUM_THREADS", str(threads_per_engine(_cores(), num_engines)))
+    environ.setdefault("OMP_NUM_THREADS", str(threads_per_engine(_cores(), num_engines * options.ranks)))
     if not options.compiled:
         # vLLM compiles a few sampler functions even in eager mode, which holds up the first request
         # for up to 20 seconds and gains nothing on a CPU.
         environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
-def threads_per_engine(cores: int, num_engines: int) -> int:
-    """Share the cores out, one being left to the process that serves."""
-    return max(1, (cores - 1) // max(1, num_engines))
+def threads_per_engine(cores: int, num_ranks: int) -> int:
+    """Share the cores out between processes that compute, one being left to the process that serves."""
+    return max(1, (cores - 1) // max(1, num_ranks))
 
 
 def _require_plugin(environ: MutableMapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""How much memory the keys and values of an engine may take where vLLM cannot find out by itself.
+"""How much memory keys and values of an engine may take on a CPU, and what all engines reckon with.
 
 On a CPU vLLM would claim a fraction of all memory, which a second engine, or anything else that runs,
 makes fail. So the room is always given to it in bytes.

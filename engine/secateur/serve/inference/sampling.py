@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from secateur.serve.engine.engine import MAX_COMPLETIONS
+from secateur.serve.engine.steps import MAX_COMPLETIONS
 from secateur.serve.failures import FieldViolation, invalid_argument
 
 MAX_STOPS = 16

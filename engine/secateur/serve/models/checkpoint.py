@@ -16,7 +16,9 @@ from typing import Any
 
 from google.rpc import code_pb2
 
+from secateur.config.serve import EngineOptions
 from secateur.errors import BadInput, SecateurError, UnsupportedModel
+from secateur.serve.engine.sharding import check_sharding
 from secateur.serve.failures import RpcError
 
 RECORD = "secateur.json"
@@ -45,6 +47,10 @@ class Checkpoint:
     def memory_bytes(self, dtype: str) -> int:
         """Return what its weights take in memory, in a dtype of `EngineOptions`."""
         return self.parameters * (4 if dtype == "float32" else 2) or self.weight_bytes
+
+    def config(self) -> Mapping[str, Any]:
+        """Return its ``config.json``; an empty one where that cannot be read."""
+        return _read(self.folder / "config.json")
 
     def same(self, other: Checkpoint | None) -> bool:
         """True if it is the same folder with the same content."""
@@ -78,14 +84,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def check_whole(folders: Mapping[str, Path]) -> None:
+def check_whole(folders: Mapping[str, Path], options: EngineOptions) -> None:
     """Prove that each model's checkpoint is whole: nobody waits for an engine that cannot start.
 
     Raises:
+        BadInput: a model cannot be shared between so many devices.
         BrokenCheckpoint: a folder lacks weights, config or tokenizer, or a file is truncated.
     """
     for folder in folders.values():
         _open(folder)
+        check_sharding(folder, options)
 
 
 def _open(folder: Path) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +70,7 @@ class DeploymentManager:
         options: EngineOptions,
         retention: Retention,
         say: Callable[[str], None],
-        available_memory: Callable[[int], AvailableMemory] = AvailableMemory.now,
+        available_memory: Callable[[int], AvailableMemory] | None = None,
         read: Callable[[Path], Awaitable[Checkpoint]] = read_checkpoint_in_subprocess,
     ) -> None:
         self._pool = pool
@@ -78,7 +79,7 @@ class DeploymentManager:
         self._options = options
         self._retention = retention
         self._say = say
-        self._available_memory = available_memory
+        self._available_memory = available_memory or partial(AvailableMemory.now, ranks=options.ranks)
         self._read = read
         self._opened = False
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
@@ -146,11 +147,11 @@ class DeploymentManager:
         if version is not None and version.engine is not None:
             return MemoryPlan(0, 0, 0, memory.available, True)
         checkpoint = checkpoint or (version.checkpoint if version is not None else None)
-        weights = checkpoint.memory_bytes(self._options.dtype) if checkpoint else 0
+        needed = memory.footprint(checkpoint, self._options)
         kept_versions = [one for one in self._pool if one.unload_due is not None and one.engine is not None]
         kept_versions.sort(key=lambda one: one.unload_due or 0.0)
         return plan_memory(
-            weights, self._options, memory, {str(one): self._memory_of(one, memory) for one in kept_versions}
+            needed, self._options, memory, {str(one): self._memory_of(one, memory) for one in kept_versions}
         )
 
     async def _load_folder(self, name: str, folder: Path) -> ModelVersion:
@@ -209,7 +210,7 @@ class DeploymentManager:
             for name in planned.unloads:
                 await self._unload_kept(name)
             version.become(VersionState.LOADING)
-            options = replace(self._options, kv_cache_bytes=planned.kv_cache)
+            options = planned.applied_to(self._options)
             num_engines = 1 + sum(one.engine is not None for one in self._pool)
             await self._loader.start(version, options, num_engines)
 
@@ -443,8 +444,7 @@ class DeploymentManager:
 
     def _memory_of(self, version: ModelVersion, memory: AvailableMemory) -> int:
         assert version.checkpoint is not None
-        kv_cache = version.options.kv_cache_bytes if version.options else None
-        return version.checkpoint.memory_bytes(self._options.dtype) + (kv_cache or 0) + memory.overhead
+        return memory.held(version.checkpoint, version.options or self._options)
 
     async def _run_once(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await work that goes on if we are cancelled; join what goes on under the same key."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from secateur.config.serve import EngineOptions, ServeOptions
-from secateur.errors import BrokenCheckpoint
+from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.serve.engine.engine import import_vllm
 from secateur.serve.engine.environment import on_cpu, set_engine_environment
-from secateur.serve.engine.memory import kv_cache_bytes
 from secateur.serve.engine.threads import in_thread
 from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import Checkpoint, checkpoint_from_row, read_checkpoint
 from secateur.serve.models.deployments import model_row, version_row
 from secateur.serve.models.loader import EngineLoader
+from secateur.serve.models.plan import AvailableMemory, plan_start
 from secateur.serve.models.pool import ModelEntry, ModelPool
 from secateur.serve.models.tables import ModelRow, ModelStore, StoredModels, VersionRow
 from secateur.serve.models.version import ModelVersion, VersionState
@@ -44,16 +43,25 @@ async def start_up(
     set_engine_environment(options.engine, len(to_load))
     # First and alone: importing, and loading plugins, are not made for two threads at once.
     await in_thread(import_vllm)
-    how = _share_memory(options.engine, len(to_load))
-    await asyncio.gather(*(_start(loader, one, how, len(to_load), checkpoints, say) for one in to_load))
+    shares = await in_thread(_share_memory, options.engine, to_load)
+    starts = zip(to_load, shares, strict=True)
+    await asyncio.gather(*(_start(loader, one, how, len(to_load), checkpoints, say) for one, how in starts))
     await in_thread(store.write, snapshot_rows(pool, to_load))
 
 
-def _share_memory(options: EngineOptions, num_engines: int) -> EngineOptions:
-    """Share the memory out before the first engine takes some of it."""
-    if options.kv_cache_bytes is None and on_cpu():
-        return replace(options, kv_cache_bytes=kv_cache_bytes(num_engines))
-    return options
+def _share_memory(options: EngineOptions, versions: Sequence[ModelVersion]) -> list[EngineOptions]:
+    """Share the memory out before the first engine takes some of it: the options of each version.
+
+    Raises:
+        BadInput: a GPU has not enough of it.
+    """
+    checkpoints = [version.checkpoint for version in versions if version.checkpoint is not None]
+    plans = plan_start(checkpoints, options, AvailableMemory.now(0, options.ranks))
+    if not on_cpu() and not all(plan.fits for plan in plans):
+        needed = sum(plan.needed for plan in plans)
+        allowed = f"need {needed:,} bytes of GPU memory, {plans[0].available:,} are free"
+        raise BadInput("models", ", ".join(map(str, versions)), allowed)
+    return [plan.applied_to(options) for plan in plans]
 
 
 async def _start(
