@@ -31,6 +31,7 @@ from secateur.serve.health import DOWN, HealthReporter
 from secateur.serve.inference.service import InferenceService
 from secateur.serve.jobs.manager import SERVICES as JOB_SERVICES
 from secateur.serve.jobs.manager import JobManager
+from secateur.serve.jobs.placer import Placer
 from secateur.serve.models.deployments import ABORT_SECONDS, DeploymentManager, Retention, wait_until
 from secateur.serve.models.loader import EngineLoader
 from secateur.serve.models.pool import ModelPool
@@ -132,7 +133,8 @@ async def _serve(
     retention = Retention(options.keep_seconds, options.drain_seconds)
     deployments = DeploymentManager(pool, store, loader, options.engine, retention, say)
     folder = options.state_dir / "jobs"
-    jobs = JobManager(sessions, options.state_url, folder, deployments, options.roots, options.jobs)
+    placer = Placer(options.engine.ranks)
+    jobs = JobManager(sessions, options.state_url, folder, deployments, options.roots, options.jobs, placer)
     jobs.add_to(server)
     status = _add_services(server, pool, deployments, options)
     benchmarks = _add_benchmarks(server, pool, sessions, options, private)

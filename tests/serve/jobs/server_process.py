@@ -21,6 +21,7 @@ from secateur.config.serve import JobOptions
 from secateur.serve.failures import RpcError
 from secateur.serve.guard.interceptor import GuardInterceptor
 from secateur.serve.jobs.manager import SERVICES, JobManager
+from secateur.serve.jobs.placer import Placer
 from secateur.serve.state import open_state
 
 
@@ -55,7 +56,7 @@ async def serve(state_dir: Path, root: Path, model: Path) -> None:
     url = os.environ.get("TEST_STATE_URL") or f"sqlite:///{state_dir}/server.db"
     models = Models(model, state_dir / "activations.txt")
     options = JobOptions(back_off_seconds=0.2, nice=0)
-    jobs = JobManager(open_state(url), url, state_dir / "jobs", models, (root,), options)
+    jobs = JobManager(open_state(url), url, state_dir / "jobs", models, (root,), options, Placer(1))
     server = grpc.aio.server(interceptors=[GuardInterceptor()])
     jobs.add_to(server)
     reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME), server)

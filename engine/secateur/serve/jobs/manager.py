@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from secateur.config.serve import JobOptions
 from secateur.serve.jobs.operations import OperationsService
+from secateur.serve.jobs.placer import Placer
 from secateur.serve.jobs.service import PruneService
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.supervisor import Supervisor
@@ -33,6 +34,7 @@ class JobManager:
         folder: for the files of jobs; made when missing.
         deployments: the models to prune, and where results are put into service.
         roots: folders below which clients may name files.
+        placer: says where jobs compute.
 
     Raises:
         OSError: the folder cannot be made.
@@ -46,11 +48,12 @@ class JobManager:
         deployments: DeploymentManager,
         roots: Sequence[Path],
         options: JobOptions,
+        placer: Placer,
     ) -> None:
         folder = folder.absolute()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = JobStore(sessions, folder_identity(folder))
-        self._supervisor = Supervisor(store, state, folder, deployments, options)
+        self._supervisor = Supervisor(store, state, folder, deployments, options, placer)
         self._prune = PruneService(store, self._supervisor, deployments, roots)
         self._operations = OperationsService(store, self._supervisor)
 

@@ -80,20 +80,21 @@ class JobProcess:
             signal.pidfd_send_signal(self._descriptor, number)
 
 
-def start_process(folder: Path, number: int, nice: int, state: str, log: Path) -> JobProcess:
+def start_process(folder: Path, number: int, nice: int, device: str, state: str, log: Path) -> JobProcess:
     """Start a process for a job.
 
     Args:
         folder: the job's own.
         number: of the job in the state database, which has its options.
         nice: how much it stands back for others.
+        device: where it computes.
         state: URL of the database it tells its progress to; not on its command line, it may hold a password.
         log: takes what it prints.
     """
     environ = {**os.environ, STATE_VARIABLE: state}
     with log.open("wb") as output, passive_waiting(environ):
         child = subprocess.Popen(
-            [sys.executable, "-m", "secateur.serve.jobs.runner", str(folder), str(number), str(nice)],
+            [sys.executable, "-m", "secateur.serve.jobs.runner", str(folder), str(number), str(nice), device],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -1,4 +1,4 @@
-"""The process of a job: ``python -m secateur.serve.jobs.runner FOLDER NUMBER NICE``.
+"""The process of a job: ``python -m secateur.serve.jobs.runner FOLDER NUMBER NICE DEVICE``.
 
 It needs nothing of the server but the folder and the state database. What it evaluates lies in the study
 as soon as it is evaluated, so it may be killed at any time and started again.
@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +24,13 @@ from secateur.serve.jobs.process import LOCKED_EXIT_STATUS, STATE_VARIABLE, acqu
 REFUSED_EXIT_STATUS = 2
 
 
-def main(folder: Path, number: int, nice: int) -> int:
+def main(folder: Path, number: int, nice: int, device: str) -> int:
     """Do the job of that number; returns the exit status: 0 done, 2 refused, 75 another process is at it."""
     lock = acquire_job_lock(folder)  # before what takes seconds to import
     if lock is None:
         return LOCKED_EXIT_STATUS
     lower_priority(nice)
-    return _prune(folder, number)
+    return _prune(folder, number, device)
 
 
 def lower_priority(nice: int) -> None:
@@ -42,7 +43,7 @@ def lower_priority(nice: int) -> None:
             Path(f"/proc/self/{file}").write_text(str(value))
 
 
-def _prune(folder: Path, number: int) -> int:
+def _prune(folder: Path, number: int, device: str) -> int:
     from secateur.prune.pipeline import prune_all
     from secateur.serve.jobs.outcome import JobOutcome, write_outcome
     from secateur.serve.jobs.reporter import JobReporter
@@ -52,7 +53,7 @@ def _prune(folder: Path, number: int) -> int:
     try:
         store = JobStore(open_state(os.environ[STATE_VARIABLE]), home="")
         row = store.read(number)
-        options = from_json(PruneOptions, json.loads(row.options))
+        options = replace(from_json(PruneOptions, json.loads(row.options)), device=device)
         if not _is_done(options):
             reporter = JobReporter(store, number, row.run, options.evaluations)
             prune_all(options, reporter, observer=reporter)
@@ -81,4 +82,4 @@ def _is_done(options: PruneOptions) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))

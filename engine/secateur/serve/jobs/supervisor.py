@@ -8,6 +8,7 @@ that started them.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -34,6 +35,8 @@ from secateur.serve.jobs.outcome import (
     internal_error,
     read_process_exit,
 )
+from secateur.serve.jobs.placement import Placement
+from secateur.serve.jobs.placer import Placer
 from secateur.serve.jobs.store import JobStore
 from secateur.serve.jobs.tables import (
     ACTIVATING,
@@ -59,16 +62,24 @@ class Supervisor:
     Args:
         state: URL of the state database, for the jobs' processes.
         folder: where every job has a folder of its own.
+        placer: says where a job computes.
     """
 
     def __init__(
-        self, store: JobStore, state: str, folder: Path, deployments: DeploymentManager, options: JobOptions
+        self,
+        store: JobStore,
+        state: str,
+        folder: Path,
+        deployments: DeploymentManager,
+        options: JobOptions,
+        placer: Placer,
     ) -> None:
         self._store = store
         self._state = state
         self._folder = folder
         self._deployments = deployments
         self._options = options
+        self._placer = placer
         self._lock: int | None = None
         self._wake = asyncio.Event()
         self._work: asyncio.Task[None] | None = None
@@ -182,6 +193,7 @@ class Supervisor:
             await asyncio.sleep(POLL_SECONDS)
         finally:
             del self._driven[row.number], self._cancelled[row.number]
+            self._placer.release(row.number)
             self._wake.set()
 
     async def _run_to_completion(self, row: JobRow, cancel_requested: asyncio.Event) -> None:
@@ -212,12 +224,34 @@ class Supervisor:
         folder = self.folder_of(row.id)
         await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
         await asyncio.to_thread(clear_outcome, folder)
-        await self._set_state(row, RUNNING, attempt=attempt)
-        log_file = _log(folder, row, attempt)
+        placement = await self._place(row)
+        if placement is None:
+            return None, attempt
+        await self._set_state(row, RUNNING, placement.reason, attempt=attempt)
         started = await asyncio.to_thread(
-            process.start_process, folder, row.number, self._options.nice, self._state, log_file
+            process.start_process,
+            folder,
+            row.number,
+            self._options.nice,
+            placement.device,
+            self._state,
+            _log(folder, row, attempt),
         )
         return started, attempt
+
+    async def _place(self, row: JobRow) -> Placement | None:
+        """Find a device for a job, waiting for one if need be; None if it was cancelled meanwhile."""
+        options, folder, reason = json.loads(row.options), self.folder_of(row.id), ""
+        while True:
+            placement = await asyncio.to_thread(self._placer.place, row.number, options, folder)
+            if placement.device:
+                return placement
+            if placement.reason != reason:
+                reason = placement.reason
+                await self._set_state(row, QUEUED, reason)
+            await asyncio.sleep(POLL_SECONDS)
+            if await self._is_cancelled(row):
+                return None
 
     async def _wait_for_exit(
         self, row: JobRow, runner: process.JobProcess | None, attempt: int, cancel_requested: asyncio.Event
