@@ -31,7 +31,7 @@ IMPORT_BY_NAME = {
 """Files that may import a module by a name that is computed, and what for."""
 
 NAMED_MODULES = {
-    "engine/secateur/bench/latency/meter.py": "starts its worker process",
+    "engine/secateur/bench/latency/meter.py": "starts its worker processes",
     "engine/secateur/bench/offline/meter.py": "starts its worker process",
     "engine/secateur/cli/commands.py": "a prefix of the modules that hold commands",
     "engine/secateur/serve/benchmarks/process.py": "a benchmark of this server is a process of its own",

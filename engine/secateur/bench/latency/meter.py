@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -11,6 +12,14 @@ from typing import Any
 from secateur.bench.environment import device, processor, thread_count
 from secateur.bench.json_worker import run_json_worker
 from secateur.bench.latency import cache
+from secateur.bench.latency.chains import (
+    Chain,
+    build_chains,
+    chained_architecture,
+    errors_left_out,
+    fit_to_models,
+    rows_of,
+)
 from secateur.bench.latency.probes import (
     build_probes,
     fit_table,
@@ -22,7 +31,7 @@ from secateur.bench.latency.worker import ROUNDS, TOKENS
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.errors import BadInput
 from secateur.memory import available_bytes
-from secateur.model.architecture import Architecture
+from secateur.model.architecture import Architecture, Kind
 from secateur.model.decoder import DecoderModel
 from secateur.progress import ProgressReporter
 from secateur.serve.engine.environment import on_cpu
@@ -33,6 +42,7 @@ REPEATS = 3
 """Processes that time all shapes. Some engines are up to 1.4 times as slow for as long as they live (seen
 on a shared virtual machine); of three, the median is seldom one of those."""
 
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MEMORY_FRACTION = 0.5  # of the memory, for engines that are timed in turns
 
 
@@ -72,7 +82,19 @@ def current_conditions(model: DecoderModel, dtype: str, batch: int, context: int
 
 
 def measure(config: Any, conditions: LatencyConditions, reporter: ProgressReporter) -> LatencyTable:
-    """Time the probes and fit a table.
+    """Time vLLM and fit a table: by whole models on a CPU, by sub-blocks on a GPU.
+
+    There every shape would be compiled, in each of `REPEATS` processes.
+
+    Raises:
+        BackendUnavailable: vLLM cannot run the model.
+    """
+    measure_here = measure_by_models if on_cpu() else measure_by_blocks
+    return measure_here(config, conditions, reporter)
+
+
+def measure_by_models(config: Any, conditions: LatencyConditions, reporter: ProgressReporter) -> LatencyTable:
+    """Time the probes, whole models all, and fit a table.
 
     Raises:
         BackendUnavailable: vLLM cannot run the model.
@@ -87,21 +109,97 @@ def measure(config: Any, conditions: LatencyConditions, reporter: ProgressReport
         predict_nanoseconds(*unseen, item) / truth - 1
         for item, truth in zip(probes.mixed, step[count:], strict=True)
     ]
-    report = {
+    report = _report(probes.all, times, step, fixed, rows, errors)
+    _tell(reporter, step[0], errors)
+    return LatencyTable(conditions, fixed, rows, report)
+
+
+def measure_by_blocks(config: Any, conditions: LatencyConditions, reporter: ProgressReporter) -> LatencyTable:
+    """Time sub-blocks by themselves in one process, then the dense model and mixed shapes to check them.
+
+    Raises:
+        BackendUnavailable: vLLM cannot run the model.
+    """
+    chains = build_chains(conditions.model, _BYTES[conditions.dtype])
+    turns = time_chains(config, chains, conditions, reporter)
+    rows = rows_of(chains, remove_drift(turns))
+    probes = build_probes(conditions.model)
+    models = (probes.uniform[0], *probes.mixed)
+    times = time_decoding(config, models, conditions, reporter, repeats=1)
+    step = remove_drift([times[item] for item in models])
+    errors = list(errors_left_out(rows, models, step))
+    fixed, rows = fit_to_models(rows, models, step)
+    report = _report(models, times, step, fixed, rows, errors)
+    report["chains"] = [
+        {"kind": one.kind, "width": one.width, "layers": len(one.layers), "spread": _spread(turn)}
+        for one, turn in zip(chains, turns, strict=True)
+    ]
+    _tell(reporter, step[0], errors)
+    return LatencyTable(conditions, fixed, rows, report)
+
+
+def _report(
+    models: Sequence[Architecture],
+    times: Mapping[Architecture, list[list[int]]],
+    step: Sequence[float],
+    fixed: int,
+    rows: Mapping[Kind, Mapping[int, int]],
+    errors: Sequence[float],
+) -> dict[str, Any]:
+    return {
         "probes": [
             {
                 **item.to_json(),
                 "measured_ns": round(truth),
                 "predicted_ns": round(predict_nanoseconds(fixed, rows, item)),
-                "spread": round(relative_iqr(times[item]), 4),
+                "spread": _spread(times[item]),
             }
-            for item, truth in zip(probes.all, step, strict=True)
+            for item, truth in zip(models, step, strict=True)
         ],
         "error_of_mixed_before_they_were_fitted": [round(error, 4) for error in errors],
     }
+
+
+def _spread(turns: Sequence[Sequence[int]]) -> float:
+    return round(relative_iqr(turns), 4)
+
+
+def _tell(reporter: ProgressReporter, dense_ns: float, errors: Sequence[float]) -> None:
     worst = max(map(abs, errors))
-    reporter.message(f"decode step: dense {step[0] / 1e6:.1f} ms; mixed shapes predicted within {worst:.1%}")
-    return LatencyTable(conditions, fixed, rows, report)
+    reporter.message(f"decode step: dense {dense_ns / 1e6:.1f} ms; mixed shapes predicted within {worst:.1%}")
+
+
+def time_chains(
+    config: Any, chains: Sequence[Chain], conditions: LatencyConditions, reporter: ProgressReporter
+) -> list[list[list[int]]]:
+    """Nanoseconds of passes through chains: per chain and turn those of every pass.
+
+    Args:
+        config: of the dense model.
+
+    Raises:
+        BackendUnavailable: vLLM cannot run them.
+    """
+    made_up = chained_architecture(chains)
+    base = copy.deepcopy(config)
+    base.num_hidden_layers = made_up.num_layers
+    if getattr(base, "layer_types", None):
+        base.layer_types = [base.layer_types[0]] * made_up.num_layers
+    turns: list[list[list[int]]] = [[] for _ in chains]
+    with tempfile.TemporaryDirectory(prefix="secateur-latency-") as folder:
+        described = slim_config(base, made_up.groups, made_up.channels)
+        described.dtype = conditions.dtype
+        described.save_pretrained(folder)
+        reporter.stage(f"timing {len(chains)} kinds of sub-blocks in vLLM", len(chains) * ROUNDS)
+        job = {
+            **_engine_job(conditions, made_up.num_layers),
+            "folder": folder,
+            "chains": [[chain.layers.start, chain.layers.stop] for chain in chains],
+        }
+        for answer in run_json_worker("secateur.bench.latency.chain_worker", job):
+            turns[answer["chain"]].append(answer["ns"])
+            reporter.step()
+    return turns
 
 
 def time_decoding(
@@ -109,11 +207,13 @@ def time_decoding(
     architectures: Sequence[Architecture],
     conditions: LatencyConditions,
     reporter: ProgressReporter,
+    repeats: int = REPEATS,
 ) -> dict[Architecture, list[list[int]]]:
     """Nanoseconds of decode steps in vLLM: per architecture and turn those of every step.
 
     Args:
         config: of the dense model.
+        repeats: processes, each of which times all.
 
     Raises:
         BackendUnavailable: vLLM cannot run one of them.
@@ -125,9 +225,9 @@ def time_decoding(
             described = slim_config(config, item.groups, item.channels)
             described.dtype = conditions.dtype
             described.save_pretrained(folder)
-        reporter.stage(f"timing vLLM on {len(folders)} shapes", REPEATS * len(folders) * (1 + ROUNDS))
-        for repeat in range(REPEATS):
-            start = repeat * len(folders) // REPEATS
+        reporter.stage(f"timing vLLM on {len(folders)} shapes", repeats * len(folders) * (1 + ROUNDS))
+        for repeat in range(repeats):
+            start = repeat * len(folders) // repeats
             order = [*range(start, len(folders)), *range(start)]
             job = _job(conditions, [folders[index] for index in order])
             for answer in run_json_worker("secateur.bench.latency.worker", job):
@@ -138,19 +238,23 @@ def time_decoding(
 
 
 def _job(conditions: LatencyConditions, folders: Sequence[Path]) -> Mapping[str, Any]:
+    job = _engine_job(conditions, conditions.model.layers)
+    needed = len(folders) * (_weight_bytes(conditions.model) + job["kv_cache_bytes"])
+    together = needed < _MEMORY_FRACTION * available_bytes()
+    return {**job, "folders": [str(folder) for folder in folders], "together": together and on_cpu()}
+
+
+def _engine_job(conditions: LatencyConditions, layers: int) -> dict[str, Any]:
+    """What every engine is started with."""
     shape = conditions.model
     tokens = conditions.batch * (conditions.context + TOKENS + 128)
-    keys = 2 * shape.layers * shape.groups * shape.head_dim * tokens * 4
-    room = max(MIN_KV_CACHE_BYTES, keys)
-    together = len(folders) * (_weight_bytes(shape) + room) < _MEMORY_FRACTION * available_bytes()
+    keys = 2 * layers * shape.groups * shape.head_dim * tokens * 4
     return {
-        "folders": [str(folder) for folder in folders],
         "dtype": conditions.dtype,
         "batch": conditions.batch,
         "context": conditions.context,
         "vocabulary": shape.vocabulary,
-        "kv_cache_bytes": room,
-        "together": together and on_cpu(),
+        "kv_cache_bytes": max(MIN_KV_CACHE_BYTES, keys),
     }
 
 

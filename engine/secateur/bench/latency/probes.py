@@ -37,14 +37,19 @@ def build_probes(shape: ModelShape) -> Probes:
     """The architectures to time for a model."""
     layers, groups, channels = shape.layers, shape.groups, shape.channels
     dense = Architecture((groups,) * layers, (channels,) * layers)
-    narrower_groups = _widths(groups, GROUP_FRACTIONS, 1)
-    narrower_channels = _widths(channels, CHANNEL_FRACTIONS, 64)
+    narrower_groups, narrower_channels = (_narrower(shape, kind) for kind in KINDS)
     uniform = [dense]
     uniform += [Architecture(dense.groups, (width,) * layers) for width in narrower_channels]
     # The first layer always keeps an attention.
     uniform += [Architecture((max(w, 1), *(w,) * (layers - 1)), dense.channels) for w in narrower_groups]
     mixed = [_mixed(shape, keep) for keep in (0.85, 0.7, 0.5)]
     return Probes(tuple(dict.fromkeys(uniform)), tuple(mixed))
+
+
+def sub_block_widths(shape: ModelShape, kind: Kind) -> list[int]:
+    """The widths of a sub-block that is there for which a table has rows, the dense one last."""
+    full = shape.groups if kind == "attention" else shape.channels
+    return [*(width for width in _narrower(shape, kind) if width), full]
 
 
 def fit_table(
@@ -110,6 +115,12 @@ def _steps_taken(candidate: Architecture, knots: Mapping[Kind, Sequence[int]]) -
 def _uniform_widths(architectures: Sequence[Architecture], kind: Kind) -> set[int]:
     columns = (item.groups if kind == "attention" else item.channels for item in architectures)
     return {widths[-1] for widths in columns if len(set(widths[1:])) == 1}
+
+
+def _narrower(shape: ModelShape, kind: Kind) -> list[int]:
+    if kind == "attention":
+        return _widths(shape.groups, GROUP_FRACTIONS, 1)
+    return _widths(shape.channels, CHANNEL_FRACTIONS, 64)
 
 
 def _widths(full: int, fractions: Sequence[float], quantum: int) -> list[int]:

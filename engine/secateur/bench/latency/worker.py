@@ -26,13 +26,13 @@ def main() -> None:
     if job["together"]:
         engines = []
         for folder in job["folders"]:
-            engines.append(_engine(folder, job))
+            engines.append(decoding_engine(folder, job, on_cpu()))
             write_line({"started": folder})
         for turn in _turns(engines):
             write_line(turn)
         return
     for index, folder in enumerate(job["folders"]):
-        engine = _engine(folder, job)
+        engine = decoding_engine(folder, job, on_cpu())
         write_line({"started": folder})
         for turn in _turns([engine]):
             write_line(turn | {"index": index})
@@ -51,7 +51,7 @@ def _step(engine: Any) -> int:
     return time.perf_counter_ns() - started
 
 
-def _engine(folder: str, job: dict[str, Any]) -> Any:
+def decoding_engine(folder: str, job: dict[str, Any], eager: bool) -> Any:
     """An engine that has read its prompts and decodes from now on, `batch` tokens per step."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.engine.arg_utils import EngineArgs
@@ -68,8 +68,8 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
             max_model_len=job["context"] + TOKENS,
             max_num_seqs=job["batch"],
             max_num_batched_tokens=max(2048, job["context"] + TOKENS),
-            enforce_eager=on_cpu(),
-            **kernel_choice(compiled=not on_cpu()),
+            enforce_eager=eager,
+            **kernel_choice(compiled=not eager),
             enable_prefix_caching=False,
             async_scheduling=False,  # or steps overlap, and none has a time of its own
             kv_cache_memory_bytes=job["kv_cache_bytes"],
