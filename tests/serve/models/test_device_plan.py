@@ -175,3 +175,10 @@ def test_more_gpus_than_there_are_here(llama: Checkpoint, monkeypatch: pytest.Mo
     monkeypatch.setattr("secateur.serve.engine.sharding.find_spec", lambda name: None)
     with pytest.raises(BackendUnavailable, match=r"8 GPUs, 4 of them here: others are reached through Ray"):
         told(plan, options, llama)
+
+
+def test_what_engines_took_is_said_beside_the_plan(llama: Checkpoint) -> None:
+    (plan,) = plan_start([llama], EngineOptions(), memory(H100))
+    now = memory(replace(H100, free=H100.free - plan.needed - GIB))
+    assert now.taken_since(H100.free, plan.needed) == "took 36.4 GiB of GPU memory, more than 35.4 planned"
+    assert memory(started(H100, plan)).taken_since(H100.free, plan.needed).endswith(", of 35.4 planned")

@@ -212,7 +212,10 @@ class DeploymentManager:
             version.become(VersionState.LOADING)
             options = planned.applied_to(self._options)
             num_engines = 1 + sum(one.engine is not None for one in self._pool)
+            before = self._available_memory(num_engines).available
             await self._loader.start(version, options, num_engines)
+            if line := self._available_memory(num_engines).taken_since(before, planned.needed):
+                self._say(f"{version} {line}")
 
     async def _unload_kept(self, name: str) -> None:
         for version in list(self._pool):

@@ -64,6 +64,19 @@ class AvailableMemory:
         """True if nothing should be kept in memory that need not be."""
         return self.available < RESERVE_BYTES
 
+    def taken_since(self, before: int, planned: int) -> str:
+        """A line for people: what engines took of GPUs, beside what was planned; empty on a CPU.
+
+        Args:
+            before: bytes that were available before they started.
+            planned: bytes they were planned to take.
+        """
+        if self.device is None:
+            return ""
+        taken = before - self.available
+        verdict = "more than" if taken > planned else "of"
+        return f"took {taken / 2**30:.1f} GiB of GPU memory, {verdict} {planned / 2**30:.1f} planned"
+
     def footprint(self, checkpoint: Checkpoint | None, options: EngineOptions) -> Footprint:
         """What an engine takes beside keys and values: of the host, or of each of its GPUs."""
         weights = checkpoint.memory_bytes(options.dtype) if checkpoint else 0

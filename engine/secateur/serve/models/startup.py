@@ -15,7 +15,7 @@ from secateur.serve.failures import RpcError
 from secateur.serve.models.checkpoint import Checkpoint, checkpoint_from_row, read_checkpoint
 from secateur.serve.models.deployments import model_row, version_row
 from secateur.serve.models.loader import EngineLoader
-from secateur.serve.models.plan import AvailableMemory, plan_start
+from secateur.serve.models.plan import AvailableMemory, MemoryPlan, plan_start
 from secateur.serve.models.pool import ModelEntry, ModelPool
 from secateur.serve.models.tables import ModelRow, ModelStore, StoredModels, VersionRow
 from secateur.serve.models.version import ModelVersion, VersionState
@@ -43,14 +43,20 @@ async def start_up(
     set_engine_environment(options.engine, len(to_load))
     # First and alone: importing, and loading plugins, are not made for two threads at once.
     await in_thread(import_vllm)
-    shares = await in_thread(_share_memory, options.engine, to_load)
-    starts = zip(to_load, shares, strict=True)
-    await asyncio.gather(*(_start(loader, one, how, len(to_load), checkpoints, say) for one, how in starts))
+    plans = await in_thread(_share_memory, options.engine, to_load)
+    starts = (
+        _start(loader, one, plan.applied_to(options.engine), len(to_load), checkpoints, say)
+        for one, plan in zip(to_load, plans, strict=True)
+    )
+    await asyncio.gather(*starts)
+    if plans and not on_cpu():
+        now = await in_thread(AvailableMemory.now, len(plans), options.engine.ranks)
+        say(f"engines {now.taken_since(plans[0].available, sum(plan.needed for plan in plans))}")
     await in_thread(store.write, snapshot_rows(pool, to_load))
 
 
-def _share_memory(options: EngineOptions, versions: Sequence[ModelVersion]) -> list[EngineOptions]:
-    """Share the memory out before the first engine takes some of it: the options of each version.
+def _share_memory(options: EngineOptions, versions: Sequence[ModelVersion]) -> list[MemoryPlan]:
+    """Share the memory out before the first engine takes some of it: a plan for each version.
 
     Raises:
         BadInput: a GPU has not enough of it.
@@ -61,7 +67,7 @@ def _share_memory(options: EngineOptions, versions: Sequence[ModelVersion]) -> l
         needed = sum(plan.needed for plan in plans)
         allowed = f"need {needed:,} bytes of GPU memory, {plans[0].available:,} are free"
         raise BadInput("models", ", ".join(map(str, versions)), allowed)
-    return [plan.applied_to(options) for plan in plans]
+    return plans
 
 
 async def _start(
