@@ -13,6 +13,7 @@ from typing import Any
 from secateur.bench.json_worker import read_job
 from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_environment
+from secateur.serve.engine.memory import UNPLANNED_FRACTION
 
 STEPS = 9  # of a turn; the first finds cold caches and is not counted
 ROUNDS = 5
@@ -73,6 +74,7 @@ def decoding_engine(folder: str, job: dict[str, Any], eager: bool) -> Any:
             enable_prefix_caching=False,
             async_scheduling=False,  # or steps overlap, and none has a time of its own
             kv_cache_memory_bytes=job["kv_cache_bytes"],
+            gpu_memory_utilization=UNPLANNED_FRACTION,
             disable_log_stats=True,
         )
     )

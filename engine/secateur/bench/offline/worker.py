@@ -14,6 +14,7 @@ from secateur.bench.json_worker import read_job
 from secateur.bench.offline.ceilings import matmul_rate, memory_bandwidth
 from secateur.config.serve import EngineOptions
 from secateur.serve.engine.environment import kernel_choice, on_cpu, set_engine_environment
+from secateur.serve.engine.memory import UNPLANNED_FRACTION
 
 
 def main() -> None:
@@ -99,6 +100,7 @@ def _engine(folder: str, job: dict[str, Any]) -> Any:
             enable_prefix_caching=False,
             async_scheduling=False,  # or steps overlap, and none has a time of its own
             kv_cache_memory_bytes=job["kv_cache_bytes"][folder],
+            gpu_memory_utilization=UNPLANNED_FRACTION,
             disable_log_stats=True,
         )
     )

@@ -23,7 +23,7 @@ from secateur.config.serve import EngineOptions
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.device_memory import device_count
 from secateur.serve.engine.environment import kernel_choice, on_cpu
-from secateur.serve.engine.memory import kv_cache_bytes
+from secateur.serve.engine.memory import UNPLANNED_FRACTION, kv_cache_bytes
 from secateur.serve.engine.sharding import check_sharding, executor
 from secateur.serve.engine.stats import EngineStats
 from secateur.serve.engine.steps import num_sequences, step_tokens
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 5.0
 DEAD_RETRY_SECONDS = 5.0
-UNPLANNED_FRACTION = 0.01
-"""vLLM wants this part of a GPU to be free at start even where the room for keys and values is given."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,10 @@ MAX_KV_CACHE_BYTES = 2**30
 """vLLM fills this room with zeros at start, which takes a second or more per GiB."""
 
 MIN_KV_CACHE_BYTES = 64 * 2**20
+UNPLANNED_FRACTION = 0.01
+"""vLLM wants a part of a GPU to be free at start even where the room for keys and values is given: this much
+where nothing was planned. Its default, 0.92, no second engine finds."""
+
 KV_CACHE_FRACTION = 0.4
 """Fraction of the available memory for the keys and values of all engines together."""
 
