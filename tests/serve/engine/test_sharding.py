@@ -12,7 +12,9 @@ from transformers import LlamaConfig
 from secateur.checkpoint.configuration_secateur import slim_config
 from secateur.config.serve import EngineOptions
 from secateur.errors import BadInput
+from secateur.model.architecture import Architecture
 from secateur.serve.engine.sharding import LayerShape, check_sharding, layer_shapes
+from secateur.space.space import Space
 
 DENSE = {
     "num_hidden_layers": 4,
@@ -57,6 +59,18 @@ def test_what_divides(slim: Path, ranks: dict[str, int]) -> None:
 def test_what_does_not_divide(tmp_path: Path, changes: dict[str, Any], ranks: int, reason: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(DENSE | {"model_type": "llama"} | changes))
     with pytest.raises(BadInput, match=f"tensor_parallel: got {ranks}: .*{reason}"):
+        check_sharding(tmp_path, EngineOptions(tensor_parallel=ranks))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_every_width_that_prune_allows_for_so_many_devices(tmp_path: Path, ranks: int) -> None:
+    dense = Architecture((4,) * 4, (256,) * 4)
+    space = Space(dense, quantum=16, tp=ranks, queries_per_group=2)
+    widths = [(slot, width) for slot in space.slots for width in space.widths(*slot)]
+    assert len(widths) > 8
+    for (layer, kind), width in widths:
+        shape = dense.with_width(layer, kind, width)
+        slim_config(LlamaConfig(**DENSE), shape.groups, shape.channels).save_pretrained(tmp_path)
         check_sharding(tmp_path, EngineOptions(tensor_parallel=ranks))
 
 
