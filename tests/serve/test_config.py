@@ -157,5 +157,5 @@ def test_tokens_are_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
 
 def test_a_model_that_cannot_be_shared(capsys: pytest.CaptureFixture[str], tiny_llama: Path) -> None:
     """Before anything is started; the layer and the option are named."""
-    error = complaint(capsys, "serve", f"m={tiny_llama}", "--tensor-parallel", "3")
+    error = complaint(capsys, "serve", f"m={tiny_llama}", "--listen", "127.0.0.1:0", "--tensor-parallel", "3")
     assert error.startswith("error: --tensor-parallel: got 3:") and "layer 0 has 4 query heads" in error
