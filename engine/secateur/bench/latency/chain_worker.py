@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from secateur.bench.json_worker import read_job
@@ -51,7 +52,7 @@ def _turns(model: Any, chains: list[list[int]], positions: Any, hidden_BD: Any) 
         for index in range(first, last):
             stream, residual = model.layers[index](positions, stream, residual)
 
-    calls = [_prepared(lambda chain=chain: run(*chain), hidden_BD.is_cuda) for chain in chains]
+    calls = [_prepared(partial(run, *chain), hidden_BD.is_cuda) for chain in chains]
     clock = _device_nanoseconds if hidden_BD.is_cuda else _nanoseconds
     for _ in range(ROUNDS):
         for index, call in enumerate(calls):
