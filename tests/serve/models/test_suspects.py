@@ -80,12 +80,14 @@ def test_only_what_did_not_end_by_itself_is_suspected() -> None:
     for _ in range(2):
         with version.request() as whole:
             whole.submit([[1, 2]], {})
+            whole.begin()
             whole.complete()
         with pytest.raises(KeyError), version.request() as cut:
             cut.submit([[1, 2, 3]], {})
+            cut.begin()
             raise KeyError
-        with version.request():
-            pass  # refused before the engine had it
+        with version.request() as waiting:
+            waiting.submit([[1, 2]], {})  # the engine never had it
         version.suspects.engine_died()
     with version.request() as again:
         again.submit([[1, 2]], {})

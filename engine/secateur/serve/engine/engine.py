@@ -10,7 +10,7 @@ import asyncio
 import signal
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -131,6 +131,7 @@ class Engine:
         caller: str = "",
         priority: int = 0,
         whole: bool = False,
+        begin: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[RequestOutput]:
         """Yield what is new after each step. Closing the iterator frees the request's memory.
 
@@ -140,6 +141,7 @@ class Engine:
             caller: whose request it is: callers take turns, and each has a prefix cache of its own.
             priority: higher goes first where the caller's requests have to wait.
             whole: yield only once, at the end.
+            begin: called when its turn has come, before the engine has it.
 
         Raises:
             RpcError: the engine is dead or full, or refuses the request; INTERNAL, `ENGINE_DEAD`, if it
@@ -159,6 +161,7 @@ class Engine:
             async with self._turns.turn(caller, len(token_ids), how.n, priority) as turn:
                 if self.dead:
                     raise unavailable("ENGINE_RESTARTING", "the model's engine died", DEAD_RETRY_SECONDS)
+                begin()
                 waited, finished = time.time() - arrived, False
                 try:
                     outputs = await self._vllm.add_request(
@@ -191,11 +194,14 @@ class Engine:
         self._turns.look(self._stage_of)
         self.load.waiting += self._turns.waiting
 
-    async def score(self, token_ids: Sequence[int], caller: str = "") -> list[float]:
+    async def score(
+        self, token_ids: Sequence[int], caller: str = "", begin: Callable[[], None] = lambda: None
+    ) -> list[float]:
         """Return the log-probability of each token but the first, given those before it."""
         parameters = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         logprobs: Any = None
-        async with aclosing(self.generate(token_ids, parameters, caller=caller, whole=True)) as outputs:
+        scoring = self.generate(token_ids, parameters, caller=caller, whole=True, begin=begin)
+        async with aclosing(scoring) as outputs:
             async for output in outputs:
                 logprobs = output.prompt_logprobs or logprobs
         if logprobs is None:

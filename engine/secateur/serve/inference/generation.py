@@ -120,7 +120,12 @@ async def generate(
         accounting.submit([token_ids], parameters)
         aborted = False
         outputs = engine.generate(
-            token_ids, parameters, caller=current_principal(), priority=priority, whole=whole
+            token_ids,
+            parameters,
+            caller=current_principal(),
+            priority=priority,
+            whole=whole,
+            begin=accounting.begin,
         )
         async with aclosing(outputs):
             async for output in outputs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from secateur.serve.engine.engine import Engine
@@ -37,15 +37,17 @@ async def score(model: ModelVersion, texts: Sequence[GenerationPrompt]) -> list[
     with model.request() as accounting:
         tokens = [await text.fitting_tokens(engine, MIN_TOKENS) for text in texts]
         accounting.submit(tokens, {"score": True})
-        scores = await _together(engine, tokens)
+        scores = await _together(engine, tokens, accounting.begin)
         accounting.complete()
         return scores
 
 
-async def _together(engine: Engine, tokens: Sequence[Sequence[int]]) -> list[TextScore]:
+async def _together(
+    engine: Engine, tokens: Sequence[Sequence[int]], begin: Callable[[], None]
+) -> list[TextScore]:
     """Score all; when one fails, drop the others."""
     caller = current_principal()
-    tasks = [asyncio.ensure_future(engine.score(token_ids, caller)) for token_ids in tokens]
+    tasks = [asyncio.ensure_future(engine.score(token_ids, caller, begin)) for token_ids in tokens]
     try:
         logprobs = await asyncio.gather(*tasks)
     finally:

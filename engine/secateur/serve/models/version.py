@@ -53,6 +53,7 @@ class RequestTracker:
         self._suspects = suspects
         self._prompts: Sequence[Sequence[int]] = ()
         self._parameters: Mapping[str, Any] = {}
+        self._begun = False
         self.prompt_tokens = 0
         self.generated_tokens = 0
         self.completed = False
@@ -68,6 +69,10 @@ class RequestTracker:
         self.prompt_tokens = sum(map(len, prompts))
         self._totals.prompt_tokens += self.prompt_tokens
 
+    def begin(self) -> None:
+        """Say that the engine has the request, or a part of it: from now on it may die of it."""
+        self._begun = True
+
     def generated(self, tokens: int) -> None:
         self.generated_tokens += tokens
         self._totals.generated_tokens += tokens
@@ -82,6 +87,7 @@ class RequestTracker:
             self._totals.finished += 1
         elif self.prompt_tokens:
             self._totals.aborted += 1
+        if self._begun and not self.completed:
             self._suspects.left(self._fingerprint(), self._description())
 
     def _fingerprint(self) -> str:
