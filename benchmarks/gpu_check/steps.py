@@ -32,6 +32,7 @@ PACKAGES = (
     "xgboost-cpu",
     "safetensors",
 )
+OURS = ("linear_", "masked_", "nested_", "gated_")  # providers of the kernels' benchmark
 KL_TOLERANCE = 0.02  # of a GPU's against a CPU's
 
 
@@ -90,6 +91,26 @@ def tests(settings: Settings, folder: Path) -> dict[str, Any]:
         "summary": lines[-1] if lines else done.stderr[-300:],
         "failed": failed[:40],
     }
+
+
+def kernels(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Both tilings of every kernel at the shapes of models, beside cuBLAS, SDPA and what others publish."""
+    from benchmarks.kernels.models import rows
+
+    found = rows(settings.device, seconds=60 * settings.kernel_minutes, pretend=settings.device == "cpu")
+    wrong = [row for row in found if row.get("gate") == "red" and row["provider"].startswith(OURS)]
+    broken = [
+        row
+        for row in found
+        if row.get("skipped", "").startswith("failed") and row["provider"].startswith(OURS)
+    ]
+    for row in found:
+        if "tflops" in row:
+            what = f"{row['model']} {row['kernel']}, {row['provider']}"
+            print(
+                f"  {what}: {row['tflops']:.3g} TFLOP/s, {row['share_of_peak']:.0%} of the peak", flush=True
+            )
+    return {"ok": not wrong and not broken, "rows": found}
 
 
 def prune(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -235,6 +256,7 @@ def _agreement_of_orders(folder: Path, one: str, other: str) -> dict[str, float]
 STEPS: Mapping[str, Step] = {
     "machine": Step(machine, 60),
     "tests": Step(tests, 120),
+    "kernels": Step(kernels, 150),
     "prune": Step(prune, 180),
     "judge": Step(judge, 60),
     "large": Step(large, 200),

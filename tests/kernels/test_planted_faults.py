@@ -65,14 +65,14 @@ FAULTS = {
     ),
     "an activation without its sigmoid": Fault(
         "triton_backend/mlp.py",
-        "gate_total * tl.sigmoid(gate_total) * up_total",
-        "gate_total * up_total",
+        "gate * tl.sigmoid(gate) * up",
+        "gate * up",
         *TRITON_MLP,
     ),
     "a last tile skipped": Fault(
         "triton_backend/mlp.py",
-        "if first >= width:",
-        "if first + COLUMNS > width:",
+        "column_tiles = tl.cdiv(width, COLUMNS)",
+        "column_tiles = width // COLUMNS",
         *TRITON_MLP,
     ),
     "a slice too long by one": Fault(

@@ -24,6 +24,12 @@ def _work(arguments: Arguments, itemsize: int) -> Work:
     )
 
 
+@triton.jit
+def activated(gate, up):
+    """SwiGLU's product, fp32."""
+    return gate * tl.sigmoid(gate) * up
+
+
 @triton.jit(do_not_specialize=["N"], launch_metadata=metadata("gated_inner", _work, "gate"))
 def _gated_inner(
     x,  # [N, H], or [M, N, H]
@@ -68,7 +74,7 @@ def _gated_inner(
         gate_total += tl.load(gate_bias + c, mask=in_width, other=0.0).to(tl.float32).T
     if up_bias is not None:
         up_total += tl.load(up_bias + c, mask=in_width, other=0.0).to(tl.float32).T
-    inner = gate_total * tl.sigmoid(gate_total) * up_total
+    inner = activated(gate_total, up_total)
     target = out + (m * N + n) * K + k.T
     tl.store(target, narrow(inner, out.dtype.element_ty), mask=(n < N) & in_width.T)
 
@@ -120,7 +126,7 @@ def _gated_inner_walked(
                 gate_total += tl.load(gate_bias + k, mask=k < width, other=0.0).to(tl.float32)[None, :]
             if up_bias is not None:
                 up_total += tl.load(up_bias + k, mask=k < width, other=0.0).to(tl.float32)[None, :]
-            inner = gate_total * tl.sigmoid(gate_total) * up_total
+            inner = activated(gate_total, up_total)
             n = row * ROWS + tl.arange(0, ROWS)
             target = out + (m.to(tl.int64) * N + n)[:, None] * K + k[None, :]
             there = (n < N)[:, None] & (k < width)[None, :]
