@@ -19,6 +19,7 @@ import resource
 import shutil
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Watch:
 
     def stage(self, name: str, total: int) -> None:
         """A stage begins; numbers and paths in its name are left out."""
-        self._stage = re.sub(r"[\d,]+ |/\S+ ?", "", name).strip()
+        print(f"{self._stage}: {self.peaks.get(self._stage, 0) / 1e9:.2f} GB", flush=True)
+        self._stage = re.sub(r"[\d.,]+ |/\S+ ?", "", name).strip()
 
     def step(self, note: str = "", count: int = 1) -> None:
         """Steps say nothing of memory."""
@@ -90,10 +92,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", default="135M,360M,1B")
     parser.add_argument("--evaluations", type=int, default=12)
+    parser.add_argument("--calibration-tokens", type=int, help="fewer than by default, for a look")
     arguments = parser.parse_args()
     rows = {}
     for name in arguments.only.split(","):
-        rows[name] = _row(SHAPES[name], arguments.work.absolute() / name, arguments.evaluations)
+        rows[name] = _row(SHAPES[name], arguments.work.absolute() / name, arguments)
         result = {
             "device": cpu(),
             "protocol": f"random weights in bf16, {KEEP} kept, {arguments.evaluations} evaluations, other "
@@ -104,48 +107,43 @@ def main() -> None:
         print(write_result("growth", result))
 
 
-def _row(shape: Shape, place: Path, evaluations: int) -> dict[str, Any]:
+def _row(shape: Shape, place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     place.mkdir(parents=True)
     parameters = _write_model(shape, place / "dense")
     options = {
         "model": str(place / "dense"),
         "out": place / "slim",
         "keep": (KEEP,),
-        "evaluations": evaluations,
+        "evaluations": arguments.evaluations,
+        "calibration_tokens": arguments.calibration_tokens,
     }
     row = {
         "shape": asdict(shape),
         "parameters": parameters,
         "weights_gigabytes": round(2 * parameters / 1e9, 3),
     }
+    row["calibration_tokens"] = PruneOptions(**options).evaluation_budget.calibration_tokens
     row["load_before"] = os.getloadavg()[0]
     row["planned"] = plan_for(PruneOptions(**options))
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_measure, args=(options, queue))
-    process.start()
-    row |= queue.get()
-    process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        row |= pool.submit(_measure, options).result()
     row["limit_gigabytes"] = round(2.5 * row["weights_gigabytes"] + 3, 2)
     row["peak_gigabytes"] = max(row["peak_gigabytes_by_stage"].values())
     shutil.rmtree(place)
     return row
 
 
-def _measure(options: dict[str, Any], queue: Any) -> None:
+def _measure(options: dict[str, Any]) -> dict[str, Any]:
     watch, started = Watch(), time.perf_counter()
     record = prune(PruneOptions(**options), watch)
     watch.close()
-    queue.put(
-        {
-            "seconds": round(time.perf_counter() - started, 1),
-            "seconds_by_stage": record["seconds"],
-            "peak_gigabytes_by_stage": {name: round(size / 1e9, 3) for name, size in watch.peaks.items()},
-            "peak_resident_gigabytes": round(
-                resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 3
-            ),
-        }
-    )
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "seconds": round(time.perf_counter() - started, 1),
+        "seconds_by_stage": record["seconds"],
+        "peak_gigabytes_by_stage": {name: round(size / 1e9, 3) for name, size in watch.peaks.items()},
+        "peak_resident_gigabytes": round(resident / 1e9, 3),
+    }
 
 
 def _anonymous_bytes(process: int) -> int:
