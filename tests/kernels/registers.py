@@ -28,6 +28,7 @@ MORE = {
 # Bytes that a thread may spill, where it is not 0: outside the main path of a search.
 SPILLED = {
     ("_gated_inner", "mlp_index"): 32,
+    ("_gated_inner", "mlp_index_bias"): 128,
     ("_gated_inner", "mlp_plain"): 32,
     ("_project_heads", "attention_256"): 192,
     ("_attend", "attention_256"): 32,

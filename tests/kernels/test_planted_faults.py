@@ -40,7 +40,7 @@ TRITON_MLP = (MLP[0], MLP[1].format("triton"))
 LOSS = "tests/kernels/test_linear_loss.py"
 ONE_PASS = (LOSS, "TestOnePass and nll_entropy_and_lse and fp32 and triton")
 SPLITS = (LOSS, "splits_are_one_against_a_teacher and fp32 and triton")
-WALKED = (LOSS, "TestWalked and triton")
+WALKED = (LOSS, "TestWalked and to_the_bit and alone and triton")
 ATTENTION = ("tests/kernels/test_attention.py", "hides_what_is_older and fp32 and triton")
 
 FAULTS = {
