@@ -27,9 +27,9 @@ from secateur.model.decoder import DecoderModel, tensors_of
 from secateur.model.units import last_projection
 
 MEGABYTE = 1_000_000
-# This process with its libraries (433 MB measured) and room for text, regressors and freed blocks that are
-# kept; the process in which transformers verifies; a worker. The last two are guesses.
-PROCESS_BYTES = 1100 * MEGABYTE
+# This process with its libraries (433 MB) and room for text, regressors and freed blocks that are kept; the
+# one in which transformers verifies; a worker, which is a guess. The job of a 3M model peaked at 1.01 GB.
+PROCESS_BYTES = 800 * MEGABYTE
 VERIFIER_BYTES = 500 * MEGABYTE
 WORKER_BYTES = 600 * MEGABYTE
 LEAST_CACHE_BYTES = 256 * MEGABYTE
