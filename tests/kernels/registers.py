@@ -23,7 +23,7 @@ REGISTERS = {
 MORE = {
     ("_partial_losses_walked", "loss_against_a_teacher"): MOST,
     ("_partial_losses_walked", "loss_entropy"): 168,
-    ("_partial_losses_walked", "loss_top_k"): 168,
+    ("_partial_losses_walked", "loss_top_k"): 184,
 }
 # Bytes that a thread may spill, where it is not 0: outside the main path of a search.
 SPILLED = {
