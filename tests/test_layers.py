@@ -38,6 +38,7 @@ NAMED_MODULES = {
     "engine/secateur/serve/jobs/process.py": "a job is a process of its own",
     "engine/secateur/serve/models/checkpoint.py": "checks checkpoints in a process that may be killed",
     "engine/secateur/serve/process.py": "runs `secateur serve` for the demo and the benchmarks",
+    "engine/secateur/serve/text/encoder.py": "templates and tokenisers have processes of their own",
     "engine/secateur/vllm_plugin/plugin.py": "vLLM imports the model class when it needs it",
 }
 """Files with the dotted name of one of our modules in a string, and what for."""

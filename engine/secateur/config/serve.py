@@ -138,7 +138,8 @@ class LimitOptions:
         burst: calls in a row before `rate` tells; None = two seconds' worth.
         calls: calls at the same time.
         calls_per_caller: calls of one caller at the same time.
-        message_bytes: largest gRPC message, either way.
+        message_bytes: largest gRPC message that clients may send, uncompressed. Reading 4 MiB of the worst
+            kind, two million empty messages in one, holds the event loop for 0.3 s.
     """
 
     rate: float | None = option(
@@ -159,9 +160,9 @@ class LimitOptions:
         None, name="max_calls_per_caller", help="The same, of one caller.", group=LIMITS, min_value=1
     )
     message_bytes: int = option(
-        64 * 2**20,
+        4 * 2**20,
         name="max_message",
-        help="Largest message, either way.",
+        help="Largest message from a client.",
         group=LIMITS,
         parse=partial(parse_bytes, "max_message"),
         show=show_bytes,
@@ -188,6 +189,9 @@ class EngineOptions:
     Attributes:
         max_queued: most requests held, computed or waiting; more are refused.
         max_queued_tokens: most prompt tokens held that wait to be computed; None = any number.
+        text_processes: most processes per model that lay out conversations and tokenise; one caller has
+            all but one of them.
+        text_seconds: of processor time that a request may take there.
         dtype: "auto" takes the checkpoint's.
         max_model_len: most tokens of prompt and completion together; None = what the model was
             trained for, or less if its keys and values would not fit.
@@ -213,6 +217,16 @@ class EngineOptions:
     )
     max_queued_tokens: int | None = option(
         None, help="Most prompt tokens waiting per model; more are refused.", group=LIMITS, min_value=1
+    )
+    text_processes: int = option(
+        2, help="Processes per model that tokenise.", group=LIMITS, min_value=1, max_value=64
+    )
+    text_seconds: float = option(
+        2.0,
+        help="Processor seconds to lay out and tokenise a prompt.",
+        group=LIMITS,
+        min_value=0.01,
+        max_value=600,
     )
     dtype: str = option(
         AUTO,

@@ -13,6 +13,7 @@ from secateur.bench.targets.channels import open_channel, translate_errors
 from secateur.client.endpoint import Endpoint
 from secateur.v1 import inference_pb2, inference_pb2_grpc, models_pb2, models_pb2_grpc
 
+PART_CHARACTERS = 2**18  # what Tokenize takes in any case
 ABORTED = inference_pb2.FINISH_REASON_ABORT
 
 
@@ -53,11 +54,15 @@ class SecateurTarget:
         _conclude(answer, last)
 
     async def tokenize(self, model: str, text: str) -> list[int] | None:
-        """Token ids of a text."""
-        request = inference_pb2.TokenizeRequest(model=model, text=text)
-        async with translate_errors(self._channel):
-            response = await self._inference.Tokenize(request, **self._call)
-        return list(response.token_ids)
+        """Token ids of a text, in parts that every server takes."""
+        token_ids: list[int] = []
+        for start in range(0, len(text), PART_CHARACTERS):
+            part = text[start : start + PART_CHARACTERS]
+            request = inference_pb2.TokenizeRequest(model=model, text=part)
+            async with translate_errors(self._channel):
+                response = await self._inference.Tokenize(request, **self._call)
+            token_ids += response.token_ids
+        return token_ids
 
     async def describe(self, model: str) -> ModelInfo:
         """What ModelService says."""

@@ -29,6 +29,7 @@ from secateur.serve.engine.stats import EngineStats
 from secateur.serve.engine.steps import num_sequences, step_tokens
 from secateur.serve.engine.turns import Stage, Turns, long_part
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, unavailable
+from secateur.serve.text.encoder import TextEncoder, TextRefused, TokenizerDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,7 @@ class Engine:
     load_seconds: float
     load: EngineStats
     _vllm: AsyncLLM = field(repr=False)
+    _encoder: TextEncoder = field(repr=False)
     _turns: Turns = field(repr=False)
     _shared_cache: bool = field(default=False, repr=False)
     _calls: list[None] = field(default_factory=list, repr=False)
@@ -90,33 +92,43 @@ class Engine:
         tokenizer: Any = self._vllm.get_tokenizer()
         return self.max_model_len * int(tokenizer.max_chars_per_token)
 
-    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Return a text's token ids, with the tokenizer's special tokens if ``special``."""
+    async def tokenize(self, text: str, *, special: bool = True, caller: str = "") -> list[int]:
+        """Return a text's token ids, with the tokenizer's special tokens if ``special``.
+
+        Raises:
+            TextRefused: it takes too much time or memory.
+        """
+        with self._counted():
+            if self._encoder.definition.tokenizer is not None:
+                return await self._encoder.text(text, special=special, caller=caller)
+            return await self._tokenize_here(text, special)
+
+    async def _tokenize_here(self, text: str, special: bool) -> list[int]:
+        """Use a tokeniser that is written in Python, in vLLM's thread for it."""
         from vllm.renderers import TokenizeParams
 
         how = TokenizeParams(max_total_tokens=None, add_special_tokens=special)
-        with self._counted():
-            prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
+        prompt = await self._vllm.renderer.tokenize_prompt_async({"prompt": text}, how)
         return list(prompt["prompt_token_ids"])
 
-    async def tokenize_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    async def tokenize_chat(self, messages: Sequence[Mapping[str, str]], caller: str = "") -> list[int]:
         """Return the token ids of a conversation laid out by the chat template, ready to be answered.
 
         Raises:
-            RpcError: INVALID_ARGUMENT when there is no template, or it does not take these messages.
+            RpcError: INVALID_ARGUMENT when there is no template.
+            TextRefused: it does not take these messages, or takes too much time or memory.
         """
-        tokenizer: Any = self._vllm.get_tokenizer()
-        if not getattr(tokenizer, "chat_template", None):
+        if not self._encoder.definition.chat_template:
             raise invalid_argument(
                 FieldViolation("chat", "this model has no chat template: send text instead")
             )
-        try:
-            text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # templates raise whatever they like
-            raise invalid_argument(
-                FieldViolation("chat.messages", f"the chat template refuses them: {error}")
-            ) from error
-        return await self.tokenize(text, special=False)
+        with self._counted():
+            laid_out = await self._encoder.chat(messages, caller)
+            if isinstance(laid_out, list):
+                return laid_out
+            if len(laid_out) > self.most_characters:
+                raise TextRefused(f"makes {len(laid_out)} characters of them, more than fit")
+            return await self._tokenize_here(laid_out, special=False)
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special: bool) -> str:
         """Return the text of token ids, without special tokens if ``skip_special``."""
@@ -234,7 +246,8 @@ class Engine:
         await self._vllm.abort([*self._vllm.output_processor.external_req_ids])
 
     async def shutdown(self) -> None:
-        """Stop the child process and wait for its end."""
+        """Stop the child processes and wait for their end."""
+        await self._encoder.close()
         if self._vllm.output_handler is not None:  # or it would report the child's end as an accident
             self._vllm.output_handler.cancel()
         await asyncio.to_thread(self._vllm.shutdown, SHUTDOWN_SECONDS)
@@ -300,6 +313,9 @@ def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: i
         load_seconds=time.monotonic() - started,
         load=load,
         _vllm=vllm,
+        _encoder=TextEncoder(
+            _tokenizer_definition(vllm.get_tokenizer()), options.text_processes, options.text_seconds
+        ),
         _turns=Turns(options.max_sequences, tokens, options.max_queued, options.max_queued_tokens),
         _shared_cache=options.shared_prefix_cache,
     )
@@ -374,6 +390,17 @@ def _logger_factory(load: EngineStats) -> Any:
             pass
 
     return Recorder
+
+
+def _tokenizer_definition(tokenizer: Any) -> TokenizerDefinition:
+    """Return what another process needs to encode as this tokeniser of transformers does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return TokenizerDefinition(
+        tokenizer=None if backend is None else backend.to_str(),
+        chat_template=tokenizer.get_chat_template() if getattr(tokenizer, "chat_template", None) else "",
+        special_tokens=tokenizer.special_tokens_map,
+        split_special_tokens=bool(getattr(tokenizer, "split_special_tokens", False)),
+    )
 
 
 def _kv_cache_tokens(vllm: AsyncLLM) -> int:

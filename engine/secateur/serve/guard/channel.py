@@ -15,7 +15,7 @@ def channel_options(limits: LimitOptions, connections: KeepaliveOptions) -> list
         # Without this two servers may share a port on Linux, each getting some of the connections.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", limits.message_bytes),
-        ("grpc.max_send_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", -1),
         # Clients that wait long for a token keep the connection alive with pings; gRPC's defaults would
         # answer these with "too_many_pings" and hang up.
         ("grpc.http2.max_ping_strikes", 0),

@@ -14,7 +14,7 @@ from secateur.serve.inference.generation import (
     GenerationSummary,
     PositionLogprobs,
 )
-from secateur.serve.inference.prompt import ChatMessage, GenerationPrompt
+from secateur.serve.inference.prompt import MAX_MESSAGES, ChatMessage, GenerationPrompt
 from secateur.serve.inference.sampling import SamplingSettings
 from secateur.serve.inference.scoring import TextScore
 from secateur.serve.models.version import ModelVersion
@@ -49,7 +49,10 @@ def read_prompt(request: Any, oneof: str = "prompt", prefix: str = "") -> Genera
     if kind == "text":
         return GenerationPrompt(field, text=request.text)
     if kind == "token_ids":
-        return GenerationPrompt(field, token_ids=list(request.token_ids.ids))
+        return GenerationPrompt(field, token_ids=request.token_ids.ids)
+    if len(request.chat.messages) > MAX_MESSAGES:
+        complaint = f"got {len(request.chat.messages)}, at most {MAX_MESSAGES}"
+        raise invalid_argument(FieldViolation(f"{field}.messages", complaint))
     return GenerationPrompt(
         field, messages=[ChatMessage(one.role, one.content) for one in request.chat.messages]
     )

@@ -8,6 +8,12 @@ from typing import NamedTuple
 
 from secateur.serve.engine.engine import Engine
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument
+from secateur.serve.guard.call import current_principal
+from secateur.serve.text.encoder import TextRefused
+
+# What Tokenize takes in any case: a tenth of a second of work. Stated in inference.proto.
+MAX_CHARACTERS = 2**18
+MAX_MESSAGES = 4096
 
 
 class ChatMessage(NamedTuple):
@@ -31,19 +37,33 @@ class GenerationPrompt:
     messages: Sequence[ChatMessage] | None = None
 
     async def tokens(self, engine: Engine) -> Sequence[int]:
-        """Return the token ids the engine would see.
+        """Return the token ids the engine would see, of a prompt that may be longer than its context.
 
         Raises:
-            RpcError: INVALID_ARGUMENT for ids the model does not have, no messages, or messages that
-                its chat template does not take.
+            RpcError: INVALID_ARGUMENT for what is too long to be tokenised in one piece, ids the model does
+                not have, no messages, or messages that its chat template does not take.
         """
-        if self.text is not None:
-            return await engine.tokenize(self.text)
-        if self.messages is not None:
-            if not self.messages:
-                raise invalid_argument(FieldViolation(f"{self.field}.messages", "at least one message"))
-            return await engine.tokenize_chat([message._asdict() for message in self.messages])
-        token_ids = self.token_ids or ()
+        most = max(MAX_CHARACTERS, engine.most_characters)
+        if self._num_characters > most:
+            raise self._refused(
+                f"got {self._num_characters} characters, allowed are {most}: send it in parts"
+            )
+        return await self._tokens(engine)
+
+    async def _tokens(self, engine: Engine) -> Sequence[int]:
+        caller = current_principal()
+        try:
+            if self.text is not None:
+                return await engine.tokenize(self.text, caller=caller)
+            if self.messages is not None:
+                return await engine.tokenize_chat([one._asdict() for one in self.messages], caller)
+        except TextRefused as error:
+            if self.messages is None:
+                raise self._refused(f"the model's tokeniser {error}") from error
+            raise invalid_argument(
+                FieldViolation(f"{self.field}.messages", f"the model's chat template {error}")
+            ) from error
+        token_ids = list(self.token_ids or ())
         check_token_ids(self.field, token_ids, engine.vocabulary)
         return token_ids
 
@@ -53,24 +73,26 @@ class GenerationPrompt:
         Raises:
             RpcError: INVALID_ARGUMENT naming `field`.
         """
+        # Said before it is laid out, tokenised or looked at, which takes long for what is long.
         if self._num_characters > engine.most_characters:
-            # Said before it is laid out and tokenised, which takes long for a long text.
             raise self._refused(
                 f"got {self._num_characters} characters, the model has room for "
                 f"{engine.max_model_len - 1} tokens"
             )
-        token_ids = await self.tokens(engine)
+        self._check_length(len(self.token_ids or ()), engine)
+        token_ids = await self._tokens(engine)
         if len(token_ids) < min_tokens:
             raise self._refused(f"got {len(token_ids)} tokens, at least {min_tokens}")
-        if len(token_ids) >= engine.max_model_len:
-            raise self._refused(
-                f"got {len(token_ids)} tokens, the model has room for {engine.max_model_len - 1}"
-            )
+        self._check_length(len(token_ids), engine)
         return token_ids
+
+    def _check_length(self, num_tokens: int, engine: Engine) -> None:
+        if num_tokens >= engine.max_model_len:
+            raise self._refused(f"got {num_tokens} tokens, the model has room for {engine.max_model_len - 1}")
 
     @property
     def _num_characters(self) -> int:
-        return len(self.text or "") + sum(len(message.content) for message in self.messages or ())
+        return len(self.text or "") + sum(len(one.role) + len(one.content) for one in self.messages or ())
 
     def _refused(self, description: str) -> RpcError:
         return invalid_argument(FieldViolation(self.field, description))

@@ -21,7 +21,7 @@ from secateur.serve.inference.messages import (
     stream_response,
     whole_response,
 )
-from secateur.serve.inference.prompt import check_token_ids
+from secateur.serve.inference.prompt import MAX_CHARACTERS, check_token_ids
 from secateur.serve.inference.sampling import check_priority
 from secateur.serve.models.pool import ModelPool, ModelVersion
 from secateur.v1 import inference_pb2, inference_pb2_grpc
@@ -98,6 +98,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Return the text of token ids."""
         model = self._find(request)
         engine = model.ready_engine()
+        most = max(MAX_CHARACTERS, engine.max_model_len)
+        if len(request.token_ids) > most:
+            raise invalid_argument(
+                FieldViolation(
+                    "token_ids", f"got {len(request.token_ids)}, allowed are {most}: send them in parts"
+                )
+            )
         check_token_ids("token_ids", request.token_ids, engine.vocabulary)
         text = await engine.detokenize(list(request.token_ids), skip_special=request.skip_special_tokens)
         return inference_pb2.DetokenizeResponse(text=text, model=model.name, model_version=model.version)

@@ -59,7 +59,7 @@ def read_prompt(request: Any) -> GenerationPrompt:
         case "text":
             return GenerationPrompt("text", text=request.text)
         case "tokenized":
-            return GenerationPrompt("tokenized.input_ids", token_ids=tuple(request.tokenized.input_ids))
+            return GenerationPrompt("tokenized.input_ids", token_ids=request.tokenized.input_ids)
         case _:
             raise invalid_argument(FieldViolation("input", "give one of tokenized, text"))
 

@@ -1,0 +1,143 @@
+"""One caller attacks a whole server, another is served meanwhile: text, templates, silence, quotas."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from transformers import AutoTokenizer
+
+from secateur.client import CallFailed, Client
+from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
+from secateur.serve.process import ServerProcess, served, stop
+from secateur.v1 import inference_pb2, inference_pb2_grpc
+
+pytestmark = pytest.mark.slow
+
+SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", "8", "--text-seconds", "1")
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+CHAT = [{"role": "user", "content": "hi"}]
+TOKENS = {name: generate_token() for name in ("polite", "attacker")}
+# What a caller may wait for a first token while another attacks: a step of half a second, twice, and the time
+# that this machine takes for other things. The figures are in docs/reliability.md.
+PATIENCE = 5.0
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("attacks") / "tokens.toml"
+    file.write_text(
+        "".join(format_caller_entry(name, [Scope.INFER], token) for name, token in TOKENS.items())
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def looping(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose chat template does not end."""
+    folder = tmp_path_factory.mktemp("looping") / "model"
+    shutil.copytree(folders["llama"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = LOOP
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folders: dict[str, Path], looping: Path, tokens: Path) -> Iterator[ServerProcess]:
+    pytest.importorskip("vllm")
+    log = tokens.with_name("log")
+    options = ("--tokens", str(tokens), "--state-dir", str(tokens.with_name("state")))
+    with log.open("w") as stderr:
+        try:
+            models = {"slim": folders["llama"], "loops": looping}
+            with served(models, *SMALL, *options, stderr=stderr) as running:
+                yield running
+        finally:
+            print(log.read_text())
+
+
+@pytest.fixture
+def polite(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.address, timeout=60, token=TOKENS["polite"]) as client:
+        yield client
+
+
+@pytest.fixture
+def attacker(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.address, timeout=60, token=TOKENS["attacker"]) as client:
+        yield client
+
+
+def first_token_seconds(client: Client) -> float:
+    """Of a short text on "slim"."""
+    started = time.monotonic()
+    next(iter(client.generate("slim", "a bright cold day", max_tokens=1, ignore_eos=True)))
+    return time.monotonic() - started
+
+
+def test_texts_of_one_do_not_hold_up_another(server: ServerProcess, attacker: Client, polite: Client) -> None:
+    """As much text as is allowed, many times at once, compressed, by one who does not wait for the answer."""
+    text = "hello world " * 21_000
+    with grpc.insecure_channel(server.address, compression=grpc.Compression.Gzip) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        metadata = (("authorization", f"Bearer {TOKENS['attacker']}"),)
+        request = inference_pb2.TokenizeRequest(model="slim", text=text)
+        calls = [stub.Tokenize.future(request, metadata=metadata, timeout=120) for _ in range(64)]
+        waits = [first_token_seconds(polite) for _ in range(4)]
+        assert any(not call.done() for call in calls), "the attack was over before"
+        for call in calls[8:]:
+            call.cancel()
+        assert len(calls[0].result().token_ids) > 21_000
+    print("first tokens while another tokenises:", waits)
+    assert max(waits) < PATIENCE
+
+
+def test_texts_that_are_too_long_are_refused_unread(server: ServerProcess, attacker: Client) -> None:
+    with pytest.raises(CallFailed, match="INVALID_ARGUMENT: text: got 300000 characters, allowed are 262144"):
+        attacker.tokenize("slim", "hello " * 50_000)
+    with pytest.raises(CallFailed, match="token_ids: got 300000, allowed are 262144"):
+        attacker.detokenize("slim", [1] * 300_000)
+    with pytest.raises(CallFailed, match="token_ids: got 300000 tokens, the model has room for"):
+        attacker.complete("slim", [1] * 300_000)
+    with pytest.raises(CallFailed, match=r"chat\.messages: got 5000, at most 4096"):
+        attacker.tokenize("slim", CHAT * 5000)
+    # A few kilobytes on the wire: what counts is what they become.
+    with grpc.insecure_channel(server.address, compression=grpc.Compression.Gzip) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        request = inference_pb2.TokenizeRequest(model="slim", text="hello world " * 1_700_000)
+        with pytest.raises(grpc.RpcError) as refusal:
+            stub.Tokenize(request, metadata=(("authorization", f"Bearer {TOKENS['attacker']}"),), timeout=60)
+        assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_template_that_does_not_end_is_refused(attacker: Client, polite: Client) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        chats = [pool.submit(attacker.complete, "loops", CHAT, max_tokens=1) for _ in range(8)]
+        waits = [first_token_seconds(polite) for _ in range(4)]
+        for chat in chats:
+            with pytest.raises(
+                CallFailed, match="the model's chat template takes more than 1 s of processor"
+            ):
+                chat.result()
+    print("first tokens while another's template loops:", waits)
+    assert max(waits) < PATIENCE
+    # Its own text is still answered.
+    assert attacker.complete("loops", "hi", max_tokens=1).usage.completion_tokens == 1
+
+
+def test_a_server_ends_while_templates_loop(folders: dict[str, Path], looping: Path, tmp_path: Path) -> None:
+    with (
+        served({"loops": looping}, *SMALL, "--state-dir", str(tmp_path)) as running,
+        Client(running.address, timeout=60) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        for _ in range(4):
+            pool.submit(client.complete, "loops", CHAT, max_tokens=1)
+        time.sleep(0.5)
+        assert stop(running.process) == 0
