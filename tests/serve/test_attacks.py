@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +15,7 @@ import grpc
 import pytest
 from transformers import AutoTokenizer
 
-from secateur.client import CallFailed, Client
+from secateur.client import CallFailed, Client, RetryPolicy
 from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
 from secateur.serve.process import ServerProcess, served, stop
 from secateur.v1 import inference_pb2, inference_pb2_grpc
@@ -20,9 +23,11 @@ from secateur.v1 import inference_pb2, inference_pb2_grpc
 pytestmark = pytest.mark.slow
 
 SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", "8", "--text-seconds", "1")
+SILENCE = ("--first-message-seconds", "3", "--max-calls", "64", "--max-calls-per-caller", "48")
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 CHAT = [{"role": "user", "content": "hi"}]
-TOKENS = {name: generate_token() for name in ("polite", "attacker")}
+TOKENS = {name: generate_token() for name in ("polite", "attacker", "metered")}
+QUOTA = "requests_per_minute = 6\ntokens_per_minute = 100\npriority = 0\n"
 # What a caller may wait for a first token while another attacks: a step of half a second, twice, and the time
 # that this machine takes for other things. The figures are in docs/reliability.md.
 PATIENCE = 5.0
@@ -56,7 +61,7 @@ def server(folders: dict[str, Path], looping: Path, tokens: Path) -> Iterator[Se
     with log.open("w") as stderr:
         try:
             models = {"slim": folders["llama"], "loops": looping}
-            with served(models, *SMALL, *options, stderr=stderr) as running:
+            with served(models, *SMALL, *SILENCE, *options, stderr=stderr) as running:
                 yield running
         finally:
             print(log.read_text())
@@ -141,3 +146,46 @@ def test_a_server_ends_while_templates_loop(folders: dict[str, Path], looping: P
             pool.submit(client.complete, "loops", CHAT, max_tokens=1)
         time.sleep(0.5)
         assert stop(running.process) == 0
+
+
+def test_calls_that_say_nothing_lose_their_places(server: ServerProcess, polite: Client) -> None:
+    metadata = (("authorization", f"Bearer {TOKENS['attacker']}"),)
+    with grpc.insecure_channel(server.address) as channel:
+        # As bytes in a stream: a client of ours would send its request.
+        method = channel.stream_stream("/secateur.v1.InferenceService/Generate")
+        never = threading.Event()
+        silent = [method(iter(never.wait, True), metadata=metadata, timeout=60) for _ in range(200)]
+        waits = [first_token_seconds(polite) for _ in range(4)]
+        codes = Counter(call.code() for call in silent)
+        never.set()
+    print("first tokens beside 200 silent calls:", waits)
+    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED: 48, grpc.StatusCode.RESOURCE_EXHAUSTED: 152}
+    assert max(waits) < PATIENCE
+
+
+def test_quotas(server: ServerProcess, tokens: Path, polite: Client) -> None:
+    once = RetryPolicy(attempts=1)
+    with Client(server.address, timeout=60, token=TOKENS["metered"], retries=once) as metered:
+        with pytest.raises(
+            CallFailed, match="PERMISSION_DENIED: priority: got 1, the highest"
+        ):
+            metered.complete("slim", "hi", priority=1)
+        metered.complete("slim", [5] * 60, max_tokens=60, ignore_eos=True)
+        with pytest.raises(CallFailed) as refusal:
+            metered.complete("slim", "hi")
+        assert (refusal.value.code, refusal.value.reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "TOKEN_QUOTA",
+        )
+        assert 5 < (refusal.value.retry_seconds or 0) <= 13  # 20 tokens and one at 100 a minute
+        # SIGHUP reads new quotas; the requests made so far count.
+        tokens.write_text(tokens.read_text().replace("tokens_per_minute = 100\n", ""))
+        server.process.send_signal(signal.SIGHUP)
+        reasons = []
+        for _ in range(6):
+            try:
+                metered.tokenize("slim", "hi")
+            except CallFailed as refused:
+                reasons.append(refused.reason)
+        assert reasons and set(reasons) <= {"TOKEN_QUOTA", "REQUEST_QUOTA"} and reasons[-1] == "REQUEST_QUOTA"
+        assert polite.complete("slim", "hi", max_tokens=1).usage.completion_tokens == 1

@@ -45,7 +45,7 @@ def test_what_is_not_given_is_none(tmp_path: Path) -> None:
     options = from_given(ServeOptions, {"models": [f"a={tmp_path}"], "state_dir": str(tmp_path / "state")})
     assert options.tls is None and options == from_given(ServeOptions, {**minimal(tmp_path), "threads": None})
     assert options.state_url == f"sqlite:///{tmp_path}/state/server.db"
-    assert document(options)["tls-cert"] is None and document(options)["max-message"] == "64MiB"
+    assert document(options)["tls-cert"] is None and document(options)["max-message"] == "4MiB"
 
 
 def minimal(folder: Path) -> dict:

@@ -138,6 +138,7 @@ class LimitOptions:
         burst: calls in a row before `rate` tells; None = two seconds' worth.
         calls: calls at the same time.
         calls_per_caller: calls of one caller at the same time.
+        first_message_seconds: that a call may take until its first message is here.
         message_bytes: largest gRPC message that clients may send, uncompressed. Reading 4 MiB of the worst
             kind, two million empty messages in one, holds the event loop for 0.3 s.
     """
@@ -157,7 +158,14 @@ class LimitOptions:
         4096, name="max_calls", help="Calls at the same time.", group=LIMITS, min_value=1
     )
     calls_per_caller: int | None = option(
-        None, name="max_calls_per_caller", help="The same, of one caller.", group=LIMITS, min_value=1
+        1024, name="max_calls_per_caller", help="The same, of one caller.", group=LIMITS, min_value=1
+    )
+    first_message_seconds: float = option(
+        30.0,
+        help="Seconds from the begin of a call to its first message.",
+        group=LIMITS,
+        min_value=0.1,
+        max_value=86400,
     )
     message_bytes: int = option(
         4 * 2**20,

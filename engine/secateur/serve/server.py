@@ -186,7 +186,9 @@ def _guarded_server(options: ServeOptions, observers: Sequence[CallStage]) -> gr
     """Return a server without services yet, behind everything that guards it."""
     access = AccessControl(options.tokens, options.open_to_all)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)  # it would end the process
-    guard = GuardInterceptor(observers, [access, RateLimiter(options.limits)])
+    guard = GuardInterceptor(
+        observers, [access, RateLimiter(options.limits)], options.limits.first_message_seconds
+    )
     return grpc.aio.server(interceptors=[guard], options=channel_options(options.limits, options.connections))
 
 

@@ -162,7 +162,8 @@ def running() -> Running:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> AsyncIterator[Calls]:
         options = channel_options(limits, connections)
-        server = grpc.aio.server(interceptors=[GuardInterceptor(observers, checks)], options=options)
+        guard = GuardInterceptor(observers, checks, limits.first_message_seconds)
+        server = grpc.aio.server(interceptors=[guard], options=options)
         handlers = Handlers()
         server.add_generic_rpc_handlers((handlers.generic(SERVICE), handlers.generic(ADMIN_SERVICE)))
         health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)

@@ -13,7 +13,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import Int32Value
 
 from secateur.config.serve import KeepaliveOptions, LimitOptions
-from tests.serve.guard.conftest import Calls, Running, failure
+from secateur.serve.guard.limits import RateLimiter
+from tests.serve.guard.conftest import SERVICE, Calls, Running, failure
 
 
 @pytest.fixture
@@ -231,3 +232,20 @@ async def test_stages_wrap_calls_in_order(running: Running) -> None:
     async with running(observers=[stage("observer")], checks=[stage("check")]) as calls:
         await failure(calls.say("bug"))
     assert seen == ["+observer", "+check", "check:KeyError", "-check", "observer:RpcError", "-observer"]
+
+
+@pytest.mark.parametrize("method", ["Say", "Count", "Total", "Double"])
+async def test_who_says_nothing_loses_its_place(running: Running, method: str) -> None:
+    """A call that is opened and never sends its request, whichever kind it is on the server."""
+    method = {
+        "unary_unary": "Say",
+        "unary_stream": "Count",
+        "stream_unary": "Total",
+        "stream_stream": "Double",
+    }
+    limits = LimitOptions(calls=1, first_message_seconds=0.2)
+    async with running(checks=[RateLimiter(limits)], limits=limits) as calls:
+        silent = calls.channel.stream_stream(f"/{SERVICE}/{method}")(timeout=10)
+        refused = await failure(silent)
+        assert (refused.code, refused.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_LATE")
+        assert (await calls.say()).value == "hello"

@@ -15,7 +15,7 @@ from secateur.serve.failures import RpcError
 from secateur.serve.guard import limits
 from secateur.serve.guard.access import AccessControl
 from secateur.serve.guard.call import CallContext
-from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
+from secateur.serve.guard.callers import Caller, Quota, Scope, format_caller_entry, generate_token
 from secateur.serve.guard.limits import RateLimiter
 from tests.serve.guard.conftest import Running, failure
 
@@ -67,6 +67,36 @@ def test_a_bucket_fills_again() -> None:
     assert [passes(stage, call) for _ in range(2)] == [None, pytest.approx(0.5)]
     clock.now = 100
     assert [passes(stage, call) for _ in range(4)] == [None, None, None, pytest.approx(0.5)]
+
+
+def test_quotas_of_a_caller() -> None:
+    clock = Clock()
+    stage = RateLimiter(LimitOptions(), clock)
+
+    def call(quota: Quota) -> CallContext:
+        return CallContext("/s/m", "id", caller=Caller("one", frozenset({Scope.INFER}), quota=quota))
+
+    # A minute's worth at once, and then as it comes in again.
+    assert [passes(stage, call(Quota(requests_per_minute=2))) for _ in range(3)] == [None, None, 30]
+    clock.now = 30
+    assert passes(stage, call(Quota(requests_per_minute=2))) is None
+    # A new quota counts from the next call on; what was used up stays so.
+    assert passes(stage, call(Quota(requests_per_minute=60))) == pytest.approx(1)
+    assert passes(stage, call(Quota())) is None
+
+    with stage(one := call(Quota(tokens_per_minute=60))):
+        one.spend(50)
+        one.spend(30)  # more than there are: who has begun may end
+        with pytest.raises(RpcError, match="60 tokens a minute are the quota of one") as refused:
+            one.admit()  # but not begin again, in a stream
+    assert (refused.value.reason, refused.value.retry_seconds) == ("TOKEN_QUOTA", pytest.approx(21))
+    assert passes(stage, call(Quota(tokens_per_minute=60))) == pytest.approx(21)
+    clock.now += 21
+    assert passes(stage, call(Quota(tokens_per_minute=60))) is None
+
+    with stage(call(Quota(calls=1))):
+        assert passes(stage, call(Quota(calls=1))) == 1
+        assert passes(stage, call(Quota())) is None
 
 
 def test_nameless_callers_are_told_apart_by_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -30,6 +30,8 @@ class CallContext:
         identities: names in the client's certificate; none without mutual TLS.
         deadline: when the client stops waiting, by the monotonic clock; None = never.
         caller: who it is; set once that is known.
+        admit: counts one more request of a stream; raises `RpcError` beyond the caller's quota.
+        spend: counts tokens of the caller's.
         code: name of the status it ended with; set before the observers are left.
         failure: what the client was told if it failed.
     """
@@ -42,6 +44,8 @@ class CallContext:
     identities: frozenset[str] = frozenset()
     deadline: float | None = None
     caller: Caller = ANONYMOUS
+    admit: Callable[[], None] = field(default=lambda: None, repr=False)
+    spend: Callable[[int], None] = field(default=lambda tokens: None, repr=False)
     code: str = "OK"
     failure: str = ""
 

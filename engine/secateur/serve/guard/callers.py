@@ -4,7 +4,11 @@
 name = "dashboard"
 scopes = ["infer"]
 sha256 = "9f86d0..."             # of its bearer token, in hexadecimal
-expires = 2027-01-01T00:00:00Z   # optional
+expires = 2027-01-01T00:00:00Z   # optional, like the quotas:
+requests_per_minute = 600
+tokens_per_minute = 100_000      # of prompts and answers
+calls = 32                       # at once
+priority = 0                     # the highest it may give its requests
 
 [[caller]]
 name = "operator"
@@ -46,12 +50,30 @@ class Scope(Enum):
 
 
 @dataclass(frozen=True)
+class Quota:
+    """How much a caller may ask for; None = as much as everyone.
+
+    Attributes:
+        requests_per_minute: calls, and requests within a stream.
+        tokens_per_minute: of prompts and answers.
+        calls: at the same time; instead of `LimitOptions.calls_per_caller`.
+        priority: the highest of its requests.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    calls: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True)
 class Caller:
     """Someone who calls."""
 
     name: str
     scopes: frozenset[Scope]
     expires: datetime | None = None
+    quota: Quota = Quota()
 
     def may(self, scope: Scope) -> bool:
         """True if the scope is among this caller's."""
@@ -117,12 +139,20 @@ class _Entry(BaseModel):
     sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
     certificate: str | None = Field(None, min_length=1)
     expires: AwareDatetime | None = None
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    calls: int | None = Field(None, ge=1)
+    priority: int | None = Field(None, ge=-100, le=100)
 
     @model_validator(mode="after")
     def _recognisable(self) -> _Entry:
         if (self.sha256 is None) == (self.certificate is None):
             raise ValueError("give either sha256 or certificate")
         return self
+
+    def caller(self) -> Caller:
+        quota = Quota(self.requests_per_minute, self.tokens_per_minute, self.calls, self.priority)
+        return Caller(self.name, self.scopes, self.expires, quota)
 
 
 class _File(BaseModel):
@@ -145,7 +175,7 @@ def read_callers(file: Path, field: str = "tokens") -> CallerRegistry:
     except (OSError, ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else " ".join(str(error).split())
         raise BadInput(field, file, reason) from error
-    callers = [(entry, Caller(entry.name, entry.scopes, entry.expires)) for entry in entries]
+    callers = [(entry, entry.caller()) for entry in entries]
     return CallerRegistry(
         ((bytes.fromhex(entry.sha256), caller) for entry, caller in callers if entry.sha256 is not None),
         {entry.certificate: caller for entry, caller in callers if entry.certificate is not None},

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
+from secateur.config.serve import LimitOptions
 from secateur.serve.failures import RpcError, to_rpc_error
 from secateur.serve.guard.call import REQUEST_ID, CallContext, request_id, set_current_call
 
@@ -37,11 +38,18 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
     Args:
         observers: outermost stages; when they are left, the call's ``code`` says how it ended.
         checks: stages that may refuse a call.
+        first_message_seconds: that a call may take until its first message is here.
     """
 
-    def __init__(self, observers: Sequence[CallStage] = (), checks: Sequence[CallStage] = ()) -> None:
+    def __init__(
+        self,
+        observers: Sequence[CallStage] = (),
+        checks: Sequence[CallStage] = (),
+        first_message_seconds: float = LimitOptions.first_message_seconds,
+    ) -> None:
         self._observers = tuple(observers)
         self._checks = tuple(checks)
+        self._first_message_seconds = first_message_seconds
 
     async def intercept_service(
         self,
@@ -96,7 +104,7 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):
             with ExitStack() as checks:
                 for stage in self._checks:
                     checks.enter_context(stage(call))
-                return await _run(handler, context)
+                return await _run(handler, context, self._first_message_seconds)
         except (asyncio.CancelledError, Exception) as raised:
             error = _most_specific_error(raised)
             if isinstance(error, asyncio.CancelledError | grpc.aio.BaseError):
@@ -135,7 +143,9 @@ class _Context:
         raise RpcError(code.value[0], code.name, details or code.value[1])
 
 
-async def _run(handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext) -> Any:
+async def _run(
+    handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext, first_message_seconds: float
+) -> Any:
     """Answer in whichever way the handler does."""
     function = getattr(
         handler,
@@ -143,7 +153,8 @@ async def _run(handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext
         f"{'stream' if handler.response_streaming else 'unary'}",
     )
     guarded_context = _Context(context)
-    request = _requests(context) if handler.request_streaming else await _only_request(context)
+    first = await _first_message(context, first_message_seconds)
+    request = _requests(first, context) if handler.request_streaming else _only_request(first)
     if not inspect.isasyncgenfunction(function):
         return await function(request, guarded_context)
     async with aclosing(function(request, guarded_context)) as responses:
@@ -152,13 +163,25 @@ async def _run(handler: grpc.RpcMethodHandler, context: grpc.aio.ServicerContext
     return None
 
 
-async def _requests(context: grpc.aio.ServicerContext) -> Any:
-    while (request := await context.read()) is not grpc.aio.EOF:
+async def _first_message(context: grpc.aio.ServicerContext, seconds: float) -> Any:
+    """Await the first message, or the end of the client's: who says nothing shall not occupy a place."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await context.read()
+    except TimeoutError:
+        raise RpcError(
+            code_pb2.DEADLINE_EXCEEDED, "REQUEST_LATE", f"no message within {seconds:g} s of the call's begin"
+        ) from None
+
+
+async def _requests(first: Any, context: grpc.aio.ServicerContext) -> Any:
+    request = first
+    while request is not grpc.aio.EOF:
         yield request
+        request = await context.read()
 
 
-async def _only_request(context: grpc.aio.ServicerContext) -> Any:
-    request = await context.read()
+def _only_request(request: Any) -> Any:
     if request is grpc.aio.EOF:
         raise RpcError(code_pb2.INVALID_ARGUMENT, "REQUEST_MISSING", "the call ended without a request")
     return request

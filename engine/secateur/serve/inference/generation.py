@@ -13,7 +13,7 @@ import grpc
 from google.rpc import code_pb2
 
 from secateur.serve.failures import RpcError, unavailable
-from secateur.serve.guard.call import current_principal
+from secateur.serve.guard.call import current_call, current_principal
 from secateur.serve.inference.prompt import GenerationPrompt
 from secateur.serve.inference.sampling import SamplingSettings
 from secateur.serve.models.version import ModelVersion, RequestTracker
@@ -113,6 +113,7 @@ async def generate(
         RpcError: the request cannot be accepted, or the model cannot answer now.
     """
     engine = model.ready_engine()
+    _check_quota(priority)
     with model.request() as accounting:
         sampling.check(engine.vocabulary, prefix)
         token_ids = await prompt.fitting_tokens(engine)
@@ -134,6 +135,14 @@ async def generate(
                     yield piece
         if not aborted:
             accounting.complete()
+
+
+def _check_quota(priority: int) -> None:
+    call = current_call()
+    highest = None if call is None else call.caller.quota.priority
+    if call is not None and highest is not None and priority > highest:
+        message = f"priority: got {priority}, the highest of {call.principal} is {highest}"
+        raise RpcError(code_pb2.PERMISSION_DENIED, "PRIORITY_TOO_HIGH", message)
 
 
 async def complete(

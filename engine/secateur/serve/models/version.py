@@ -68,6 +68,7 @@ class RequestTracker:
         self._suspects.check(self._fingerprint)
         self.prompt_tokens = sum(map(len, prompts))
         self._totals.prompt_tokens += self.prompt_tokens
+        _spend(self.prompt_tokens)
 
     def begin(self) -> None:
         """Say that the engine has the request, or a part of it: from now on it may die of it."""
@@ -76,6 +77,7 @@ class RequestTracker:
     def generated(self, tokens: int) -> None:
         self.generated_tokens += tokens
         self._totals.generated_tokens += tokens
+        _spend(tokens)
 
     def complete(self) -> None:
         """Say that the request came to its own end."""
@@ -98,6 +100,13 @@ class RequestTracker:
         who = f"{call.principal}, request id {call.request_id}" if call else "nobody's"
         options = ", ".join(f"{name} {value}" for name, value in self._parameters.items() if value)
         return f"{who}; {len(self._prompts)} prompt(s), {self.prompt_tokens} tokens; {options}"[:600]
+
+
+def _spend(tokens: int) -> None:
+    """Count tokens against the quota of whoever calls."""
+    call = current_call()
+    if call is not None:
+        call.spend(tokens)
 
 
 class ModelVersion:

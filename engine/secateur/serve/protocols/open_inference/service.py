@@ -13,6 +13,7 @@ import grpc
 from google.rpc import code_pb2
 
 from secateur.serve.failures import FieldViolation, RpcError, invalid_argument, to_rpc_error, unavailable
+from secateur.serve.guard.call import current_call
 from secateur.serve.inference import generation
 from secateur.serve.inference.generation import ABORT, CompletionChunk, check_deadline
 from secateur.serve.inference.prompt import GenerationPrompt
@@ -109,7 +110,10 @@ class OpenInferenceService:
 
     async def _messages(self, request: Any) -> AsyncGenerator[Any]:
         """Yield the responses to one request of a stream, its failure among them."""
+        call = current_call()
         try:
+            if call is not None:
+                call.admit()
             async with aclosing(self._responses(request, streaming=True)) as responses:
                 async for response in responses:
                     yield wire.ModelStreamInferResponse(infer_response=response)
