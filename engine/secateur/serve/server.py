@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from sqlalchemy.orm import Session, sessionmaker
 
 from secateur.config.serve import ServeOptions
@@ -45,6 +44,7 @@ from secateur.serve.private_folder import private_folder
 from secateur.serve.protocols.handlers import add_to_server
 from secateur.serve.protocols.open_inference import wire as open_inference
 from secateur.serve.protocols.open_inference.service import OpenInferenceService
+from secateur.serve.protocols.reflection import add_reflection
 from secateur.serve.protocols.vllm_engine import messages as vllm_engine
 from secateur.serve.protocols.vllm_engine.service import VllmEngineService
 from secateur.serve.state import open_state
@@ -218,8 +218,7 @@ def _add_services(
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     if options.reflection:
-        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server, open_inference.MergedDescriptorPool())
+        add_reflection((*SERVICES, health.SERVICE_NAME), server, open_inference.POOL)
     return status
 
 

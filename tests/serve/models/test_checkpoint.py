@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,3 +67,31 @@ def test_a_story_that_makes_no_sense_is_left_out(
     (folder / "secateur.json").write_text(record)
     told = describe_checkpoint(read_checkpoint(folder))
     assert told.fingerprint and not told.HasField("shape") and not told.HasField("lineage")
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"num_hidden_layers": 10**9},
+        {"max_window_layers": 10**9},
+        {"model_type": "gemma3", "text_config": {"num_hidden_layers": 10**9}},
+        {"model_type": "gpt2", "n_layer": 10**9},
+    ],
+)
+async def test_a_thousand_million_layers(
+    tiny_llama: Path, editable: Callable[[Path], Path], claims: dict[str, Any]
+) -> None:
+    """Lists of that length would be made, also by those who read what we do not know."""
+    folder = editable(tiny_llama)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | claims))
+    with pytest.raises(RpcError, match=r"its config says \w+ = 1000000000"):
+        await read_checkpoint_in_subprocess(folder)
+
+
+def test_reading_a_configuration_has_an_end(tiny_llama: Path) -> None:
+    """The process that reads it is ended by the kernel, whatever it is at."""
+    script = "from pathlib import Path; from secateur.serve.models import checkpoint as it; import sys\n"
+    script += "it.OPEN_SECONDS = 0.01; it._main(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", script, str(tiny_llama)], timeout=60)
+    assert done.returncode == -signal.SIGPROF

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 SHUTDOWN_SECONDS = 5.0
+ROOT_CAUSE = "See root cause above"  # in what vLLM says to whoever reads its log
 DEAD_RETRY_SECONDS = 5.0
 
 
@@ -302,14 +303,16 @@ def start_engine(name: str, folder: Path, options: EngineOptions, num_engines: i
     except (ValueError, NotImplementedError, OSError) as error:
         raise BrokenCheckpoint("models", f"{name}={folder}", _line(error)) from error
     except (RuntimeError, ZMQError) as error:
-        raise BackendUnavailable(f"the engine of {name} did not start: {_line(error)}") from error
+        why = "its process ended, the server's log says why" if ROOT_CAUSE in str(error) else _line(error)
+        raise BackendUnavailable(f"the engine of {name} did not start: {why}") from error
+    load.kv_cache_tokens, load.pids = _kv_cache_tokens(vllm), _pids(vllm)
     model = vllm.model_config
     engine = Engine(
         architecture=model.architectures[0],
         dtype=str(model.dtype).removeprefix("torch."),
         max_model_len=model.max_model_len,
         vocabulary=model.get_vocab_size(),
-        kv_cache_tokens=_kv_cache_tokens(vllm),
+        kv_cache_tokens=load.kv_cache_tokens,
         load_seconds=time.monotonic() - started,
         load=load,
         _vllm=vllm,
@@ -406,6 +409,11 @@ def _tokenizer_definition(tokenizer: Any) -> TokenizerDefinition:
 def _kv_cache_tokens(vllm: AsyncLLM) -> int:
     cache = vllm.vllm_config.cache_config
     return int((cache.num_gpu_blocks or 0) * cache.block_size)
+
+
+def _pids(vllm: AsyncLLM) -> tuple[int, ...]:
+    manager: Any = vllm.engine_core.resources.engine_manager  # None where engines run elsewhere
+    return tuple(one.pid for one in getattr(manager, "processes", ()))
 
 
 @contextmanager

@@ -5,11 +5,14 @@ vLLM's own metrics live in one registry per process, and a second engine wipes t
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ class EngineStats:
         waiting: requests waiting to be.
         after_step: called after every step.
         kv_cache_usage: part of the room for keys and values in use, 0 to 1.
+        kv_cache_tokens: that room, in tokens.
+        pids: the engine's processes.
         prompt_tokens: prompt tokens of requests that have begun to answer.
         generated_tokens: tokens generated.
         preemptions: times that a request had to give its room up and start again.
@@ -66,6 +71,8 @@ class EngineStats:
     running: int = 0
     waiting: int = 0
     kv_cache_usage: float = 0.0
+    kv_cache_tokens: int = 0
+    pids: tuple[int, ...] = ()
     prompt_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
@@ -76,6 +83,15 @@ class EngineStats:
     inter_token: Histogram = field(default_factory=lambda: Histogram(STEP_BUCKETS))
     end_to_end: Histogram = field(default_factory=lambda: Histogram(LATENCY_BUCKETS))
     after_step: Callable[[], None] = lambda: None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the processes; none of those that have ended."""
+        pages = 0
+        for pid in self.pids:
+            with suppress(OSError):
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def record(
         self,

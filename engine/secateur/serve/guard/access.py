@@ -39,6 +39,7 @@ def scope_of(method: str) -> Scope:
 
 
 AUTHORIZATION = "authorization"
+OTHERS = "certificates are read when they change, options at the start only"
 log = logging.getLogger(__name__)
 
 
@@ -61,14 +62,14 @@ class AccessControl:
     def reload(self) -> None:
         """Read the file again; one that cannot be read leaves things as they are."""
         if self._file is None:
-            log.info("nothing to reload: the server has no file of tokens")
+            log.info("nothing to reload: there is no file of tokens; %s", OTHERS)
             return
         try:
             self._callers = read_callers(self._file)
         except BadInput as error:
             log.error("callers not reloaded, the old ones stay: %s", error)
         else:
-            log.info("callers reloaded: %d in %s", len(self._callers), self._file)
+            log.info("callers reloaded: %d in %s; %s", len(self._callers), self._file, OTHERS)
 
     @contextmanager
     def __call__(self, call: CallContext) -> Iterator[None]:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import math
 import os
+import resource
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from secateur.serve.engine.sharding import check_sharding
 from secateur.serve.failures import RpcError
 
 RECORD = "secateur.json"
+# What a configuration says may make whoever reads it build things for hours; weights are not held to this.
+OPEN_SECONDS, OPEN_BYTES = 60.0, 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -64,15 +68,21 @@ def checkpoint_from_row(folder: Path, fingerprint: str) -> Checkpoint:
     return Checkpoint(folder, fingerprint, model_type, weights, record=_read(folder / RECORD))
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, seconds: float = 0.0) -> Checkpoint:
     """Check a checkpoint and describe it. Reads every byte of it; call it off the event loop.
+
+    Args:
+        folder: where it is.
+        seconds: of processor time for its configuration; beyond them the process ends. 0 = any.
 
     Raises:
         SecateurError: it is not whole, or no checkpoint.
     """
     from secateur.checkpoint.safetensors_file import open_safetensors
 
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     _open(folder)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     weights = open_safetensors(folder)
     return Checkpoint(
         folder,
@@ -137,7 +147,10 @@ async def read_checkpoint_in_subprocess(folder: Path) -> Checkpoint:
     try:
         fields = json.loads(answer)
     except ValueError:
-        fields = {"refused": f"it cannot be read (exit status {child.returncode})"}
+        reason = f"it cannot be read (exit status {child.returncode})"
+        if child.returncode == -signal.SIGPROF:
+            reason = f"reading its configuration takes more than {OPEN_SECONDS:g} s"
+        fields = {"refused": reason}
     if "refused" in fields:
         raise checkpoint_error(folder, fields["refused"])
     return Checkpoint(**{**fields, "folder": folder})
@@ -165,8 +178,11 @@ def _main(folder: Path) -> None:
     """Print what `read_checkpoint` returns, or why not, as JSON; libraries may print what they like."""
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)
+        resource.setrlimit(resource.RLIMIT_DATA, (OPEN_BYTES, OPEN_BYTES))
         try:
-            fields: dict[str, Any] = {**asdict(read_checkpoint(folder)), "folder": str(folder)}
+            fields: dict[str, Any] = {**asdict(read_checkpoint(folder, OPEN_SECONDS)), "folder": str(folder)}
+        except MemoryError:
+            fields = {"refused": f"reading it takes more than {OPEN_BYTES // 2**30} GiB of memory"}
         except (SecateurError, OSError) as error:
             fields = {"refused": error_reason(error)}
         json.dump(fields, answer)

@@ -76,7 +76,7 @@ class EngineLoader:
             raise RpcError(
                 code_pb2.FAILED_PRECONDITION,
                 "ENGINE_NOT_STARTED",
-                f"{version} cannot be loaded: {error}",
+                f"{version} cannot be loaded: {error_reason(error)}",
                 metadata={"model": version.name, "version": version.version},
             ) from error
         try:

@@ -52,7 +52,9 @@ class ModelEntry:
     @property
     def up(self) -> bool:
         """False if calls that name no version are refused although they should not be."""
-        return self.active_version is None or self.active_version.state in (
+        if self.active_version is None:
+            return not (self.given or self.previous)  # what is new is not missed yet
+        return self.active_version.state in (
             VersionState.SERVING,
             VersionState.UNLOADED,
         )

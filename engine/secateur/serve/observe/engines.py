@@ -21,6 +21,11 @@ GAUGES: Mapping[str, tuple[str, Callable[[EngineStats], float]]] = {
         "Part of the room for keys and values in use",
         lambda load: load.kv_cache_usage,
     ),
+    "secateur_kv_cache_tokens": ("Room for keys and values, in tokens", lambda load: load.kv_cache_tokens),
+    "secateur_engine_resident_memory_bytes": (
+        "Memory of the engine's processes",
+        lambda load: load.resident_bytes,
+    ),
 }
 COUNTERS: Mapping[str, tuple[str, Callable[[EngineStats], float]]] = {
     "secateur_prompt_tokens": (

@@ -6,6 +6,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from secateur.serve.protocols.open_inference import wire
+from secateur.serve.protocols.reflection import MergedPool
 from secateur.v1 import inference_pb2
 
 
@@ -21,7 +22,7 @@ def test_a_second_definition_in_the_shared_pool_does_no_harm() -> None:
 
 
 def test_reflection_sees_both_pools() -> None:
-    both = wire.MergedDescriptorPool()
+    both = MergedPool((descriptor_pool.Default(), wire.POOL))
     assert both.FindFileContainingSymbol(wire.SERVICE).name == "grpc_service.proto"
     assert both.FindFileByName("model_config.proto").package == "inference"
     service = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name

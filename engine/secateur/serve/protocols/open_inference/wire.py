@@ -7,7 +7,6 @@ own ours gets along with both, whatever their versions and that of protobuf.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
@@ -51,16 +50,3 @@ RepositoryModelUnloadResponse = message("RepositoryModelUnloadResponse")
 ServerLiveResponse = message("ServerLiveResponse")
 ServerMetadataResponse = message("ServerMetadataResponse")
 ServerReadyResponse = message("ServerReadyResponse")
-
-
-class MergedDescriptorPool:
-    """Both pools as one, for the reflection service: the shared one, and that of package ``inference``."""
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def find(*arguments: Any) -> Any:
-            try:
-                return getattr(descriptor_pool.Default(), name)(*arguments)
-            except KeyError:
-                return getattr(POOL, name)(*arguments)
-
-        return find
