@@ -15,7 +15,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from transformers import AutoTokenizer
 
 from secateur.client import CallFailed, Client, RetryPolicy
 from secateur.serve.guard.callers import Scope, format_caller_entry, generate_token
@@ -39,9 +38,8 @@ PATIENCE = 5.0
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("attacks") / "tokens.toml"
-    file.write_text(
-        "".join(format_caller_entry(name, [Scope.INFER], token) for name, token in TOKENS.items())
-    )
+    entries = (format_caller_entry(name, [Scope.INFER], token) for name, token in TOKENS.items())
+    file.write_text("".join(entries) + QUOTA)  # of the last
     return file
 
 
@@ -50,9 +48,7 @@ def looping(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     """A checkpoint whose chat template does not end."""
     folder = tmp_path_factory.mktemp("looping") / "model"
     shutil.copytree(folders["llama"], folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = LOOP
-    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(LOOP)
     return folder
 
 

@@ -58,7 +58,7 @@ def chat_renderer(template: str, special_tokens: dict[str, str]) -> Callable[[Se
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    compiled = None
+    compiled: Any = None
 
     def render(messages: Sequence[Any]) -> str:
         nonlocal compiled  # compiled by the first request, under its limits
