@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,16 @@ from secateur.config.prune import PruneOptions
 from secateur.evaluation import corpus_perplexity
 from secateur.evaluation.batch import BatchEvaluator
 from secateur.model.compute import Compute
-from secateur.progress import SilentReporter
+from secateur.model.streaming import StreamedLayers
+from secateur.progress import SilentReporter, StageTimer
 from secateur.prune import prepared_run
 from secateur.prune.pipeline import cut_from_study, prune_all
+from secateur.prune.prepared_run import prepare
+from tests.evaluation.conformance import random_architectures
 from tests.pretend_device import DEVICE, pretend_device
 
 PRETEND = Compute(DEVICE, torch.float32)
+STREAMED = Compute(DEVICE, torch.float32, streamed=True)
 CPU = Compute.on_cpu(torch.float32)
 
 
@@ -45,6 +50,7 @@ def main(model: str, text: str, folder: Path) -> dict[str, Any]:
         quantum=32,
     )
     cpu = replace(options, out=folder / "cpu", study=None)
+    streamed = replace(options, out=folder / "streamed", study=None)
     written = replace(options, keep=(0.7,), corpus=("self",), evaluations=4, out=folder / "self")
     paper = PruneOptions(
         model=model, out=folder / "paper", keep=(0.7,), corpus=(text,), recipe="paper", evaluations=16,
@@ -58,6 +64,8 @@ def main(model: str, text: str, folder: Path) -> dict[str, Any]:
     return {
         "cpu": job(CPU, lambda: prune_all(cpu, SilentReporter())),
         "prune": job(PRETEND, lambda: prune_all(options, SilentReporter())),
+        "streamed": job(STREAMED, lambda: prune_all(streamed, SilentReporter())),
+        "fetches": job(STREAMED, lambda: fetches(streamed)),
         "cut": job(PRETEND, lambda: [cut_from_study(cut, SilentReporter())]),
         "evaluate": job(PRETEND, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
         "evaluate on cpu": job(CPU, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
@@ -85,9 +93,20 @@ def job(compute: Compute, run: Callable[[], Any]) -> dict[str, Any]:
     ):
         try:
             found["result"] = run()
-        except RuntimeError as error:
-            found["error"] = str(error)
+        except RuntimeError as error:  # the other jobs still tell something
+            found["error"] = f"{error}: {traceback.format_exc()[-600:]}"
     return found | {"to_host": dict(traffic.to_host), "to_device": dict(traffic.to_device)}
+
+
+def fetches(options: PruneOptions) -> dict[str, int]:
+    """How many layers come to the device for the dense model and a dozen candidates."""
+    prepared = prepare(options, SilentReporter(), StageTimer())
+    layers = prepared.library.model.layers
+    assert isinstance(layers, StreamedLayers)
+    with prepared.evaluator() as evaluator:
+        before = layers.fetched
+        list(evaluator.losses(random_architectures(prepared.space, 12, seed=1)))
+    return {"layers": len(layers), "fetched": layers.fetched - before}
 
 
 def planted(options: PruneOptions, change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:

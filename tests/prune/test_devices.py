@@ -31,13 +31,15 @@ def jobs(tiny_llama: Path, english: str, tmp_path_factory: pytest.TempPathFactor
     return documents
 
 
-@pytest.mark.parametrize("name", ["prune", "cut", "evaluate", "self", "fisher", "paper"])
+@pytest.mark.parametrize("name", ["prune", "streamed", "cut", "evaluate", "self", "fisher", "paper"])
 def test_a_job_runs_whole(jobs: dict[str, Any], name: str) -> None:
     assert "error" not in jobs[name]
     assert sum(jobs[name]["to_device"].values())  # it was there
 
 
-@pytest.mark.parametrize(("name", "on_cpu"), [("prune", "cpu"), ("fisher", "fisher on cpu")])
+@pytest.mark.parametrize(
+    ("name", "on_cpu"), [("prune", "cpu"), ("streamed", "cpu"), ("fisher", "fisher on cpu")]
+)
 def test_it_finds_what_the_cpu_finds(jobs: dict[str, Any], name: str, on_cpu: str) -> None:
     for there, here in zip(jobs[name]["result"], jobs[on_cpu]["result"], strict=True):
         assert there["architecture"] == here["architecture"]
@@ -62,6 +64,12 @@ def test_an_evaluation_waits_once_per_group_of_candidates(jobs: dict[str, Any]) 
     # Single cuts and rounds in groups; finalists on every rung of their race, and the winners again.
     races = 2 * 5
     assert evaluator["evaluation/evaluator.py:_on_host"] <= 3 * search["pairs"] / DEFAULT_GROUP + races
+
+
+def test_layers_that_are_streamed_come_once_for_all_candidates(jobs: dict[str, Any]) -> None:
+    found = jobs["fetches"]["result"]
+    passes = 2  # the dense model's, and one for all candidates; a pass ends with the first layer on its way
+    assert found["fetched"] <= passes * (found["layers"] + 1)
 
 
 @pytest.mark.parametrize("name", ["prune", "fisher"])

@@ -18,6 +18,7 @@ from torch import Tensor
 from secateur.calibrate.repairs import Repairs
 from secateur.model.architecture import Kind, Slot
 from secateur.model.decoder import DecoderModel, SubBlock, map_block
+from secateur.model.streaming import streamed
 from secateur.model.units import last_projection, prefix_of_units, unit_span, with_projection
 
 DEFAULT_CACHE_BYTES = 4 << 30
@@ -30,7 +31,13 @@ class BlockLibrary:
         model: the dense model with sorted units, in the dtype it was stored in.
         repairs: of each sub-block, sorted the same way; None turns repair off.
         dtype: what the handed-out sub-blocks are computed in.
+        device: where they are handed out; None: where the model is. A model that is elsewhere stays there,
+            and its layers come to the device one at a time.
         cache_bytes: how much memory built projections may take.
+
+    Attributes:
+        master, model: the dense model with sorted units, as it is stored and as it is computed with.
+        streamed: whether layers come one at a time.
     """
 
     def __init__(
@@ -39,24 +46,37 @@ class BlockLibrary:
         repairs: Mapping[Slot, Repairs] | None,
         dtype: torch.dtype,
         *,
+        device: torch.device | None = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self.master = model
-        self.model = model if model.dtype == dtype else model.to(dtype)
+        self.device = device or model.device
+        self.streamed = self.device != model.device
+        fast = model if model.dtype == dtype else model.to(dtype)
+        self.model = self.place(fast)
         self._repairs = repairs
         self._max_cached_bytes = cache_bytes
         self._cached_bytes = 0
         self._cache: OrderedDict[tuple[int, Kind, int], Tensor] = OrderedDict()
 
+    def place(self, model: DecoderModel) -> DecoderModel:
+        """A model of the same layers as this library computes with its own: there whole, or streamed."""
+        return streamed(model, self.device) if self.streamed else model.to(device=self.device)
+
     def block(self, layer: int, kind: Kind, units: int) -> SubBlock | None:
         """The sub-block with `units` KV groups or channels, in the compute dtype; None for 0."""
-        full = self.model.layers[layer].sub_block(kind)
-        if units == 0 or full is None:
+        if units == 0 or self.master.layers[layer].sub_block(kind) is None:
             return None
-        if units == self.model.width(layer, kind):
+        full = self.full_block(layer, kind)
+        assert full is not None  # the stored model has it
+        if units == self.master.width(layer, kind):
             return full
         cut = prefix_of_units(full, units, self.model.head_dim, self.model.queries_per_group)
         return with_projection(cut, self._cached_projection(layer, kind, units))
+
+    def full_block(self, layer: int, kind: Kind) -> SubBlock | None:
+        """The whole sub-block in the compute dtype; None where the dense model has none."""
+        return self.model.layers[layer].sub_block(kind)
 
     def master_block(self, layer: int, kind: Kind, units: int) -> SubBlock | None:
         """As `block`, in the dtype of the stored model, with its own memory: what a checkpoint gets."""
@@ -64,8 +84,8 @@ class BlockLibrary:
         if units == 0 or full is None:
             return None
         cut = prefix_of_units(full, units, self.master.head_dim, self.master.queries_per_group)
-        cut = with_projection(cut, self._projection(full, layer, kind, units))
-        return map_block(cut, lambda tensor: tensor.contiguous())
+        cut = map_block(cut, lambda tensor: tensor.to(self.device).contiguous())
+        return with_projection(cut, self._projection(full, layer, kind, units).contiguous())
 
     def errors(self, layer: int, kind: Kind, widths: list[int]) -> list[float]:
         """Squared output error that repair leaves at each width (calibration tokens, summed)."""
@@ -98,5 +118,5 @@ class BlockLibrary:
         """The last projection for so many units, repaired unless repair is off, in the stored dtype."""
         weight, keep = last_projection(full), units * unit_span(self.master, kind)
         if self._repairs is None or keep == weight.shape[1]:
-            return weight[:, :keep]
-        return self._repairs[layer, kind].projection(keep, weight.device).to(weight.dtype)
+            return weight[:, :keep].to(self.device)
+        return self._repairs[layer, kind].projection(keep, self.device).to(weight.dtype)

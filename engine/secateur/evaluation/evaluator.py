@@ -30,7 +30,8 @@ DEFAULT_TEACHER_BYTES = 2 << 30
 # stop after one.
 CHUNK_WINDOWS = 4
 
-Prefix = tuple[int, tuple[int, ...]]
+Path = tuple[int, ...]  # widths of sub-blocks, in order of depth
+Prefix = tuple[int, Path]
 
 
 class PrefixCache:
@@ -131,9 +132,11 @@ class PrefixEvaluator(Evaluator):
     @property
     def dense_nll(self) -> float:
         """NLL of the dense model on the same windows, nats per token."""
+        chunks = range(self.num_chunks)
         with torch.inference_mode():
-            nll_N = torch.cat([self._teacher(chunk).nll_N for chunk in range(self.num_chunks)])
-        return float(nll_N.mean())
+            spans = [chunks[start : start + self._span] for start in chunks[:: self._span]]
+            kept = [self._teachers_of(span)[chunk].nll_N for span in spans for chunk in span]
+        return float(torch.cat(kept).mean())
 
     def losses(
         self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
@@ -148,9 +151,8 @@ class PrefixEvaluator(Evaluator):
         for span in spans:
             for start in range(0, len(ordered), self._group):
                 group = ordered[start : start + self._group]
-                for chunk in span:
-                    for candidate, found in zip(group, self._group_losses(group, chunk), strict=True):
-                        found_by_candidate[candidate].append(found)
+                for candidate, found in zip(group, self._group_losses(group, span), strict=True):
+                    found_by_candidate[candidate] += found
                 if span is spans[-1]:
                     yield from zip(group, self._on_host(map(found_by_candidate.pop, group)), strict=True)
 
@@ -160,27 +162,38 @@ class PrefixEvaluator(Evaluator):
             yield Losses(tuple(kl_B), tuple(nll_B), self._chunks[0].shape[1] - 1)
 
     @torch.inference_mode()
-    def _group_losses(self, group: Sequence[Architecture], chunk: int) -> list[Tensor]:
-        """KL and NLL of each candidate, [2, B] in fp64."""
-        teacher = self._teacher(chunk)
-        return [self._compare(self._hidden(item.path, chunk), teacher, chunk) for item in group]
+    def _group_losses(self, group: Sequence[Architecture], chunks: Sequence[int]) -> list[list[Tensor]]:
+        """KL and NLL of each candidate on each chunk, [2, B] in fp64."""
+        teachers = self._teachers_of(chunks)
+        found: list[list[Tensor]] = [[] for _ in group]
+        for chunk in chunks:  # the states of one chunk are used before those of the next are made
+            for item, parts in zip(group, found, strict=True):
+                (hidden_NH,) = self._hidden([item.path], [chunk])[chunk]
+                parts.append(self._compare(hidden_NH, teachers[chunk], chunk))
+        return found
 
     def _compare(self, hidden_NH: Tensor, teacher: KeptTeacher, chunk: int) -> Tensor:
         losses_N = self._way.compare(hidden_NH, teacher, self._model.head_VH, self._targets[chunk])
         windows = len(self._chunks[chunk])
         return torch.stack([loss_N.double().view(windows, -1).mean(1) for loss_N in losses_N])
 
-    def _teacher(self, chunk: int) -> KeptTeacher:
-        """The dense model's distributions on a chunk, computed once as long as they fit."""
-        if chunk not in self._teachers:
-            while len(self._teachers) >= self._span:
-                self._teachers.popitem(last=False)
-            full = tuple(self._model.width(layer, kind) for layer, kind in self._slots)
-            hidden_NH, head_VH = self._hidden(full, chunk), self._model.head_VH
+    def _teachers_of(self, chunks: Sequence[int]) -> dict[int, KeptTeacher]:
+        """The dense model's distributions on a span of chunks, computed once as long as they fit."""
+        missing = [chunk for chunk in chunks if chunk not in self._teachers]
+        for kept in [chunk for chunk in self._teachers if chunk not in chunks]:
+            if len(self._teachers) + len(missing) > self._span:
+                del self._teachers[kept]
+        full = tuple(self._library.master.width(layer, kind) for layer, kind in self._slots)
+        head_VH = self._model.head_VH
+        for chunk, (hidden_NH,) in self._hidden([full], missing).items():
             self._teachers[chunk] = self._way.keep(hidden_NH, head_VH, self._targets[chunk])
-        return self._teachers[chunk]
+        return {chunk: self._teachers[chunk] for chunk in chunks}
 
-    def _hidden(self, path: tuple[int, ...], chunk: int) -> Tensor:
+    def _hidden(self, paths: Sequence[Path], chunks: Sequence[int]) -> dict[int, Sequence[Tensor]]:
+        """Final hidden states [N, H] of several paths, by chunk of windows."""
+        return {chunk: [self._hidden_alone(path, chunk) for path in paths] for chunk in chunks}
+
+    def _hidden_alone(self, path: Path, chunk: int) -> Tensor:
         """Final hidden states [N, H] of a path on a chunk of windows, from the deepest state kept."""
         depth, state_BTH = self._prefixes.longest(chunk, path)
         if state_BTH is None:

@@ -97,8 +97,13 @@ def open_library(spec: LibrarySpec, model: DecoderModel | None = None) -> BlockL
         raise BadInput("study", spec.calibration, reason)
     calibration = Calibration(spec.calibration)
     repairs = calibration.repairs if spec.repair else None
-    sorted_model = permute(model, calibration.orders, spec.compute.device)
-    return BlockLibrary(sorted_model, repairs, spec.compute.dtype, cache_bytes=spec.cache_bytes)
+    compute = spec.compute
+    home = model.device if compute.streamed else compute.device
+    pinned = compute.streamed and compute.device.type == "cuda"
+    sorted_model = permute(model, calibration.orders, home, pinned=pinned)
+    return BlockLibrary(
+        sorted_model, repairs, compute.dtype, device=compute.device, cache_bytes=spec.cache_bytes
+    )
 
 
 def open_evaluator(spec: EvaluatorSpec, library: BlockLibrary | None = None) -> PrefixEvaluator:
@@ -127,13 +132,14 @@ def evaluator_of(
 ) -> PrefixEvaluator:
     """The evaluator that is fastest for a model where it is.
 
-    One candidate of a small model leaves a GPU idle: several go through it together there.
+    One candidate of a small model leaves a GPU idle, and layers that are streamed should come for many at
+    once: several candidates go through the model together there.
 
     Args:
         state_bytes, teacher_bytes: limits of its caches.
     """
-    model = library.model
+    model = library.master
     parameters = sum(num_parameters(half) for layer in model.layers for half in (layer.attention, layer.ffn))
-    batched = model.device.type != "cpu" and parameters <= BATCHED_PARAMETERS
+    batched = library.streamed or (library.device.type != "cpu" and parameters <= BATCHED_PARAMETERS)
     kind = BatchEvaluator if batched else PrefixEvaluator
     return kind(library, windows_BT, state_bytes=state_bytes, teacher_bytes=teacher_bytes)

@@ -17,6 +17,8 @@ ACCELERATORS = ("cuda",)  # kinds of devices that jobs are tested on
 # Sorted weights in 16 bits, as much again for a slim model being repaired, and half as much for projections,
 # residual streams and factors.
 BYTES_PER_WEIGHT = 5
+# With layers that come one at a time: embedding and head, two layers, projections and residual streams.
+STREAMED_BYTES_PER_WEIGHT = 1
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class Compute:
         device: holds weights, windows and statistics.
         dtype: of weights and activations while candidates are evaluated.
         spread: whether workers go to the other devices of the kind too: the user named none.
+        streamed: whether weights stay on the host, and layers come to the device one at a time.
     """
 
     device: torch.device
     dtype: torch.dtype
     spread: bool = False
+    streamed: bool = False
 
     @classmethod
     def on_cpu(cls, dtype: torch.dtype | None = None) -> Compute:
@@ -49,7 +53,7 @@ class Compute:
         """What measurements depend on. Studies made before there was a choice have the dtype alone."""
         document: dict[str, Any] = {"compute_dtype": str(self.dtype)}
         if self.accelerated:
-            document |= {"device": self.device.type, "kernels": RESULTS_VERSION}
+            document |= {"device": self.device.type, "kernels": RESULTS_VERSION, "streamed": self.streamed}
         return document
 
     def for_worker(self, worker: int) -> Compute:
@@ -63,16 +67,17 @@ class Compute:
         name = str(self.device)
         if self.device.type == "cuda":
             name += f" ({torch.cuda.get_device_name(self.device)})"
-        return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+        name += f", {str(self.dtype).removeprefix('torch.')}"
+        return f"{name}; layers come from the host one at a time" if self.streamed else name
 
 
 def choose_compute(name: str, num_weights: int) -> Compute:
     """What an option `device` comes to.
 
     Args:
-        name: ``auto`` (the device with the most free memory if the model fits there, else the processor),
-            ``cpu``, ``cuda`` (that with the most free memory) or ``cuda:N``.
-        num_weights: of the model.
+        name: ``auto`` (the device with the most free memory if it has room, else the processor), ``cpu``,
+            ``cuda`` (that with the most free memory) or ``cuda:N``.
+        num_weights: of the model. Where a device has no room for them, they are streamed to it.
 
     Raises:
         BadInput: there is no such device, or the model cannot fit into what is free there.
@@ -80,7 +85,7 @@ def choose_compute(name: str, num_weights: int) -> Compute:
     if name == "cpu":
         return Compute.on_cpu()
     free_by_device = _free_bytes()
-    needed = num_weights * BYTES_PER_WEIGHT
+    needed = num_weights * STREAMED_BYTES_PER_WEIGHT
     fitting = [device for device, free in free_by_device.items() if free >= needed]
     if name == AUTO:
         if not fitting:
@@ -99,9 +104,10 @@ def choose_compute(name: str, num_weights: int) -> Compute:
     device = max(candidates, key=free_by_device.__getitem__)
     if free_by_device[device] < needed:
         free = f"{free_by_device[device] / 1e9:.1f} GB are free"
-        reason = f"the model needs about {needed / 1e9:.1f} GB there, {free}; allowed is cpu"
+        reason = f"streamed, the model needs about {needed / 1e9:.1f} GB there, {free}; allowed is cpu"
         raise BadInput("device", name, reason)
-    return Compute(device, fastest_dtype(device), spread=":" not in name)
+    streamed = free_by_device[device] < num_weights * BYTES_PER_WEIGHT
+    return Compute(device, fastest_dtype(device), spread=":" not in name, streamed=streamed)
 
 
 def _free_bytes() -> dict[torch.device, int]:

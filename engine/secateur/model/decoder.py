@@ -10,7 +10,7 @@ channels (KV groups x head_dim), C FFN channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -77,6 +77,7 @@ class DecoderModel:
         family: where its tensors are called what.
         head_dim: channels per head.
         queries_per_group: query heads that share one key/value head (a KV group).
+        layers: a tuple, or layers that come to a device when they are asked for (`streaming`).
         head_VH: the output head; the embedding itself when tied.
     """
 
@@ -85,7 +86,7 @@ class DecoderModel:
     head_dim: int
     queries_per_group: int
     embedding_VH: Tensor
-    layers: tuple[DecoderLayer, ...]
+    layers: Sequence[DecoderLayer]
     final_norm_H: Tensor
     head_VH: Tensor
     tied: bool

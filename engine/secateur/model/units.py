@@ -50,12 +50,17 @@ def expand_units(order_U: Tensor, span: int) -> Tensor:
 
 
 def permute(
-    model: DecoderModel, orders: Mapping[Slot, Tensor], device: torch.device | None = None
+    model: DecoderModel,
+    orders: Mapping[Slot, Tensor],
+    device: torch.device | None = None,
+    *,
+    pinned: bool = False,
 ) -> DecoderModel:
     """The model with the units of every sub-block re-ordered: the same function, sorted weights.
 
     Args:
         device: where the sorted weights go; None leaves them where they are.
+        pinned: whether they go to pinned memory of the host, from which a GPU copies by itself.
     """
     device = device or model.device
 
@@ -65,7 +70,8 @@ def permute(
         block = map_block(block, lambda tensor: tensor.to(device))
         spans = _spans(block, model.head_dim, model.queries_per_group)
         order_U = orders[layer, kind].to(device)
-        return _select(block, {letter: expand_units(order_U, span) for letter, span in spans.items()})
+        block = _select(block, {letter: expand_units(order_U, span) for letter, span in spans.items()})
+        return map_block(block, Tensor.pin_memory) if pinned else block
 
     layers = tuple(
         DecoderLayer(sorted_block(layer.attention, i, "attention"), sorted_block(layer.ffn, i, "ffn"))

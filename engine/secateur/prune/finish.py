@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor, device
+
 from secateur.checkpoint.export import export
 from secateur.checkpoint.verification import start_verification
 from secateur.config.prune import PruneOptions
@@ -15,6 +17,7 @@ from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.opening import evaluator_of
 from secateur.evaluation.race import race
 from secateur.model.architecture import Architecture
+from secateur.model.decoder import map_layer
 from secateur.model.forward import perplexity
 from secateur.model.mapped import on_disk
 from secateur.progress import ProgressReporter, StageTimer
@@ -26,6 +29,7 @@ from secateur.space.budget import Goal
 from secateur.study.trial import EvaluatedArchitecture
 
 FINALISTS = 4
+HOST = device("cpu")
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,8 @@ def _export_checkpoint(
     """Report on a repaired model and export it; returns its record."""
     options, source, clock = request.options, prepared.source, StageTimer(dict(clock.seconds))
     stored = stored_dtype(options, source, prepared.model)
-    model = replace(prepared.library.master, layers=tuple(slim.layers()))
+    frame = replace(prepared.library.master, layers=()).to(device=HOST)  # what is written is the host's
+    model = replace(frame, layers=tuple(map_layer(layer, Tensor.cpu) for layer in slim.layers()))
     record = build_record(prepared, options, request.goal, model, winner.trial, selected_predictor, stored)
     record["repair"], record["repair_share"] = slim.how, slim.share
     name = ",".join(corpus.name for corpus in prepared.reserved) or "validation"

@@ -202,10 +202,13 @@ class _Sizes:
         per_token = teachers_for(compute.device.type).bytes_per_token(model.head_VH)
         self.teacher_bytes = self.search_tokens * per_token
         self.accelerated = compute.accelerated
+        # Embedding and head, the layer that is computed with and the one that is on its way.
+        moving = 2 * self.layer_weights // len(model.layers)
+        self._streamed_bytes = (ends + moving) * self.itemsize if compute.streamed else 0
 
     def fixed_bytes(self, mapped: bool) -> int:
         """Memory of the whole job: processes, sorted weights, and those in the dtype that is computed in."""
-        copies = self.stored_bytes + self.fast_bytes
+        copies = self._streamed_bytes or self.stored_bytes + self.fast_bytes
         original = 0 if mapped or self.accelerated else self.stored_bytes
         workers = self.options.workers or 0
         processes = 0 if self.accelerated else PROCESS_BYTES + VERIFIER_BYTES + workers * WORKER_BYTES
@@ -238,13 +241,14 @@ class _Sizes:
         kept = int(self.widest * min(1.0, self.keep + 0.2))
         inner = self.repair_tokens * kept * self.itemsize + STATISTICS_WINDOWS * self._chunk
         ridge = 28 * kept**2 + 16 * kept * self.hidden
-        compared = int(self.weights * self.itemsize * self.keep) + STATISTICS_WINDOWS * self._chunk
+        slim = 0 if self._streamed_bytes else int(self.weights * self.itemsize * self.keep)
+        compared = slim + STATISTICS_WINDOWS * self._chunk
         return max(streams + inner + ridge, compared)
 
     @property
     def export_bytes(self) -> int:
         """A slim model, and what of it does not own its memory once more."""
-        return int(1.5 * self.keep * self.stored_bytes)
+        return 0 if self.accelerated else int(1.5 * self.keep * self.stored_bytes)
 
     @property
     def disk_bytes(self) -> int:

@@ -70,7 +70,7 @@ def repair(
         with torch.inference_mode():
             fitted = repair_in_sequence(library, to_refit, split.repair, keep=keep, advance=reporter.step)
             for each, model in zip(to_refit, fitted, strict=True):
-                repaired[each] = _line_search(repaired[each], model, split, library.model.dtype, reporter)
+                repaired[each] = _line_search(repaired[each], model, split, library, reporter)
     return repaired
 
 
@@ -78,11 +78,12 @@ def _line_search(
     one_shot: RepairResult,
     fitted: DecoderModel,
     split: WindowSplit,
-    dtype: torch.dtype,
+    library: BlockLibrary,
     reporter: ProgressReporter,
 ) -> RepairResult:
     """The best model found on the line from one-shot weights to those fitted in sequence."""
     nll = {0.0: one_shot.nll}
+    dtype, home = library.model.dtype, library.master.device
     frame = replace(fitted, layers=()).to(dtype)
 
     def between(share: float) -> Iterator[DecoderLayer]:
@@ -90,8 +91,9 @@ def _line_search(
 
     def measure(share: float) -> None:
         if share not in nll:
-            layers = tuple(map_layer(layer, lambda tensor: tensor.to(dtype)) for layer in between(share))
-            nll[share] = mean_nll(replace(frame, layers=layers), split.validation)
+            fast = (map_layer(layer, lambda tensor: tensor.to(home, dtype)) for layer in between(share))
+            layers = tuple(fast)
+            nll[share] = mean_nll(library.place(replace(frame, layers=layers)), split.validation)
         reporter.step()
 
     reporter.stage("comparing repairs on unseen text", 3)
