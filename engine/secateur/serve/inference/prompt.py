@@ -51,6 +51,8 @@ class GenerationPrompt:
         return await self._tokens(engine)
 
     async def _tokens(self, engine: Engine) -> Sequence[int]:
+        if self.messages is not None and not self.messages:
+            raise invalid_argument(FieldViolation(f"{self.field}.messages", "at least one message"))
         caller = current_principal()
         try:
             if self.text is not None:
