@@ -18,9 +18,8 @@ from triton.runtime.interpreter import GridExecutor
 
 import secateur_kernels.backend as backends
 from secateur.config.prune import PruneOptions
-from secateur.evaluation import opening
+from secateur.evaluation import opening, teachers
 from secateur.evaluation.batch import BatchEvaluator
-from secateur.evaluation.teachers import HiddenStates
 from secateur.model.compute import Compute
 from secateur.progress import SilentReporter
 from secateur.prune import prepared_run
@@ -56,7 +55,7 @@ def main(backend: str, model: str, text: str, out: Path) -> dict[str, Any]:
         patch.object(prepared_run, "choose_compute", lambda *_: Compute.on_cpu(torch.float32)),
         # As on a GPU.
         patch.object(opening, "PrefixEvaluator", BatchEvaluator),
-        patch("secateur.evaluation.evaluator.teachers_for", lambda kind: HiddenStates()),
+        patch.object(teachers, "keeps_states", lambda kind: True),
     ):
         record = prune(options, SilentReporter())
     return {"architecture": record["architecture"], "kl": record["search"]["kl"], "launches": launches}

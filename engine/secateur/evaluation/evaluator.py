@@ -20,9 +20,10 @@ from torch import Tensor
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.measurement import Evaluator, Losses, resolve_chunks
-from secateur.evaluation.teachers import KeptTeacher, teachers_for
+from secateur.evaluation.teachers import teacher_bytes_per_token, teacher_of
 from secateur.model.architecture import Architecture, Slot
 from secateur.model.forward import apply_block, embed, final_hidden, forward_context
+from secateur_kernels import Teacher, TeacherStates, linear_kl
 
 DEFAULT_STATE_BYTES = 2 << 30
 DEFAULT_TEACHER_BYTES = 2 << 30
@@ -118,10 +119,9 @@ class PrefixEvaluator(Evaluator):
             (layer, kind) for layer in range(self._model.num_layers) for kind in ("attention", "ffn")
         ]
         self._prefixes = PrefixCache(state_bytes)
-        self._way = teachers_for(self._model.device.type)
-        self._teachers: OrderedDict[int, KeptTeacher] = OrderedDict()
-        chunk_bytes = self._chunks[0].numel() * self._way.bytes_per_token(self._model.head_VH)
-        self._span = max(1, teacher_bytes // chunk_bytes)
+        self._teachers: dict[int, Teacher | TeacherStates] = {}
+        per_token = teacher_bytes_per_token(self._model.head_VH, self._model.device.type)
+        self._span = max(1, teacher_bytes // (self._chunks[0].numel() * per_token))
         self.sub_blocks_run = 0
 
     @property
@@ -135,8 +135,9 @@ class PrefixEvaluator(Evaluator):
         chunks = range(self.num_chunks)
         with torch.inference_mode():
             spans = [chunks[start : start + self._span] for start in chunks[:: self._span]]
-            kept = [self._teachers_of(span)[chunk].nll_N for span in spans for chunk in span]
-        return float(torch.cat(kept).mean())
+            teachers = (teacher for span in spans for teacher in self._teachers_of(span).values())
+            nll_N = torch.cat([_own_nll(teacher) for teacher in teachers])
+        return float(nll_N.mean())
 
     def losses(
         self, candidates: Sequence[Architecture], chunks: Iterable[int] | None = None
@@ -172,12 +173,12 @@ class PrefixEvaluator(Evaluator):
                 parts.append(self._compare(hidden_NH, teachers[chunk], chunk))
         return found
 
-    def _compare(self, hidden_NH: Tensor, teacher: KeptTeacher, chunk: int) -> Tensor:
-        losses_N = self._way.compare(hidden_NH, teacher, self._model.head_VH, self._targets[chunk])
+    def _compare(self, hidden_NH: Tensor, teacher: Teacher | TeacherStates, chunk: int) -> Tensor:
+        losses_N = linear_kl(hidden_NH, teacher, self._model.head_VH, self._targets[chunk])
         windows = len(self._chunks[chunk])
         return torch.stack([loss_N.double().view(windows, -1).mean(1) for loss_N in losses_N])
 
-    def _teachers_of(self, chunks: Sequence[int]) -> dict[int, KeptTeacher]:
+    def _teachers_of(self, chunks: Sequence[int]) -> dict[int, Teacher | TeacherStates]:
         """The dense model's distributions on a span of chunks, computed once as long as they fit."""
         missing = [chunk for chunk in chunks if chunk not in self._teachers]
         for kept in [chunk for chunk in self._teachers if chunk not in chunks]:
@@ -186,7 +187,7 @@ class PrefixEvaluator(Evaluator):
         full = tuple(self._library.master.width(layer, kind) for layer, kind in self._slots)
         head_VH = self._model.head_VH
         for chunk, (hidden_NH,) in self._hidden([full], missing).items():
-            self._teachers[chunk] = self._way.keep(hidden_NH, head_VH, self._targets[chunk])
+            self._teachers[chunk] = teacher_of(hidden_NH, head_VH, self._targets[chunk])
         return {chunk: self._teachers[chunk] for chunk in chunks}
 
     def _hidden(self, paths: Sequence[Path], chunks: Sequence[int]) -> dict[int, Sequence[Tensor]]:
@@ -208,3 +209,9 @@ class PrefixEvaluator(Evaluator):
                 self._prefixes.put(chunk, path[: index + 1], state_BTH)
         self._prefixes.touch(chunk, path[:-1])
         return final_hidden(self._model, state_BTH)[:, :-1].flatten(0, 1)
+
+
+def _own_nll(teacher: Teacher | TeacherStates) -> Tensor:
+    """The dense model's own losses [N]."""
+    assert teacher.nll_N is not None  # `teacher_of` gives the targets
+    return teacher.nll_N

@@ -20,7 +20,7 @@ from secateur.calibrate.criteria import GRADIENT_CRITERIA
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
 from secateur.evaluation.evaluator import CHUNK_WINDOWS
-from secateur.evaluation.teachers import teachers_for
+from secateur.evaluation.teachers import teacher_bytes_per_token
 from secateur.memory import available_bytes
 from secateur.model.compute import Compute
 from secateur.model.decoder import DecoderModel, tensors_of
@@ -199,7 +199,7 @@ class _Sizes:
         self.validation_tokens = reads.validation_windows * options.window
         self.goals, self.keep = len(options.goals), max(max(limits.values()) for limits in options.limits)
         self.processes = options.workers or 1
-        per_token = teachers_for(compute.device.type).bytes_per_token(model.head_VH)
+        per_token = teacher_bytes_per_token(model.head_VH, compute.device.type)
         self.teacher_bytes = self.search_tokens * per_token
         self.accelerated = compute.accelerated
         # Embedding and head, the layer that is computed with and the one that is on its way.
