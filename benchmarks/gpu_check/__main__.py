@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from typing import Any
 from benchmarks.gpu_check.settings import GPU, PRETEND, Settings
 from benchmarks.gpu_check.steps import STEPS
 from benchmarks.host import ROOT, write_result
+
+MINUTES = 5  # for all steps
 
 
 def main() -> int:
@@ -37,10 +42,12 @@ def main() -> int:
         return _run_here(arguments.step, settings, arguments.folder, arguments.out)
     document: dict[str, Any] = {"pretend": arguments.pretend, "settings": asdict(settings), "steps": {}}
     names = arguments.only or list(STEPS)
+    until = time.monotonic() + (math.inf if arguments.pretend else 60 * MINUTES)
     with tempfile.TemporaryDirectory(dir=_roomy(), prefix="secateur-gpu-check-") as folder:
         environment = _environment(arguments.wheels, Path(folder))
         for name in names:
-            document["steps"][name] = _run_apart(name, Path(folder), arguments.pretend, environment)
+            limit = min(STEPS[name].limit, max(1.0, until - time.monotonic()))
+            document["steps"][name] = _run_apart(name, limit, Path(folder), arguments.pretend, environment)
             document["ok"] = _ok(document["steps"])
             _write(document, arguments.out)
     return 0 if document["ok"] and len(names) == len(document["steps"]) else 1
@@ -52,8 +59,14 @@ def _run_here(name: str, settings: Settings, folder: Path, out: Path) -> int:
     return 0
 
 
-def _run_apart(name: str, folder: Path, pretend: bool, environment: dict[str, str]) -> dict[str, Any]:
-    """A step in a process of its own, its seconds, and why it failed if it did."""
+def _run_apart(
+    name: str, limit: float, folder: Path, pretend: bool, environment: dict[str, str]
+) -> dict[str, Any]:
+    """A step in a process of its own, its seconds, and why it failed if it did.
+
+    Args:
+        limit: seconds after which it is killed, with what it started.
+    """
     print(f"== {name}", flush=True)
     file = folder / f"{name}.json"
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--step", name, "--folder", str(folder)]
@@ -62,19 +75,23 @@ def _run_apart(name: str, folder: Path, pretend: bool, environment: dict[str, st
     started = time.perf_counter()
     failure: str | None = None
     with errors.open("w") as stderr:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
         try:
-            status = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-                timeout=STEPS[name].limit,
-                check=False,
-            ).returncode
+            status = process.wait(limit)
             failure = None if status == 0 else f"exit status {status}"
         except subprocess.TimeoutExpired:
-            failure = f"ended after {STEPS[name].limit:.0f} s"
+            failure = f"ended after {limit:.0f} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     found["step_seconds"] = round(time.perf_counter() - started, 1)
     if failure is not None:

@@ -60,8 +60,8 @@ class BlockLibrary:
         self._cache: OrderedDict[tuple[int, Kind, int], Tensor] = OrderedDict()
 
     def place(self, model: DecoderModel) -> DecoderModel:
-        """A model of the same layers as this library computes with its own: there whole, or streamed."""
-        return streamed(model, self.device) if self.streamed else model.to(device=self.device)
+        """A model that is where `master` is, as this library computes with its own: as it is, or streamed."""
+        return streamed(model, self.device) if self.streamed else model
 
     def block(self, layer: int, kind: Kind, units: int) -> SubBlock | None:
         """The sub-block with `units` KV groups or channels, in the compute dtype; None for 0."""
