@@ -21,6 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
+
+# No example fails for its time: a machine may be busy.
+settings.register_profile("secateur", deadline=None)
+settings.load_profile("secateur")
 
 # Servers that tests start keep their state here, not in the home folder.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="secateur-state-")

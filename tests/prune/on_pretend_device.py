@@ -70,14 +70,13 @@ def main(model: str, text: str, folder: Path) -> dict[str, Any]:
         "evaluate": job(PRETEND, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
         "evaluate on cpu": job(CPU, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
         "self": job(PRETEND, lambda: prune_all(written, SilentReporter())),
-        "fisher on cpu": job(CPU, lambda: prune_all(replace(fisher, out=folder / "fc"), SilentReporter())),
         "fisher": job(PRETEND, lambda: prune_all(fisher, SilentReporter())),
         "paper": job(PRETEND, lambda: prune_all(paper, SilentReporter())),
         "a planted tensor of the host": planted(
-            replace(options, out=folder / "arange"), lambda losses: losses + torch.arange(losses.shape[1])
+            replace(fisher, out=folder / "arange"), lambda losses: losses + torch.arange(losses.shape[1])
         ),
         "a planted wait": planted(
-            replace(options, out=folder / "item"), lambda losses: losses + 0 * losses.sum().item()
+            replace(fisher, out=folder / "item"), lambda losses: losses + 0 * losses.sum().item()
         ),
     }
 

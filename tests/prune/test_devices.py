@@ -37,11 +37,9 @@ def test_a_job_runs_whole(jobs: dict[str, Any], name: str) -> None:
     assert sum(jobs[name]["to_device"].values())  # it was there
 
 
-@pytest.mark.parametrize(
-    ("name", "on_cpu"), [("prune", "cpu"), ("streamed", "cpu"), ("fisher", "fisher on cpu")]
-)
-def test_it_finds_what_the_cpu_finds(jobs: dict[str, Any], name: str, on_cpu: str) -> None:
-    for there, here in zip(jobs[name]["result"], jobs[on_cpu]["result"], strict=True):
+@pytest.mark.parametrize("name", ["prune", "streamed"])
+def test_it_finds_what_the_cpu_finds(jobs: dict[str, Any], name: str) -> None:
+    for there, here in zip(jobs[name]["result"], jobs["cpu"]["result"], strict=True):
         assert there["architecture"] == here["architecture"]
         assert there["search"]["kl"] == pytest.approx(here["search"]["kl"], rel=1e-3)
         assert there["slim"]["perplexity"] == pytest.approx(here["slim"]["perplexity"], rel=1e-3)
@@ -87,4 +85,4 @@ def test_mixed_devices_and_waits_are_noticed(jobs: dict[str, Any]) -> None:
     """The tests above can fail."""
     assert "same device" in jobs["a planted tensor of the host"]["error"]
     planted = jobs["a planted wait"]["to_host"]
-    assert planted.keys() - jobs["prune"]["to_host"].keys()
+    assert planted.keys() - jobs["fisher"]["to_host"].keys()

@@ -90,7 +90,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Tokenize returns the token ids that Generate would see for the same prompt.
+        """Tokenize returns the token ids that Generate would see for the same prompt, of up to 262,144
+        characters, or as many as the model's context may hold if that is more. Longer text is sent in parts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
