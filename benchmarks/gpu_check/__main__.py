@@ -28,11 +28,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check.settings import GPU, PRETEND, Settings
-from benchmarks.gpu_check.steps import STEPS
+from benchmarks.gpu_check.settings import GPU, LIMITS, MINUTES, PRETEND, Settings
 from benchmarks.host import ROOT, write_result
-
-MINUTES = 5  # for all steps
 
 
 def main() -> int:
@@ -41,12 +38,12 @@ def main() -> int:
     if arguments.step:
         return _run_here(arguments.step, settings, arguments.folder, arguments.out)
     document: dict[str, Any] = {"pretend": arguments.pretend, "settings": asdict(settings), "steps": {}}
-    names = arguments.only or list(STEPS)
+    names = arguments.only or list(LIMITS)
     until = time.monotonic() + (math.inf if arguments.pretend else 60 * MINUTES)
     with tempfile.TemporaryDirectory(dir=_roomy(), prefix="secateur-gpu-check-") as folder:
         environment = _environment(arguments.wheels, Path(folder))
         for name in names:
-            limit = min(STEPS[name].limit, max(1.0, until - time.monotonic()))
+            limit = min(LIMITS[name], max(1.0, until - time.monotonic()))
             document["steps"][name] = _run_apart(name, limit, Path(folder), arguments.pretend, environment)
             document["ok"] = _ok(document["steps"])
             _write(document, arguments.out)
@@ -54,7 +51,9 @@ def main() -> int:
 
 
 def _run_here(name: str, settings: Settings, folder: Path, out: Path) -> int:
-    found = STEPS[name].run(settings, folder)
+    from benchmarks.gpu_check.steps import STEPS
+
+    found = STEPS[name](settings, folder)
     out.write_text(json.dumps(found))
     return 0
 
@@ -144,11 +143,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", action="append", choices=list(STEPS))
+    parser.add_argument("--only", action="append", choices=list(LIMITS))
     parser.add_argument("--pretend", action="store_true")
     parser.add_argument("--wheels", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=list(LIMITS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 

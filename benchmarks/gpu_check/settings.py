@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+MINUTES = 5  # for all steps
+# Seconds after which a step is ended. Here, so that who starts the steps needs none of their packages.
+LIMITS: Mapping[str, float] = {
+    "machine": 60,
+    "tests": 120,
+    "kernels": 150,
+    "prune": 180,
+    "judge": 60,
+    "large": 200,
+}
 
 
 @dataclass(frozen=True)

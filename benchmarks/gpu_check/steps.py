@@ -11,14 +11,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_check import models, pruning
+from benchmarks.gpu_check import models
 from benchmarks.gpu_check.settings import Settings
 from benchmarks.host import ROOT
 
@@ -34,18 +33,6 @@ PACKAGES = (
 )
 OURS = ("linear_", "masked_", "nested_", "gated_")  # providers of the kernels' benchmark
 KL_TOLERANCE = 0.02  # of a GPU's against a CPU's
-
-
-@dataclass(frozen=True)
-class Step:
-    """A check.
-
-    Attributes:
-        limit: seconds after which it is ended.
-    """
-
-    run: Callable[[Settings, Path], dict[str, Any]]
-    limit: float
 
 
 def machine(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -115,6 +102,8 @@ def kernels(settings: Settings, folder: Path) -> dict[str, Any]:
 
 def prune(settings: Settings, folder: Path) -> dict[str, Any]:
     """A model that has learnt something, pruned on the CPU and the device alike; and again, to the bit."""
+    from benchmarks.gpu_check import pruning  # needs optuna, which a machine for checks may lack
+
     trained = folder / "trained"
     found: dict[str, Any] = {"model": models.train(settings, trained)}
     runs = {"cpu": "cpu", "device": settings.device, "again": settings.device}
@@ -178,6 +167,8 @@ def judge(settings: Settings, folder: Path) -> dict[str, Any]:
 
 def large(settings: Settings, folder: Path) -> dict[str, Any]:
     """A random model of 8B, pruned: seconds per stage, peak memory, waits for the device."""
+    from benchmarks.gpu_check import pruning  # needs optuna, which a machine for checks may lack
+
     model = folder / "large"
     started = time.perf_counter()
     found: dict[str, Any] = {"model_bytes": models.make_random(settings.large, settings.device, model)}
@@ -223,6 +214,8 @@ def _counted_waits(device: str) -> Iterator[Counter[str]]:
 
 def _killed_and_resumed(settings: Settings, folder: Path) -> dict[str, Any]:
     """A run that is killed in its search, then begun again."""
+    from benchmarks.gpu_check import pruning  # needs optuna, which a machine for checks may lack
+
     command = [sys.executable, "-m", "benchmarks.gpu_check.killed", settings.device, str(folder)]
     if settings.device == "cpu":
         command.append("--pretend")
@@ -253,11 +246,11 @@ def _agreement_of_orders(folder: Path, one: str, other: str) -> dict[str, float]
     return {kind: sum(values) / len(values) for kind, values in shares.items()}
 
 
-STEPS: Mapping[str, Step] = {
-    "machine": Step(machine, 60),
-    "tests": Step(tests, 120),
-    "kernels": Step(kernels, 150),
-    "prune": Step(prune, 180),
-    "judge": Step(judge, 60),
-    "large": Step(large, 200),
+STEPS: Mapping[str, Callable[[Settings, Path], dict[str, Any]]] = {
+    "machine": machine,
+    "tests": tests,
+    "kernels": kernels,
+    "prune": prune,
+    "judge": judge,
+    "large": large,
 }

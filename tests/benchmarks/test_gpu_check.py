@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_check.settings import LIMITS
 from benchmarks.gpu_check.steps import STEPS
 from benchmarks.host import ROOT
 
@@ -24,7 +25,7 @@ def check(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, dict[str, obj
 @pytest.mark.slow
 def test_every_step_runs_small_on_a_cpu(tmp_path: Path) -> None:
     status, steps = check(tmp_path)
-    assert list(steps) == list(STEPS)
+    assert list(steps) == list(STEPS) == list(LIMITS)
     assert {name: found["failure"] for name, found in steps.items() if "failure" in found} == {}
     assert all(steps["prune"]["ok"].values())  # type: ignore[attr-defined]
     assert steps["prune"]["killed"]["status"] == -9  # type: ignore[index]
