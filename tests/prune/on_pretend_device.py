@@ -20,6 +20,7 @@ import torch
 
 from secateur.config.evaluate import EvaluateOptions
 from secateur.config.prune import PruneOptions
+from secateur.errors import BadInput
 from secateur.evaluation import corpus_perplexity
 from secateur.evaluation.batch import BatchEvaluator
 from secateur.model.compute import Compute
@@ -68,8 +69,12 @@ def main(model: str, text: str, folder: Path) -> dict[str, Any]:
         "fetches": job(STREAMED, lambda: fetches(streamed)),
         "cut": job(PRETEND, lambda: [cut_from_study(cut, SilentReporter())]),
         "evaluate": job(PRETEND, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
+        "evaluate streamed": job(STREAMED, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
         "evaluate on cpu": job(CPU, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
         "self": job(PRETEND, lambda: prune_all(written, SilentReporter())),
+        "fisher streamed": job(
+            STREAMED, lambda: prune_all(replace(fisher, out=folder / "no"), SilentReporter())
+        ),
         "fisher": job(PRETEND, lambda: prune_all(fisher, SilentReporter())),
         "paper": job(PRETEND, lambda: prune_all(paper, SilentReporter())),
         "a planted tensor of the host": planted(
@@ -92,7 +97,7 @@ def job(compute: Compute, run: Callable[[], Any]) -> dict[str, Any]:
     ):
         try:
             found["result"] = run()
-        except RuntimeError as error:  # the other jobs still tell something
+        except (RuntimeError, BadInput) as error:  # the other jobs still tell something
             found["error"] = f"{error}: {traceback.format_exc()[-600:]}"
     return found | {"to_host": dict(traffic.to_host), "to_device": dict(traffic.to_device)}
 

@@ -37,6 +37,10 @@ def test_a_job_runs_whole(jobs: dict[str, Any], name: str) -> None:
     assert sum(jobs[name]["to_device"].values())  # it was there
 
 
+def test_gradients_are_refused_where_layers_are_streamed(jobs: dict[str, Any]) -> None:
+    assert jobs["fisher streamed"]["error"].startswith("criterion: got obs-fisher: it needs the whole model")
+
+
 @pytest.mark.parametrize("name", ["prune", "streamed"])
 def test_it_finds_what_the_cpu_finds(jobs: dict[str, Any], name: str) -> None:
     for there, here in zip(jobs[name]["result"], jobs["cpu"]["result"], strict=True):
@@ -45,8 +49,9 @@ def test_it_finds_what_the_cpu_finds(jobs: dict[str, Any], name: str) -> None:
         assert there["slim"]["perplexity"] == pytest.approx(here["slim"]["perplexity"], rel=1e-3)
 
 
-def test_an_evaluation_finds_what_the_cpu_finds(jobs: dict[str, Any]) -> None:
-    assert jobs["evaluate"]["result"]["slim"]["perplexity"] == pytest.approx(
+@pytest.mark.parametrize("name", ["evaluate", "evaluate streamed"])
+def test_an_evaluation_finds_what_the_cpu_finds(jobs: dict[str, Any], name: str) -> None:
+    assert jobs[name]["result"]["slim"]["perplexity"] == pytest.approx(
         jobs["evaluate on cpu"]["result"]["slim"]["perplexity"], rel=1e-5
     )
 

@@ -60,7 +60,7 @@ def self_corpus(
         reporter.message(f"text of the model itself is there from an earlier run ({file.name})")
         return Corpus(SELF_CORPUS, _read(file))
     text = generate_text(
-        model.to(compute.dtype, compute.device),
+        model.to(compute.dtype, compute.whole_model_device),
         source.tokenizer(),
         tokens=tokens,
         length=length,

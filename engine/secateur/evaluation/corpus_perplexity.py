@@ -21,6 +21,7 @@ from secateur.model.compute import choose_compute
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
 from secateur.model.forward import BATCH_WINDOWS, mean_nll, perplexity
 from secateur.model.processor import named_dtype, set_malloc_trim_threshold
+from secateur.model.streaming import streamed
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.space.costs.parameters import count_parameters
 
@@ -49,13 +50,15 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         with clock.stage("evaluate" + stage_suffix):
             stored = source.load_model()
             check_range(named_tensors(stored), dtype)
-            model = stored.to(dtype, compute.device)
+            fast = stored.to(dtype)
+            model = streamed(fast, compute.device) if compute.streamed else fast.to(device=compute.device)
             windows = _windows(corpora, source, options)
             results = _measure(titles[0], source, model, windows, reporter)
         if tasks:
             with clock.stage("tasks" + stage_suffix):
                 tokenizer = source.tokenizer()
-                results["tasks"] = run_tasks(model, tokenizer, tasks, options.limit, titles[1], reporter)
+                whole = fast.to(device=compute.whole_model_device)
+                results["tasks"] = run_tasks(whole, tokenizer, tasks, options.limit, titles[1], reporter)
         return model, {name: len(part) for name, part in windows.items()}, results
 
     model, windows, slim = results_of(source, "", ("evaluating", "answering"))

@@ -56,6 +56,11 @@ class Compute:
             document |= {"device": self.device.type, "kernels": RESULTS_VERSION, "streamed": self.streamed}
         return document
 
+    @property
+    def whole_model_device(self) -> torch.device:
+        """Where a model goes that is needed whole, as transformers needs it: the host if there is no room."""
+        return torch.device("cpu") if self.streamed else self.device
+
     def for_worker(self, worker: int) -> Compute:
         """Where the worker of that number computes: devices in turn, unless the user named one."""
         if not (self.accelerated and self.spread):

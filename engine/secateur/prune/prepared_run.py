@@ -23,7 +23,7 @@ from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import SELF_CORPUS, PruneOptions
-from secateur.errors import BrokenCheckpoint, UnsupportedModel
+from secateur.errors import BadInput, BrokenCheckpoint, UnsupportedModel
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.pool import open_pool
@@ -104,6 +104,11 @@ def prepare(
             raise UnsupportedModel("model", options.model, ALREADY_CUT)
         check_context_length(source, options.window)
         compute = choose_compute(options.device, source.num_weights)
+        if compute.streamed and options.criterion in GRADIENT_CRITERIA:
+            reason = (
+                f"needs the whole model on {compute.device}, which has no room; give another, or `device` cpu"
+            )
+            raise BadInput("criterion", options.criterion, reason)
         reporter.message(f"computing on {compute}")
         corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
         reserved = tuple(files.rendered(source.tokenizer()) for files in reserved_files)
