@@ -38,7 +38,7 @@ def test_a_job_runs_whole(jobs: dict[str, Any], name: str) -> None:
 
 
 def test_gradients_are_refused_where_layers_are_streamed(jobs: dict[str, Any]) -> None:
-    assert jobs["fisher streamed"]["error"].startswith("criterion: got obs-fisher: it needs the whole model")
+    assert jobs["fisher streamed"]["error"].startswith("criterion: got obs-fisher: needs the whole model")
 
 
 @pytest.mark.parametrize("name", ["prune", "streamed"])
