@@ -200,7 +200,7 @@ class EngineOptions:
         text_processes: most processes per model that lay out conversations and tokenise; one caller has
             all but one of them.
         text_seconds: of processor time that a request may take there.
-        dtype: "auto" takes the checkpoint's.
+        dtype: "auto" takes the checkpoint's, and float32 on a CPU that cannot multiply bf16.
         max_model_len: most tokens of prompt and completion together; None = what the model was
             trained for, or less if its keys and values would not fit.
         max_sequences: most requests computed at the same time.

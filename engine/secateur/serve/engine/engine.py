@@ -22,7 +22,7 @@ from google.rpc import code_pb2
 from secateur.config.serve import EngineOptions
 from secateur.errors import BackendUnavailable, BrokenCheckpoint
 from secateur.serve.engine.device_memory import device_count
-from secateur.serve.engine.environment import kernel_choice, on_cpu
+from secateur.serve.engine.environment import kernel_choice, on_cpu, weights_dtype
 from secateur.serve.engine.memory import UNPLANNED_FRACTION, kv_cache_bytes
 from secateur.serve.engine.sharding import check_sharding, executor
 from secateur.serve.engine.stats import EngineStats
@@ -342,7 +342,7 @@ def engine_arguments(folder: Path, options: EngineOptions, num_engines: int) -> 
     compiled = not cpu if options.compiled is None else options.compiled
     arguments: dict[str, Any] = {
         "model": str(folder),
-        "dtype": options.dtype,
+        "dtype": weights_dtype(options, cpu),
         "max_model_len": -1 if options.max_model_len is None else options.max_model_len,
         "max_num_seqs": num_sequences(options),
         "max_num_batched_tokens": step_tokens(options, cpu),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.config.serve import EngineOptions
+from secateur.config.values import AUTO
 from secateur.errors import BackendUnavailable, BadInput
 from secateur.vllm_plugin.plugin import SERVER_PID
 
@@ -48,6 +49,21 @@ def kernel_choice(compiled: bool) -> dict[str, Any]:
     from secateur.vllm_plugin.cpu_norms import CPU_NORMS, NORMS  # imports torch
 
     return {"ir_op_priority": {name: [CPU_NORMS] for name in NORMS}}
+
+
+def weights_dtype(options: EngineOptions, cpu: bool) -> str:
+    """Return the dtype to ask vLLM for, ``auto`` where the checkpoint's suits the machine.
+
+    A processor that cannot multiply bf16 emulates it: a prompt of 300 tokens took SmolLM2-135M 24 s in bf16
+    and 3.8 s in fp32 (one core of two busy ones with AVX2).
+    """
+    if options.dtype != AUTO or not cpu:
+        return options.dtype
+    import torch
+
+    from secateur.model.processor import fastest_dtype
+
+    return "float32" if fastest_dtype() is torch.float32 else AUTO
 
 
 def set_engine_environment(

@@ -12,7 +12,7 @@ from secateur.errors import BackendUnavailable
 from secateur.memory import available_bytes
 from secateur.serve.engine import device_share
 from secateur.serve.engine.device_memory import DeviceMemory, device_memories
-from secateur.serve.engine.environment import on_cpu
+from secateur.serve.engine.environment import on_cpu, weights_dtype
 from secateur.serve.engine.footprint import Footprint, footprint
 from secateur.serve.engine.memory import kv_cache_share
 from secateur.serve.failures import RpcError
@@ -79,7 +79,8 @@ class AvailableMemory:
 
     def footprint(self, checkpoint: Checkpoint | None, options: EngineOptions) -> Footprint:
         """What an engine takes beside keys and values: of the host, or of each of its GPUs."""
-        weights = checkpoint.memory_bytes(options.dtype) if checkpoint else 0
+        dtype = weights_dtype(options, self.device is None)
+        weights = checkpoint.memory_bytes(dtype) if checkpoint else 0
         if self.device is None:
             processes = options.ranks + (options.ranks > 1)  # one schedules for several that compute
             return Footprint(weights, context=self.overhead * processes)
