@@ -46,6 +46,18 @@ prune nowhere --keep 0.8 --out o                             | MODEL: got nowher
 prune exists --keep 0.8 --out o                              | MODEL: got exists: no config.json
 prune file --keep 0.8 --out o                                | MODEL: got file: neither a model folder nor a
 prune other --keep 0.8 --out o                               | MODEL: got other: architecture gpt2
+recover nowhere --out o                                      | SLIM: got nowhere: no such folder
+recover MODEL --out exists                                   | --out: got exists: exists
+recover MODEL --out o --corpus nowhere.txt                   | --corpus: got nowhere.txt: no such file
+recover MODEL --out o --validation self                      | --validation: got self: a model's own
+recover MODEL --out o --dense nowhere                        | --dense: got nowhere: no such folder
+recover MODEL --out o --train all                            | --train: got all: allowed are scales, last
+recover MODEL --out o --minutes 0                            | --minutes: got 0: above 0
+recover MODEL --out o --minutes 1 --steps 9                  | --steps: got 9: --minutes says already
+recover MODEL --out o --learning-rate nan                    | --learning-rate: got nan
+recover MODEL --out o --schedule stairs                      | --schedule: got stairs: allowed are cosine
+recover MODEL --out o --window 1                             | --window: got 1: a window needs
+recover MODEL --out o --batch 0                              | --batch: got 0: at least 1
 evaluate nowhere --corpus pydoc:test                         | MODEL: got nowhere: no such folder
 evaluate exists --corpus pydoc:test                          | MODEL: got exists: no config.json
 evaluate MODEL                                               | --corpus: got nothing

@@ -25,7 +25,7 @@ pipeline_tag: text-generation
 # {record["model"]["reference"]}, pruned to {share:.1%} of its non-embedding parameters
 
 Pruned by Secateur {record["versions"]["secateur"]}: whole KV groups and FFN channels were removed
-and the remaining weights repaired by least squares. No training.
+and the remaining weights repaired by least squares. {_training(record)}
 
 | | dense | slim |
 |---|---|---|
@@ -33,13 +33,31 @@ and the remaining weights repaired by least squares. No training.
 | parameters, total | {dense["total"]:,} | {slim["total"]:,} |
 {_perplexity_rows(record)}
 Perplexity is measured over non-overlapping windows of {record["window"]} tokens of the validation text.
-That text also chose among the finalists and decided how far repair goes. Calibration, search and
-validation text are disjoint parts of: {", ".join(record["corpora"])}. Seed: {record["seed"]}.
+{_text(record)} Seed: {record["seed"]}.
 
 {_verified(record["verified"])}
 `secateur.json` has the width of every layer, all evaluated architectures and the seconds per stage.
 {_loading(record)}
 """
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    if "recovery" not in record:
+        return "No training."
+    told = record["recovery"]
+    return f"""Then it was
+recovered with {told["tokens"]:,} tokens in {told["steps"]:,} steps: it learnt the dense model's
+next-token distributions (forward KL; trained: {told["train"]}) on {", ".join(told["corpora"])}."""
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    if "recovery" not in record:
+        return f"""That text also chose among the finalists and decided how far repair goes. Calibration,
+search and validation text are disjoint parts of: {", ".join(record["corpora"])}."""
+    told = record["recovery"]
+    (before,) = told["input"]["perplexity"].values()
+    return f"""That text also chose among the steps of the training, and is apart from what was trained on.
+Before recovery the perplexity was {before:.2f}."""
 
 
 def _base_model(model: Mapping[str, Any]) -> str:

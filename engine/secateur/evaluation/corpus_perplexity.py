@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from secateur.calibrate.corpus import Corpus, cut_windows, read_corpora
 from secateur.checkpoint.completeness import check_range
-from secateur.checkpoint.export import RECORD
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.evaluate import EvaluateOptions
-from secateur.errors import BadInput, BrokenCheckpoint, SecateurError
+from secateur.errors import BrokenCheckpoint
+from secateur.evaluation.dense_model import find_dense_model
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
 from secateur.model.compute import choose_compute
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
@@ -40,7 +38,11 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
     compute = choose_compute(options.device, source.num_weights)
     dtype = named_dtype(options.dtype, auto=compute.dtype)
     corpora = tuple(files.rendered(source.tokenizer()) for files in corpus_files)
-    dense_source = _dense_source(options, source, reporter)
+    dense_source = (
+        None
+        if options.dense == ""
+        else find_dense_model(source, options.dense, reporter, drop_extra_tokens=options.drop_extra_tokens)
+    )
     clock = StageTimer()
 
     def results_of(
@@ -105,45 +107,3 @@ def _measure(
         "parameters": count_parameters(model).to_json(),
         "perplexity": {name: perplexity(value) for name, value in nll.items()},
     }
-
-
-def _dense_source(
-    options: EvaluateOptions, source: ModelSource, reporter: ProgressReporter
-) -> ModelSource | None:
-    """The dense model of a slim checkpoint: the one named, or the recorded one if it is still there."""
-    if options.dense == "":
-        return None
-    if options.dense is not None:
-        try:
-            return open_source(options.dense, options.drop_extra_tokens)
-        except BadInput as error:
-            raise BadInput("dense", error.given, error.allowed) from error
-    record_file = source.path / RECORD if source.kind == "folder" else None
-    if record_file is None or not record_file.is_file():
-        return None
-    recorded = _recorded_model(record_file)
-    if recorded is None:
-        reporter.message(f"{RECORD} does not say which the dense model is; name it with `dense`")
-        return None
-    dropped = recorded["drop_extra_tokens"] == "True"
-    for candidate_reference in (recorded["path"], recorded["reference"]):
-        if not Path(candidate_reference).exists() and candidate_reference == recorded["path"]:
-            continue
-        try:
-            dense_source = open_source(candidate_reference, dropped or options.drop_extra_tokens)
-        except SecateurError:
-            continue
-        if dense_source.fingerprint == recorded["fingerprint"]:
-            return dense_source
-    reporter.message(f"the dense model ({recorded['reference']}) is not where it was; name it with `dense`")
-    return None
-
-
-def _recorded_model(record_file: Path) -> dict[str, str] | None:
-    """Where the dense model was; None when the record cannot be read."""
-    try:
-        record = json.loads(record_file.read_text(encoding="utf-8"))
-        model = {**record["model"], "drop_extra_tokens": record.get("options", {}).get("drop_extra_tokens")}
-        return {key: str(model[key]) for key in ("path", "reference", "fingerprint", "drop_extra_tokens")}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return None

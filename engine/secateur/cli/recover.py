@@ -1,0 +1,88 @@
+"""`secateur recover`: a slim checkpoint learns from its dense model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from secateur.cli.console import duration, emit_json, print_status, stdout_to_stderr
+from secateur.cli.interrupts import exit_on_interrupt_during_import
+from secateur.cli.options import Given, Json, OptionCommand, takes_options
+from secateur.cli.stages import StageReporter
+from secateur.config.recover import RecoverOptions
+from secateur.config.values import from_given
+from secateur.recover.checks import check_before_start
+from secateur.threads import passive_waiting
+
+
+def register(app: typer.Typer) -> None:
+    app.command(cls=OptionCommand)(recover)
+
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what memory and time it will take, and train nothing.")
+]
+
+
+@takes_options(RecoverOptions, config=True)
+def recover(given: Given, dry_run: DryRun = False, json: Json = False) -> None:
+    """Win back what cutting cost: train a slim checkpoint to answer as its dense model does.
+
+    An interrupted run goes on where it was when started again with the same options.
+
+    Example: secateur recover slim --minutes 10 --corpus chats.jsonl,self --out recovered
+    """
+    with stdout_to_stderr():
+        options = from_given(RecoverOptions, given)
+        check_before_start(options)
+        document = _plan(options) if dry_run else _recover(options)
+    if json:
+        emit_json(document)
+
+
+def _recover(options: RecoverOptions) -> dict[str, Any]:
+    with passive_waiting(), exit_on_interrupt_during_import():
+        from secateur.recover.pipeline import recover as run
+
+    try:
+        with StageReporter() as reporter:
+            record = run(options, reporter)
+    except KeyboardInterrupt:
+        print_status("run the same command again to go on from the last state that was kept")
+        raise
+    summarise_recovery(record)
+    return record
+
+
+def summarise_recovery(record: dict[str, Any]) -> None:
+    """Say on stderr what came out."""
+    told = record["recovery"]
+    speed = told["tokens"] / max(told["seconds"], 1e-9)
+    print_status(
+        f"trained {told['train']} on {told['tokens']:,} tokens in {duration(told['seconds'])} "
+        f"({speed:,.0f} tokens/s)"
+    )
+    if not told["best_step"]:
+        print_status("no step was better than the input on validation text: its weights were kept")
+    for corpus, value in record["slim"]["perplexity"].items():
+        before, dense = told["input"]["perplexity"][corpus], record["dense"]["perplexity"][corpus]
+        print_status(f"perplexity on {corpus}: dense {dense:.2f}, before {before:.2f}, after {value:.2f}")
+    print_status(f"KL on it: before {told['input']['kl']:.4f}, after {told['kl']:.4f}")
+    print_status(f"{record['out']} ({record['layout']}) written")
+
+
+def _plan(options: RecoverOptions) -> dict[str, Any]:
+    with exit_on_interrupt_during_import():
+        from secateur.recover.pipeline import plan_for
+    with StageReporter() as reporter:
+        document = dict(plan_for(options, reporter))
+    print_status(
+        f"memory {document['memory'] / 1e9:.1f} GB, disk {document['disk'] / 1e9:.2f} GB, "
+        f"{document['numbers']:,} numbers learn"
+    )
+    print_status(
+        f"about {duration(document['seconds'])} for {document['tokens']:,} tokens "
+        f"({document['tokens_per_second']:,.0f} tokens/s), beside opening, text and export"
+    )
+    return document

@@ -1,0 +1,1 @@
+"""Winning back what cutting cost: a slim model learns from its dense one."""
