@@ -45,7 +45,7 @@ class _DistillationKl(torch.autograd.Function):
         return kl_N
 
     @staticmethod
-    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream_N: Tensor) -> tuple[Tensor, None, None]:
         (gradient_NH,) = ctx.saved_tensors
         return (gradient_NH * upstream_N[:, None]).to(ctx.dtype), None, None
 

@@ -132,7 +132,7 @@ def _projections(
     module: nn.Module, family: ModelFamily, *, last_only: bool
 ) -> Iterator[tuple[str, nn.Linear]]:
     """Every projection of the layers, or the last of each sub-block, with its path."""
-    ends = (family.output, family.down)
+    ends: tuple[str, ...] = (family.output, family.down)
     if not last_only:
         ends += (family.query, family.key, family.value, family.gate, family.up)
     for path, part in list(module.named_modules()):

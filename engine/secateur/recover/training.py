@@ -120,7 +120,7 @@ class Training:
                 hidden_BTH = self.trained.hidden(tokens_BT)
             kl_N = distillation_kl(hidden_BTH.flatten(0, 1), teacher_BTH.flatten(0, 1), self.teacher.head_VH)
             share = kl_N.sum() / (len(indices_B) * tokens_BT.shape[1])
-            share.backward()  # type: ignore[no-untyped-call]
+            share.backward()
             total += share.detach()
         return total
 
