@@ -23,6 +23,7 @@ def refused(kind: type[SecateurError], file: Path, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_tensors_are_those_transformers_loads(smollm2: ModelSource) -> None:
     from transformers import AutoModelForCausalLM
 

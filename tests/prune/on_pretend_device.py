@@ -1,6 +1,6 @@
 """Whole jobs on a device that is none, in a process of their own: torch cannot forget a device again.
 
-    python -m tests.prune.on_pretend_device MODEL TEXT FOLDER
+    python -m tests.prune.on_pretend_device MODEL TEXT FOLDER JOB [JOB ...]
 
 Prints what each job came to, and what it copied between the host and the device.
 """
@@ -37,8 +37,14 @@ STREAMED = Compute(DEVICE, torch.float32, streamed=True)
 CPU = Compute.on_cpu(torch.float32)
 
 
-def main(model: str, text: str, folder: Path) -> dict[str, Any]:
-    """What came of every job, by name."""
+def main(model: str, text: str, folder: Path, *names: str) -> dict[str, Any]:
+    """What came of these jobs, in this order."""
+    jobs = all_jobs(model, text, folder)
+    return {name: jobs[name]() for name in names}
+
+
+def all_jobs(model: str, text: str, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Every job by its name; evaluations need what "prune" wrote, and "cut" its study."""
     options = PruneOptions(
         model=model,
         out=folder / "slim",
@@ -62,26 +68,29 @@ def main(model: str, text: str, folder: Path) -> dict[str, Any]:
     evaluated = EvaluateOptions(
         model=str(folder / "slim" / "0.8"), corpus=(text,), window=32, windows=8, dense=model
     )
+    planted_in = replace(options, keep=(0.7,), evaluations=4)
     return {
-        "cpu": job(CPU, lambda: prune_all(cpu, SilentReporter())),
-        "prune": job(PRETEND, lambda: prune_all(options, SilentReporter())),
-        "streamed": job(STREAMED, lambda: prune_all(streamed, SilentReporter())),
-        "fetches": job(STREAMED, lambda: fetches(streamed)),
-        "cut": job(PRETEND, lambda: [cut_from_study(cut, SilentReporter())]),
-        "evaluate": job(PRETEND, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
-        "evaluate streamed": job(STREAMED, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
-        "evaluate on cpu": job(CPU, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
-        "self": job(PRETEND, lambda: prune_all(written, SilentReporter())),
-        "fisher streamed": job(
+        "cpu": lambda: job(CPU, lambda: prune_all(cpu, SilentReporter())),
+        "prune": lambda: job(PRETEND, lambda: prune_all(options, SilentReporter())),
+        "streamed": lambda: job(STREAMED, lambda: prune_all(streamed, SilentReporter())),
+        "fetches": lambda: job(STREAMED, lambda: fetches(streamed)),
+        "cut": lambda: job(PRETEND, lambda: [cut_from_study(cut, SilentReporter())]),
+        "evaluate": lambda: job(PRETEND, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
+        "evaluate streamed": lambda: job(
+            STREAMED, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())
+        ),
+        "evaluate on cpu": lambda: job(CPU, lambda: corpus_perplexity.evaluate(evaluated, SilentReporter())),
+        "self": lambda: job(PRETEND, lambda: prune_all(written, SilentReporter())),
+        "fisher streamed": lambda: job(
             STREAMED, lambda: prune_all(replace(fisher, out=folder / "no"), SilentReporter())
         ),
-        "fisher": job(PRETEND, lambda: prune_all(fisher, SilentReporter())),
-        "paper": job(PRETEND, lambda: prune_all(paper, SilentReporter())),
-        "a planted tensor of the host": planted(
-            replace(fisher, out=folder / "arange"), lambda losses: losses + torch.arange(losses.shape[1])
+        "fisher": lambda: job(PRETEND, lambda: prune_all(fisher, SilentReporter())),
+        "paper": lambda: job(PRETEND, lambda: prune_all(paper, SilentReporter())),
+        "a planted tensor of the host": lambda: planted(
+            replace(planted_in, out=folder / "arange"), lambda losses: losses + torch.arange(losses.shape[1])
         ),
-        "a planted wait": planted(
-            replace(fisher, out=folder / "item"), lambda losses: losses + 0 * losses.sum().item()
+        "a planted wait": lambda: planted(
+            replace(planted_in, out=folder / "item"), lambda losses: losses + 0 * losses.sum().item()
         ),
     }
 
@@ -125,4 +134,4 @@ def planted(options: PruneOptions, change: Callable[[torch.Tensor], torch.Tensor
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))
+    print(json.dumps(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])))

@@ -21,6 +21,8 @@ from secateur.progress import SilentReporter, StageTimer
 from secateur.prune.prepared_run import PreparedRun, prepare
 from tests.evaluation.conformance import random_architectures
 
+FAST = (("secateur", "auto"), ("paper", "none"))
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
@@ -66,8 +68,14 @@ def measurements(prepared: PreparedRun, **machine: Any) -> dict[Architecture, Me
         return dict(evaluator.evaluate(random_architectures(run.space, 6)))
 
 
-@pytest.mark.parametrize("repair", REPAIRS)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "repair"),
+    [
+        pytest.param(recipe, repair, marks=() if (recipe, repair) in FAST else pytest.mark.slow)
+        for recipe in RECIPES
+        for repair in REPAIRS
+    ],
+)
 def test_workers_measure_what_one_process_measures(
     recipe: str, repair: str, prepared_run: Callable[[str, str], PreparedRun]
 ) -> None:

@@ -246,14 +246,16 @@ class TestInterrupted:
             _, ranked = finish(search)
         return pairs_of(search), ranked
 
+    @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
     def test_at_every_point(
         self,
+        stride: int,
         bench: Bench,
         tmp_path: Path,
         expected: tuple[dict[Architecture, EvaluatedArchitecture], list[EvaluatedArchitecture]],
     ) -> None:
         trials, ranked = expected
-        for steps in range(len(trials)):
+        for steps in range(0, len(trials), stride):
             folder = tmp_path / str(steps)
             self.interrupted(bench, folder, steps)
             self.check(bench, folder, trials, ranked)
