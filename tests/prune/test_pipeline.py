@@ -32,7 +32,7 @@ from secateur.model.architecture import Architecture
 from secateur.model.compute import Compute
 from secateur.model.decoder import architecture_of
 from secateur.model.processor import fastest_dtype
-from secateur.prune import finish, prepared_run
+from secateur.prune import prepared_run
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
 from secateur.prune.windows import WindowSplit, _spread, split_windows
 from secateur.space.costs.parameters import count_parameters
@@ -517,18 +517,3 @@ class TestFullDisk:
         (disk / "other").unlink()
         prune(options, Notes())
         assert (tmp_path / "slim" / "model.safetensors").is_file()
-
-
-def test_finalists_include_the_best_seed() -> None:
-    from secateur.evaluation.measurement import Measurement
-    from secateur.study.trial import EvaluatedArchitecture
-
-    def trial(number: int, turn: int) -> EvaluatedArchitecture:
-        shape = Architecture((1,), (number,))
-        return EvaluatedArchitecture(shape, Measurement(number / 10, 0.0, 1.0, 0.0, 1), turn, "x")
-
-    ranked = [trial(n, 3) for n in range(6)] + [trial(6, 1), trial(7, 1)]
-    chosen = finish.finalists(ranked)
-    assert chosen == [*ranked[: finish.FINALISTS], ranked[6]]
-    only_seeds = [trial(n, 1) for n in range(3)]
-    assert finish.finalists(only_seeds) == only_seeds

@@ -12,15 +12,12 @@ from torch import Tensor, device
 from secateur.checkpoint.export import export
 from secateur.checkpoint.verification import start_verification
 from secateur.config.prune import PruneOptions
-from secateur.evaluation.evaluator import PrefixEvaluator
-from secateur.evaluation.measurement import Measurement
 from secateur.evaluation.opening import evaluator_of
-from secateur.evaluation.race import race
-from secateur.model.architecture import Architecture
 from secateur.model.decoder import map_layer
 from secateur.model.forward import perplexity
 from secateur.model.mapped import on_disk
 from secateur.progress import ProgressReporter, StageTimer
+from secateur.prune.choice import Choice, choose
 from secateur.prune.prepared_run import PreparedRun, stored_dtype
 from secateur.prune.record import build_record
 from secateur.prune.repair import RepairResult, repair
@@ -28,7 +25,6 @@ from secateur.search.predictor import SelectedPredictor
 from secateur.space.budget import Goal
 from secateur.study.trial import EvaluatedArchitecture
 
-FINALISTS = 4
 HOST = device("cpu")
 
 
@@ -45,18 +41,6 @@ class CheckpointRequest:
     options: PruneOptions
     goal: Goal
     candidates: list[EvaluatedArchitecture]
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The candidate of a request that unseen text prefers, and what its plain cut loses there."""
-
-    trial: EvaluatedArchitecture
-    unseen: Measurement
-
-    @property
-    def architecture(self) -> Architecture:
-        return self.trial.architecture
 
 
 def make_checkpoints(
@@ -85,7 +69,7 @@ def make_checkpoints(
             state_bytes=prepared.caches.prefixes,
             teacher_bytes=prepared.caches.teacher,
         )
-        winners = [select_finalist(request, evaluator, reporter) for request in requests]
+        winners = [choose(request.goal, request.candidates, evaluator, reporter) for request in requests]
         dense_nll = evaluator.dense_nll
         del evaluator  # its distributions and states take gigabytes
         prepared.library.forget()
@@ -114,7 +98,7 @@ def make_checkpoints(
 def _export_checkpoint(
     prepared: PreparedRun,
     request: CheckpointRequest,
-    winner: Winner,
+    winner: Choice,
     slim: RepairResult,
     dense_nll: float,
     selected_predictor: SelectedPredictor | None,
@@ -128,6 +112,7 @@ def _export_checkpoint(
     model = replace(frame, layers=tuple(map_layer(layer, Tensor.cpu) for layer in slim.layers()))
     record = build_record(prepared, options, request.goal, model, winner.trial, selected_predictor, stored)
     record["repair"], record["repair_share"] = slim.how, slim.share
+    record["choice"] = winner.to_json()
     name = ",".join(corpus.name for corpus in prepared.reserved) or "validation"
     for side, nll in (("dense", dense_nll), ("slim", slim.nll)):
         record[side]["perplexity"] = {name: perplexity(nll)}
@@ -138,27 +123,3 @@ def _export_checkpoint(
     reporter.step()
     record["verified"] = verification.to_json()
     return record
-
-
-def select_finalist(
-    request: CheckpointRequest, evaluator: PrefixEvaluator, reporter: ProgressReporter
-) -> Winner:
-    """The candidate with the least KL on unseen windows; who is surely beaten stops early."""
-    by_architecture = {trial.architecture: trial for trial in request.candidates}
-    title = f"judging {len(by_architecture)} finalists for {request.goal.name} on unseen text"
-    reporter.stage(title, evaluator.num_chunks)
-    best, done = request.candidates[0].architecture, 0
-    for rung in race(evaluator, list(by_architecture)):
-        reporter.step(f"{rung.running} finalists left", rung.chunks - done)
-        best, done = rung.best, rung.chunks
-    # What the race left out; the rest is remembered but for the head.
-    ((_, unseen),) = evaluator.evaluate([best])
-    if done < evaluator.num_chunks:
-        reporter.step("the others are beaten", evaluator.num_chunks - done)
-    return Winner(by_architecture[best], unseen)
-
-
-def finalists(ranked: list[EvaluatedArchitecture]) -> list[EvaluatedArchitecture]:
-    """The best trials, and the best of the first round: less fitted to the search windows."""
-    seeds = [trial for trial in ranked if trial.round == 1]
-    return list(dict.fromkeys([*ranked[:FINALISTS], *seeds[:1]]))

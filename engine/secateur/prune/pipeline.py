@@ -12,7 +12,8 @@ from secateur.config.values import from_json, show_numbers
 from secateur.errors import BadInput
 from secateur.progress import ProgressReporter, StageTimer
 from secateur.prune.checks import check_before_start, check_places
-from secateur.prune.finish import CheckpointRequest, finalists, make_checkpoints
+from secateur.prune.choice import finalists
+from secateur.prune.finish import CheckpointRequest, make_checkpoints
 from secateur.prune.goals import LatencyMeter
 from secateur.prune.prepared_run import PreparedRun, prepare
 from secateur.search.loop import Search, SearchProgress
