@@ -27,6 +27,7 @@ def evaluate(given: Given, json: Json = False) -> None:
 
     Example: secateur evaluate slim --corpus pydoc:test --window 256 --windows 128
     Example: secateur evaluate slim --tasks cloze:pydoc:test,ending:pydoc:test
+    Example: secateur evaluate slim --instructions 200
     """
     with stdout_to_stderr():
         options = from_given(EvaluateOptions, given)
@@ -39,6 +40,8 @@ def evaluate(given: Given, json: Json = False) -> None:
         console.print(_table(document))
         if options.tasks:
             console.print(_task_table(document))
+        if "instructions" in document:
+            console.print(_instructions(document["instructions"]))
     if json:
         emit_json(document)
 
@@ -58,6 +61,15 @@ def _task_table(document: dict[str, Any]) -> Table:
         cells = [_accuracy(column["tasks"][name]) for column in columns.values()]
         table.add_row(name, f"{result['examples']:,}", chance, *cells)
     return table
+
+
+def _instructions(found: dict[str, Any]) -> str:
+    likely = found["log_probability_of_dense_answers"]
+    return (
+        f"{found['prompts']} instructions: {found['same_first_sentence']:.1%} ± {found['stderr']:.1%} of "
+        "answers begin with the dense model's first sentence; log-probability of the dense model's answers "
+        f"{likely['slim']:.3f} per token (dense {likely['dense']:.3f})"
+    )
 
 
 def _accuracy(result: dict[str, Any]) -> str:

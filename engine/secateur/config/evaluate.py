@@ -12,6 +12,7 @@ from secateur.config.values import AUTO, DTYPES
 from secateur.errors import BadInput
 
 MMLU = "mmlu"
+MAX_INSTRUCTIONS = 200
 PASSAGES = ("cloze", "ending")  # tasks made from a corpus
 
 
@@ -62,10 +63,20 @@ class EvaluateOptions:
         None, help="Examples of each task, of mmlu of each subject.", default_help="all", min_value=1
     )
 
+    instructions: int | None = option(
+        None,
+        help="Short instructions to follow, at most 200: are a slim model's answers the dense one's?",
+        default_help="none",
+        min_value=1,
+        max_value=MAX_INSTRUCTIONS,
+    )
+
     def __post_init__(self) -> None:
         check(self)
-        if not self.corpus and not self.tasks:
-            raise BadInput("corpus", "nothing", "give `corpus`, `tasks` or both")
+        if not self.corpus and not self.tasks and self.instructions is None:
+            raise BadInput("corpus", "nothing", "give `corpus`, `tasks` or `instructions`")
+        if self.instructions is not None and self.dense == "":
+            raise BadInput("instructions", self.instructions, "answers are compared with those of `dense`")
         if len(set(self.tasks)) < len(self.tasks):
             raise BadInput("tasks", ",".join(self.tasks), "name each task once")
         for task in self.tasks:

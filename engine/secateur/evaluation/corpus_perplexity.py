@@ -12,8 +12,9 @@ from secateur.calibrate.corpus import Corpus, cut_windows, read_corpora
 from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.evaluate import EvaluateOptions
-from secateur.errors import BrokenCheckpoint
+from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.evaluation.dense_model import find_dense_model
+from secateur.evaluation.instructions import compare, render_prompts
 from secateur.evaluation.tasks.harness import load_tasks, run_tasks
 from secateur.model.compute import choose_compute
 from secateur.model.decoder import DecoderModel, architecture_of, named_tensors
@@ -43,6 +44,11 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         if options.dense == ""
         else find_dense_model(source, options.dense, reporter, drop_extra_tokens=options.drop_extra_tokens)
     )
+    if options.instructions is not None:
+        if dense_source is None:
+            reason = "answers are compared with the dense model's, which is not known; name it with `dense`"
+            raise BadInput("instructions", options.instructions, reason)
+        render_prompts(source.tokenizer(), options.instructions)
     clock = StageTimer()
 
     def results_of(
@@ -74,6 +80,15 @@ def evaluate(options: EvaluateOptions, reporter: ProgressReporter) -> dict[str, 
         dense_model, _, dense = results_of(dense_source, "_dense", titles)
         document |= {"dense": dense, "slim": slim, "kept": slim["parameters"]}
         document["kept_fraction"] = count_parameters(model).fraction_of(count_parameters(dense_model))
+        if options.instructions is not None:
+            with clock.stage("instructions"):
+                place = compute.whole_model_device
+                dense_again, slim_again = (
+                    each.load_model().to(dtype).to(device=place) for each in (dense_source, source)
+                )
+                document["instructions"] = compare(
+                    dense_again, slim_again, source.tokenizer(), options.instructions, reporter
+                )
     document["architecture"] = architecture_of(model).to_json()
     document["dtype"] = str(dtype).removeprefix("torch.")
     document["device"] = compute.device.type
