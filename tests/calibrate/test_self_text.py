@@ -57,7 +57,7 @@ def test_special_tokens_are_never_drawn(source: ModelSource) -> None:
     special = sorted(set(tokenizer.all_special_ids))
     module = transformers_module(source.load_model())
     with torch.inference_mode():
-        drawn = self_text._sequences(module, self_text._starts(tokenizer, special), special, 32)
+        drawn = self_text._sequences(module, self_text._starts(tokenizer, special, 64), special, 32)
     assert drawn.shape == (self_text.BATCH, 32)
     assert not set(drawn.flatten().tolist()) & set(special)
 
@@ -78,3 +78,22 @@ def test_drawn_from_the_models_distribution(source: ModelSource, monkeypatch: py
             pad_token_id=0,
         )
     assert torch.equal(drawn, greedy)
+
+
+TEMPLATE = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}<|endoftext|>\n{% endfor %}"
+
+
+def test_every_other_batch_is_chats(source: ModelSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model goes on from where the template lets a user speak; a chat ends with the answer's end."""
+    monkeypatch.setattr(self_text, "BATCH", 4)
+    tokenizer = source.tokenizer()
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
+    model = source.load_model()
+    parts = generate_text(model, tokenizer, tokens=300, length=64, seed=0, reporter=Quiet(), chats=True)
+    assert parts.count("<s>user: ") >= 4 and parts.startswith("<s>user: ")
+    ends = [chat.count("<|endoftext|>") for chat in parts.split("<s>user: ")[1:4]]
+    assert max(ends) <= 2
+
+
+def test_no_chats_without_a_template(source: ModelSource) -> None:
+    assert "<s>" not in written(source, tokens=300, chats=True)

@@ -220,3 +220,20 @@ def test_bf16_products_from_fp32_weights(
 def test_minutes_end(slim_llama: Path, tmp_path: Path, small: dict[str, Any]) -> None:
     record = run(slim_llama, tmp_path / "out", {**small, "steps": None}, minutes=0.02)
     assert record["recovery"]["steps"] > 1 and record["recovery"]["best_step"] > 0
+
+
+def test_a_question_is_kept_out_of_what_the_model_writes(
+    slim_llama: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
+    changes = {"corpus": ("self",), "self_tokens": 2048}
+    options = RecoverOptions(model=str(slim_llama), out=tmp_path / "out", **{**small, **changes})
+    models = pipeline.open_models(options, SilentReporter())
+    (tmp_path / "out.recovery").mkdir()
+    decode = models.source.tokenizer().decode
+
+    def said(*left_out: str) -> str:
+        text = pipeline.read_recovery_text(options, models, SilentReporter(), left_out)
+        return decode(torch.cat([text.training_WT, text.validation_WT]).flatten())
+
+    phrase = said().split("\n\n")[3][2:8]
+    assert phrase in said() and phrase not in said(phrase)

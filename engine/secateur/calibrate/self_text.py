@@ -1,10 +1,12 @@
-"""Calibration text that the dense model writes itself, for models without known data (corpus ``self``).
+"""Text that the dense model writes itself, for models without known data (corpus ``self``).
 
 Every sequence starts with a random token and goes on by sampling from the model, as in LLM-QAT (arXiv
-2305.17888, section 3.1); special tokens are never drawn. The text is kept beside the study: the same model,
-seed and number of tokens find it again, also where another processor would have drawn other tokens.
+2305.17888, section 3.1); special tokens are never drawn. To train on, every other batch is chats: the model
+goes on from where its template lets a user speak, and so writes the question too (Magpie, arXiv 2406.08464).
+The text is kept beside the study: the same model, seed and number of tokens find it again, also where another
+processor would have drawn other tokens.
 
-Shape suffixes: B sequences, T tokens, V vocabulary, K likeliest tokens.
+Shape suffixes: B sequences, P tokens that they begin with, T tokens, V vocabulary, K likeliest tokens.
 """
 
 from __future__ import annotations
@@ -44,18 +46,21 @@ def self_corpus(
     length: int,
     seed: int,
     reporter: ProgressReporter,
+    chats: bool = False,
 ) -> Corpus:
     """At least about so many tokens of text from the model; read from `folder` where it lies there.
 
     Args:
         tokens: how many, over all sequences.
         length: tokens of a sequence.
+        chats: whether every other batch is chats, where the model has a template for them.
 
     Raises:
         BadInput: the text that lies there is damaged.
         OutputFailed: the folder cannot be written.
     """
-    file = folder / f"self-{_key(source, tokens, length, seed)}.txt"
+    kind = "self-chats" if chats else "self"
+    file = folder / f"{kind}-{_key(source, tokens, length, seed)}.txt"
     if file.is_file():
         reporter.message(f"text of the model itself is there from an earlier run ({file.name})")
         return Corpus(SELF_CORPUS, _read(file))
@@ -66,6 +71,7 @@ def self_corpus(
         length=length,
         seed=seed,
         reporter=reporter,
+        chats=chats,
     )
     with os_errors_as_output_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,45 +89,81 @@ def _read(file: Path) -> str:
 
 
 def generate_text(
-    model: DecoderModel, tokenizer: Any, *, tokens: int, length: int, seed: int, reporter: ProgressReporter
+    model: DecoderModel,
+    tokenizer: Any,
+    *,
+    tokens: int,
+    length: int,
+    seed: int,
+    reporter: ProgressReporter,
+    chats: bool = False,
 ) -> str:
     """Sequences of the model, a blank line between them; the same for a seed on the same machine.
 
     Args:
         model: in the dtype and on the device to compute with.
+        chats: as for `self_corpus`.
     """
     module = transformers_module(model)
     special = sorted(set(tokenizer.all_special_ids))
-    batches = max(1, -(-int(tokens * TOKEN_MARGIN) // (BATCH * length)))
-    reporter.stage(f"writing {batches * BATCH * length:,} tokens of text to calibrate on", batches)
+    opening_1P = _chat_opening(tokenizer) if chats else None
+    wanted = int(tokens * TOKEN_MARGIN)
+    batch_size = min(BATCH, -(-wanted // length)) if chats else BATCH
+    batches = max(1, -(-wanted // (batch_size * length)))
+    reporter.stage(f"writing {batches * batch_size * length:,} tokens of text", batches)
     started, parts = time.perf_counter(), list[str]()
     forked = [] if model.device.type == "cpu" else [model.device.index]
     with torch.random.fork_rng(forked, device_type=model.device.type), torch.inference_mode():
         for batch in range(batches):
             torch.manual_seed(seed * 1_000_003 + batch)
-            starts_B1 = _starts(tokenizer, special).to(model.device)
-            written_BT = _sequences(module, starts_B1, special, length).cpu()
-            parts += tokenizer.batch_decode(written_BT, skip_special_tokens=True)
+            if opening_1P is not None and batch % 2 == 0:
+                starts_BP = opening_1P.expand(batch_size, -1).to(model.device)
+                written_BT = _sequences(module, starts_BP, [], length).cpu()
+                parts += [_one_turn(row_T, opening_1P.shape[1], tokenizer) for row_T in written_BT]
+            else:
+                starts_B1 = _starts(tokenizer, special, batch_size).to(model.device)
+                written_BT = _sequences(module, starts_B1, special, length).cpu()
+                parts += tokenizer.batch_decode(written_BT, skip_special_tokens=True)
             rate = (batch + 1) * written_BT.numel() / (time.perf_counter() - started)
             reporter.step(f"{rate:,.0f} tokens/s")
     return "\n\n".join(part.strip() for part in parts)
 
 
-def _starts(tokenizer: Any, special: list[int]) -> Tensor:
+def _starts(tokenizer: Any, special: list[int], count: int) -> Tensor:
     """A random token for each sequence, [B, 1]."""
     allowed = torch.ones(len(tokenizer))
     allowed[special] = 0.0
-    return torch.multinomial(allowed, BATCH, replacement=True)[:, None]
+    return torch.multinomial(allowed, count, replacement=True)[:, None]
 
 
-def _sequences(module: Module, starts_B1: Tensor, special: list[int], length: int) -> Tensor:
-    """Sampled sequences, [B, T] with T = length.
+def _chat_opening(tokenizer: Any) -> Tensor | None:
+    """What the template writes before a user's words, [1, P]; None where the model has no such template."""
+    words = "What?"
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": words}], tokenize=False)
+    except Exception:  # no template, or one that does not work: templates are programs
+        return None
+    before, found, _ = text.rpartition(words)
+    if not found or not before:
+        return None
+    return torch.tensor([tokenizer(before, add_special_tokens=False, verbose=False)["input_ids"]])
+
+
+def _one_turn(row_T: Tensor, opening: int, tokenizer: Any) -> str:
+    """A question and its answer, with the template's tokens; what the model writes after them is left out."""
+    ends = (row_T[opening:] == tokenizer.eos_token_id).nonzero()[:, 0]
+    kept = opening + int(ends[1]) + 1 if len(ends) > 1 else len(row_T)
+    return tokenizer.decode(row_T[:kept], skip_special_tokens=False)
+
+
+def _sequences(module: Module, starts_BP: Tensor, special: list[int], length: int) -> Tensor:
+    """Sampled sequences, [B, P - 1 + length], that begin with `starts_BP`.
 
     Not transformers' own `generate`: its nucleus sampling sorts whole vocabularies in bf16, which took more
     than ten times as long as the model on a CPU. The nucleus is sought among the likeliest `TOP_K` here.
     """
-    written, cache = [starts_B1], None
-    special_ids = torch.tensor(special).to(starts_B1.device)
+    written, cache = [starts_BP], None
+    special_ids = torch.tensor(special, dtype=torch.int64).to(starts_BP.device)
     while len(written) < length:
         output = module(written[-1], past_key_values=cache, use_cache=True)
         cache = output.past_key_values

@@ -41,3 +41,19 @@ def summarise(record: dict[str, Any]) -> None:
     print_status(f"{record['out']} ({record['layout']}) written in {duration(record['seconds']['total'])}")
     out = record["out"]
     print_status(f"next: secateur evaluate {out} --corpus FILE, or secateur serve NAME={out}")
+
+
+def summarise_recovery(record: dict[str, Any]) -> None:
+    """Say on stderr what recovery won."""
+    told = record["recovery"]
+    speed = told["tokens"] / max(told["seconds"], 1e-9)
+    print_status(
+        f"trained {told['train']} on {told['tokens']:,} tokens in {duration(told['seconds'])} "
+        f"({speed:,.0f} tokens/s)"
+    )
+    if not told["best_step"]:
+        print_status("no step was better than the input on validation text: its weights were kept")
+    for corpus, value in record["slim"]["perplexity"].items():
+        before, dense = told["input"]["perplexity"][corpus], record["dense"]["perplexity"][corpus]
+        print_status(f"perplexity on {corpus}: dense {dense:.2f}, before {before:.2f}, after {value:.2f}")
+    print_status(f"KL on it: before {told['input']['kl']:.4f}, after {told['kl']:.4f}")

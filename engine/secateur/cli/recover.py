@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur.cli.checkpoints import summarise_recovery
 from secateur.cli.console import duration, emit_json, print_status, stdout_to_stderr
 from secateur.cli.interrupts import exit_on_interrupt_during_import
 from secateur.cli.options import Given, Json, OptionCommand, takes_options
@@ -52,24 +53,8 @@ def _recover(options: RecoverOptions) -> dict[str, Any]:
         print_status("run the same command again to go on from the last state that was kept")
         raise
     summarise_recovery(record)
-    return record
-
-
-def summarise_recovery(record: dict[str, Any]) -> None:
-    """Say on stderr what came out."""
-    told = record["recovery"]
-    speed = told["tokens"] / max(told["seconds"], 1e-9)
-    print_status(
-        f"trained {told['train']} on {told['tokens']:,} tokens in {duration(told['seconds'])} "
-        f"({speed:,.0f} tokens/s)"
-    )
-    if not told["best_step"]:
-        print_status("no step was better than the input on validation text: its weights were kept")
-    for corpus, value in record["slim"]["perplexity"].items():
-        before, dense = told["input"]["perplexity"][corpus], record["dense"]["perplexity"][corpus]
-        print_status(f"perplexity on {corpus}: dense {dense:.2f}, before {before:.2f}, after {value:.2f}")
-    print_status(f"KL on it: before {told['input']['kl']:.4f}, after {told['kl']:.4f}")
     print_status(f"{record['out']} ({record['layout']}) written")
+    return record
 
 
 def _plan(options: RecoverOptions) -> dict[str, Any]:

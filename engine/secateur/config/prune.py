@@ -255,6 +255,13 @@ class PruneOptions:
         default_help="auto; none with `recipe` paper",
         message_field="repair",
     )
+    recover: float | None = option(
+        None,
+        help="Minutes of training on `corpus` for each checkpoint, as by secateur recover.",
+        group=SEARCH,
+        above=0,
+        default_help="no training",
+    )
     seed: int = option(
         0,
         help="Seed of everything random.",
@@ -468,7 +475,8 @@ class PruneOptions:
 
     def for_study(self) -> dict[str, Any]:
         """What a study keeps of them to be cut from later: all but the budget and places."""
-        left_out = ("keep", "budget", "speedup", "out", "study", "device", "memory", "workers", "ray")
+        places = ("out", "study", "device", "memory", "workers", "ray")
+        left_out = ("keep", "budget", "speedup", "recover", *places)
         kept = {name: getattr(self, name) for name in (d.name for d in declared(type(self)))}
         if self.latency_table is not None:
             kept["latency_table"] = self.latency_table.absolute()

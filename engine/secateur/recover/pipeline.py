@@ -59,8 +59,14 @@ class Models:
         return count_parameters(self.slim).fraction_of(count_parameters(self.dense))
 
 
-def recover(options: RecoverOptions, reporter: ProgressReporter) -> dict[str, Any]:
+def recover(
+    options: RecoverOptions, reporter: ProgressReporter, left_out: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Run the job; return the record that also lies in the checkpoint as ``secateur.json``.
+
+    Args:
+        left_out: phrases whose paragraphs are left out of what the dense model writes: a question that is to
+            be asked afterwards.
 
     Raises:
         BadInput, BrokenCheckpoint, UnsupportedModel: before any training.
@@ -77,7 +83,7 @@ def recover(options: RecoverOptions, reporter: ProgressReporter) -> dict[str, An
         check_disk_space(options.out.absolute().parent, plan.disk)
         reporter.message(f"computing on {models.compute}; {plan.describe()}")
     with clock.stage("text"):
-        text = read_recovery_text(options, models, reporter)
+        text = read_recovery_text(options, models, reporter, left_out)
     training = training_of(options, models, text, plan)
     start_verification()
     with clock.stage("train"):
@@ -115,9 +121,11 @@ def open_models(options: RecoverOptions, reporter: ProgressReporter) -> Models:
     return Models(source, slim, dense_source, dense, compute)
 
 
-def read_recovery_text(options: RecoverOptions, models: Models, reporter: ProgressReporter) -> RecoveryText:
+def read_recovery_text(
+    options: RecoverOptions, models: Models, reporter: ProgressReporter, left_out: tuple[str, ...] = ()
+) -> RecoveryText:
     def write_self() -> Corpus:
-        return self_corpus(
+        written = self_corpus(
             models.dense_source,
             models.dense,
             models.compute,
@@ -126,7 +134,11 @@ def read_recovery_text(options: RecoverOptions, models: Models, reporter: Progre
             length=options.window,
             seed=options.seed,
             reporter=reporter,
+            chats=True,
         )
+        paragraphs = written.text.split("\n\n")
+        kept = [each for each in paragraphs if not any(phrase in each for phrase in left_out)]
+        return replace(written, text="\n\n".join(kept))
 
     return read_text(options, models.source.tokenizer(), write_self, reporter.message)
 
