@@ -16,6 +16,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,15 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("tests.library",)
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3")  # no named differences; any scaling, and GGUF
+FAMILIES = (
+    *LLAMAS,
+    "smollm3",
+    "granite",
+    "ministral3",
+    "phi3",
+    "gemma3_text",
+)
 VOCABULARY = 300
 # A head size that vLLM's CPU attention has a kernel for (32 is its smallest).
 SHAPE = {
@@ -61,6 +70,27 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "mistral": {"head_dim": 32, "sliding_window": None, "tie_word_embeddings": False},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 64, "tie_word_embeddings": True},
+    "smollm3": {"no_rope_layers": [1, 0, 1], "pad_token_id": None, "tie_word_embeddings": True},
+    "granite": {
+        "embedding_multiplier": 6.0,
+        "attention_multiplier": 0.11,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 3.0,
+        "tie_word_embeddings": True,
+    },
+    "ministral3": {"head_dim": 32, "pad_token_id": None},
+    "phi3": {
+        "pad_token_id": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+    },
+    "gemma3_text": {
+        "head_dim": 64,
+        "query_pre_attn_scalar": 50,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": 24,
+        "pad_token_id": None,
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -144,33 +174,39 @@ def make_tiny(
 
 
 @pytest.fixture(scope="session")
-def tiny_llama(make_tiny: Callable[..., Path]) -> Path:
+def tiny_of(make_tiny: Callable[..., Path]) -> Callable[[str], Path]:
+    """The folder of a tiny model of a family, made once: ``tiny_of("phi3")``."""
+    return cache(make_tiny)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_of: Callable[[str], Path]) -> Path:
     """Folder of a tiny Llama with an untied head."""
-    return make_tiny("llama")
+    return tiny_of("llama")
 
 
 @pytest.fixture(scope="session")
-def tiny_mistral(make_tiny: Callable[..., Path]) -> Path:
+def tiny_mistral(tiny_of: Callable[[str], Path]) -> Path:
     """Folder of a tiny Mistral with an untied head."""
-    return make_tiny("mistral")
+    return tiny_of("mistral")
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen2(make_tiny: Callable[..., Path]) -> Path:
+def tiny_qwen2(tiny_of: Callable[[str], Path]) -> Path:
     """Folder of a tiny Qwen2 (query, key and value biases) with a tied head."""
-    return make_tiny("qwen2")
+    return tiny_of("qwen2")
 
 
 @pytest.fixture(scope="session")
-def tiny_qwen3(make_tiny: Callable[..., Path]) -> Path:
+def tiny_qwen3(tiny_of: Callable[[str], Path]) -> Path:
     """Folder of a tiny Qwen3 (query and key norms) with a tied head."""
-    return make_tiny("qwen3")
+    return tiny_of("qwen3")
 
 
 @pytest.fixture(params=FAMILIES)
-def tiny_model(request: pytest.FixtureRequest) -> Path:
+def tiny_model(request: pytest.FixtureRequest, tiny_of: Callable[[str], Path]) -> Path:
     """Each family in turn."""
-    return request.getfixturevalue(f"tiny_{request.param}")
+    return tiny_of(request.param)
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def inner_case(tokens: int, hidden: int, channels: int) -> Case:
             from secateur_kernels.triton_backend.mlp import gated_inner
 
             all_kept = Widths((channels,), None, True)
-            return lambda: gated_inner(x_NH, gate_CH, up_CH, all_kept, None, None, None, tile)
+            return lambda: gated_inner(x_NH, gate_CH, up_CH, all_kept, None, None, None, tile=tile)
 
         def ours() -> Call:
             return lambda: secateur_kernels.gated_inner(x_NH, gate_CH, up_CH, backend="torch")

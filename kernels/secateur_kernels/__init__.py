@@ -19,12 +19,13 @@ from secateur_kernels.linear_loss import (
     teacher_states,
     teacher_top_k,
 )
-from secateur_kernels.mlp import gated_inner, masked_mlp, nested_mlp
+from secateur_kernels.mlp import Activation, gated_inner, masked_mlp, nested_mlp
 from secateur_kernels.projection import ProjectionTable, masked_projection, nested_projection
 
 RESULTS_VERSION = 1  # of the Triton kernels; one more when a change alters what they compute
 
 __all__ = [
+    "Activation",
     "Backend",
     "KernelBackendUnavailable",
     "KernelArgumentError",

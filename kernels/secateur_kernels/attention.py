@@ -42,6 +42,7 @@ class Heads:
         query_norm_D, key_norm_D: weights of RMS norms over each head (Qwen3), or None.
         norm_eps: epsilon of these norms.
         window: how many keys back a query sees, itself included; None for all.
+        scale: what scores are multiplied by; None for ``head_dim**-0.5``.
     """
 
     query_QH: Tensor
@@ -55,6 +56,12 @@ class Heads:
     key_norm_D: Tensor | None = None
     norm_eps: float = 1e-6
     window: int | None = None
+    scale: float | None = None
+
+    @property
+    def scaling(self) -> float:
+        """What scores are multiplied by."""
+        return self.head_dim**-0.5 if self.scale is None else self.scale
 
     @property
     def num_groups(self) -> int:
@@ -131,7 +138,7 @@ def attention_inner(
     """What the output projection reads: the attended values of the query heads of the groups kept.
 
     Per sequence, with q, k, v the first ``keep`` groups' heads of ``x @ query.T + bias`` and so on, normed
-    and rotated by position: ``softmax(q @ k.T * D**-0.5 + causal) @ v``.
+    and rotated by position: ``softmax(q @ k.T * heads.scaling + causal) @ v``.
 
     Args:
         x: the input after its norm: [N, H], shared by all candidates (worked on once, at the widest), or

@@ -7,6 +7,7 @@ without one).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from secateur_kernels.arguments import (
 from secateur_kernels.backend import Backend, form_of, implementation, with_gradients
 from secateur_kernels.projection import Projection, ProjectionTable, require_table_holds
 
+Activation = Literal["silu", "gelu_tanh"]
+
 
 def gated_inner(
     x: Tensor,
@@ -36,9 +39,10 @@ def gated_inner(
     index_C: Tensor | None = None,
     gate_bias_C: Tensor | None = None,
     up_bias_C: Tensor | None = None,
+    activation: Activation = "silu",
     backend: Backend = "auto",
 ) -> Tensor:
-    """``silu(x @ gate[kept].T + gate_bias[kept]) * (x @ up[kept].T + up_bias[kept])`` by candidate.
+    """``act(x @ gate[kept].T + gate_bias[kept]) * (x @ up[kept].T + up_bias[kept])`` by candidate.
 
     ``kept`` is ``slice(0, keep)``, or ``index_C[:keep]`` where a list is given. 4NHk FLOPs for k channels
     kept; an input shared by several candidates is worked on once, at the widest.
@@ -53,6 +57,7 @@ def gated_inner(
             that order. Entries are not checked.
         gate_bias_C: added to the gate.
         up_bias_C: added to the other factor.
+        activation: ``act``: ``silu``, or ``gelu_tanh``, the tanh approximation of GELU.
         backend: ``auto``, ``triton`` or ``torch``; only ``torch`` has gradients, and ``auto`` takes it
             where one is asked for.
 
@@ -64,10 +69,12 @@ def gated_inner(
         KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
         KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
-    kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C)
+    kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C, activation)
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C)
     run = implementation("mlp", backend, x, form_of(kept, x.shape[-1]))
-    inner: Tensor = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C)
+    inner: Tensor = run.gated_inner(
+        x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C, activation
+    )
     return inner
 
 
@@ -82,6 +89,7 @@ def masked_mlp(
     gate_bias_C: Tensor | None = None,
     up_bias_C: Tensor | None = None,
     down_bias_H: Tensor | None = None,
+    activation: Activation = "silu",
     backend: Backend = "auto",
 ) -> Tensor:
     """``linear(gated_inner(x, ...)[..., :keep], down[:, kept], down_bias)``, for one candidate or several.
@@ -102,6 +110,7 @@ def masked_mlp(
         gate_bias_C: added to the gate.
         up_bias_C: added to the other factor.
         down_bias_H: added to every row; also what a candidate that keeps nothing gives.
+        activation: see `gated_inner`.
         backend: see `gated_inner`.
 
     Returns:
@@ -111,7 +120,7 @@ def masked_mlp(
         KernelArgumentError: shapes, dtypes, devices or widths that do not fit.
         KernelBackendUnavailable: Triton was asked for and cannot run, or gradients were asked of it.
     """
-    kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C)
+    kept = _check_inner(x, gate_CH, up_CH, keep, index_C, gate_bias_C, up_bias_C, activation)
     if not isinstance(down, Tensor | ProjectionTable):
         down = ProjectionTable(tuple(down))
     weights = (down,) if isinstance(down, Tensor) else down.weights
@@ -124,7 +133,7 @@ def masked_mlp(
     backend = with_gradients(backend, x, gate_CH, up_CH, gate_bias_C, up_bias_C, down_bias_H, *weights)
     form = form_of(kept, x.shape[-1])
     run = implementation("mlp", backend, x, form)
-    inner = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C)
+    inner = run.gated_inner(x, gate_CH, up_CH, kept.per_input(x), index_C, gate_bias_C, up_bias_C, activation)
     project = implementation("projection", backend, x, form).project
     result: Tensor = project(inner, _columns(down, index_C), kept, 1, down_bias_H)
     return result
@@ -140,6 +149,7 @@ def nested_mlp(
     index_C: Tensor | None = None,
     gate_bias_C: Tensor | None = None,
     up_bias_C: Tensor | None = None,
+    activation: Activation = "silu",
     backend: Backend = "auto",
 ) -> Tensor:
     """``stack([masked_mlp(x, gate, up, down, k) for k in kept])``, [M, N, H], at the widest's price.
@@ -156,6 +166,7 @@ def nested_mlp(
         index_C: see `masked_mlp`.
         gate_bias_C: added to the gate.
         up_bias_C: added to the other factor.
+        activation: see `gated_inner`.
         backend: see `gated_inner`.
 
     Raises:
@@ -164,13 +175,17 @@ def nested_mlp(
     """
     if x_NH.dim() != 2:
         raise KernelArgumentError("x_NH", f"shape {list(x_NH.shape)}", "it must be [N, H]")
-    bounds = _check_inner(x_NH, gate_CH, up_CH, kept, index_C, gate_bias_C, up_bias_C, names=("x_NH", "kept"))
+    bounds = _check_inner(
+        x_NH, gate_CH, up_CH, kept, index_C, gate_bias_C, up_bias_C, activation, names=("x_NH", "kept")
+    )
     require_matrix("down_HC", down_HC, None, len(gate_CH), x_NH)
     require_ascending("kept", bounds)
     backend = with_gradients(backend, x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C, down_HC)
     form = form_of(bounds, x_NH.shape[-1])
     run = implementation("mlp", backend, x_NH, form)
-    inner_NK = run.gated_inner(x_NH, gate_CH, up_CH, bounds.per_input(x_NH), index_C, gate_bias_C, up_bias_C)
+    inner_NK = run.gated_inner(
+        x_NH, gate_CH, up_CH, bounds.per_input(x_NH), index_C, gate_bias_C, up_bias_C, activation
+    )
     project_nested = implementation("projection", backend, x_NH, form).project_nested
     result: Tensor = project_nested(inner_NK, _columns(down_HC, index_C), bounds, 1)
     return result
@@ -184,10 +199,14 @@ def _check_inner(
     index_C: Tensor | None,
     gate_bias_C: Tensor | None,
     up_bias_C: Tensor | None,
+    activation: str,
     *,
     names: tuple[str, str] = ("x", "keep"),
 ) -> Widths:
     x_name, keep_name = names
+    if activation not in get_args(Activation):
+        allowed = ", ".join(get_args(Activation))
+        raise KernelArgumentError("activation", repr(activation), f"allowed are {allowed}")
     require_input(x_name, x)
     require_matrix("gate_CH", gate_CH, None, x.shape[-1], x)
     channels = len(gate_CH)

@@ -42,9 +42,10 @@ def masked_mlp(
     gate_bias_C: Tensor | None = None,
     up_bias_C: Tensor | None = None,
     down_bias_H: Tensor | None = None,
+    activation: str = "silu",
 ) -> Tensor:
     """The gated MLP of the channels kept (a slice, or their numbers), [N, H]."""
-    inner_NC = gated_inner(x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C)
+    inner_NC = gated_inner(x_NH, gate_CH, up_CH, gate_bias_C, up_bias_C, activation)
     out_NH = inner_NC[:, kept] @ down_HC[:, kept].double().T
     return out_NH if down_bias_H is None else out_NH + down_bias_H.double()
 
@@ -55,6 +56,7 @@ def gated_inner(
     up_CH: Tensor,
     gate_bias_C: Tensor | None = None,
     up_bias_C: Tensor | None = None,
+    activation: str = "silu",
 ) -> Tensor:
     """Every inner channel of a gated MLP, [N, C]."""
     gate_NC = x_NH.double() @ gate_CH.double().T
@@ -63,6 +65,8 @@ def gated_inner(
         gate_NC = gate_NC + gate_bias_C.double()
     if up_bias_C is not None:
         up_NC = up_NC + up_bias_C.double()
+    if activation == "gelu_tanh":
+        return torch.nn.functional.gelu(gate_NC, approximate="tanh") * up_NC
     return gate_NC * torch.sigmoid(gate_NC) * up_NC
 
 
@@ -101,6 +105,7 @@ def attention_inner(
     query_norm_D: Tensor | None = None,
     key_norm_D: Tensor | None = None,
     norm_eps: float = 1e-6,
+    scale: float | None = None,
 ) -> Tensor:
     """Attended values of the first `groups` KV groups' query heads, [N, groups * R * D]."""
     per_group = len(query_QH) // len(key_KH)
@@ -120,7 +125,9 @@ def attention_inner(
             position = torch.arange(len(x_TH), device=x_TH.device)
             age = position[:, None] - position
             forbidden = (age < 0) | (age >= (window or len(x_TH) + 1))
-            scores = (q @ k.T / head_dim**0.5).masked_fill(forbidden, float("-inf"))
+            scores = (q @ k.T * (head_dim**-0.5 if scale is None else scale)).masked_fill(
+                forbidden, float("-inf")
+            )
             columns.append(torch.softmax(scores, dim=-1) @ v)
         rows.append(torch.cat(columns, dim=1))
     return torch.cat(rows)

@@ -29,7 +29,7 @@ from secateur.errors import OutputFailed
 from secateur.model.architecture import Architecture
 from tests.checkpoint.converter import write_gguf
 from tests.checkpoint.test_export import slim_of
-from tests.conftest import FAMILIES, PARTICULARS
+from tests.conftest import LLAMAS, PARTICULARS
 
 # Contexts that a window of text is within, and beyond: dynamic scaling and LongRoPE then change.
 WITHIN, BEYOND = 2 * TOKENS, TOKENS // 4
@@ -98,7 +98,7 @@ def exists(case: Case) -> bool:
 CASES = [
     case
     for values in itertools.product(
-        ROPES, FAMILIES, (WITHIN, BEYOND), ("tied", "untied"), DTYPES, ("folder", "shards", "gguf"), SHAPES
+        ROPES, LLAMAS, (WITHIN, BEYOND), ("tied", "untied"), DTYPES, ("folder", "shards", "gguf"), SHAPES
     )
     if exists(case := Case(*values))
 ]
@@ -184,7 +184,7 @@ def test_every_pair(case: Case, originals: Originals, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LLAMAS)
 @pytest.mark.parametrize("rope", ROPES)
 def test_all(rope: str, family: str, originals: Originals, tmp_path: Path) -> None:
     for number, case in enumerate(case for case in CASES if case[:2] == (rope, family)):

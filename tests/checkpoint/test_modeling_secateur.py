@@ -11,16 +11,26 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from secateur.checkpoint import configuration_secateur, modeling_secateur
@@ -51,6 +61,28 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, type[PreTrainedModel]]] = {
         Qwen2ForCausalLM,
     ),
     "qwen3": (Qwen3Config(**SIZES), Qwen3ForCausalLM),
+    "smollm3": (SmolLM3Config(**SIZES, no_rope_layers=[1, 0, 1, 0]), SmolLM3ForCausalLM),
+    "granite": (
+        GraniteConfig(
+            **SIZES,
+            embedding_multiplier=3.0,
+            attention_multiplier=0.4,
+            residual_multiplier=0.5,
+            logits_scaling=2.5,
+        ),
+        GraniteForCausalLM,
+    ),
+    "ministral3": (Ministral3Config(**SIZES), Ministral3ForCausalLM),
+    "phi3": (Phi3Config(**SIZES, partial_rotary_factor=0.5, sliding_window=5), Phi3ForCausalLM),
+    "gemma3_text": (
+        Gemma3TextConfig(
+            **SIZES,
+            sliding_window=5,
+            query_pre_attn_scalar=20,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+        ),
+        Gemma3ForCausalLM,
+    ),
 }
 SHAPES = {
     "mixed": ([3, 1, 2, 3], [40, 24, 0, 8]),
@@ -80,9 +112,17 @@ def cut(dense: PreTrainedModel, groups: list[int], channels: list[int]) -> Secat
     slim = SecateurForCausalLM(config).eval()
     source = dense.state_dict()
     slim.load_state_dict(
-        {name: source[name][tuple(slice(n) for n in t.shape)] for name, t in slim.state_dict().items()}
+        {name: first_rows(name, source[name], tensor.shape) for name, tensor in slim.state_dict().items()}
     )
     return slim
+
+
+def first_rows(name: str, dense: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The part of a tensor that a slim model keeps: of a fused projection, the first rows of each part."""
+    parts = {"qkv_proj": (2, 1, 1), "gate_up_proj": (1, 1)}.get(name.split(".")[-2], (1,))
+    whole, kept = (torch.tensor(parts) * (rows // sum(parts)) for rows in (len(dense), shape[0]))
+    rows = [part[:rows] for part, rows in zip(dense.split(whole.tolist()), kept.tolist(), strict=True)]
+    return torch.cat(rows)[tuple(slice(n) for n in shape)]
 
 
 @torch.no_grad()

@@ -107,7 +107,7 @@ class Block:
             )
             forbidden = (age < 0) | (age >= given.get("window", LONGEST))
             k, v = (t.repeat_interleave(cut.span // D, dim=0) for t in (k, v))
-            scores = (q @ k.transpose(1, 2) * D**-0.5).masked_fill(forbidden, -math.inf)
+            scores = (q @ k.transpose(1, 2) * given.get("scale", D**-0.5)).masked_fill(forbidden, -math.inf)
             parts.append((torch.softmax(scores, dim=-1) @ v).transpose(0, 1).reshape(len(x_TH), -1))
         return torch.cat(parts) @ cut.output_HQ.T
 
@@ -246,6 +246,12 @@ def test_a_window_hides_what_is_older(
     x, block = draw_x(dtype, device, 75), draw_block(dtype, device, window=window)
     found = masked(x, *block.weights, 1, lengths_B=lengths, **block.options, backend=backend)
     assert_as_good_as_eager(found, block.eager(x, 1, lengths), block.true(x, 1, lengths))
+
+
+def test_scores_are_scaled_by_what_is_given(backend: str, dtype: torch.dtype, device: torch.device) -> None:
+    x, block = draw_x(dtype, device, 75), draw_block(dtype, device, scale=0.7)
+    found = masked(x, *block.weights, 1, lengths_B=[5, 70], **block.options, backend=backend)
+    assert_as_good_as_eager(found, block.eager(x, 1, [5, 70]), block.true(x, 1, [5, 70]))
 
 
 def test_a_window_as_long_as_the_sequences_hides_nothing(backend: str, single: Block, x32: Tensor) -> None:

@@ -319,6 +319,15 @@ def test_large_gates_saturate(backend: str, single: Mlp, x32: Tensor) -> None:
         torch.testing.assert_close(found.double(), true, rtol=1e-4, atol=1e-2)
 
 
+def test_gelu(backend: str, dtype: torch.dtype, mlp: Mlp, x: Tensor) -> None:
+    found = masked_mlp(x, *mlp.weights, 67, activation="gelu_tanh", backend=backend)
+    cut = mlp.cut(slice(67))
+    gate, up = functional.linear(x, cut.gate_CH), functional.linear(x, cut.up_CH)
+    eager = functional.linear(functional.gelu(gate, approximate="tanh") * up, cut.down_HC)
+    true = reference.masked_mlp(x, *mlp.weights, slice(67), activation="gelu_tanh")
+    assert_as_good_as_eager(found, eager, true)
+
+
 def test_gradients_pass_through_torch(single: Mlp, x32: Tensor) -> None:
     for keep in (67, None):
         x, gate_CH, up_CH = (t[:20].clone().requires_grad_() for t in (x32, single.gate_CH, single.up_CH))
@@ -375,6 +384,7 @@ BAD: dict[str, tuple[str, Any]] = {
     "too wide a nest": ("kept", lambda x, m: nested_mlp(x, *m.weights, [5, CHANNELS + 1])),
     "nested inputs": ("x_NH", lambda x, m: nested_mlp(x[None], *m.weights, [5])),
     "nested down": ("down_HC", lambda x, m: nested_mlp(x, *m.inner, m.down_HC[:, 1:], [5])),
+    "activation": ("activation", lambda x, m: gated_inner(x, *m.inner, activation="relu")),
     "backend": ("backend", lambda x, m: masked_mlp(x, *m.weights, backend="cuda")),
 }
 

@@ -124,7 +124,10 @@ class TestRefused:
             build_model(config, tensors, "tiny")
 
     def test_unknown_family(self) -> None:
-        with pytest.raises(UnsupportedModel, match="supported are llama, mistral, qwen2, qwen3"):
+        with pytest.raises(
+            UnsupportedModel,
+            match="supported are gemma3_text, granite, llama, ministral3, mistral, phi3, qwen2, qwen3, smollm3",
+        ):
             family_of("gpt2")
 
 

@@ -19,10 +19,10 @@ from secateur.model.architecture import KINDS, Kind, Slot
 from secateur.model.decoder import DecoderModel
 from secateur.model.forward import (
     ForwardContext,
+    add_inner,
     apply_block,
     embed,
     final_hidden,
-    project_output,
     sub_block_inner,
 )
 
@@ -101,7 +101,7 @@ def backward_by_sub_block(
             continue
         state = state.detach().requires_grad_()
         inner_BTN = sub_block_inner(state, block, context, index)
-        output = state + project_output(inner_BTN, block)
+        output = add_inner(state, inner_BTN, block, context)
         after_BTH = upstream_BTH
         upstream_BTH, inner_gradient = torch.autograd.grad(output, (state, inner_BTN), after_BTH)
         yield SubBlockGradients(index, kind, inner_BTN.detach(), inner_gradient, after_BTH)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secateur.model.architecture import KINDS, Kind
 from secateur.model.decoder import DecoderModel, map_block
-from secateur.model.forward import ForwardContext, embed, project_output, sub_block_inner
+from secateur.model.forward import ForwardContext, add_inner, embed, sub_block_inner
 
 CHUNK_WINDOWS = 16
 _SQUARE_BLOCK = 256  # channels
@@ -48,7 +48,7 @@ def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardConte
     Raises:
         FloatingPointError: activations are NaN or infinite in that dtype.
     """
-    device, dtype = context.cos_TD.device, context.cos_TD.dtype
+    device, dtype = context.device, context.dtype
     states = [embed(model, chunk).to(device, dtype) for chunk in windows_BT.split(CHUNK_WINDOWS)]
     tokens = windows_BT.numel()
     for index, layer in enumerate(model.layers):
@@ -61,7 +61,7 @@ def collect_grams(model: DecoderModel, windows_BT: Tensor, context: ForwardConte
             for position, state_BTH in enumerate(states):
                 inner_BTN = sub_block_inner(state_BTH, block, context, index)
                 gram_NN = accumulate(gram_NN, inner_BTN)
-                states[position] = state_BTH + project_output(inner_BTN, block)
+                states[position] = add_inner(state_BTH, inner_BTN, block, context)
             assert gram_NN is not None  # windows_BT is never empty
             if not torch.isfinite(gram_NN.diagonal()).all():
                 reason = f"activations of the {kind} of layer {index} are NaN or infinite in {dtype}"

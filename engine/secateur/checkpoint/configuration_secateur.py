@@ -21,7 +21,17 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 if not hasattr(PreTrainedConfig, "per_layer_config"):
     raise ImportError("a checkpoint pruned by secateur needs transformers >= 5.16 (per_layer_config)")
 
-BASE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+BASE_MODEL_TYPES = (
+    "gemma3_text",
+    "granite",
+    "llama",
+    "ministral3",
+    "mistral",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
 
 _AUTO_MAP = {
     "AutoConfig": "configuration_secateur.SecateurConfig",
@@ -33,6 +43,10 @@ _NOT_INHERITED = {"model_type", "architectures", "auto_map", "transformers_versi
 # Fields of a slim config that no dense one has.
 _NOT_DENSE = _NOT_INHERITED | {"base_model_type", "per_layer_config"}
 _HEADS = ("num_attention_heads", "num_key_value_heads")
+# Lists with an entry for each layer.
+PER_LAYER_LISTS = ("layer_types", "no_rope_layers")
+# Fields that differ between layers.
+WIDTHS = (*_HEADS, "intermediate_size")
 
 
 class SecateurConfig(PreTrainedConfig):
@@ -106,8 +120,9 @@ class SecateurConfig(PreTrainedConfig):
         for name, value in zip(_HEADS, shared, strict=True):
             if value is not None:
                 fields[name] = value
-        if kinds := fields.get("layer_types"):
-            fields["layer_types"] = [kinds[index] for index in kept]
+        for name in PER_LAYER_LISTS:
+            if values := fields.get(name):
+                fields[name] = [values[index] for index in kept]
         fields["num_hidden_layers"] = len(kept)
         fields["per_layer_config"] = {
             slot: {name: value for name, value in entries.get(index, {}).items() if fields.get(name) != value}
@@ -200,7 +215,7 @@ def stock_config(
         return None
     dense_heads, dense_groups = base_config.num_attention_heads, base_config.num_key_value_heads
     heads = groups[0] * (dense_heads // dense_groups)
-    if base_config.model_type == "llama" and base_config.hidden_size % heads:
+    if base_config.model_type in ("llama", "gemma3_text") and base_config.hidden_size % heads:
         return None
     if base_config.model_type == "qwen2" and heads != dense_heads:
         return None

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.card import model_card
 from secateur.checkpoint.completeness import check_range
-from secateur.checkpoint.configuration_secateur import slim_config, stock_config
+from secateur.checkpoint.configuration_secateur import PER_LAYER_LISTS, slim_config, stock_config
 from secateur.checkpoint.extra_tokens import drop_ids
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.checkpoint.verification import Verification, start_verification, verify
@@ -115,9 +115,10 @@ def weight_bytes(model: DecoderModel, dtype: torch.dtype) -> int:
 
 def _shortened(config: Any, kept_layers: list[int]) -> Any:
     shorter = copy.deepcopy(config)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        shorter.layer_types = [kinds[index] for index in kept_layers]
+    for name in PER_LAYER_LISTS:
+        values = getattr(config, name, None)
+        if values is not None:
+            setattr(shorter, name, [values[index] for index in kept_layers])
     shorter.num_hidden_layers = len(kept_layers)
     return shorter
 

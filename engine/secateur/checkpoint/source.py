@@ -246,7 +246,10 @@ def check_context_length(source: ModelSource, window: int) -> None:
     Raises:
         BadInput: it was not.
     """
-    _check_window(window, getattr(source.config, "max_position_embeddings", None))
+    from secateur.model.families import FAMILIES, longest_window
+
+    model_type = getattr(source.config, "base_model_type", source.config.model_type)
+    _check_window(window, longest_window(source.config, FAMILIES.get(model_type)))
 
 
 def _check_window(window: int, longest: int | None) -> None:

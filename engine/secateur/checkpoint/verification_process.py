@@ -64,10 +64,19 @@ def _compute_in_float32(model: Any) -> None:
         if isinstance(module, nn.Linear):
             module.forward = partial(_linear, module)  # type: ignore[method-assign]
         elif isinstance(module, nn.Embedding):
-            module.register_forward_hook(lambda _module, _given, output: output.float())
+            module.forward = partial(_embedding, module)  # type: ignore[method-assign]
         else:
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.float()
+
+
+def _embedding(module: Any, ids: Any) -> Any:
+    from torch.nn import functional
+
+    # Gemma's multiplier, rounded to the dtype of the weights as where it is served.
+    scale = getattr(module, "embed_scale", None)
+    rows = functional.embedding(ids, module.weight).float()
+    return rows if scale is None else rows * scale.to(module.weight.dtype).float()
 
 
 def _linear(module: Any, x: Any) -> Any:

@@ -21,7 +21,7 @@ from secateur.calibrate.block_library import BlockLibrary
 from secateur.evaluation.evaluator import DEFAULT_STATE_BYTES, Path, PrefixCache, PrefixEvaluator
 from secateur.model.architecture import Architecture, Kind
 from secateur.model.decoder import AttentionWeights, FfnWeights
-from secateur.model.forward import embed, final_hidden, rms_norm
+from secateur.model.forward import contribution, embed, final_hidden
 from secateur.model.units import last_projection
 from secateur_kernels import Backend, ProjectionTable, masked_attention, masked_mlp
 
@@ -138,11 +138,12 @@ class BatchEvaluator(PrefixEvaluator):
         widths = [prefix[-1] for prefix in running]
         state_MNH = torch.stack([advanced[prefix] for prefix in running])
         table = ProjectionTable(tuple(self._projection(layer, kind, width) for width in widths))
-        normed_MNH = rms_norm(state_MNH, full.norm_H, self._context.norm_eps).contiguous()
+        normed_MNH = self._context.norm(state_MNH, full.norm_H).contiguous()
         if isinstance(full, AttentionWeights):
             out_MNH = self._attention(normed_MNH, full, table, layer, widths, windows)
         else:
             out_MNH = self._mlp(normed_MNH, full, table, widths)
+        out_MNH = contribution(out_MNH, full, self._context)
         # Each of its own memory: a state that is kept must not keep those of other candidates.
         return advanced | {
             prefix: state_NH + out_NH
@@ -164,6 +165,7 @@ class BatchEvaluator(PrefixEvaluator):
             gate_bias_C=full.gate_bias_C,
             up_bias_C=full.up_bias_C,
             down_bias_H=full.down_bias_H,
+            activation=self._context.activation,
             backend=self._backend,
         )
 
@@ -180,7 +182,7 @@ class BatchEvaluator(PrefixEvaluator):
             x_MNH,
             self._context.heads(full, layer),
             output,
-            self._context.packing(windows),
+            self._context.packing(windows, layer),
             widths,
             output_bias_H=full.output_bias_H,
             backend=self._backend,

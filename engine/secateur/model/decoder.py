@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from secateur.errors import BrokenCheckpoint, UnsupportedModel
+from secateur.errors import BrokenCheckpoint
 from secateur.model.architecture import Architecture, Kind
-from secateur.model.families import ModelFamily, family_of
+from secateur.model.families import ModelFamily, Multipliers, check_variant, family_of
+from secateur.model.layout import engine_layout, stored_layout
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class AttentionWeights:
     output_bias_H: Tensor | None = None
     query_norm_D: Tensor | None = None
     key_norm_D: Tensor | None = None
+    post_norm_H: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class FfnWeights:
-    """FFN half of a layer (SwiGLU)."""
+    """FFN half of a layer (SwiGLU or GeGLU)."""
 
     norm_H: Tensor
     gate_CH: Tensor
@@ -50,6 +52,7 @@ class FfnWeights:
     gate_bias_C: Tensor | None = None
     up_bias_C: Tensor | None = None
     down_bias_H: Tensor | None = None
+    post_norm_H: Tensor | None = None
 
 
 SubBlock = AttentionWeights | FfnWeights
@@ -90,6 +93,11 @@ class DecoderModel:
     final_norm_H: Tensor
     head_VH: Tensor
     tied: bool
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """What the forward pass multiplies by."""
+        return self.family.multipliers(self.config)
 
     @property
     def num_layers(self) -> int:
@@ -175,6 +183,7 @@ _ATTENTION_FIELDS = {
     "output_bias_H": ("output", "bias"),
     "query_norm_D": ("query_norm", "weight"),
     "key_norm_D": ("key_norm", "weight"),
+    "post_norm_H": ("attention_post_norm", "weight"),
 }
 _FFN_FIELDS = {
     "norm_H": ("ffn_norm", "weight"),
@@ -184,6 +193,7 @@ _FFN_FIELDS = {
     "gate_bias_C": ("gate", "bias"),
     "up_bias_C": ("up", "bias"),
     "down_bias_H": ("down", "bias"),
+    "post_norm_H": ("ffn_post_norm", "weight"),
 }
 # class of the sub-block -> its field -> (attribute of the family row, what of that module)
 _FIELDS = {AttentionWeights: _ATTENTION_FIELDS, FfnWeights: _FFN_FIELDS}
@@ -208,15 +218,13 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
         reference: how the user called the model, for messages.
 
     Raises:
-        UnsupportedModel: family or activation not supported.
+        UnsupportedModel: the family, or this variant of it, is not supported.
         BrokenCheckpoint: tensors are missing or left over.
     """
     family = family_of(base_model_type(config))
-    if getattr(config, "hidden_act", "silu") != "silu":
-        raise UnsupportedModel(
-            "model", reference, f"activation {config.hidden_act}; only silu (SwiGLU) is supported"
-        )
-    remaining = dict(tensors)
+    check_variant(family, config, reference)
+    head_dim, queries_per_group = _head_dim(config), _queries_per_group(config)
+    remaining = engine_layout(family, config, tensors, head_dim, queries_per_group)
 
     def take(name: str) -> Tensor:
         if name not in remaining:
@@ -236,8 +244,8 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
     model = DecoderModel(
         config=config,
         family=family,
-        head_dim=_head_dim(config),
-        queries_per_group=_queries_per_group(config),
+        head_dim=head_dim,
+        queries_per_group=queries_per_group,
         embedding_VH=embedding,
         layers=layers,
         final_norm_H=take(f"{family.final_norm}.weight"),
@@ -264,7 +272,7 @@ def named_tensors(model: DecoderModel) -> dict[str, Tensor]:
     tensors[f"{family.final_norm}.weight"] = model.final_norm_H
     if not model.tied:
         tensors[f"{family.head}.weight"] = model.head_VH
-    return tensors
+    return stored_layout(family, model.config, tensors, model.head_dim)
 
 
 def _take_block(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.least_squares import damped
@@ -29,11 +30,11 @@ from secateur.model.decoder import (
 )
 from secateur.model.forward import (
     ForwardContext,
+    add_inner,
     apply_block,
     embed,
     forward_context,
     project_output,
-    rms_norm,
     sub_block_inner,
 )
 from secateur.model.units import last_projection, with_projection
@@ -54,6 +55,7 @@ class Damping:
     last: float
 
 
+SILENT = 0.05  # of the mean weight of a norm: a channel whose weight is less adds next to nothing
 SEQUENCE_DAMPING = Damping(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
 
 
@@ -191,7 +193,7 @@ def _refit_inputs(
     gram_HH: Tensor | None = None
     cross_HH: Tensor | None = None
     for slim_BTH, dense_BTH in zip(slim_states, dense_states, strict=True):
-        x_BTH, wanted_BTH = (rms_norm(state, norm_H, context.norm_eps) for state in (slim_BTH, dense_BTH))
+        x_BTH, wanted_BTH = (context.norm(state, norm_H) for state in (slim_BTH, dense_BTH))
         gram_HH = accumulate(gram_HH, x_BTH)
         cross_HH = accumulate(cross_HH, x_BTH, (wanted_BTH.float() - x_BTH.float()).to(dtype))
     map_HH = _ridge(gram_HH, cross_HH, shrinkage)
@@ -221,7 +223,7 @@ def _refit_last(
     inners = []  # kept: computing them twice would cost more than the fit
     for state_BTH, goal_BTH in zip(states, goals, strict=True):
         inner_BTK = sub_block_inner(state_BTH, fast, context, layer)
-        left_BTH = (goal_BTH.float() - state_BTH).sub_(project_output(inner_BTK, fast))
+        left_BTH = _left(project_output(inner_BTK, fast), goal_BTH.float() - state_BTH, fast, context)
         gram_KK = accumulate(gram_KK, inner_BTK)
         cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
         inners.append(inner_BTK)
@@ -229,8 +231,25 @@ def _refit_last(
     weight_HK = last_projection(block)
     fitted_HK = (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous()
     fast = with_projection(fast, fitted_HK.to(dtype))
-    after = [state + project_output(part, fast) for state, part in zip(states, inners, strict=True)]
+    after = [add_inner(state, part, fast, context) for state, part in zip(states, inners, strict=True)]
     return with_projection(block, fitted_HK), after
+
+
+def _left(output_BTH: Tensor, wanted_BTH: Tensor, block: SubBlock, context: ForwardContext) -> Tensor:
+    """What a last projection leaves over of what is wanted on the residual stream, fp32.
+
+    A norm behind the projection sees no length, so there only the direction is asked for; what it all but
+    silences is left as it is.
+    """
+    wanted_BTH = wanted_BTH.div_(context.multipliers.residual)
+    if block.post_norm_H is None:
+        return wanted_BTH.sub_(output_BTH)
+    weight_H = context.norm_offset + block.post_norm_H.float()
+    length_BT1 = output_BTH.float().square().mean(-1, keepdim=True).sqrt()
+    heard_H = weight_H.abs() > SILENT * weight_H.abs().mean()
+    aim_BTH = torch.where(heard_H, wanted_BTH / weight_H, output_BTH / length_BT1)
+    aim_BTH = functional.rms_norm(aim_BTH, aim_BTH.shape[-1:])
+    return (aim_BTH * length_BT1).sub_(output_BTH)
 
 
 def _ridge(gram_KK: Tensor | None, cross_KP: Tensor | None, shrinkage: float) -> Tensor:

@@ -20,6 +20,7 @@ def gated_inner(
     index_C: Tensor | None,
     gate_bias_C: Tensor | None,
     up_bias_C: Tensor | None,
+    activation: str = "silu",
 ) -> Tensor:
     """See `secateur_kernels.gated_inner`; one width per entry of the input."""
     listed = len(gate_CH) if index_C is None else len(index_C)
@@ -32,20 +33,28 @@ def gated_inner(
         up_NW = functional.linear(
             x_NH, _kept(up_CH, width, index_C), _kept_or_none(up_bias_C, width, index_C)
         )
-        inner.append(_gated(gate_NW, up_NW, listed))
+        inner.append(_gated(gate_NW, up_NW, listed, activation))
     return torch.stack(inner) if x.dim() == 3 else inner[0]
 
 
-def _gated(gate_NW: Tensor, up_NW: Tensor, listed: int) -> Tensor:
-    """silu(gate) * up, in the first columns of so many."""
+def _gated(gate_NW: Tensor, up_NW: Tensor, listed: int, activation: str) -> Tensor:
+    """act(gate) * up, in the first columns of so many."""
     if gate_NW.requires_grad or up_NW.requires_grad:
-        return functional.pad(functional.silu(gate_NW) * up_NW, (0, listed - gate_NW.shape[1]))
-    functional.silu(gate_NW, inplace=True)
+        active_NW = _gelu(gate_NW) if activation == "gelu_tanh" else functional.silu(gate_NW)
+        return functional.pad(active_NW * up_NW, (0, listed - gate_NW.shape[1]))
+    if activation == "gelu_tanh":
+        gate_NW = _gelu(gate_NW)
+    else:
+        functional.silu(gate_NW, inplace=True)
     if gate_NW.shape[1] == listed:
         return gate_NW.mul_(up_NW)
     inner_NK = gate_NW.new_empty(len(gate_NW), listed)
     torch.mul(gate_NW, up_NW, out=inner_NK[:, : gate_NW.shape[1]])
     return inner_NK
+
+
+def _gelu(gate_NW: Tensor) -> Tensor:
+    return functional.gelu(gate_NW, approximate="tanh")
 
 
 def _kept(rows: Tensor, width: int, index_C: Tensor | None) -> Tensor:

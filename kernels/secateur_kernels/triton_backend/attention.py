@@ -262,7 +262,7 @@ def attention_inner(
         groups,
         tiles,
         heads.window or 0,
-        D**-0.5,
+        heads.scaling,
         PER_GROUP=R,
         WINDOWED=heads.window is not None,
         D=D,

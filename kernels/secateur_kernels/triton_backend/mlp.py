@@ -25,9 +25,12 @@ def _work(arguments: Arguments, itemsize: int) -> Work:
 
 
 @triton.jit
-def activated(gate, up):
-    """SwiGLU's product, fp32."""
-    return gate * tl.sigmoid(gate) * up
+def activated(gate, up, GELU: tl.constexpr):
+    """SwiGLU's product, or GeGLU's with the tanh approximation, (1 + tanh(y)) / 2 = sigmoid(2y); fp32."""
+    power = gate
+    if GELU:
+        power = 1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)
+    return gate * tl.sigmoid(power) * up
 
 
 @triton.jit(do_not_specialize=["N"], launch_metadata=metadata("gated_inner", _work, "gate"))
@@ -50,6 +53,7 @@ def _gated_inner(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
+    GELU: tl.constexpr,
 ):
     m = tl.program_id(1).to(tl.int64)
     row_tiles = tl.cdiv(N, ROWS)
@@ -74,7 +78,7 @@ def _gated_inner(
         gate_total += tl.load(gate_bias + c, mask=in_width, other=0.0).to(tl.float32).T
     if up_bias is not None:
         up_total += tl.load(up_bias + c, mask=in_width, other=0.0).to(tl.float32).T
-    inner = activated(gate_total, up_total)
+    inner = activated(gate_total, up_total, GELU)
     target = out + (m * N + n) * K + k.T
     tl.store(target, narrow(inner, out.dtype.element_ty), mask=(n < N) & in_width.T)
 
@@ -94,6 +98,7 @@ def _gated_inner_walked(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
+    GELU: tl.constexpr,
     GROUP: tl.constexpr,
 ):
     """As many programs as the GPU holds walk the tiles of a candidate, loading ahead past a tile's end.
@@ -126,7 +131,7 @@ def _gated_inner_walked(
                 gate_total += tl.load(gate_bias + k, mask=k < width, other=0.0).to(tl.float32)[None, :]
             if up_bias is not None:
                 up_total += tl.load(up_bias + k, mask=k < width, other=0.0).to(tl.float32)[None, :]
-            inner = activated(gate_total, up_total)
+            inner = activated(gate_total, up_total, GELU)
             n = row * ROWS + tl.arange(0, ROWS)
             target = out + (m.to(tl.int64) * N + n)[:, None] * K + k[None, :]
             there = (n < N)[:, None] & (k < width)[None, :]
@@ -143,6 +148,7 @@ def gated_inner(
     index_C: Tensor | None,
     gate_bias_C: Tensor | None,
     up_bias_C: Tensor | None,
+    activation: str = "silu",
     tile: Tile | None = None,
 ) -> Tensor:
     """See `secateur_kernels.gated_inner`; one width per entry of the input."""
@@ -155,6 +161,7 @@ def gated_inner(
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
         "STEP": tile.inner,
+        "GELU": activation == "gelu_tanh",
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
