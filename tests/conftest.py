@@ -203,7 +203,13 @@ def tiny_qwen3(tiny_of: Callable[[str], Path]) -> Path:
     return tiny_of("qwen3")
 
 
-@pytest.fixture(params=FAMILIES)
+# What these two differ by has fast tests of its own (tests/model/test_forward.py).
+REPEATS = ("smollm3", "ministral3")
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow) if name in REPEATS else name for name in FAMILIES]
+)
 def tiny_model(request: pytest.FixtureRequest, tiny_of: Callable[[str], Path]) -> Path:
     """Each family in turn."""
     return tiny_of(request.param)

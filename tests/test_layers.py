@@ -24,6 +24,7 @@ SOURCES = {"secateur": ROOT / "engine/secateur", "secateur_kernels": ROOT / "ker
 MAX_CHAIN = 15  # modules of secateur
 
 IMPORT_BY_NAME = {
+    "engine/secateur/checkpoint/modeling_secateur.py": "transformers' classes of one family of several",
     "engine/secateur/cli/commands.py": "the commands, one module each, registered in one loop",
     "engine/secateur/cli/doctor.py": "imports of torchvision and transformers that may fail, to say why",
     "kernels/secateur_kernels/backend.py": "the backend chosen at run time; both offer the same functions",

@@ -58,6 +58,7 @@ def expected_matrix(folder: Path) -> Tensor:
         model(TOKENS)
     state = states[0].detach().requires_grad_()
     logits = model.lm_head(model.model.norm(state))[:, :-1].flatten(0, 1)
+    logits = logits / getattr(model.config, "logits_scaling", 1.0)
     generator = torch.Generator().manual_seed(0)
     upto_NV = logits.detach().softmax(-1).cumsum(-1)
     points_N1 = torch.rand(len(upto_NV), 1, generator=generator) * upto_NV[:, -1:]

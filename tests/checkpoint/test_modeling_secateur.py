@@ -36,6 +36,7 @@ from transformers import (
 from secateur.checkpoint import configuration_secateur, modeling_secateur
 from secateur.checkpoint.configuration_secateur import SecateurConfig, slim_config
 from secateur.checkpoint.modeling_secateur import SecateurForCausalLM
+from tests.conftest import REPEATS
 
 LAYERS, GROUPS, CHANNELS = 4, 3, 40
 SIZES = {
@@ -84,6 +85,7 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, type[PreTrainedModel]]] = {
         Gemma3ForCausalLM,
     ),
 }
+IN_TURN = [pytest.param(name, marks=pytest.mark.slow) if name in REPEATS else name for name in FAMILIES]
 SHAPES = {
     "mixed": ([3, 1, 2, 3], [40, 24, 0, 8]),
     "first-attention-removed": ([0, 2, 3, 1], [40, 40, 16, 40]),
@@ -144,7 +146,7 @@ def tokens(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_TURN)
 @torch.no_grad()
 def test_slim_equals_masked_dense(family: str, shape: str) -> None:
     groups, channels = SHAPES[shape]
@@ -201,7 +203,7 @@ def test_scaled_rotary_embeddings(family: str, rope: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", IN_TURN)
 @torch.no_grad()
 def test_generation_with_cache_equals_generation_without(family: str, shape: str) -> None:
     slim = cut(dense_model(family), *SHAPES[shape])

@@ -119,15 +119,18 @@ CASES: dict[str, tuple[Make, str]] = {
         r"quantised \(bitsandbytes\); give the original",
     ),
     "odd quantisation": (lambda model, _: edit(model, quantization_config=[1]), r"quantised \(unknown\)"),
-    "no model type": (lambda model, _: edit(model, model_type=None), "names no model_type; supported: llama"),
+    "no model type": (
+        lambda model, _: edit(model, model_type=None),
+        "names no model_type; supported: gemma3_text, ",
+    ),
     "model type of no text": (lambda model, _: edit(model, model_type=3), "names no model_type"),
     "multimodal": (
         lambda model, _: edit(model, model_type="llava", text_config={"model_type": "llama"}),
         "architecture llava, whose text model is llama: the text model can be pruned once it is saved",
     ),
     "multimodal, not supported": (
-        lambda model, _: edit(model, model_type="gemma3", text_config={"model_type": "gemma3_text"}),
-        "architecture gemma3, whose text model is gemma3_text; supported",
+        lambda model, _: edit(model, model_type="fuyu", text_config={"model_type": "persimmon"}),
+        "architecture fuyu, whose text model is persimmon; supported",
     ),
     "not supported": (lambda model, _: edit(model, model_type="gpt2"), "architecture gpt2; supported"),
     "pointer for weights": (pointer("model.safetensors"), "Git LFS pointer .*; run git lfs pull in /"),

@@ -47,6 +47,20 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
     assert float((found - expected).abs().max()) < 2e-5 * scale
 
 
+PHI_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0] * 12,
+    "long_factor": [1.0 + 0.2 * channel for channel in range(12)],
+    "original_max_position_embeddings": 16,
+}
+GEMMA_SCALED = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+
+
 class TestTransformers:
     def test_families(self, tiny_model: Path) -> None:
         assert_same(ours(load(tiny_model)), theirs(tiny_model))
@@ -86,6 +100,11 @@ class TestTransformers:
                 },
             ),
             ("qwen3", {"attention_bias": True}),
+            ("smollm3", {}),
+            ("ministral3", {}),
+            ("phi3", {"sliding_window": 9}),
+            ("phi3", {"rope_parameters": PHI_LONGROPE, "original_max_position_embeddings": 16}),
+            ("gemma3_text", {"rope_parameters": GEMMA_SCALED}),
         ],
         ids=[
             "biases",
@@ -98,6 +117,11 @@ class TestTransformers:
             "yarn",
             "llama3-rope",
             "qwen3-biases",
+            "layers-without-rope",
+            "ministral3",
+            "phi3-window",
+            "phi3-longrope",
+            "gemma3-scaled",
         ],
     )
     def test_variants(self, family: str, changes: dict[str, Any], make_tiny: MakeTiny) -> None:

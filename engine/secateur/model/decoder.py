@@ -20,7 +20,7 @@ from torch import Tensor
 from secateur.errors import BrokenCheckpoint
 from secateur.model.architecture import Architecture, Kind
 from secateur.model.families import ModelFamily, Multipliers, check_variant, family_of
-from secateur.model.layout import engine_layout, stored_layout
+from secateur.model.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
     """
     family = family_of(base_model_type(config))
     check_variant(family, config, reference)
-    head_dim, queries_per_group = _head_dim(config), _queries_per_group(config)
-    remaining = engine_layout(family, config, tensors, head_dim, queries_per_group)
+    layout = _layout(family, config)
+    remaining = layout.engine(tensors)
 
     def take(name: str) -> Tensor:
         if name not in remaining:
@@ -244,8 +244,8 @@ def build_model(config: Any, tensors: Mapping[str, Tensor], reference: str) -> D
     model = DecoderModel(
         config=config,
         family=family,
-        head_dim=head_dim,
-        queries_per_group=queries_per_group,
+        head_dim=layout.head_dim,
+        queries_per_group=layout.queries_per_group,
         embedding_VH=embedding,
         layers=layers,
         final_norm_H=take(f"{family.final_norm}.weight"),
@@ -272,7 +272,7 @@ def named_tensors(model: DecoderModel) -> dict[str, Tensor]:
     tensors[f"{family.final_norm}.weight"] = model.final_norm_H
     if not model.tied:
         tensors[f"{family.head}.weight"] = model.head_VH
-    return stored_layout(family, model.config, tensors, model.head_dim)
+    return _layout(family, model.config).stored(tensors)
 
 
 def _take_block(
@@ -295,6 +295,13 @@ def _take_block(
         half = "attention" if block_class is AttentionWeights else "ffn"
         raise BrokenCheckpoint("model", reference, f"layer {layer} {half} lacks {', '.join(missing)}")
     return block_class(**tensors)
+
+
+def _layout(family: ModelFamily, config: Any) -> Layout:
+    head_dim = _head_dim(config)
+    factor = config.rope_parameters.get("partial_rotary_factor", 1.0) if family.partial_rotary else 1.0
+    turned = int(head_dim * factor)
+    return Layout(family.fused, (family.query, family.key), turned, head_dim, _queries_per_group(config))
 
 
 def _head_dim(config: Any) -> int:

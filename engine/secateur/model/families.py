@@ -52,6 +52,7 @@ class ModelFamily:
         activation: of the FFN's gate; ``activation_field`` names it in the config.
         norm_offset: what is added to the weights of norms: 1 where they are stored about zero.
         multipliers: the multipliers of a config.
+        partial_rotary: whether ``partial_rotary_factor`` of the rotary parameters counts.
         must_be_off: fields of the config that are supported only where they are unset or false.
         scales_queries: whether queries beyond the original context are scaled by their position, which our
             forward pass does not do.
@@ -81,6 +82,7 @@ class ModelFamily:
     activation_field: str = "hidden_act"
     norm_offset: float = 0.0
     multipliers: Callable[[Any], Multipliers] = _of_none
+    partial_rotary: bool = False
     must_be_off: tuple[str, ...] = ()
     scales_queries: bool = False
 
@@ -119,6 +121,7 @@ FAMILIES: dict[str, ModelFamily] = {
         ModelFamily("ministral3", scales_queries=True),
         ModelFamily(
             "phi3",
+            partial_rotary=True,
             fused={
                 "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
                 "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),

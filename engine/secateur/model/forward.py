@@ -112,7 +112,7 @@ def forward_context(
 ) -> ForwardContext:
     """Rotary tables and masks of `model` for windows of `window` tokens; dtype and device: the model's."""
     config = model.config
-    tables = rotary_tables(dense_config(config), model.head_dim, window)
+    tables = rotary_tables(dense_config(config), model.head_dim, window, partial=model.family.partial_rotary)
     tables = convert_tables(tables, device or model.device, dtype or model.dtype)
     span = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)

@@ -21,17 +21,22 @@ class RotaryTables:
     sin_TD: Tensor
 
 
-def rotary_tables(config: Any, head_dim: int, window: int) -> tuple[RotaryTables, ...]:
+def rotary_tables(
+    config: Any, head_dim: int, window: int, *, partial: bool = False
+) -> tuple[RotaryTables, ...]:
     """The tables of every layer, fp32; layers that turn alike share them.
 
     Args:
         config: of the dense model. ``rope_parameters`` may be one for each of its ``layer_types``, and
             ``no_rope_layers`` may have zeros for layers without rotary embedding.
         window: tokens.
+        partial: whether the config may say that only the first channels of a head turn.
     """
     kinds = getattr(config, "layer_types", None) or [None] * config.num_hidden_layers
     turns = getattr(config, "no_rope_layers", None) or [True] * config.num_hidden_layers
-    of_kind = {kind: _tables(_config_of(config, kind), head_dim, window) for kind in dict.fromkeys(kinds)}
+    of_kind = {
+        kind: _tables(_config_of(config, kind), head_dim, window, partial) for kind in dict.fromkeys(kinds)
+    }
     still = RotaryTables(torch.ones(window, head_dim), torch.zeros(window, head_dim))
     layers = range(config.num_hidden_layers)
     return tuple(of_kind[kinds[layer]] if turns[layer] else still for layer in layers)
@@ -58,12 +63,11 @@ def _config_of(config: Any, kind: str | None) -> Any:
     return flat
 
 
-def _tables(config: Any, head_dim: int, window: int) -> RotaryTables:
+def _tables(config: Any, head_dim: int, window: int, partial: bool) -> RotaryTables:
     """As transformers computes them; channels that do not turn have cosine 1 and sine 0."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
     from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-    partial = config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0
     rotary = (Phi3RotaryEmbedding if partial else LlamaRotaryEmbedding)(config=config)
     cos, sin = rotary(torch.zeros(1, window, 1, dtype=torch.float32), torch.arange(window)[None])
     return RotaryTables(_padded(cos[0], head_dim, 1.0), _padded(sin[0], head_dim, 0.0))

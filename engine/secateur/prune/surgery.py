@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.least_squares import damped
@@ -55,7 +54,6 @@ class Damping:
     last: float
 
 
-SILENT = 0.05  # of the mean weight of a norm: a channel whose weight is less adds next to nothing
 SEQUENCE_DAMPING = Damping(inputs=0.3, last=0.1)  # what was compared: docs/repair.md
 
 
@@ -214,16 +212,20 @@ def _refit_last(
 ) -> tuple[SubBlock, list[Tensor]]:
     """The sub-block with its last projection fitted to `goals`, and the slim residual streams after it.
 
-    W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over.
+    W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over. A projection with a norm behind it stays as it
+    is: no linear map undoes the norm (asked for the direction alone, a tiny random Gemma came out worse).
     """
     dtype = states[0].dtype
     fast = map_block(block, lambda tensor: tensor.to(dtype))
+    if block.post_norm_H is not None:
+        return block, [apply_block(state, fast, context, layer) for state in states]
     gram_KK: Tensor | None = None
     cross_KH: Tensor | None = None
     inners = []  # kept: computing them twice would cost more than the fit
     for state_BTH, goal_BTH in zip(states, goals, strict=True):
         inner_BTK = sub_block_inner(state_BTH, fast, context, layer)
-        left_BTH = _left(project_output(inner_BTK, fast), goal_BTH.float() - state_BTH, fast, context)
+        wanted_BTH = (goal_BTH.float() - state_BTH).div_(context.multipliers.residual)
+        left_BTH = wanted_BTH.sub_(project_output(inner_BTK, fast))
         gram_KK = accumulate(gram_KK, inner_BTK)
         cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
         inners.append(inner_BTK)
@@ -233,23 +235,6 @@ def _refit_last(
     fast = with_projection(fast, fitted_HK.to(dtype))
     after = [add_inner(state, part, fast, context) for state, part in zip(states, inners, strict=True)]
     return with_projection(block, fitted_HK), after
-
-
-def _left(output_BTH: Tensor, wanted_BTH: Tensor, block: SubBlock, context: ForwardContext) -> Tensor:
-    """What a last projection leaves over of what is wanted on the residual stream, fp32.
-
-    A norm behind the projection sees no length, so there only the direction is asked for; what it all but
-    silences is left as it is.
-    """
-    wanted_BTH = wanted_BTH.div_(context.multipliers.residual)
-    if block.post_norm_H is None:
-        return wanted_BTH.sub_(output_BTH)
-    weight_H = context.norm_offset + block.post_norm_H.float()
-    length_BT1 = output_BTH.float().square().mean(-1, keepdim=True).sqrt()
-    heard_H = weight_H.abs() > SILENT * weight_H.abs().mean()
-    aim_BTH = torch.where(heard_H, wanted_BTH / weight_H, output_BTH / length_BT1)
-    aim_BTH = functional.rms_norm(aim_BTH, aim_BTH.shape[-1:])
-    return (aim_BTH * length_BT1).sub_(output_BTH)
 
 
 def _ridge(gram_KK: Tensor | None, cross_KP: Tensor | None, shrinkage: float) -> Tensor:

@@ -89,7 +89,8 @@ class Trained:
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """What the output head reads, [B, T, H]."""
-        return self.module.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        hidden_BTH: Tensor = self.module.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+        return hidden_BTH * self.slim.multipliers.logits
 
     @torch.no_grad()
     def folded(self, dtype: torch.dtype) -> DecoderModel:

@@ -177,7 +177,8 @@ def _language_model(model: DecoderModel, tokenizer: Any, title: str, reporter: P
             first = _first_needed(inps, self._longest)
             reporter.step(count=len(inps))
             # lm-eval takes what is missing in front for context that it does not ask about.
-            return functional.linear(hidden_BTH[:, first:].float(), head_VH.float())
+            read_BTH = hidden_BTH[:, first:].float() * model.multipliers.logits
+            return functional.linear(read_BTH, head_VH.float())
 
     return LanguageModel(
         pretrained=transformers_module(model),
