@@ -212,8 +212,8 @@ def _refit_last(
 ) -> tuple[SubBlock, list[Tensor]]:
     """The sub-block with its last projection fitted to `goals`, and the slim residual streams after it.
 
-    W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over. A projection with a norm behind it stays as it
-    is: no linear map undoes the norm (asked for the direction alone, a tiny random Gemma came out worse).
+    W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over. A projection with a norm behind it
+    stays: no linear map undoes the norm (asked for the direction alone, a tiny random Gemma came out worse).
     """
     dtype = states[0].dtype
     fast = map_block(block, lambda tensor: tensor.to(dtype))
