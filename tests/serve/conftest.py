@@ -66,7 +66,7 @@ def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     log = tmp_path_factory.mktemp("server") / "stderr.txt"
     with log.open("w") as stderr:
         try:
-            with served(folders, *SMALL, stderr=stderr) as running:
+            with served(folders, *SMALL, "--channelz", stderr=stderr) as running:
                 yield running
         finally:
             print(log.read_text())

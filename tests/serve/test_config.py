@@ -16,7 +16,7 @@ from secateur.config.serve import ServeOptions
 from secateur.config.values import from_given
 from secateur.serve.guard.callers import Scope, read_callers
 
-KEYS = """models listen insecure tls-cert tls-key client-ca tokens open reflection state-dir state
+KEYS = """models listen insecure tls-cert tls-key client-ca tokens open reflection channelz state-dir state
 roots dtype max-model-len max-sequences max-queued max-queued-tokens kv-cache-memory threads compile
 prefix-caching rate-limit rate-burst max-calls max-calls-per-caller max-message keepalive
 keepalive-timeout max-connection-age max-connection-age-grace lame-duck-seconds drain-seconds

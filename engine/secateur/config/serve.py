@@ -401,6 +401,7 @@ class ServeOptions:
         tokens: file of those who may call (`serve.guard.callers`); None = everyone.
         open_to_all: what needs no token even so, of `PUBLIC_SERVICES`.
         reflection: clients may ask which services there are.
+        channelz: administrators may see connections, their streams and sockets.
         lame_duck_seconds: how long new calls are still answered after the first Ctrl-C or SIGTERM, while
             health says NOT_SERVING and load balancers take note; None = 3 where other machines can reach
             the server, else 0.
@@ -465,6 +466,7 @@ class ServeOptions:
         allowed=f"a list of {', '.join(PUBLIC_SERVICES)}, or nothing",
     )
     reflection: bool = option(True, help="Let clients ask which services there are.", group=ACCESS)
+    channelz: bool = option(False, help="Let administrators see connections and sockets.", group=ACCESS)
     limits: LimitOptions = LimitOptions()
     engine: EngineOptions = EngineOptions()
     connections: KeepaliveOptions = KeepaliveOptions()

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_channelz.v1 import channelz_pb2
+from grpc_channelz.v1.channelz import add_channelz_servicer
 from grpc_health.v1 import health, health_pb2_grpc
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -58,6 +60,7 @@ from secateur.v1 import (
     models_pb2_grpc,
 )
 
+CHANNELZ = channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -217,8 +220,11 @@ def _add_services(
     add_to_server(VllmEngineService(pool), vllm_engine.SERVICE_DESCRIPTOR, server)
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    if options.channelz:
+        add_channelz_servicer(server)
     if options.reflection:
-        add_reflection((*SERVICES, health.SERVICE_NAME), server, open_inference.POOL)
+        channelz = (CHANNELZ,) if options.channelz else ()
+        add_reflection((*SERVICES, *channelz, health.SERVICE_NAME), server, open_inference.POOL)
     return status
 
 
