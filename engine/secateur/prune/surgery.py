@@ -84,10 +84,9 @@ def repair_in_sequence(
 
     What a sub-block reads is brought back to what the dense one reads as far as a linear map can, and the
     map goes into its input projections. Its last projection is then fitted to the *dense* residual stream
-    before the next sub-block that is left, minus the pruned stream before it. So errors of earlier cuts are
-    corrected and not handed on, and what the sub-blocks removed between the two added is made up for (the
-    target of ReplaceMe, arXiv 2505.02819, section 3). Both fits are ridges around what is there. The dense
-    model goes through the windows once, however many slim ones there are.
+    after it minus the pruned stream before it, so that errors of earlier cuts are corrected and not handed
+    on. Both fits are ridges around what is there. The dense model goes through the windows once, however
+    many slim ones there are.
 
     Args:
         windows_BT: calibration windows; with few (24k tokens on a 135M model) this fits noise.
@@ -97,60 +96,21 @@ def repair_in_sequence(
     dense = library.model
     context = forward_context(dense, windows_BT.shape[1])
     dense_states = [embed(dense, chunk) for chunk in windows_BT.split(CHUNK_WINDOWS)]
-    passes = [
-        _SlimPass(library.master.num_layers, dense_states, context, shrinkage, keep) for _ in architectures
-    ]
+    states_of = [list(dense_states) for _ in architectures]
+    layers_of = [[DecoderLayer(None, None)] * dense.num_layers for _ in architectures]
     for index, teacher_layer in enumerate(dense.layers):
         for kind in KINDS:
-            for architecture, slim in zip(architectures, passes, strict=True):
+            teacher, before = teacher_layer.sub_block(kind), dense_states
+            dense_states = [apply_block(state, teacher, context, index) for state in before]
+            for number, (architecture, layers) in enumerate(zip(architectures, layers_of, strict=True)):
                 block = library.master_block(index, kind, architecture.width(index, kind))
                 if block is not None:
-                    slim.reach(block, index, kind, dense_states)
-            teacher = teacher_layer.sub_block(kind)
-            dense_states = [apply_block(state, teacher, context, index) for state in dense_states]
+                    drift = _Drift(states_of[number], before, dense_states)
+                    aimed = _refit_inputs(block, drift, context, shrinkage.inputs)
+                    fitted, states_of[number] = _refit_last(aimed, drift, context, index, shrinkage.last)
+                    layers[index] = replace(layers[index], **{kind: keep(fitted)})  # type: ignore[arg-type]
             advance()
-    return [replace(library.master, layers=slim.finish(dense_states)) for slim in passes]
-
-
-class _SlimPass:
-    """One slim model on its way through the windows, fitted as far as it has come.
-
-    Its sub-blocks are fitted when the next one is reached: only then is it known what they must come up to.
-    """
-
-    def __init__(
-        self,
-        num_layers: int,
-        states: list[Tensor],
-        context: ForwardContext,
-        shrinkage: Damping,
-        keep: Callable[[SubBlock], SubBlock],
-    ) -> None:
-        self._layers = [DecoderLayer(None, None)] * num_layers
-        self._states = states  # before the sub-block that is open, [B, T, H] in chunks
-        self._open: tuple[int, str, SubBlock] | None = None
-        self._context, self._shrinkage, self._keep = context, shrinkage, keep
-
-    def reach(self, block: SubBlock, layer: int, kind: str, dense_states: list[Tensor]) -> None:
-        """The next sub-block that is left, and the dense stream before it."""
-        self._fit_open(dense_states)
-        aimed = _refit_inputs(block, self._states, dense_states, self._context, self._shrinkage.inputs)
-        self._open = layer, kind, aimed
-
-    def finish(self, dense_states: list[Tensor]) -> tuple[DecoderLayer, ...]:
-        """The layers, after the last sub-block of the dense model."""
-        self._fit_open(dense_states)
-        return tuple(self._layers)
-
-    def _fit_open(self, goals: list[Tensor]) -> None:
-        if self._open is None:
-            return
-        layer, kind, block = self._open
-        fitted, self._states = _refit_last(
-            block, self._states, goals, self._context, layer, self._shrinkage.last
-        )
-        self._layers[layer] = replace(self._layers[layer], **{kind: self._keep(fitted)})  # type: ignore[arg-type]
-        self._open = None
+    return [replace(library.master, layers=tuple(layers)) for layers in layers_of]
 
 
 def interpolate(
@@ -172,13 +132,16 @@ def interpolate(
         yield DecoderLayer(between(layer.attention, goal.attention), between(layer.ffn, goal.ffn))
 
 
-def _refit_inputs(
-    block: Block,
-    slim_states: list[Tensor],
-    dense_states: list[Tensor],
-    context: ForwardContext,
-    shrinkage: float,
-) -> Block:
+@dataclass(frozen=True)
+class _Drift:
+    """Residual streams around a sub-block, [B, T, H] in chunks: where the slim model is, and should be."""
+
+    slim_before: list[Tensor]
+    dense_before: list[Tensor]
+    dense_after: list[Tensor]
+
+
+def _refit_inputs(block: Block, drift: _Drift, context: ForwardContext, shrinkage: float) -> Block:
     """The sub-block with input projections W + W A, x + A x being the best guess at the dense normed stream.
 
     A^T = (X^T X + damping I)^-1 X^T (D - X) of the normed streams, slim X and dense D: one map for all input
@@ -186,11 +149,11 @@ def _refit_inputs(
     """
     if math.isinf(shrinkage):
         return block
-    dtype = slim_states[0].dtype
+    dtype = drift.slim_before[0].dtype
     norm_H = block.norm_H.to(dtype)
     gram_HH: Tensor | None = None
     cross_HH: Tensor | None = None
-    for slim_BTH, dense_BTH in zip(slim_states, dense_states, strict=True):
+    for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_before, strict=True):
         x_BTH, wanted_BTH = (context.norm(state, norm_H) for state in (slim_BTH, dense_BTH))
         gram_HH = accumulate(gram_HH, x_BTH)
         cross_HH = accumulate(cross_HH, x_BTH, (wanted_BTH.float() - x_BTH.float()).to(dtype))
@@ -203,28 +166,23 @@ def _refit_inputs(
 
 
 def _refit_last(
-    block: SubBlock,
-    states: list[Tensor],
-    goals: list[Tensor],
-    context: ForwardContext,
-    layer: int,
-    shrinkage: float,
+    block: SubBlock, drift: _Drift, context: ForwardContext, layer: int, shrinkage: float
 ) -> tuple[SubBlock, list[Tensor]]:
-    """The sub-block with its last projection fitted to `goals`, and the slim residual streams after it.
+    """The sub-block with its last projection fitted again, and the slim residual streams after it.
 
     W' = W + R^T X (X^T X + damping I)^-1 with R what W leaves over. A projection with a norm behind it
     stays: no linear map undoes the norm (asked for the direction alone, a tiny random Gemma came out worse).
     """
-    dtype = states[0].dtype
+    dtype = drift.slim_before[0].dtype
     fast = map_block(block, lambda tensor: tensor.to(dtype))
     if block.post_norm_H is not None:
-        return block, [apply_block(state, fast, context, layer) for state in states]
+        return block, [apply_block(state, fast, context, layer) for state in drift.slim_before]
     gram_KK: Tensor | None = None
     cross_KH: Tensor | None = None
     inners = []  # kept: computing them twice would cost more than the fit
-    for state_BTH, goal_BTH in zip(states, goals, strict=True):
-        inner_BTK = sub_block_inner(state_BTH, fast, context, layer)
-        wanted_BTH = (goal_BTH.float() - state_BTH).div_(context.multipliers.residual)
+    for slim_BTH, dense_BTH in zip(drift.slim_before, drift.dense_after, strict=True):
+        inner_BTK = sub_block_inner(slim_BTH, fast, context, layer)
+        wanted_BTH = (dense_BTH.float() - slim_BTH).div_(context.multipliers.residual)
         left_BTH = wanted_BTH.sub_(project_output(inner_BTK, fast))
         gram_KK = accumulate(gram_KK, inner_BTK)
         cross_KH = accumulate(cross_KH, inner_BTK, left_BTH.to(dtype))
@@ -233,7 +191,9 @@ def _refit_last(
     weight_HK = last_projection(block)
     fitted_HK = (weight_HK.double() + update_KH.T).to(weight_HK.dtype).contiguous()
     fast = with_projection(fast, fitted_HK.to(dtype))
-    after = [add_inner(state, part, fast, context) for state, part in zip(states, inners, strict=True)]
+    after = [
+        add_inner(state, part, fast, context) for state, part in zip(drift.slim_before, inners, strict=True)
+    ]
     return with_projection(block, fitted_HK), after
 
 
