@@ -51,6 +51,7 @@ def figure_of(result: Mapping[str, Any]) -> Figure | None:
         ("ceilings", "rows"): kernels,
         ("samplers", "learning"): samplers,
         ("dense", "budgets", "seeds"): prune_quality,
+        ("inputs", "recovery"): recovery,
     }
     return next((draw(result) for keys, draw in drawings.items() if set(keys) <= result.keys()), None)
 
@@ -223,6 +224,34 @@ def prune_quality(result: Mapping[str, Any], peers: Mapping[str, Any] | None = N
         f"Secateur: mean and range of {seeds} seeds.",
         transform=axes.transAxes, color=TEXT, fontsize=10,
     )  # fmt: skip
+    return figure
+
+
+def recovery(result: Mapping[str, Any]) -> Figure:
+    """Validation KL against tokens trained on, a line per run; and what is left of each test's gap."""
+    figure = Figure(figsize=(11, 3.8))
+    learning, tests = figure.subplots(1, 2)
+    for number, run in enumerate(result["recovery"]):
+        tokens = [each["step"] * run["tokens_per_step"] for each in run["validated"]]
+        name = f"{run['train']}, {run['text']}"
+        color = OURS if run["train"] == "full" else f"C{number}"
+        kls = [each["kl"] for each in run["validated"]]
+        learning.plot(tokens, kls, marker="o", markersize=4, color=color, label=name)
+        dense, before = result["dense"], result["inputs"][run["slim"]]
+        left = [
+            (math.log(run["perplexity"][test]) - math.log(dense[test]))
+            / (math.log(before[test]) - math.log(dense[test]))
+            for test in dense
+        ]
+        places = [place + 0.8 * number / len(result["recovery"]) for place in range(len(left))]
+        bars = tests.bar(places, left, 0.7 / len(result["recovery"]), color=color, label=name)
+        tests.bar_label(bars, fmt="%.2f", fontsize=7)
+    learning.set(xlabel="tokens", ylabel="nats per token", title="KL from the dense model, validation text")
+    learning.legend(frameon=False, fontsize=8)
+    tests.axhline(1, color=QUIET, linestyle="--")
+    tests.set_xticks([place + 0.3 for place in range(len(result["dense"]))], list(result["dense"]))
+    tests.set_title("log-perplexity gap to the dense model that is left, test text")
+    _titled(figure, result)
     return figure
 
 

@@ -122,3 +122,18 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plots.main()
     assert sorted(file.name for file in tmp_path.glob("*.svg")) == ["evaluation.svg"]
     assert "<svg" in (tmp_path / "evaluation.svg").read_text()
+
+
+def test_recovery() -> None:
+    validated = [{"step": 0, "kl": 1.0}, {"step": 8, "kl": 0.5}]
+    run = {"slim": "s", "train": "full", "text": "self", "tokens_per_step": 256, "validated": validated}
+    result = {
+        "dense": {"ptb": 10.0},
+        "inputs": {"s": {"ptb": 40.0}},
+        "recovery": [{**run, "perplexity": {"ptb": 20.0}}],
+    }
+    figure = plots.figure_of(result)
+    assert figure is not None
+    learning, tests = figure.axes
+    assert learning.lines[0].get_xydata().tolist() == [[0.0, 1.0], [2048.0, 0.5]]  # type: ignore[union-attr]
+    assert tests.patches[0].get_height() == pytest.approx(0.5)  # type: ignore[attr-defined]
