@@ -1,11 +1,11 @@
 """What recovery wins: perplexity before and after, by what is trained, on what text, and for how long.
 
     python -m benchmarks.recovery --slim slim/0.5 --data DIR --work WORK --minutes 5 15
-    python -m benchmarks.recovery --slim slim/0.5 --data DIR --work WORK --tokens 8192 --train scales last full
+    python -m benchmarks.recovery --slim slim/0.5 --data DIR --work WORK --tokens 8192 --train scales full
 
 DIR holds wikitext2/valid.txt (to train on and to validate), and for the report alone wikitext2/test.raw and
 ptb/test.txt. Every combination of budget, --train, --text and --seeds is one `secateur recover`. Everything
-lies under WORK: an interrupted benchmark goes on there. Tokens stand beside seconds: a busy machine sees fewer.
+lies under WORK: an interrupted benchmark goes on there. Tokens stand beside seconds, as machines differ.
 Writes benchmarks/results/DEVICE-DATE-recovery.json; never edit that by hand.
 """
 
