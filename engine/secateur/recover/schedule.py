@@ -9,8 +9,8 @@ from secateur.config.recover import FULL, LAST, LORA, SCALES, RecoverOptions
 
 WARM_UP, FIRST = 0.05, 0.1  # share of the budget, and of the learning rate that it begins with
 DECAY = 0.2  # share of the budget in which a constant rate falls
-# The highest rate where half of the model or more was cut: of the size that is published for distilling pruned
-# models (full) and for adapters; not tuned.
+# The highest rate where half of the model or more was cut. Of the size that is published for distilling
+# pruned models (full) and for adapters; not tuned.
 RATES = {SCALES: 5e-3, LAST: 3e-4, LORA: 1e-3, FULL: 2e-4}
 HALF = 0.5
 

@@ -133,9 +133,7 @@ def _projections(
     module: nn.Module, family: ModelFamily, *, last_only: bool
 ) -> Iterator[tuple[str, nn.Linear]]:
     """Every projection of the layers, or the last of each sub-block, with its path."""
-    ends: tuple[str, ...] = (family.output, family.down)
-    if not last_only:
-        ends += (family.query, family.key, family.value, family.gate, family.up)
     for path, part in list(module.named_modules()):
-        if isinstance(part, nn.Linear) and path.startswith(family.layers) and path.endswith(ends):
+        is_last = path.endswith((family.output, family.down))
+        if isinstance(part, nn.Linear) and path.startswith(family.layers) and (is_last or not last_only):
             yield path, part
