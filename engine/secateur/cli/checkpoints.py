@@ -51,7 +51,9 @@ def summarise_recovery(record: dict[str, Any]) -> None:
         f"trained {told['train']} on {told['tokens']:,} tokens in {duration(told['seconds'])} "
         f"({speed:,.0f} tokens/s)"
     )
-    if not told["best_step"]:
+    if not told["steps"]:
+        print_status("the time was over before the first step: the weights are the input's")
+    elif not told["best_step"]:
         print_status("no step was better than the input on validation text: its weights were kept")
     for corpus, value in record["slim"]["perplexity"].items():
         before, dense = told["input"]["perplexity"][corpus], record["dense"]["perplexity"][corpus]
