@@ -30,10 +30,21 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputFailed: the disk is full or the place not writable.
     """
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what is written there gets its name on success and vanishes on failure.
+
+    Raises:
+        OutputFailed: the disk is full or the place not writable.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with os_errors_as_output_failed(path):
-            temporary.write_text(text, encoding="utf-8", newline="")
+            yield temporary
             os.replace(temporary, path)
     finally:
         with suppress(OSError):

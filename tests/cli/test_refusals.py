@@ -70,6 +70,11 @@ evaluate MODEL --tasks chess                                 | --tasks: got ches
 evaluate MODEL --tasks mmlu                                  | --task-data: got nothing: mmlu needs
 evaluate MODEL --tasks mmlu --task-data exists               | --task-data: got exists
 evaluate MODEL --tasks cloze:nowhere.txt                     | nowhere.txt: no such file or folder
+export nowhere --gguf o.gguf                                 | MODEL: got nowhere: no such folder
+export MODEL                                                 | --gguf: got nothing
+export MODEL --gguf file                                     | --gguf: got file: exists
+export MODEL --gguf file/x.gguf                              | --gguf: got file/x.gguf
+export MODEL --gguf o.gguf --dtype q4                        | --dtype: got q4: allowed are auto, f16, bf16
 study front nowhere                                          | STUDY: got nowhere: there is no such folder
 study front exists                                           | STUDY: got exists: no study lies there
 study report nowhere                                         | STUDY: got nowhere: there is no such folder

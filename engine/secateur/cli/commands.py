@@ -20,7 +20,7 @@ from secateur.errors import SecateurError
 # One module of this package per command. None imports torch, transformers or grpc at its top:
 # `secateur --help` has to answer at once.
 COMMANDS = (
-    *("prune", "recover", "evaluate", "study"),
+    *("prune", "recover", "evaluate", "export", "study"),
     *("serve", "token", "generate", "models", "jobs", "bench"),
     *("demo", "doctor"),
 )
