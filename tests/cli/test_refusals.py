@@ -74,6 +74,9 @@ export nowhere --gguf o.gguf                                 | MODEL: got nowher
 export MODEL                                                 | --gguf: got nothing
 export MODEL --gguf file                                     | --gguf: got file: exists
 export MODEL --gguf file/x.gguf                              | --gguf: got file/x.gguf
+export MODEL --gguf o.gguf --int8 o                          | --int8: got o: give either
+export MODEL --int8 exists                                   | --int8: got exists: exists
+export MODEL --int8 o --dtype f16                            | --dtype: got f16: is that of a GGUF file
 export MODEL --gguf o.gguf --dtype q4                        | --dtype: got q4: allowed are auto, f16, bf16
 study front nowhere                                          | STUDY: got nowhere: there is no such folder
 study front exists                                           | STUDY: got exists: no study lies there

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from secateur.checkpoint import configuration_secateur, modeling_secateur
@@ -62,13 +63,7 @@ def export(
     config.tie_word_embeddings = model.tied
     tensors = {name: tensor.cpu().contiguous() for name, tensor in named_tensors(renumbered).items()}
     with new_folder(folder) as partial:
-        check_disk_space(partial, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
-        config.save_pretrained(partial)
-        _save_tokenizer(source, partial)
-        if config.model_type == configuration_secateur.SecateurConfig.model_type:
-            for file in TRAVELLING_FILES:
-                shutil.copy(file, partial)
-        save_torch_state_dict(_own_memory(tensors), partial, metadata={"format": "pt"})
+        write_files(partial, config, tensors, source)
         del tensors
         verification = verify(partial, model, source)
         if record is not None:
@@ -76,6 +71,27 @@ def export(
             write_json(partial / RECORD, document)
             (partial / "README.md").write_text(model_card(document), encoding="utf-8")
     return verification
+
+
+def write_files(
+    folder: Path, config: PreTrainedConfig, tensors: Mapping[str, Tensor], source: ModelSource
+) -> None:
+    """Write what a checkpoint consists of into a folder that is there.
+
+    Args:
+        tensors: by their names in the checkpoint.
+        source: whose tokenizer and generation settings are written.
+
+    Raises:
+        OutputFailed: the disk has no room.
+    """
+    check_disk_space(folder, sum(tensor.nbytes for tensor in tensors.values()) + (16 << 20))
+    config.save_pretrained(folder)
+    _save_tokenizer(source, folder)
+    if config.model_type == configuration_secateur.SecateurConfig.model_type:
+        for file in TRAVELLING_FILES:
+            shutil.copy(file, folder)
+    save_torch_state_dict(_own_memory(tensors), folder, metadata={"format": "pt"})
 
 
 def export_dense(reference: str, folder: Path) -> None:

@@ -273,8 +273,8 @@ def _write_tensors(writer: GGUFWriter, tensors: Mapping[str, Tensor], dtype: str
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for tensor in tensors.values():
-        stored = tensor.to(_stored_dtype(tensor, dtype)).contiguous()
-        writer.write_tensor_data(stored.view(torch.uint8).numpy())
+        converted = tensor.to(_stored_dtype(tensor, dtype)).contiguous()
+        writer.write_tensor_data(converted.view(torch.uint8).numpy())
     writer.close()
 
 

@@ -32,7 +32,7 @@ _BYTES = ("bytes",)
 _GPT2 = ("gpt-2",)
 
 # How text is split, and whether a word that is a token is taken whole -> llama.cpp's name.
-PRE_TOKENIZERS = {
+PRE_TOKENIZERS: dict[tuple[tuple[tuple[str, ...], ...], bool], str] = {
     ((_GPT2,), False): "gpt-2",
     ((("digits",), _GPT2), False): "smollm",
     ((("split", _LLAMA3), _BYTES), True): "llama-bpe",
