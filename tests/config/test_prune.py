@@ -103,6 +103,8 @@ class TestJson:
         ({"recipe": "paper", "keep": "0.8,0.7"}, "keep"),
         ({"recipe": "paper", "evaluations": 11}, "evaluations"),
         ({"recipe": "paper", "max_shapes": 2}, "max_shapes"),
+        ({"recipe": "paper", "stock": True}, "stock"),
+        ({"max_shapes": 2, "stock": True}, "max_shapes"),
         ({"calibration_tokens": 2047}, "calibration_tokens"),
         ({"study": "slim"}, "study"),
         ({"keep": ""}, "keep"),

@@ -33,9 +33,14 @@ def values_of(space: Space) -> dict:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Space, Budget, Architecture]:
+def cases(draw: st.DrawFn, stock: bool = False) -> tuple[Space, Budget, Architecture]:
     protected = draw(st.frozensets(st.integers(0, 4), max_size=2))
-    space = Space(DENSE, 32, protected=protected, max_shapes=draw(st.integers(1, 4)))
+    limits_shapes: dict = (
+        {"stock_groups": draw(st.sampled_from([frozenset({1, 3}), frozenset({3}), frozenset({1, 2, 3})]))}
+        if stock
+        else {"max_shapes": draw(st.integers(1, 4))}
+    )
+    space = Space(DENSE, 32, protected=protected, **limits_shapes)
     limits = []
     for kind, cost in (("params", cost_of(space, 40, 3)), ("kv", cost_of(space, 7, 0))):
         least = min(cost.of(item) for item in space.narrowest)
@@ -87,3 +92,37 @@ def test_those_that_are_alike_are_merged() -> None:
     found = consolidate(space, budget, values, candidate)
     shape = list(zip(found.groups, found.channels, strict=True))
     assert shape[0] == shape[1] == shape[2] > shape[3] == shape[4]
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases(stock=True))
+def test_one_shape_and_layers_removed_whole(case: tuple[Space, Budget, Architecture]) -> None:
+    space, budget, candidate = case
+    assert space.contains(DENSE)
+    assert all(space.contains(item) for item in space.narrowest)
+    if not any(budget.fits(item) for item in space.narrowest):
+        return  # refused by `budget_of`
+    values = values_of(space)
+    found = consolidate(space, budget, values, candidate)
+    assert space.contains(found) and budget.fits(found)
+    ((_, channels),) = shapes_of(found) - {(0, 0)}
+    kept = [n for n in range(5) if found.groups[n]]
+    assert all(found.channels[n] == (channels if n in kept else 0) for n in range(5))
+    wider = set.intersection(*(set(space.widths(n, "ffn")) for n in kept))
+    for width in (w for w in wider if w > channels):  # the shape of the others is as wide as fits
+        assert not budget.fits(Architecture(found.groups, tuple(width if n in kept else 0 for n in range(5))))
+
+
+def test_the_layers_that_a_candidate_keeps_least_of_are_removed() -> None:
+    """Where cutting any width costs as much as removing all of it."""
+    space = Space(DENSE, 32, stock_groups=frozenset({3}))
+    cost = cost_of(space, 40, 3)
+    budget = Budget((Limit("params", cost, int(0.85 * cost.of(DENSE))),))
+    values = {
+        slot: {w: float(w < space.dense.width(*slot)) for w in space.widths(*slot)} for slot in space.slots
+    }
+    for layer in (1, 2, 4):
+        channels = tuple(64 if n == layer else 160 for n in range(5))
+        found = consolidate(space, budget, values, Architecture((3,) * 5, channels))
+        assert [n for n in range(5) if not found.groups[n]] == [layer]
+        assert shapes_of(found) == {(0, 0), (3, 160)}

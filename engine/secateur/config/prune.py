@@ -307,6 +307,11 @@ class PruneOptions:
         min_value=1,
         message_field="max_shapes",
     )
+    stock: bool = option(
+        False,
+        help="Only shapes that the family's own class can hold: the checkpoint loads anywhere, without code.",
+        group=SERVING,
+    )
     batch: int = option(
         1,
         help="Sequences decoded together, for a limit on latency.",
@@ -374,6 +379,10 @@ class PruneOptions:
         if not all(_PROTECTED.fullmatch(part) for part in self.protect):
             allowed = "give layers such as 0,1,29, or first:2,last:1"
             raise BadInput("protect", ",".join(self.protect), allowed)
+        if self.stock and self.max_shapes is not None:
+            raise BadInput(
+                "max_shapes", self.max_shapes, "`stock` allows one, and layers that are removed whole"
+            )
         if self.sampler == PAPER:
             self._check_paper()
         self._check_sizes()
@@ -396,6 +405,8 @@ class PruneOptions:
             raise BadInput("keep", show_numbers(self.keep), allowed)
         if self.max_shapes is not None:
             raise BadInput("max_shapes", self.max_shapes, f"the sampler {PAPER} has a space of its own")
+        if self.stock:
+            raise BadInput("stock", True, f"the sampler {PAPER} has a space of its own")
 
     def _check_sizes(self) -> None:
         min_evaluations = PAPER_MIN_EVALUATIONS if self.sampler == PAPER else 1

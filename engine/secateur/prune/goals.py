@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from secateur.checkpoint.configuration_secateur import stock_config
 from secateur.config.prune import PruneOptions
 from secateur.errors import BadInput
-from secateur.model.decoder import DecoderModel, architecture_of
+from secateur.model.decoder import DecoderModel, architecture_of, dense_config
 from secateur.progress import ProgressReporter
 from secateur.space.budget import Goal, budget_of
 from secateur.space.costs.latency import LatencyTable, model_shape, read_table
@@ -31,7 +32,18 @@ def space_for(model: DecoderModel, options: PruneOptions) -> Space:
     """
     protected = parse_protected_layers(options.protect, model.num_layers)
     dense, queries = architecture_of(model), model.queries_per_group
-    return Space(dense, options.quantum, options.tp, queries, protected, options.max_shapes)
+    stock = _stock_groups(model) if options.stock else None
+    return Space(dense, options.quantum, options.tp, queries, protected, options.max_shapes, stock)
+
+
+def _stock_groups(model: DecoderModel) -> frozenset[int]:
+    """The KV groups that the family's own class can have, the same in all layers."""
+    config, layers = dense_config(model.config), model.num_layers
+    channels = [config.intermediate_size] * layers
+    groups = range(1, config.num_key_value_heads + 1)
+    return frozenset(
+        width for width in groups if stock_config(config, [width] * layers, channels) is not None
+    )
 
 
 def latency_table_for(

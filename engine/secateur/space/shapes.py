@@ -1,9 +1,10 @@
-"""Few layer shapes: an architecture brought down to a number of distinct (groups, channels).
+"""Few layer shapes: an architecture brought down to a number of distinct (groups, channels), or to one.
 
 Engines compile, and build attention metadata, per shape. Layers of one shape form a class. Classes are
 merged two by two, each time those that lose least by the table when they get the best shape that costs
 no more than they did; then whole classes are narrowed until the budget holds, and widened until nothing
-more fits.
+more fits. Where all layers have one shape or are removed whole, the layers that the architecture keeps
+least of are removed first, as many as the table likes best with the best shape for the others.
 
 Shape suffixes: N layers, L limits of a budget, G group widths, C channel widths.
 """
@@ -32,8 +33,10 @@ def consolidate(space: Space, budget: Budget, values: Values, candidate: Archite
         values: what a width loses; falls as the width grows.
         candidate: any architecture of the widths of the space; over the budget or not.
     """
-    assert space.max_shapes is not None
     rows = _rows(space, budget, values)
+    if space.stock_groups is not None:
+        return _stock(space, rows, budget, candidate)
+    assert space.max_shapes is not None
     classes = rows.classes(candidate)
     _merge(rows, classes, space.max_shapes)
     if not _narrow(rows, budget, classes):
@@ -41,6 +44,53 @@ def consolidate(space: Space, budget: Budget, values: Values, candidate: Archite
         classes = rows.classes(next(fitting, space.narrowest[0]))
     _widen(rows, budget, classes)
     return rows.architecture(classes)
+
+
+def _stock(space: Space, rows: _Rows, budget: Budget, candidate: Architecture) -> Architecture:
+    assert space.stock_groups is not None
+    g_allowed = np.array([width in space.stock_groups for width in rows.groups_G])
+    c_allowed = np.array([width > 0 for width in rows.channels_C])
+    allowed_GC = g_allowed[:, None] & c_allowed[None, :]
+    ((every, whole),) = rows.classes(space.dense).items()
+    max_L = np.array(budget.slack(space.dense)) + rows.cost_LGC(every)[(slice(None), *whole)]
+    order = _removal_order(space, rows, candidate)
+    best: tuple[float, int, _Cell] | None = None
+    for count in range(len(order) + 1):
+        removed, kept = tuple(order[:count]), _others(space, order[:count])
+        gone = float(rows.value_GC(removed)[0, 0]) if removed else 0.0
+        cost_LGC = rows.cost_LGC(kept) + (rows.cost_LGC(removed)[:, :1, :1] if removed else 0)
+        usable_GC = allowed_GC & (cost_LGC <= max_L[:, None, None]).all(0)
+        loss_GC = np.where(usable_GC, rows.value_GC(kept) + gone, np.inf)
+        cell = _cell(loss_GC.argmin(), loss_GC.shape)
+        if np.isfinite(loss_GC[cell]) and (best is None or loss_GC[cell] < best[0]):
+            best = float(loss_GC[cell]), count, cell
+    if best is None:
+        return space.narrowest[0]
+    _, count, cell = best
+    classes = {_others(space, order[:count]): cell}
+    if count:
+        classes[tuple(order[:count])] = (0, 0)
+    return rows.architecture(classes)
+
+
+def _removal_order(space: Space, rows: _Rows, candidate: Architecture) -> list[int]:
+    """Layers that may be removed: those first of which an architecture keeps least, by what it costs."""
+    cells = [
+        (rows.groups_G.index(groups), rows.channels_C.index(channels))
+        for groups, channels in zip(candidate.groups, candidate.channels, strict=True)
+    ]
+
+    def kept_share(layer: int) -> float:
+        cost_LGC = rows.cost_LGC((layer,))
+        whole_L = np.maximum(cost_LGC[:, -1, -1], 1)
+        return float((cost_LGC[(slice(None), *cells[layer])] / whole_L).max())
+
+    removable = [n for n in range(space.dense.num_layers) if n != 0 and n not in space.protected]
+    return sorted(removable, key=lambda n: (kept_share(n), rows.value_GC((n,))[0, 0]))
+
+
+def _others(space: Space, layers: list[int]) -> _Class:
+    return tuple(n for n in range(space.dense.num_layers) if n not in layers)
 
 
 @dataclass(frozen=True)

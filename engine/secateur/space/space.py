@@ -23,6 +23,8 @@ class Space:
         protected: layers that stay whole.
         max_shapes: most distinct layer shapes (groups, channels) of an architecture, removed
             sub-blocks included; None for no limit.
+        stock_groups: KV groups that the family's own class can have in all layers; where they are given,
+            all layers have one shape of them, or are removed whole.
 
     The first layer always keeps a KV group: a decoder needs an attention that counts the tokens (no
     runtime loads one without), and this one is the last that anybody would give up (SmolLM2: 1.9 nats).
@@ -37,6 +39,7 @@ class Space:
     queries_per_group: int = 1
     protected: frozenset[int] = frozenset()
     max_shapes: int | None = None
+    stock_groups: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         widest = max(self.dense.channels)
@@ -48,6 +51,8 @@ class Space:
                 raise BadInput("max_shapes", self.max_shapes, "at least 1")
             if len(shapes_of(self.dense)) > 1:
                 raise BadInput("max_shapes", self.max_shapes, "the layers of the dense model differ")
+        if self.stock_groups is not None and len(shapes_of(self.dense)) > 1:
+            raise BadInput("stock", True, "the layers of the dense model differ")
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
@@ -58,12 +63,24 @@ class Space:
         """Allowed widths of one sub-block, ascending, 0 (first attention: the least) to the dense one."""
         return self._menus[layer, kind]
 
+    @property
+    def limits_shapes(self) -> bool:
+        """Whether layers may not each have a shape of their own."""
+        return self.max_shapes is not None or self.stock_groups is not None
+
     def contains(self, candidate: Architecture) -> bool:
         """Whether every width is allowed, and there are no more layer shapes than allowed."""
         return (
             candidate.num_layers == self.dense.num_layers
             and all(candidate.width(*slot) in self.widths(*slot) for slot in self.slots)
             and (self.max_shapes is None or len(shapes_of(candidate)) <= self.max_shapes)
+            and (self.stock_groups is None or self._is_stock(candidate))
+        )
+
+    def _is_stock(self, candidate: Architecture) -> bool:
+        kept = shapes_of(candidate) - {(0, 0)}
+        return len(kept) == 1 and all(
+            groups in (self.stock_groups or ()) and channels for groups, channels in kept
         )
 
     @cached_property
@@ -73,6 +90,8 @@ class Space:
         Layers that allow the same widths are alike; with fewer shapes than there are such kinds of
         layers, some kinds have to share the narrowest shape that both allow.
         """
+        if self.stock_groups is not None:
+            return (self._narrowest_stock(self.stock_groups),)
         kinds: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for layer in range(self.dense.num_layers):
             kinds.setdefault(tuple(self.widths(layer, kind) for kind in KINDS), []).append(layer)
@@ -92,6 +111,7 @@ class Space:
             "tp": self.tp if self.tp > 1 else None,
             "protected": sorted(self.protected) or None,
             "max_shapes": self.max_shapes,
+            "stock": sorted(self.stock_groups) if self.stock_groups is not None else None,
         }
         constraints_set = {name: value for name, value in constraints.items() if value is not None}
         return {"dense": self.dense.to_json(), "quantum": self.quantum, **constraints_set}
@@ -114,6 +134,24 @@ class Space:
         if full >= self.tp:  # a rank keeps whole groups
             return groups % self.tp == 0
         return self.tp % groups == 0 and groups * self.queries_per_group % self.tp == 0
+
+    def _narrowest_stock(self, stock_groups: frozenset[int]) -> Architecture:
+        """The layers that have to stay, the first and protected ones, at the narrowest shape they share."""
+        kept = {0, *self.protected}
+        groups, channels = (
+            min(
+                width
+                for width in self.widths(0, kind)
+                if all(width in self.widths(layer, kind) for layer in kept)
+                and (width in stock_groups if kind == "attention" else width > 0)
+            )
+            for kind in KINDS
+        )
+        layers = range(self.dense.num_layers)
+        return Architecture(
+            tuple(groups if layer in kept else 0 for layer in layers),
+            tuple(channels if layer in kept else 0 for layer in layers),
+        )
 
     def _narrowest_of(self, parts: Sequence[Sequence[int]]) -> Architecture:
         """Every part of the layers at the narrowest shape that all of its layers allow."""

@@ -50,7 +50,7 @@ class GreedySampler:
         """The last proposal where removing anything more would make too many layer shapes."""
         self._current = self._problem.conform(self._current)
         last = [Proposal(self._current, "without any more shapes")]
-        return Round(new_proposals(last, evaluated) if self._problem.space.max_shapes else [])
+        return Round(new_proposals(last, evaluated) if self._problem.space.limits_shapes else [])
 
     def _take_best(self, tried: Sequence[EvaluatedArchitecture]) -> None:
         for trial in tried:

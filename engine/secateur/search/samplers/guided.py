@@ -132,7 +132,7 @@ class GuidedSampler:
 
     def _bred(self, breeder: Breeder, parents_PS: np.ndarray, rng: np.random.Generator) -> list[Architecture]:
         """Distinct children; fewer where each has to be brought down to few layer shapes one by one."""
-        if self._space.max_shapes is None:
+        if not self._space.limits_shapes:
             return self._grid.decode(np.unique(breeder.breed(parents_PS, CHILDREN, rng), axis=0))
         children = self._grid.decode(breeder.breed(parents_PS, CHILDREN // SHAPE_LIMIT_SLOWDOWN, rng))
         return sorted({self._problem.conform(child) for child in children})

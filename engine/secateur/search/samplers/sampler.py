@@ -41,7 +41,7 @@ class Problem:
 
         Every proposal of every sampler goes through here.
         """
-        if self.space.max_shapes is None:
+        if not self.space.limits_shapes:
             return candidate
         return consolidate(
             self.space, self.budget, self.table.kl if self.table else uniform_values(self.space), candidate
