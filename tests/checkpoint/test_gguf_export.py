@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors, tra
 from transformers import PreTrainedTokenizerFast
 
 from secateur.calibrate.block_library import BlockLibrary
-from secateur.checkpoint.gguf_export import DTYPES, gguf_model, write_gguf
+from secateur.checkpoint.gguf_export import DTYPES, UNIFORM, gguf_model, write_gguf
 from secateur.checkpoint.gguf_tokenizer import PRE_TOKENIZERS
 from secateur.checkpoint.source import ModelSource, open_source
 from secateur.checkpoint.transformers_module import transformers_module
@@ -28,7 +28,7 @@ from secateur.model.decoder import DecoderModel
 from secateur.prune.surgery import build_slim_model
 from tests.checkpoint.llama_cpp import answers
 from tests.checkpoint.test_export import slim_of
-from tests.conftest import FAMILIES, VOCABULARY
+from tests.conftest import VOCABULARY
 
 MISSING = "llama.cpp is not installed: pip install '.[dev]'"
 TEXTS = ["The class statement, 1234 of them:\n\n  don't 'stop' ", "ü–漢字 x = f(y)<|endoftext|>"]
@@ -82,7 +82,7 @@ class TestLlamaCpp:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("family", UNIFORM)
     def test_every_shape(
         self, family: str, shape: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
@@ -192,7 +192,7 @@ class TestLlamaCpp:
             assert answer["greedy"] == text[0, tokens.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", UNIFORM)
 def test_our_own_reader_finds_every_bit(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder = request.getfixturevalue(f"tiny_{family}")
     _, source, architecture = written(folder, SHAPES["dense"], tmp_path / "dense.gguf")
