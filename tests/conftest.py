@@ -125,6 +125,10 @@ def english() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(english: str) -> PreTrainedTokenizerBase:
+    return trained_tokenizer(english)
+
+
+def trained_tokenizer(text: str) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer trained on the spot; reads and restores any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -139,7 +143,7 @@ def tiny_tokenizer(english: str) -> PreTrainedTokenizerBase:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(english.splitlines(), trainer)
+    tokenizer.train_from_iterator(text.splitlines(), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|endoftext|>")
 
 
@@ -147,30 +151,35 @@ def tiny_tokenizer(english: str) -> PreTrainedTokenizerBase:
 def make_tiny(
     tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerBase
 ) -> Callable[..., Path]:
-    """Build a tiny random model of a family: ``make_tiny("llama", seed=1, num_hidden_layers=2)``.
+    """Build a tiny random model of a family: ``make_tiny("llama", seed=1, num_hidden_layers=2)``."""
 
-    Norms and biases are random too: at their defaults, ones and zeros hide mistakes.
-    """
+    def make(family: str, seed: int = 0, **changes: Any) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        save_tiny(folder, tiny_tokenizer, family, seed, **changes)
+        return folder
+
+    return make
+
+
+def save_tiny(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, family: str, seed: int = 0, **changes: Any
+) -> None:
+    """A tiny random model. Norms and biases are random too: at their defaults, they hide mistakes."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    def make(family: str, seed: int = 0, **changes: Any) -> Path:
-        torch.manual_seed(seed)
-        config = CONFIG_MAPPING[family](**{**SHAPE, **PARTICULARS[family], **changes})
-        model = AutoModelForCausalLM.from_config(config).float()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" in name:
-                    parameter.uniform_(0.5, 1.5)
-                elif name.endswith("bias"):
-                    parameter.normal_(std=0.1)
-        folder = tmp_path_factory.mktemp(family)
-        model.save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
-        return folder
-
-    return make
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[family](**{**SHAPE, **PARTICULARS[family], **changes})
+    model = AutoModelForCausalLM.from_config(config).float()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
