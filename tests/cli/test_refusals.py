@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -35,7 +34,6 @@ prune MODEL --keep 0.8 --out o --corpus pydoc,pydoc          | a corpus is named
 prune MODEL --keep 0.8 --out o --corpus pydoc:poetry         | pydoc:poetry
 prune MODEL --keep 0.8 --out o --corpus broken.jsonl         | line 2 has the keys body
 prune MODEL --keep 0.8 --out o --corpus empty.txt            | --corpus: got empty.txt: the corpus is empty
-prune slim --keep 0.8 --out o                                | MODEL: got slim: already cut per layer
 serve m=adapter                                              | a PEFT adapter
 prune MODEL --keep 80% --out o                               | --keep: got 80%: allowed are numbers
 prune MODEL --keep 0.8 --out o --validation nowhere.txt      | nowhere.txt: no such file or folder
@@ -118,9 +116,6 @@ def test_before_anything_heavy(tmp_path: Path, tiny_llama: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    shutil.copytree(tiny_llama, tmp_path / "slim")
-    config = json.loads((tiny_llama / "config.json").read_text())
-    (tmp_path / "slim" / "config.json").write_text(json.dumps({**config, "model_type": "secateur"}))
     before = sorted(tmp_path.rglob("*"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

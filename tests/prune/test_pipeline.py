@@ -22,11 +22,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from secateur.calibrate.block_library import BlockLibrary
 from secateur.calibrate.corpus import Corpus
+from secateur.checkpoint.export import export
 from secateur.checkpoint.source import open_source
 from secateur.config.evaluate import EvaluateOptions
 from secateur.config.prune import MIN_WINDOWS, PruneOptions
-from secateur.errors import BadInput, OutputFailed, StudyMismatch, UnsupportedModel
+from secateur.errors import BadInput, OutputFailed, StudyMismatch
 from secateur.evaluation.corpus_perplexity import evaluate
 from secateur.model.architecture import Architecture
 from secateur.model.compute import Compute
@@ -34,6 +36,7 @@ from secateur.model.decoder import architecture_of
 from secateur.model.processor import fastest_dtype
 from secateur.prune import prepared_run
 from secateur.prune.pipeline import cut_from_study, prune, prune_all
+from secateur.prune.surgery import build_slim_model
 from secateur.prune.windows import WindowSplit, _spread, split_windows
 from secateur.space.costs.parameters import count_parameters
 
@@ -430,19 +433,6 @@ class TestRefused:
         options = options_for(tmp_path / "no-model", tmp_path / "no-text", tmp_path / "slim")
         self.refused(options, BadInput, "out: got .*slim: exists")
 
-    def test_a_per_layer_model(self, job: Job, tiny_llama: Path, text: Path, tmp_path: Path) -> None:
-        from secateur.calibrate.block_library import BlockLibrary
-        from secateur.checkpoint.export import export
-        from secateur.prune.surgery import build_slim_model
-
-        source = open_source(tiny_llama)
-        shape = Architecture((2, 1, 2), (64, 0, 192))
-        slim = build_slim_model(BlockLibrary(source.load_model(), None, torch.float32), shape)
-        export(slim, source, tmp_path / "in" / "per-layer", None, torch.float32)
-        (tmp_path / "work").mkdir()
-        options = options_for(tmp_path / "in" / "per-layer", text, tmp_path / "work" / "slim")
-        self.refused(options, UnsupportedModel, "already cut per layer")
-
     def test_the_study_of_another_seed(self, job: Job, tmp_path: Path) -> None:
         options = replace(job.options, seed=1, out=tmp_path / "other", study=job.options.study_url)
         self.refused(options, StudyMismatch, "study: got .* made with another seed")
@@ -517,3 +507,29 @@ class TestFullDisk:
         (disk / "other").unlink()
         prune(options, Notes())
         assert (tmp_path / "slim" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_slim_model_is_cut_further(tiny_llama: Path, text: Path, tmp_path: Path) -> None:
+    """Of layers that differ and lack halves: what was cut stays cut, and the card says where it came from."""
+    source = open_source(tiny_llama)
+    shape = Architecture((2, 1, 0), (64, 0, 192))
+    slim = build_slim_model(BlockLibrary(source.load_model(), None, torch.float32), shape)
+    once = tmp_path / "once"
+    export(slim, source, once, None, torch.float32)
+    model = {"reference": "dense", "path": str(tiny_llama)}
+    earlier = {"model": model, "kept_fraction": {"non_embedding": 0.6}}
+    (once / "secateur.json").write_text(json.dumps(earlier))
+    record = prune(options_for(once, text, tmp_path / "twice", quantum=16, keep=(0.8,)), Notes())
+    for found, before in zip(
+        (*record["architecture"].values(),), (shape.groups, shape.channels), strict=True
+    ):
+        assert all(0 <= width <= most for width, most in zip(found, before, strict=True))
+    assert record["kept_fraction"]["non_embedding"] <= 0.8
+    assert record["model"]["cut_from"]["reference"] == "dense"
+    opened = open_source(tmp_path / "twice")
+    dense = opened.config.dense_config()
+    for name in ("num_key_value_heads", "intermediate_size", "num_hidden_layers", "rope_parameters"):
+        assert getattr(dense, name) == getattr(source.config, name)
+    assert architecture_of(opened.load_model()).to_json() == record["architecture"]
+    assert "was itself pruned, from dense to 60.0%" in (tmp_path / "twice" / "README.md").read_text()

@@ -26,7 +26,7 @@ pipeline_tag: text-generation
 
 Pruned by Secateur {record["versions"]["secateur"]}: whole KV groups and FFN channels were removed
 and the remaining weights repaired by least squares. {_training(record)}
-
+{_lineage(record["model"])}
 | | dense | slim |
 |---|---|---|
 | parameters, non-embedding | {dense["non_embedding"]:,} | {slim["non_embedding"]:,} |
@@ -39,6 +39,16 @@ Perplexity is measured over non-overlapping windows of {record["window"]} tokens
 `secateur.json` has the width of every layer, all evaluated architectures and the seconds per stage.
 {_loading(record)}
 """
+
+
+def _lineage(model: Mapping[str, Any]) -> str:
+    """The models that it was cut from, one after the other."""
+    lines = []
+    while earlier := model.get("cut_from"):
+        share = earlier["kept_fraction"]["non_embedding"]
+        lines.append(f"{model['reference']} was itself pruned, from {earlier['reference']} to {share:.1%}.\n")
+        model = earlier
+    return "".join(lines)
 
 
 def _training(record: Mapping[str, Any]) -> str:

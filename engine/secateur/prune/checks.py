@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from secateur.calibrate.corpus import check_corpora
-from secateur.checkpoint.source import SLIM_MODEL_TYPE, check_location
+from secateur.checkpoint.source import check_location
 from secateur.config.prune import PruneOptions, is_database_url
-from secateur.errors import BadInput, UnsupportedModel
+from secateur.errors import BadInput
 from secateur.storage import check_new_path
-
-ALREADY_CUT = "already cut per layer; prune the model it came from"
 
 
 def check_before_start(options: PruneOptions) -> None:
@@ -25,8 +23,7 @@ def check_before_start(options: PruneOptions) -> None:
         check_corpora(options.validation)
     if options.latency_table is not None and not options.latency_table.is_file():
         raise BadInput("latency_table", options.latency_table, "No such file or directory")
-    if check_location(options.model, options.window) == SLIM_MODEL_TYPE:
-        raise UnsupportedModel("model", options.model, ALREADY_CUT)
+    check_location(options.model, options.window)
 
 
 def check_places(options: PruneOptions) -> None:

@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,15 @@ from secateur.calibrate.self_text import self_corpus
 from secateur.checkpoint.completeness import check_range
 from secateur.checkpoint.source import ModelSource, check_context_length, open_source
 from secateur.config.prune import SELF_CORPUS, PruneOptions
-from secateur.errors import BadInput, BrokenCheckpoint, UnsupportedModel
+from secateur.errors import BadInput, BrokenCheckpoint
 from secateur.evaluation.measurement import Evaluator
 from secateur.evaluation.opening import EvaluatorSpec, LibrarySpec, open_evaluator, open_library
 from secateur.evaluation.workers.pool import open_pool
 from secateur.model.compute import Compute, choose_compute
-from secateur.model.decoder import DecoderModel, base_model_type, named_tensors
+from secateur.model.decoder import DecoderModel, dense_config, named_tensors
 from secateur.model.forward import mean_nll
 from secateur.model.processor import named_dtype, set_malloc_trim_threshold
 from secateur.progress import ProgressReporter, StageTimer
-from secateur.prune.checks import ALREADY_CUT
 from secateur.prune.goals import LatencyMeter, goals_for, latency_table_for, space_for
 from secateur.prune.plan import Caches, describe, measure_rates, plan_job
 from secateur.prune.windows import WindowSplit, check_disjoint, split_windows
@@ -100,8 +99,6 @@ def prepare(
         corpus_files = read_corpora(options.corpus, with_self=True)
         reserved_files = read_corpora(options.validation) if options.validation else ()
         source = open_source(options.model, options.drop_extra_tokens)
-        if base_model_type(source.config) != source.config.model_type:
-            raise UnsupportedModel("model", options.model, ALREADY_CUT)
         check_context_length(source, options.window)
         compute = choose_compute(options.device, source.num_weights)
         if compute.streamed and options.criterion in GRADIENT_CRITERIA:
@@ -114,6 +111,9 @@ def prepare(
         reserved = tuple(files.rendered(source.tokenizer()) for files in reserved_files)
         check_disjoint(tuple(corpus for corpus in corpora if corpus.name != SELF_CORPUS), reserved)
         model = source.load_model()
+        # Of a model that was cut before, the config of its dense one: from it, and the widths that are
+        # left, comes the config of what is cut now.
+        model = replace(model, config=dense_config(model.config))
     if any(corpus.name == SELF_CORPUS for corpus in corpora):
         with clock.stage("generate"):
             corpora = _with_self_text(corpora, options, source, model, compute, reporter)

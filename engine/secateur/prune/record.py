@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from secateur.checkpoint.configuration_secateur import SecateurConfig
-from secateur.checkpoint.export import describe, weight_bytes
+from secateur.checkpoint.export import RECORD, describe, weight_bytes
+from secateur.checkpoint.source import ModelSource
 from secateur.config.prune import PruneOptions
 from secateur.model.decoder import DecoderModel
 from secateur.prune.prepared_run import PreparedRun, versions
@@ -37,6 +39,7 @@ def build_record(
             "reference": options.model,
             "path": str(source.path.absolute()),
             "fingerprint": source.fingerprint,
+            **_cut_before(source),
         },
         "out": str(options.out),
         "parameters": dense_count.to_json(),
@@ -77,6 +80,15 @@ def build_record(
         "options": options.for_study(),
         "versions": versions(),
     }
+
+
+def _cut_before(source: ModelSource) -> dict[str, Any]:
+    """Of a model that was pruned before: what it was cut from, and how much of that it kept."""
+    file = source.path / RECORD
+    if source.kind != "folder" or not file.is_file():
+        return {}
+    earlier = json.loads(file.read_text("utf-8"))
+    return {"cut_from": {**earlier["model"], "kept_fraction": earlier["kept_fraction"]}}
 
 
 def _budget(budget: Budget, keep: Mapping[str, float]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Sampler(Protocol):
 def uniform_values(space: Space) -> dict[Slot, dict[int, float]]:
     """Values that say that every sub-block is worth the same: the square of what is cut of it."""
     return {
-        slot: {width: (1 - width / space.dense.width(*slot)) ** 2 for width in space.widths(*slot)}
+        slot: {width: (1 - width / max(space.dense.width(*slot), 1)) ** 2 for width in space.widths(*slot)}
         for slot in space.slots
     }
 
