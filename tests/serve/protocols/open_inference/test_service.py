@@ -218,7 +218,14 @@ def test_index_lists_the_versions(calls: Any) -> None:
     ]
 
 
-def test_a_version_is_unloaded_and_loaded_again(calls: Any) -> None:
+def engine_connections(server: ServerProcess) -> int:
+    """Threads of ZeroMQ in the server: each connection to an engine has some."""
+    tasks = Path(f"/proc/{server.process.pid}/task").iterdir()
+    return sum("ZMQbg" in (task / "comm").read_text() for task in tasks)
+
+
+def test_a_version_is_unloaded_and_loaded_again(calls: Any, server: ServerProcess) -> None:
+    connections = engine_connections(server)
     down, up = unload("slim"), load("slim", version="1")
     down.parameters["unload_dependents"].bool_param = False  # tritonclient always says it
     running = calls.ModelStreamInfer(iter([request(stream=True, sampling_parameters=ENDLESS)]), timeout=60)
@@ -239,6 +246,7 @@ def test_a_version_is_unloaded_and_loaded_again(calls: Any) -> None:
         "VERSION_NOT_LOADED",
     )
     calls.RepositoryModelUnload(down, timeout=60)  # once more does no harm
+    assert engine_connections(server) == 0 < connections  # nothing of the engine is left
 
     calls.RepositoryModelLoad(up, timeout=60)
     assert calls.ModelReady(message("ModelReadyRequest", name="slim")).ready
