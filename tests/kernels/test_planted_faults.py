@@ -65,7 +65,7 @@ FAULTS = {
     ),
     "an activation without its sigmoid": Fault(
         "triton_backend/mlp.py",
-        "gate * tl.sigmoid(gate) * up",
+        "gate * tl.sigmoid(power) * up",
         "gate * up",
         *TRITON_MLP,
     ),

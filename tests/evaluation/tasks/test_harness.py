@@ -196,4 +196,4 @@ def test_command_on_a_slim_checkpoint(
 
 def test_command_without_anything_to_do(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", str(tiny_llama)]) == 2
-    assert "--corpus: got nothing: give --corpus, --tasks or both" in capsys.readouterr().err
+    assert "--corpus: got nothing: give --corpus, --tasks or --instructions" in capsys.readouterr().err
