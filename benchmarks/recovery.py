@@ -37,7 +37,7 @@ def main() -> None:
         f"validation text; tests: {arguments.test_window}-token windows, first {arguments.windows}",
         "busy": arguments.busy,
         "dense": bench.perplexity(arguments.dense),
-        "inputs": {str(slim): bench.perplexity(slim) for slim in arguments.slim},
+        "inputs": {_label(slim): bench.perplexity(slim) for slim in arguments.slim},
         "recovery": [bench.run(*combination) for combination in grid],
     }
     print(write_result("recovery", result).read_text(), end="")
@@ -77,7 +77,7 @@ class Bench:
         )
         step = told["tokens"] / max(1, told["steps"])
         return {
-            "slim": str(slim), "train": train, "text": text, unit: amount, "seed": seed,
+            "slim": _label(slim), "train": train, "text": text, unit: amount, "seed": seed,
             "tokens_per_step": step, **{key: told[key] for key in kept},
             "perplexity": self.perplexity(str(out)),
         }  # fmt: skip
@@ -99,6 +99,11 @@ class Bench:
         named = {"--window": self._arguments.window, "--batch": self._arguments.batch}
         named["--validation-windows"] = self._arguments.validation_windows
         return [str(part) for pair in named.items() for part in pair]
+
+
+def _label(checkpoint: Path) -> str:
+    """Its name and its folder's: the rest of the path is nobody's business."""
+    return "/".join(checkpoint.absolute().parts[-2:])
 
 
 def _arguments() -> argparse.Namespace:
