@@ -222,6 +222,7 @@ def test_cache_counts_tokens_when_the_first_attention_is_removed() -> None:
     assert cache.get_seq_length() == 7
 
 
+@pytest.mark.slow  # as tests/checkpoint/test_export.py, which opens what `export` wrote
 def test_checkpoint_loads_where_secateur_is_not_installed(tmp_path: Path) -> None:
     slim = cut(dense_model("qwen2"), *SHAPES["mixed"])
     slim.save_pretrained(tmp_path)

@@ -118,6 +118,7 @@ def test_a_trace(address: str, tmp_path: Path) -> None:
     assert raw["input_lens"] == [5, 6, 7, 8, 9, 10] and raw["output_lens"] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_saturation(address: str, tmp_path: Path) -> None:
     found, _ = bench(
         *(
@@ -165,7 +166,7 @@ def test_interrupted_it_prints_what_there_is(address: str, tmp_path: Path, numbe
     assert json.loads((out / "report.json").read_text())["results"]
 
 
-@pytest.mark.parametrize("lines", [1, 6])
+@pytest.mark.parametrize("lines", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_whoever_reads_may_leave(address: str, tmp_path: Path, lines: int) -> None:
     """After so many lines: while it measures, or while it prints what it found."""
     out = tmp_path / "out"

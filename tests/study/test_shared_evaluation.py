@@ -48,7 +48,7 @@ study.close()
 """
 
 
-@pytest.fixture(params=["folder", "sqlite"])
+@pytest.fixture(params=["folder", pytest.param("sqlite", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "study") if request.param == "folder" else f"sqlite:///{tmp_path}/study.db#two"
 

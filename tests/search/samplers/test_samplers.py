@@ -84,7 +84,12 @@ def play(
         yield found, list(done)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+# Its Gaussian process takes longer than all the others together.
+SLOW_ONE = pytest.param("gp", marks=pytest.mark.slow)
+EVERY = [SLOW_ONE if name == "gp" else name for name in SAMPLERS]
+
+
+@pytest.mark.parametrize("name", EVERY)
 class TestEvery:
     @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(keep=st.floats(0.1, 0.95), seed=st.integers(0, 2**16))
@@ -137,7 +142,7 @@ def constrained(draw: st.DrawFn) -> Problem:
     return Problem(space, Budget(tuple(kept)), table, 16, draw(st.integers(0, 99)), predictor="ridge")
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "paper"])  # its space is its own
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "paper"])  # its space is its own
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=constrained())
 def test_constraints_and_all_limits_hold(name: str, asked: Problem) -> None:
@@ -148,13 +153,13 @@ def test_constraints_and_all_limits_hold(name: str, asked: Problem) -> None:
         assert name == "greedy" or asked.budget.fits(trial.architecture), trial
 
 
-@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])
+@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", SLOW_ONE, "paper"])
 def test_another_seed_is_another_search(name: str) -> None:
     first, second = (list(play(name, problem(0.6, seed)))[-1][1] for seed in (0, 1))
     assert {trial.architecture for trial in first} != {trial.architecture for trial in second}
 
 
-@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", "gp", "paper"])
+@pytest.mark.parametrize("name", ["guided", "random", "tpe", "nsga2", SLOW_ONE, "paper"])
 def test_all_evaluations_are_used(name: str) -> None:
     assert len(list(play(name, problem(0.6, 0)))[-1][1]) == EVALUATIONS
 
