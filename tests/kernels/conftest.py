@@ -34,7 +34,11 @@ def device(backend: str) -> torch.device:
     return torch.device("cpu" if runs_on("cpu") or not torch.cuda.is_available() else "cuda")
 
 
-@pytest.fixture(params=DTYPES, ids=list(DTYPES))
+# fp16 goes the way of bf16 in every kernel.
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name == "fp16" else ()) for name in DTYPES],
+    ids=list(DTYPES),
+)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Each dtype in turn."""
     return DTYPES[request.param]

@@ -248,6 +248,7 @@ def test_tokens_do_not_depend_on_what_they_are_computed_with(backend: str, singl
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_both_tilings_agree_to_the_bit(backend: str, single: Mlp, x32: Tensor) -> None:
     """In more tiles of tokens than go together, by few programs and by many, each candidate to its width."""
     if backend == "torch":

@@ -143,7 +143,7 @@ def constrained(draw: st.DrawFn) -> Problem:
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name != "paper"])  # its space is its own
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(asked=constrained())
 def test_constraints_and_all_limits_hold(name: str, asked: Problem) -> None:
     rounds = list(play(name, asked, lambda item: asked.table.of(item) + 1e-3))
