@@ -179,6 +179,11 @@ class TestRequireSpace:
     def test_room(self, tmp_path: Path) -> None:
         check_disk_space(tmp_path, 1)
 
+    def test_where_a_folder_is_yet_to_be_made(self, tmp_path: Path) -> None:
+        check_disk_space(tmp_path / "new" / "folder", 1)
+        with pytest.raises(OutputFailed, match="the disk is full"):
+            check_disk_space(tmp_path / "new" / "folder", 1 << 60)
+
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(OutputFailed, match="the disk is full: 1,152,921,504,606,846,976 bytes needed"):
             check_disk_space(tmp_path, 1 << 60)

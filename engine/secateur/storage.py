@@ -170,10 +170,13 @@ def _lock(folder: Path) -> int | None:
 def check_disk_space(path: Path, needed_bytes: int) -> None:
     """Check that the disk has room.
 
+    Args:
+        path: on that disk; it may be about to be made.
+
     Raises:
         OutputFailed: it has not; says how much is missing.
     """
-    free = shutil.disk_usage(path).free
+    free = shutil.disk_usage(next(each for each in (path, *path.parents) if each.exists())).free
     if needed_bytes > free:
         raise OutputFailed(f"{path}: the disk is full: {needed_bytes:,} bytes needed, {free:,} free")
 

@@ -9,6 +9,7 @@ import torch
 
 from secateur.calibrate.block_library import BlockLibrary
 from secateur.checkpoint.source import ModelSource, open_source
+from secateur.checkpoint.transformers_module import transformers_module
 from secateur.config.evaluate import MAX_INSTRUCTIONS, EvaluateOptions
 from secateur.errors import BadInput
 from secateur.evaluation.corpus_perplexity import evaluate
@@ -60,7 +61,8 @@ def test_first_sentence(text: str, first: str) -> None:
 def test_agreement_counts_first_sentences() -> None:
     one = Answers(((1,), (2,), (3,), (4,)), ("Rome. Old.", "Yes.", "No.", "A"))
     other = Answers(((1,), (2,), (3,), (4,)), ("rome. New.", "Yes.", "Yes.", "B"))
-    assert agreement(one, other) == (0.5, 0.25)
+    assert agreement(one, other) == (0.5, pytest.approx(0.125**0.5 / 2))
+    assert agreement(one, one)[0] == 1.0 and agreement(one, one)[1] > 0.1  # four are no certainty
 
 
 def test_a_model_agrees_with_itself(source: ModelSource) -> None:
@@ -68,7 +70,7 @@ def test_a_model_agrees_with_itself(source: ModelSource) -> None:
     tokenizer.chat_template = TEMPLATE
     found = compare(model, model, tokenizer, 6, SilentReporter())
     likely = found["log_probability_of_dense_answers"]
-    assert found["same_first_sentence"] == 1.0 and found["stderr"] == 0.0
+    assert found["same_first_sentence"] == 1.0
     assert likely["slim"] == likely["dense"] < 0
     slim = build_slim_model(BlockLibrary(model, None, torch.float32), Architecture((1, 0, 1), (64, 30, 0)))
     cut = compare(model, slim, tokenizer, 6, SilentReporter())
@@ -78,7 +80,7 @@ def test_a_model_agrees_with_itself(source: ModelSource) -> None:
 
 def test_in_a_batch_as_alone(source: ModelSource) -> None:
     """Prompts of other lengths are padded on the left."""
-    tokenizer, model = source.tokenizer(), source.load_model()
+    tokenizer, model = source.tokenizer(), transformers_module(source.load_model())
     tokenizer.chat_template = TEMPLATE
     prompts = render_prompts(tokenizer, 5)
     assert len({len(prompt) for prompt in prompts}) > 1

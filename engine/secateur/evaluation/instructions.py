@@ -62,16 +62,19 @@ def render_prompts(tokenizer: Any, count: int) -> list[list[int]]:
 
 @torch.inference_mode()
 def answer(
-    model: DecoderModel, tokenizer: Any, prompts: Sequence[list[int]], title: str, reporter: ProgressReporter
+    module: Any, tokenizer: Any, prompts: Sequence[list[int]], title: str, reporter: ProgressReporter
 ) -> Answers:
-    """Greedy answers of at most `ANSWER_TOKENS` tokens."""
-    module = transformers_module(model)
+    """Greedy answers of at most `ANSWER_TOKENS` tokens.
+
+    Args:
+        module: transformers' of a model.
+    """
     end = tokenizer.eos_token_id
     ids: list[tuple[int, ...]] = []
     reporter.stage(title, math.ceil(len(prompts) / BATCH))
     for batch in _batches(prompts):
-        padded_BT, mask_BT = _padded_left(batch, end or 0, model.device)
-        found_BT = module.generate(  # type: ignore[operator]
+        padded_BT, mask_BT = _padded_left(batch, end or 0, module.device)
+        found_BT = module.generate(
             padded_BT,
             attention_mask=mask_BT,
             max_new_tokens=ANSWER_TOKENS,
@@ -86,13 +89,12 @@ def answer(
 
 
 @torch.inference_mode()
-def mean_log_probability(model: DecoderModel, prompts: Sequence[list[int]], answers: Answers) -> float:
+def mean_log_probability(module: Any, prompts: Sequence[list[int]], answers: Answers) -> float:
     """Of the tokens of answers after their prompts: nats per token, the mean over all tokens."""
-    module = transformers_module(model)
     total, tokens = 0.0, 0
     pairs = [(prompt, list(ids)) for prompt, ids in zip(prompts, answers.ids, strict=True) if ids]
     for batch in _batches(pairs):
-        padded_BT, mask_BT = _padded_left([prompt + ids for prompt, ids in batch], 0, model.device)
+        padded_BT, mask_BT = _padded_left([prompt + ids for prompt, ids in batch], 0, module.device)
         logits = module(padded_BT, attention_mask=mask_BT, logits_to_keep=ANSWER_TOKENS + 1).logits
         for (_, ids), row in zip(batch, logits, strict=True):
             wanted_N = torch.tensor(ids, device=row.device)
@@ -109,10 +111,14 @@ def first_sentence(text: str) -> str:
 
 
 def agreement(one: Answers, other: Answers) -> tuple[float, float]:
-    """The share of answers that begin with the same sentence, and its standard error."""
+    """The share of answers that begin with the same sentence, and its standard error.
+
+    The error counts two more of either kind (Agresti and Coull, 1998): none or all of 40 is no certainty.
+    """
     same = [first_sentence(a) == first_sentence(b) for a, b in zip(one.texts, other.texts, strict=True)]
     share = fmean(same)
-    return share, math.sqrt(share * (1 - share) / len(same))
+    smoothed = (sum(same) + 2) / (len(same) + 4)
+    return share, math.sqrt(smoothed * (1 - smoothed) / (len(same) + 4))
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -142,16 +148,19 @@ def compare(
         count: instructions, at most those there are.
     """
     prompts = render_prompts(tokenizer, count)
-    expected = answer(dense, tokenizer, prompts, "the dense model following instructions", reporter)
-    found = answer(slim, tokenizer, prompts, "following instructions", reporter)
+    module = transformers_module(dense)
+    expected = answer(module, tokenizer, prompts, "the dense model following instructions", reporter)
+    dense_likely = mean_log_probability(module, prompts, expected)
+    module = transformers_module(slim)  # in place of the dense one's
+    found = answer(module, tokenizer, prompts, "following instructions", reporter)
     share, stderr = agreement(expected, found)
     return {
         "prompts": len(prompts),
         "same_first_sentence": share,
         "stderr": stderr,
         "log_probability_of_dense_answers": {
-            "dense": mean_log_probability(dense, prompts, expected),
-            "slim": mean_log_probability(slim, prompts, expected),
+            "dense": dense_likely,
+            "slim": mean_log_probability(module, prompts, expected),
         },
         "examples": [
             {"instruction": prompt, "dense": a, "slim": b}
